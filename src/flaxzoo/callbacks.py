@@ -1,0 +1,1 @@
+"""Callbacks for ``Trainer.fit``; the public address of ``flaxzoo.training.callbacks``."""

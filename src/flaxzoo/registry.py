@@ -1,0 +1,185 @@
+"""One registry for everything that has a name: models, optimizers, losses, metrics, ..."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from flaxzoo.errors import UnknownArgumentError, UnknownNameError, did_you_mean
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class EntryInfo:
+    """What ``Registry.info`` returns; printing it gives a readable summary."""
+
+    kind: str
+    name: str
+    aliases: tuple[str, ...]
+    summary: str
+    signature: inspect.Signature
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind} {self.name}{self.signature}", f"  {self.summary}"]
+        if self.aliases:
+            lines.append(f"  also known as: {', '.join(self.aliases)}")
+        return "\n".join(lines)
+
+
+def call_entry(entry: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Builds by calling the entry: it is a factory."""
+    return entry(*args, **kwargs)
+
+
+def bind_entry(entry: Callable[..., Any], /, **kwargs: Any) -> Callable[..., Any]:
+    """Builds by fixing keywords: the entry itself is the function that users want."""
+    return functools.partial(entry, **kwargs) if kwargs else entry
+
+
+class Registry(Generic[T]):
+    """Named callables, found by exact name or alias.
+
+    Args:
+      kind: what an entry is, in the singular ("optimizer"); it appears in every message.
+      build: makes what ``get`` returns from an entry and the caller's keywords. The default calls
+        the entry as a factory; ``bind_entry`` fixes keywords instead.
+      skip: leading parameters of an entry that ``build`` does not take from ``get``'s keywords
+        (for losses, the predictions and targets).
+    """
+
+    def __init__(
+        self, kind: str, *, build: Callable[..., T] = call_entry, skip: Iterable[str] = ()
+    ) -> None:
+        self.kind = kind
+        self._build = build
+        self._skip = frozenset(skip)
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._aliases: dict[str, str] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._aliases
+
+    def register(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        *,
+        aliases: Iterable[str] = (),
+        override: bool = False,
+    ) -> Any:
+        """Decorator that adds a callable under ``name`` (default: its own name).
+
+        ``@register``, ``@register("name", aliases=["other"])`` and ``register("name")(f)`` all
+        work, and return the callable unchanged.
+
+        Raises:
+          ValueError: the name or an alias is taken and ``override`` is false.
+        """
+        if callable(name):
+            return self.register()(name)
+
+        def add(entry: F) -> F:
+            key = name if name is not None else entry.__name__
+            for taken in (key, *aliases):
+                if taken in self and not override:
+                    raise ValueError(
+                        f"{self.kind} {taken!r} is registered already; "
+                        "pass override=True to replace it"
+                    )
+            # An overridden alias must not keep pointing past the new entry, nor may a new
+            # alias be shadowed by an entry of the same name.
+            self._aliases.pop(key, None)
+            self._entries[key] = entry
+            for alias in aliases:
+                self._entries.pop(alias, None)
+                self._aliases[alias] = key
+            return entry
+
+        return add
+
+    def list(self, pattern: str = "*") -> list[str]:
+        """Names that match a glob, sorted; aliases are left out."""
+        return sorted(n for n in self._entries if fnmatch.fnmatchcase(n, pattern))
+
+    def resolve(self, name: str) -> str:
+        """The name an alias stands for; a name stands for itself.
+
+        Raises:
+          UnknownNameError: (a KeyError) no entry has that name; it lists the closest ones.
+        """
+        if name in self._entries:
+            return name
+        if name in self._aliases:
+            return self._aliases[name]
+        hint = did_you_mean(str(name), (*self._entries, *self._aliases))
+        raise UnknownNameError(
+            f"unknown {self.kind} {name!r}.{hint} "
+            f"All {len(self._entries)} names: flaxzoo.{self._namespace()}.list()"
+        )
+
+    def entry(self, name: str) -> Callable[..., Any]:
+        """The registered callable itself."""
+        return self._entries[self.resolve(name)]
+
+    def get(self, name: str, /, **kwargs: Any) -> T:
+        """Builds the entry ``name`` with ``kwargs``.
+
+        Raises:
+          UnknownNameError: (a KeyError) no entry has that name; it lists the closest ones.
+          UnknownArgumentError: (a TypeError) the entry does not take a keyword, or needs one
+            that is missing; it lists what the entry takes.
+        """
+        entry = self.entry(name)
+        self.check_arguments(name, kwargs)
+        return self._build(entry, **kwargs)
+
+    def parameters(self, name: str) -> Mapping[str, inspect.Parameter]:
+        """The parameters that ``get(name, ...)`` takes by keyword."""
+        signature = inspect.signature(self.entry(name))
+        return {k: p for k, p in signature.parameters.items() if k not in self._skip}
+
+    def check_arguments(self, name: str, kwargs: Mapping[str, Any]) -> None:
+        """Raises UnknownArgumentError unless the entry takes just these keywords."""
+        parameters = self.parameters(name)
+        kinds = {p.kind for p in parameters.values()}
+        named = [
+            k
+            for k, p in parameters.items()
+            if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        ]
+        takes = f"It takes: {', '.join(named)}." if named else "It takes no keywords."
+        unknown = [k for k in kwargs if k not in named]
+        if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+            hint = did_you_mean(unknown[0], named)
+            raise UnknownArgumentError(
+                f"{self.kind} {name!r} does not take {', '.join(map(repr, unknown))}.{hint} {takes}"
+            )
+        missing = [
+            k
+            for k in named
+            if parameters[k].default is inspect.Parameter.empty and k not in kwargs
+        ]
+        if missing:
+            raise UnknownArgumentError(
+                f"{self.kind} {name!r} needs {', '.join(map(repr, missing))}. {takes}"
+            )
+
+    def info(self, name: str) -> EntryInfo:
+        """Docstring summary, aliases and signature of an entry."""
+        key = self.resolve(name)
+        summary = (inspect.getdoc(self._entries[key]) or "").partition("\n\n")[0]
+        return EntryInfo(
+            kind=self.kind,
+            name=key,
+            aliases=tuple(sorted(a for a, target in self._aliases.items() if target == key)),
+            summary=" ".join(summary.split()),
+            signature=inspect.Signature(list(self.parameters(key).values())),
+        )
+
+    def _namespace(self) -> str:
+        return {"loss": "losses"}.get(self.kind, self.kind + "s")
