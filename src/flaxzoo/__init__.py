@@ -14,7 +14,6 @@ from flaxzoo._version import __version__
 if TYPE_CHECKING:
     from flaxzoo import (
         activations,
-        callbacks,
         data,
         debug,
         errors,
@@ -31,27 +30,28 @@ if TYPE_CHECKING:
     from flaxzoo.model import Model, ModelSpec, Preprocess
     from flaxzoo.models.classifier import Classifier
     from flaxzoo.registry import Registry
+    from flaxzoo.training import callbacks
     from flaxzoo.training.state import TrainState, create_train_state
     from flaxzoo.training.steps import eval_step, predict_step, train_step
     from flaxzoo.training.trainer import History, Trainer
 
-_SUBMODULES = frozenset(
-    {
-        "activations",
-        "callbacks",
-        "data",
-        "debug",
-        "errors",
-        "losses",
-        "metrics",
-        "models",
-        "optimizers",
-        "plots",
-        "schedules",
-        "transfer",
-        "weights",
-    }
-)
+# Public modules and where they live.
+_MODULES = {
+    "activations": "flaxzoo.activations",
+    "callbacks": "flaxzoo.training.callbacks",
+    "data": "flaxzoo.data",
+    "debug": "flaxzoo.debug",
+    "errors": "flaxzoo.errors",
+    "losses": "flaxzoo.losses",
+    "metrics": "flaxzoo.metrics",
+    "models": "flaxzoo.models",
+    "optimizers": "flaxzoo.optimizers",
+    "plots": "flaxzoo.plots",
+    "schedules": "flaxzoo.schedules",
+    "transfer": "flaxzoo.transfer",
+    "weights": "flaxzoo.weights",
+}
+# Public classes and functions and the module that defines them.
 _ATTRIBUTES = {
     "Classifier": "flaxzoo.models.classifier",
     "History": "flaxzoo.training.trainer",
@@ -68,7 +68,7 @@ _ATTRIBUTES = {
     "train_step": "flaxzoo.training.steps",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Classifier",
     "History",
     "Model",
@@ -100,8 +100,8 @@ __all__ = [  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        value = importlib.import_module(f"flaxzoo.{name}")
+    if name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
     elif name in _ATTRIBUTES:
         value = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
     else:

@@ -1,1 +1,0 @@
-"""Callbacks for ``Trainer.fit``; the public address of ``flaxzoo.training.callbacks``."""
