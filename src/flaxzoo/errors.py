@@ -53,7 +53,9 @@ def closest(name: str, candidates: Iterable[str], limit: int = 5) -> list[str]:
     def fold(text: str) -> str:
         return text.lower().replace("-", "_")
 
-    folded: dict[str, str] = {fold(candidate): candidate for candidate in candidates}
+    folded: dict[str, str] = {}
+    for candidate in candidates:
+        folded.setdefault(fold(candidate), candidate)
     wanted = fold(name)
     found = difflib.get_close_matches(wanted, folded, n=limit, cutoff=0.6)
     # Substrings catch what edit distance misses: "cross_entropy" in "softmax_cross_entropy".

@@ -1,0 +1,522 @@
+"""A Linen module, its variables and what is known about them, held together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from flaxzoo._calls import apply_module
+from flaxzoo._random import as_key
+from flaxzoo._version import __version__
+from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.preprocess import Predictions, Preprocess
+from flaxzoo.summary import Summary, summarize
+from flaxzoo.weights.files import load_variables, save_variables, write_atomically
+
+__all__ = ["Model", "ModelSpec", "Predictions", "Preprocess"]
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What is known about a model besides its numbers.
+
+    Attributes:
+      name: in the registry, or the module's class for one of your own.
+      tag: which pretrained weights, as in ``cnn.digits``; None for none.
+      config: the keywords that ``flaxzoo.models.get(name, **config)`` builds the module from;
+        None for a module that is not from the registry.
+      input_shape: of one example, without the batch; None where it is not known yet.
+      input_dtype: of the inputs.
+      task: ``"classification"``, ``"reconstruction"`` or ``"features"``; it sets the default
+        loss and metrics of training.
+      classes: the names of the classes, in the order of the outputs.
+      preprocess: how images become inputs; None for other inputs.
+      description: one sentence.
+      paper: reference of the architecture.
+      licence: of the pretrained weights.
+      tags: all pretrained weights of this architecture, the default first.
+      top1: published accuracy of ``tag``'s weights, in percent.
+    """
+
+    name: str
+    tag: str | None = None
+    config: Mapping[str, Any] | None = None
+    input_shape: tuple[int, ...] | None = None
+    input_dtype: str = "float32"
+    task: str = "classification"
+    classes: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    description: str = ""
+    paper: str = ""
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    top1: float | None = None
+
+    @functools.cached_property
+    def _summary(self) -> Summary:
+        from flaxzoo import models
+
+        return models.get(self.name, **(self.config or {})).summary()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model with this configuration."""
+        return self._summary.parameters
+
+    @property
+    def gflops(self) -> float:
+        """Billions of operations for one example, two per multiply-add."""
+        return self._summary.flops / 1e9
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}{'.' + self.tag if self.tag else ''}: {self.description}"]
+        facts: dict[str, Any] = {
+            "task": self.task,
+            "input": None
+            if self.input_shape is None
+            else f"{self.input_dtype} [B, {', '.join(map(str, self.input_shape))}]",
+        }
+        if self.config is not None and self.input_shape is not None:
+            facts["parameters"] = f"{self.parameters:,}"
+            facts["GFLOPs"] = f"{self.gflops:.4g}"
+        facts |= {
+            "pretrained": ", ".join(f"{self.name}.{tag}" for tag in self.tags) or "none",
+            "top-1": None if self.top1 is None else f"{self.top1} %",
+            "licence": self.licence,
+            "paper": self.paper,
+        }
+        lines += [f"  {key:<10} {value}" for key, value in facts.items() if value]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that ``from_json`` reads back.
+
+        Raises:
+          ValueError: the configuration holds something that JSON cannot, such as a function.
+        """
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.preprocess is not None:
+            data["preprocess"] = dataclasses.asdict(self.preprocess)
+        if self.config is not None:
+            data["config"] = {key: _config_value(key, v) for key, v in self.config.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of ``to_json``; unknown keys of later versions are ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: _tuples(value) for key, value in data.items() if key in known}
+        if values.get("preprocess") is not None:
+            values["preprocess"] = Preprocess(**values["preprocess"])
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A module with its variables: call it, train it, save it.
+
+    A model is immutable: ``init``, ``replace_head`` and ``with_variables`` return a new one.
+    ``module, variables = model`` gives the parts to those who want plain Linen.
+
+    Attributes:
+      module: an unbound Linen module.
+      variables: its collections (``params``, ``batch_stats``, ...), or None before ``init``.
+      spec: what is known about it; made from the module's class where it is not given.
+    """
+
+    module: nn.Module
+    variables: Any = None
+    spec: ModelSpec = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, nn.Module):
+            raise TypeError(
+                f"module must be a flax.linen.Module instance, got {type(self.module).__name__}"
+                + (f" {self.module.__name__}: call it first" if isinstance(self.module, type) else "")
+            )
+        object.__setattr__(self, "module", hashable_module(self.module))
+        if self.spec is None:
+            task = "classification" if isinstance(self.module, Classifier) else "features"
+            spec = ModelSpec(name=type(self.module).__name__, task=task)
+            object.__setattr__(self, "spec", spec)
+        if self.variables is not None:
+            if not isinstance(self.variables, Mapping) or "params" not in self.variables:
+                raise ValueError(
+                    "variables must be the collections that module.init returns, "
+                    "a mapping with the key 'params'"
+                )
+            object.__setattr__(self, "variables", _plain(self.variables))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.module, self.variables))
+
+    def __repr__(self) -> str:
+        if self.variables is None:
+            state = "no variables yet"
+        else:
+            count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+            state = f"{count:,} parameters"
+        tag = f".{self.spec.tag}" if self.spec.tag else ""
+        return f"Model({self.spec.name}{tag}, {type(self.module).__name__}, {state})"
+
+    def with_variables(self, variables: Any) -> Model:
+        """The same model with other variables."""
+        return dataclasses.replace(self, variables=variables)
+
+    def init(self, rng: Any = 0, inputs: Any = None) -> Model:
+        """Initialises the variables.
+
+        Args:
+          rng: an int seed or a key.
+          inputs: one batch of inputs, or their ``jax.ShapeDtypeStruct``; by default zeros of
+            ``spec.input_shape``.
+
+        Returns:
+          A model with variables; its spec notes the input shape.
+
+        Raises:
+          ShapeError: the input shape is not known and ``inputs`` is not given, or the module
+            does not take inputs of this shape.
+        """
+        sample = self._sample(inputs)
+        key, spec = as_key(rng), self.spec
+        if isinstance(sample, jax.ShapeDtypeStruct):
+            spec = dataclasses.replace(
+                spec, input_shape=tuple(sample.shape[1:]), input_dtype=str(sample.dtype)
+            )
+        return dataclasses.replace(self, variables=_init(self.module, key, sample), spec=spec)
+
+    def shapes(self, inputs: Any = None) -> Any:
+        """The variables' shapes and dtypes, without computing or allocating them.
+
+        Args:
+          inputs: as for ``init``.
+
+        Returns:
+          The tree of variables with a ``jax.ShapeDtypeStruct`` at each leaf.
+        """
+        if self.variables is not None:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.variables)
+        sample = self._sample(inputs)
+        return jax.eval_shape(functools.partial(_init_fn, self.module), as_key(0), sample)
+
+    def __call__(self, inputs: Any) -> Any:
+        """Runs the module for inference, compiled once per input shape.
+
+        Args:
+          inputs: what the module takes, already preprocessed; images are ``[B, H, W, C]``.
+
+        Returns:
+          The module's output.
+
+        Raises:
+          UninitializedError: the model has no variables.
+          ShapeError: the inputs do not fit the module or its variables.
+        """
+        self._require_variables()
+        return _forward(self.module, self.variables, inputs)
+
+    def features(self, inputs: Any) -> Any:
+        """The backbone's output for a batch; the model must be a ``Classifier``."""
+        self._require_variables()
+        self._require_classifier("features")
+        variables = {
+            name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
+        }
+        return _forward(self.module.backbone, variables, inputs)  # type: ignore[attr-defined]
+
+    def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:
+        """Preprocesses, runs in batches and, for classifiers, ranks the classes.
+
+        Args:
+          inputs: for a model with ``spec.preprocess``, one or several paths, PIL images or
+            ``uint8`` arrays, or a floating batch that is preprocessed already; for others, a
+            batch of inputs.
+          top_k: how many classes to return for each example.
+          batch_size: examples per forward pass.
+
+        Returns:
+          ``Predictions`` for a classifier, otherwise the outputs as a NumPy array.
+
+        Raises:
+          DataError: the input is empty, or a file is missing or no image.
+          ShapeError: the inputs do not fit the model.
+          ValueError: ``top_k`` or ``batch_size`` is below 1.
+        """
+        self._require_variables()
+        if top_k < 1 or batch_size < 1:
+            raise ValueError(
+                f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
+            )
+        if self.spec.preprocess is not None:
+            inputs = self.spec.preprocess(inputs)
+        leaves = jax.tree.leaves(inputs)
+        if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
+            raise DataError("inputs is empty: there is nothing to predict")
+        outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
+        if self.spec.task != "classification" or not isinstance(outputs, np.ndarray):
+            return outputs
+        return Predictions.from_logits(
+            outputs, min(top_k, outputs.shape[-1]), self.spec.classes
+        )
+
+    def summary(self, inputs: Any = None) -> Summary:
+        """The layer table: parameters, bytes, output shapes and FLOPs for one example.
+
+        Args:
+          inputs: a batch to make the table for; by default one example of ``spec.input_shape``.
+        """
+        sample = self._sample(inputs)
+        return summarize(self.module, self.shapes(inputs), sample, name=self.spec.name)
+
+    def replace_head(self, head: nn.Module, *, rng: Any = 0) -> Model:
+        """A model with the same backbone and a freshly initialised head.
+
+        Args:
+          head: any Linen module that takes the backbone's features.
+          rng: an int seed or a key, for the head.
+
+        Raises:
+          TypeError: the model is not a ``Classifier``.
+        """
+        self._require_classifier("replace_head")
+        module = Classifier(backbone=self.module.backbone, head=head)  # type: ignore[attr-defined]
+        spec = dataclasses.replace(self.spec, config=None, classes=None, top1=None)
+        model = Model(module, None, spec)
+        if self.variables is None:
+            return model
+        backbone = {
+            name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
+        }
+        sample = self._sample(None)
+        features = jax.eval_shape(
+            functools.partial(apply_module, module.backbone), backbone, sample
+        )
+        fresh = _init(head, as_key(rng), features)
+        variables = {
+            name: {
+                **({"backbone": backbone[name]} if name in backbone else {}),
+                **({"head": fresh[name]} if name in fresh else {}),
+            }
+            for name in (*backbone, *(n for n in fresh if n not in backbone))
+        }
+        return model.with_variables(variables)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes ``config.json`` and ``model.safetensors`` into a directory.
+
+        Raises:
+          UninitializedError: the model has no variables.
+          DataError: the directory cannot be written.
+        """
+        self._require_variables()
+        directory = Path(directory)
+        document = {
+            "format": "flaxzoo.model",
+            "format_version": _FORMAT,
+            "flaxzoo": __version__,
+            "module": type(self.module).__name__,
+            "spec": self.spec.to_json(),
+        }
+        text = json.dumps(document, indent=2) + "\n"
+        save_variables(directory / "model.safetensors", self.variables)
+        write_atomically(directory / "config.json", lambda file: _write_text(file, text))
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Model:
+        """Reads what ``save`` wrote.
+
+        Args:
+          directory: where it is.
+          module: the module, for one that is not from the registry (a head of your own).
+
+        Raises:
+          CheckpointError: a file is missing, damaged, or of another model, or the module is not
+            in the registry and was not given.
+        """
+        from flaxzoo import models
+
+        directory = Path(directory)
+        document = _read_config(directory / "config.json")
+        spec = ModelSpec.from_json(document["spec"])
+        if module is None:
+            if spec.config is None:
+                raise CheckpointError(
+                    f"{directory}: holds {document['module']!r}, which is not from the registry; "
+                    "pass the module: Model.load(directory, module=...)"
+                )
+            module = models.get(spec.name, **spec.config).module
+        model = cls(module, None, spec)
+        expected = model.shapes() if spec.input_shape is not None else None
+        variables = load_variables(directory / "model.safetensors", expected)
+        return model.with_variables(jax.tree.map(jnp.asarray, variables))
+
+    def _sample(self, inputs: Any) -> Any:
+        if inputs is not None:
+            return jax.tree.map(_abstract, inputs)
+        if self.spec.input_shape is None:
+            raise ShapeError(
+                f"the input shape of {self.spec.name!r} is not known: pass inputs=<a batch>, as in "
+                "model.init(rng=0, inputs=batch)"
+            )
+        return jax.ShapeDtypeStruct((1, *self.spec.input_shape), jnp.dtype(self.spec.input_dtype))
+
+    def _require_variables(self) -> None:
+        if self.variables is None:
+            raise UninitializedError(
+                f"model {self.spec.name!r} has no variables yet: model = model.init(rng=0), "
+                "or get it with pretrained=True"
+            )
+
+    def _require_classifier(self, what: str) -> None:
+        if not isinstance(self.module, Classifier):
+            raise TypeError(
+                f"{what} needs a Classifier(backbone, head), this model is a "
+                f"{type(self.module).__name__}"
+            )
+
+
+def run_batches(
+    forward: Callable[[Any], Any], inputs: Any, count: int, batch_size: int
+) -> Any:
+    """Runs ``forward`` over slices of ``inputs``, the last one padded so that it compiles once."""
+    size = min(batch_size, count)
+    parts = []
+    for start in range(0, count, size):
+        part = jax.tree.map(lambda x, s=start: np.asarray(x[s : s + size]), inputs)
+        rows = min(size, count - start)
+        if rows < size:
+            part = jax.tree.map(
+                lambda x, n=size - rows: np.concatenate([x, np.repeat(x[-1:], n, 0)]), part
+            )
+        parts.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], forward(part)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def hashable_module(module: nn.Module) -> nn.Module:
+    """The module with lists in its fields made tuples, so that jit can take it as static.
+
+    Raises:
+      TypeError: a field cannot be hashed, such as an array.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return hashable_module(value)
+        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+            return tuple(convert(item) for item in value)
+        if isinstance(value, dict):
+            return FrozenDict({k: convert(v) for k, v in value.items()})
+        return value
+
+    updates = {}
+    for field in dataclasses.fields(module):
+        if field.name in ("parent", "name") or not field.init:
+            continue
+        before = getattr(module, field.name)
+        after = convert(before)
+        if after is not before and not (isinstance(before, tuple) and after == before):
+            updates[field.name] = after
+    if updates:
+        module = module.clone(**updates)
+    try:
+        hash(module)
+    except TypeError as error:
+        raise TypeError(
+            f"the fields of {type(module).__name__} must be hashable (numbers, text, tuples, "
+            f"functions, modules), since they are fixed when a step is compiled: {error}"
+        ) from error
+    return module
+
+
+def _init_fn(module: nn.Module, key: jax.Array, inputs: Any) -> Any:
+    return apply_module(module, None, inputs, rngs={"params": key, "dropout": key})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init_jit(module: nn.Module, key: jax.Array, sample: Any) -> Any:
+    leaves, treedef = sample
+    zeros = [jnp.zeros(shape, dtype) for shape, dtype in leaves]
+    return _init_fn(module, key, jax.tree.unflatten(treedef, zeros))
+
+
+def _init(module: nn.Module, key: jax.Array, sample: Any) -> Any:
+    # Inputs go in as their shapes, static: their values play no part in any initialiser.
+    leaves, treedef = jax.tree.flatten(sample)
+    return _init_jit(module, key, (tuple((x.shape, x.dtype) for x in leaves), treedef))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(module: nn.Module, variables: Any, inputs: Any) -> Any:
+    return apply_module(module, variables, inputs)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        leaf = np.asarray(leaf)
+    dtype = leaf.dtype
+    if not jnp.issubdtype(dtype, jax.dtypes.extended):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
+def _plain(tree: Any) -> Any:
+    return {k: _plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _config_value(key: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Sequence):
+        return [_config_value(key, item) for item in value]
+    try:
+        # dtypes, as bfloat16 or jnp.float32.
+        return jnp.dtype(value).name
+    except TypeError:
+        raise ValueError(
+            f"the argument {key}={value!r} cannot be written to a file; register the function "
+            "under a name (flaxzoo.activations.register) and pass the name"
+        ) from None
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, "utf-8")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; is this a saved model?") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != "flaxzoo.model":
+        raise CheckpointError(f"{path}: not a flaxzoo model's config.json")
+    if document["format_version"] > _FORMAT:
+        raise CheckpointError(
+            f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "
+            "pip install -U flaxzoo"
+        )
+    return document

@@ -1,0 +1,34 @@
+"""A backbone and a head: the shape of every classifier in the zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from flaxzoo._calls import call_module
+
+
+class Classifier(nn.Module):
+    """``head(backbone(inputs))`` with the parameter groups ``backbone`` and ``head``.
+
+    The two groups are what makes freezing, re-heading and feature extraction the same for every
+    architecture. Either part may be any Linen module, yours included; ``train`` is passed to
+    those that take it.
+
+    Attributes:
+      backbone: maps inputs to features.
+      head: maps features to predictions.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, inputs: Any, *, train: bool = False) -> jax.Array:
+        """Computes the predictions, usually logits ``[B, num_classes]``."""
+        return call_module(self.head, self.features(inputs, train=train), train=train)
+
+    def features(self, inputs: Any, *, train: bool = False) -> jax.Array:
+        """The backbone's output; use it as ``apply(..., method="features")``."""
+        return call_module(self.backbone, inputs, train=train)

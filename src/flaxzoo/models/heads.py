@@ -1,0 +1,92 @@
+"""What turns a backbone's features into predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.activations import as_activation
+from flaxzoo.errors import ShapeError
+
+
+class Head(nn.Module):
+    """Optional pooling and hidden layers, then one linear layer named ``fc``.
+
+    ``Head(2, pooling="avg", hidden=(256,), batch_norm=True, dropout=0.5)`` is the two-layer head
+    of the transfer-learning tutorials.
+
+    Attributes:
+      num_classes: width of the output; 0 leaves the linear layer out and returns features.
+      pooling: over all axes between the batch and the channels: ``"avg"``, ``"max"``,
+        ``"avg+max"`` (their mean, timm's ``avgmax``) or None for inputs that are pooled already.
+      hidden: widths of the hidden layers.
+      batch_norm: whether a BatchNorm follows each hidden layer.
+      dropout: rate in [0, 1) applied before each linear layer.
+      activation: of the hidden layers, by name or callable.
+      use_bias: whether ``fc`` has a bias.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    num_classes: int
+    pooling: str | None = None
+    hidden: Sequence[int] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+    activation: str | Callable[[jax.Array], jax.Array] = "relu"
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Computes the predictions.
+
+        Args:
+          x: features ``[B, C]``, or ``[B, ..., C]`` with ``pooling``.
+          train: whether Dropout drops and BatchNorm uses the batch's statistics.
+
+        Returns:
+          ``[B, num_classes]``, or the features before ``fc`` where ``num_classes`` is 0.
+
+        Raises:
+          ValueError: ``pooling`` is not one of the names above.
+          ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
+        """
+        x = global_pool(x, self.pooling)
+        dense = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for i, width in enumerate(self.hidden):
+            if self.dropout:
+                x = nn.Dropout(self.dropout)(x, deterministic=not train)
+            x = nn.Dense(width, name=f"dense_{i}", **dense)(x)
+            if self.batch_norm:
+                x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dense)(x)
+            x = as_activation(self.activation)(x)
+        if self.num_classes == 0:
+            return x
+        if self.dropout:
+            x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        return nn.Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
+
+
+def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
+    """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names."""
+    if pooling is None:
+        return x
+    if pooling not in ("avg", "max", "avg+max"):
+        raise ValueError(f"pooling must be 'avg', 'max', 'avg+max' or None, got {pooling!r}")
+    if x.ndim < 3:
+        raise ShapeError(
+            f"pooling={pooling!r} takes features of shape [B, ..., C], got {list(x.shape)}; "
+            "use pooling=None for features that are pooled already"
+        )
+    axes = tuple(range(1, x.ndim - 1))
+    if pooling == "avg":
+        return x.mean(axes)
+    if pooling == "max":
+        return x.max(axes)
+    return 0.5 * (x.mean(axes) + x.max(axes))

@@ -1,0 +1,1 @@
+"""The training state, the steps, the loop, its callbacks and checkpoints."""

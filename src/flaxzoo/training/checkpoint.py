@@ -1,0 +1,413 @@
+"""Checkpoints of a run, through Orbax: atomic, asynchronous, the best and the last kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+
+from flaxzoo._version import __version__
+from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.training.callbacks import Callback, monitored, resolve_mode
+from flaxzoo.training.state import TrainState
+from flaxzoo.weights.files import save_variables
+from flaxzoo.weights.trees import compare, flatten, unflatten
+
+if TYPE_CHECKING:
+    from flaxzoo.training.trainer import Trainer
+
+FORMAT = "flaxzoo.checkpoint"
+_VERSION = 1
+# What of a TrainState changes in training; the rest is configuration.
+_FIELDS = ("step", "params", "opt_state", "batch_stats", "collections", "rng")
+
+
+def state_arrays(state: TrainState) -> dict[str, Any]:
+    """The arrays of a state by path, such as ``opt_state/0/mu/backbone/conv_0/kernel``."""
+    tree = {name: getattr(state, name) for name in _FIELDS}
+    return {_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def with_arrays(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
+    """The state with the arrays of another that ``state_arrays`` gave."""
+    tree = {name: getattr(state, name) for name in _FIELDS}
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    new = jax.tree.unflatten(treedef, [arrays[_path(path)] for path, _ in leaves])
+    return state.replace(**new)
+
+
+def to_bytes(state: TrainState) -> bytes:
+    """A state's arrays as ``flax.serialization`` bytes (msgpack), for one small file.
+
+    ``flax.serialization.to_bytes(state)`` works as well; this leaves the configuration out.
+    """
+    return serialization.msgpack_serialize(jax.tree.map(np.asarray, unflatten(state_arrays(state))))
+
+
+def from_bytes(state: TrainState, data: bytes) -> TrainState:
+    """A state with the arrays that ``to_bytes`` wrote.
+
+    Args:
+      state: of the same model and optimizer.
+      data: the bytes.
+
+    Raises:
+      CheckpointError: the bytes are damaged, or of another model or optimizer.
+    """
+    try:
+        found = flatten(serialization.msgpack_restore(data))
+    except Exception as error:
+        raise CheckpointError(f"the bytes are not a serialised state ({error})") from error
+    compare(state_arrays(state), found, source="the serialised state")
+    return with_arrays(state, {name: jnp.asarray(leaf) for name, leaf in found.items()})
+
+
+def export_safetensors(state: TrainState, path: str | os.PathLike[str]) -> None:
+    """Writes the state's variables for inference; ``flaxzoo.models.get(pretrained=path)`` reads them.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
+    save_variables(path, state.eval_variables)
+
+
+class Checkpoints:
+    """A directory with one checkpoint per saved step.
+
+    Args:
+      directory: made on the first save.
+      keep: how many of the latest to keep.
+      keep_best: how many of the best to keep besides, by the score given to ``save``.
+      asynchronous: whether files are written in the background while training goes on.
+
+    Raises:
+      DataError: the directory cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 1,
+        keep_best: int = 1,
+        asynchronous: bool = True,
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self._keep, self._keep_best = keep, keep_best
+        self._asynchronous = asynchronous
+        self._manager: Any = None
+
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        meta: Mapping[str, Any],
+        *,
+        score: float | None = None,
+    ) -> Path:
+        """Saves a state unless its step is saved already.
+
+        The arrays are copied before this returns, so that the caller may donate them.
+
+        Args:
+          state: what to save.
+          step: its number of updates.
+          meta: what else belongs to it; JSON.
+          score: how good it is, higher being better; None for not known.
+
+        Returns:
+          The checkpoint's directory, complete once ``wait`` has returned.
+        """
+        import orbax.checkpoint as ocp
+
+        manager = self._open()
+        path = self.directory / str(step)
+        if step in manager.all_steps():
+            return path
+        document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
+        try:
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(unflatten(state_arrays(state))),
+                    meta=ocp.args.JsonSave(document),
+                ),
+                metrics=None if score is None else {"score": float(score)},
+                force=True,
+            )
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and stops the writer's threads."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self) -> Any:
+        if self._manager is None:
+            import orbax.checkpoint as ocp
+            from orbax.checkpoint import checkpoint_managers as policies
+
+            require_writable(self.directory)
+            keep: list[Any] = [policies.LatestN(self._keep)]
+            if self._keep_best:
+                keep.append(
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["score"],
+                        n=self._keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    )
+                )
+            with _quiet():
+                self._manager = ocp.CheckpointManager(
+                    self.directory,
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=policies.AnyPreservationPolicy(keep),
+                        enable_async_checkpointing=self._asynchronous,
+                    ),
+                )
+        return self._manager
+
+
+def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps of the finished checkpoints in a directory, ascending; reads, never writes."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def restore(
+    directory: str | os.PathLike[str], state: TrainState, which: int | str = "last"
+) -> tuple[TrainState, dict[str, Any]]:
+    """Reads a checkpoint; the directory is left as it is, whatever happens.
+
+    Args:
+      directory: the directory with all checkpoints.
+      state: of the same model and optimizer; the result has its configuration.
+      which: a step, ``"last"`` or ``"best"``.
+
+    Returns:
+      The state, and the ``meta`` that was saved with it.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or it is of another model or optimizer; the
+        message names the directory and the first arrays that differ.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    step = find_step(directory, which)
+    path = directory / str(step)
+    meta = read_meta(path)
+    expected = state_arrays(state)
+    try:
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(path / "state")
+            found = flatten(getattr(metadata, "item_metadata", metadata).tree)
+            compare(expected, found, source=f"checkpoint {path}")
+            target = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in expected.items()}
+            arrays = flatten(checkpointer.restore(path / "state", unflatten(target)))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {_one_line(error)}"
+        ) from error
+    return with_arrays(state, arrays), meta
+
+
+def find_step(directory: Path, which: int | str) -> int:
+    """The step that ``which`` stands for.
+
+    Raises:
+      CheckpointError: the directory has no such checkpoint; it lists those there are.
+    """
+    steps = saved_steps(directory)
+    if not steps:
+        raise CheckpointError(f"{directory} holds no checkpoint")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        scored = {step: read_meta(directory / str(step)).get("score") for step in steps}
+        known = {step: score for step, score in scored.items() if score is not None}
+        if not known:
+            raise CheckpointError(
+                f"{directory}: no checkpoint was saved with a score, so none is the best; "
+                f"steps: {', '.join(map(str, steps))}"
+            )
+        return max(known, key=lambda step: (known[step], step))
+    if which not in steps:
+        raise CheckpointError(
+            f"{directory} has no checkpoint of step {which!r}; it has "
+            f"{', '.join(map(str, steps))}, 'last' and 'best'"
+        )
+    return int(which)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The JSON that was saved with a checkpoint.
+
+    Raises:
+      CheckpointError: it is missing, damaged or not flaxzoo's.
+    """
+    import json
+
+    file = path / "meta" / "metadata"
+    try:
+        meta = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a flaxzoo checkpoint: it has no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {file.name}: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a flaxzoo checkpoint")
+    if meta["version"] > _VERSION:
+        raise CheckpointError(
+            f"{path} was written by flaxzoo {meta.get('flaxzoo')} in a later format; "
+            "pip install -U flaxzoo"
+        )
+    return meta
+
+
+def require_writable(directory: Path) -> None:
+    """Makes a directory and a file in it, so that a run fails before it trains, not after.
+
+    Raises:
+      DataError: it cannot be made or written; the message names it.
+    """
+    probe = directory / ".writable"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
+
+
+@dataclasses.dataclass
+class ModelCheckpoint(Callback):
+    """Saves the run as it goes: after each epoch, the last and the best are kept.
+
+    Attributes:
+      directory: where to; ``run_dir/checkpoints`` by default.
+      monitor: which metric says what is best; by default ``val_loss`` where there is validation,
+        else ``loss``.
+      mode: ``"min"``, ``"max"`` or ``"auto"``, which takes losses and errors as better when low.
+      keep: how many of the latest to keep.
+      keep_best: how many of the best to keep besides.
+      every_steps: how often to save within an epoch; None for at its end alone.
+    """
+
+    directory: str | os.PathLike[str] | None = None
+    monitor: str | None = None
+    mode: str = "auto"
+    keep: int = 1
+    keep_best: int = 1
+    every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {self.mode!r}")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
+        self._checkpoints: Checkpoints | None = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Opens the directory, and fails now if it cannot be written."""
+        directory = self.directory
+        if directory is None:
+            if trainer.run_dir is None:
+                raise ValueError(
+                    "ModelCheckpoint needs a directory: ModelCheckpoint(directory=...), or "
+                    "Trainer(..., run_dir=...)"
+                )
+            directory = trainer.run_dir / "checkpoints"
+        self._checkpoints = Checkpoints(directory, keep=self.keep, keep_best=self.keep_best)
+        require_writable(self._checkpoints.directory)
+
+    def on_step_end(self, trainer: Trainer, step: int, metrics: Any) -> None:
+        """Saves every ``every_steps`` steps."""
+        if self.every_steps and step % self.every_steps == 0:
+            self.save(trainer)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
+        """Saves the epoch's result with its score."""
+        self.save(trainer, logs=logs)
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Waits for what is still being written."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def save(self, trainer: Trainer, logs: Mapping[str, float] | None = None) -> Path:
+        """Saves now; returns the checkpoint's directory."""
+        if self._checkpoints is None:
+            self.on_train_begin(trainer)
+        score = None if logs is None else self._score(logs)
+        return self._checkpoints.save(  # type: ignore[union-attr]
+            trainer.state, trainer.step, {**trainer.position(), "score": score}, score=score
+        )
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+
+    def _score(self, logs: Mapping[str, float]) -> float | None:
+        monitor = self.monitor or ("val_loss" if "val_loss" in logs else "loss")
+        value = monitored(logs, monitor, "ModelCheckpoint")
+        if not np.isfinite(value):
+            return None
+        return -value if resolve_mode(monitor, self.mode) == "min" else value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Orbax logs each step of a routine save or read at WARNING.
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+__all__ = [
+    "Checkpoints",
+    "ModelCheckpoint",
+    "export_safetensors",
+    "from_bytes",
+    "restore",
+    "saved_steps",
+    "to_bytes",
+]

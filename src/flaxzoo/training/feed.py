@@ -1,0 +1,188 @@
+"""What ``Trainer`` is given as data, made a stream of equal-sized batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxzoo.data.arrays import ArrayDataset, pad_batch
+from flaxzoo.errors import DataError
+from flaxzoo.training.batches import Batch, as_batch, batch_size
+
+
+class Feed:
+    """Batches of one data set, epoch by epoch.
+
+    Args:
+      data: arrays (``(inputs, targets)``, ``(inputs, targets, weight)``, a mapping of arrays, or
+        inputs alone for reconstruction); or any iterable of batches (a torch DataLoader,
+        ``as_numpy_iterator()``, Grain, a list); or a function that returns such an iterable,
+        called once per epoch.
+      batch_size: examples per batch, for arrays only.
+      shuffle: whether each epoch of arrays has an order of its own.
+      seed: of that order.
+      steps_per_epoch: where to end an epoch; needed for endless iterables.
+      name: of the argument, for messages.
+
+    Attributes:
+      pad: whether to fill a short last batch up with examples of weight 0; else it stays short.
+
+    Raises:
+      DataError: the data is empty, smaller than a batch, or nothing that can be iterated over.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        name: str = "data",
+    ) -> None:
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
+        self.name = name
+        self.pad = True
+        self._limit = steps_per_epoch
+        self._arrays: ArrayDataset | None = None
+        self._factory: Callable[[], Iterable[Any]] | None = None
+        self._iterator: Iterator[Any] | None = None
+        self._batch_size: int | None = None
+        if isinstance(data, ArrayDataset):
+            self._arrays = data
+        elif _is_arrays(data):
+            self._arrays = ArrayDataset(
+                as_batch(data), batch_size, shuffle=shuffle, seed=seed, drop_last=False
+            )
+        elif callable(data) and not hasattr(data, "__iter__"):
+            self._factory = data
+        elif isinstance(data, Iterator):
+            self._iterator = data
+        elif isinstance(data, Iterable):
+            self._factory = lambda: data
+        else:
+            raise DataError(
+                f"{name} must be arrays (inputs, targets), an iterable of batches or a function "
+                f"that returns one, got {type(data).__name__}"
+            )
+        if self._arrays is not None:
+            self._batch_size = self._arrays.batch_size
+        # Whole batches need no weights; where a short one may come, all of them get weights, so
+        # that they are of one structure and the step compiles once.
+        self._whole = self._arrays is not None and (
+            self._arrays.drop_last or self._arrays.num_examples % self._arrays.batch_size == 0
+        )
+        self._position = 0
+
+    @property
+    def arrays(self) -> Any | None:
+        """The whole data where it is in memory, else None."""
+        return None if self._arrays is None else self._arrays.arrays
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Number of batches in an epoch, or None where only the end will tell."""
+        if self._limit is not None:
+            return self._limit
+        if self._arrays is not None:
+            return len(self._arrays)
+        data = self._factory() if self._factory is not None else None
+        try:
+            return len(data) if data is not None and hasattr(data, "__len__") else None
+        except TypeError:
+            return None
+
+    def first(self) -> Batch:
+        """The first batch, without taking it away from the epochs."""
+        if self._iterator is not None:
+            head = next(self._iterator, None)
+            if head is None:
+                raise DataError(f"{self.name} is empty: it gave no batch")
+            self._iterator = itertools.chain([head], self._iterator)
+            return as_batch(head)
+        for batch in self._raw(0, 0):
+            return as_batch(batch)
+        raise DataError(f"{self.name} is empty: it gave no batch")
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from number ``start`` on.
+
+        Raises:
+          DataError: there is none, or a batch is larger than the first.
+        """
+        count = start
+        for batch in self._raw(epoch, start):
+            yield self._shaped(as_batch(batch))
+            count += 1
+        if count == start and not (start and count == self.steps_per_epoch):
+            if self._iterator is not None and epoch:
+                raise DataError(
+                    f"{self.name} gave no batch in epoch {epoch + 1}: an iterator can be read "
+                    "once; pass a list, a function that returns an iterator, or steps_per_epoch"
+                )
+            if not start:
+                raise DataError(f"{self.name} is empty: it gave no batch")
+
+    def _raw(self, epoch: int, start: int) -> Iterator[Any]:
+        if self._arrays is not None:
+            total = len(self._arrays)
+            if self._limit is None:
+                yield from self._arrays.epoch(epoch, start_batch=start)
+                return
+            # Epochs of another length than the data's run on through its own epochs.
+            done = epoch * self._limit + start
+            for position in range(done, (epoch + 1) * self._limit):
+                if position == done or position % total == 0:
+                    batches = self._arrays.epoch(position // total, start_batch=position % total)
+                yield next(batches)
+            return
+        if self._iterator is not None:
+            wanted = start if self._limit is None else epoch * self._limit + start
+            # A resumed run's iterator starts afresh: pass over what was seen before.
+            for _ in itertools.islice(self._iterator, max(0, wanted - self._position)):
+                self._position += 1
+            batches = self._iterator
+        else:
+            source = self._factory()  # type: ignore[misc]
+            if hasattr(source, "set_epoch"):
+                source.set_epoch(epoch)
+            batches = itertools.islice(iter(source), start, None)
+        if self._limit is not None:
+            batches = itertools.islice(batches, self._limit - start)
+        for batch in batches:
+            self._position += 1
+            yield batch
+
+    def _shaped(self, batch: Batch) -> Batch:
+        size = batch_size(batch)
+        if self._batch_size is None:
+            self._batch_size = size
+        if not self.pad or self._whole or size > self._batch_size:
+            return batch
+        if size < self._batch_size:
+            padded, weights = pad_batch(batch, self._batch_size)
+            if batch.weights is not None:
+                weights = padded.weights * weights
+            return padded._replace(weights=weights)
+        if batch.weights is None:
+            return batch._replace(weights=np.ones(size, np.float32))
+        return batch
+
+
+def _is_arrays(data: Any) -> bool:
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        return True
+    if isinstance(data, Mapping):
+        return bool(data) and all(_is_arrays(value) for value in data.values())
+    if isinstance(data, tuple | list) and 1 <= len(data) <= 3:
+        # A tuple is one batch's worth of arrays; a list of tuples is a list of batches.
+        return all(
+            hasattr(leaf, "shape") for leaf in jax.tree.leaves(data)
+        ) and not (isinstance(data, list) and any(isinstance(x, tuple | list | Mapping) for x in data))
+    return False

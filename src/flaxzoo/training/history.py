@@ -1,0 +1,92 @@
+"""What a run recorded, epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass
+class History:
+    """Metrics per epoch.
+
+    ``history["val_loss"]`` is a list with one number per epoch; a metric that an epoch lacks (a
+    validation every other epoch) is None there.
+
+    Attributes:
+      epochs: the numbers of the epochs, from 0.
+      metrics: by name, one value for each of ``epochs``.
+    """
+
+    epochs: list[int] = dataclasses.field(default_factory=list)
+    metrics: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+
+    def append(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Adds one epoch."""
+        for name in logs:
+            self.metrics.setdefault(name, [None] * len(self.epochs))
+        self.epochs.append(epoch)
+        for name, values in self.metrics.items():
+            values.append(None if name not in logs else float(logs[name]))
+
+    def __getitem__(self, name: str) -> list[float | None]:
+        if name not in self.metrics:
+            from flaxzoo.errors import UnknownNameError, did_you_mean
+
+            raise UnknownNameError(
+                f"history has no metric {name!r}.{did_you_mean(name, self.metrics)} "
+                f"It has: {', '.join(self.metrics) or 'none yet'}"
+            )
+        return self.metrics[name]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def last(self) -> dict[str, float | None]:
+        """The last epoch's metrics; empty before the first."""
+        return {name: values[-1] for name, values in self.metrics.items() if values}
+
+    def plot(self) -> Any:
+        """Draws the curves.
+
+        Returns:
+          The matplotlib Figure.
+
+        Raises:
+          MissingExtraError: matplotlib is not installed.
+        """
+        from flaxzoo import plots
+
+        return plots.history(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that ``from_json`` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> History:
+        """The inverse of ``to_json``."""
+        return cls(epochs=list(data["epochs"]), metrics=dict(data["metrics"]))
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "History(no epochs)"
+        names = list(self.metrics)
+        rows = [["epoch", *names]]
+        rows += [
+            [str(epoch + 1)]
+            + [
+                "-" if self.metrics[name][i] is None else f"{self.metrics[name][i]:.4f}"
+                for name in names
+            ]
+            for i, epoch in enumerate(self.epochs)
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        )

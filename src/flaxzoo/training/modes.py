@@ -1,0 +1,70 @@
+"""How modules behave inside a step: inference mode for the frozen, masks for padded batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flaxzoo.weights.trees import flatten
+
+
+@contextlib.contextmanager
+def training_modes(
+    params: Mapping[str, Any], frozen: frozenset[str], weights: Any | None
+) -> Iterator[None]:
+    """Within it, BatchNorm and Dropout follow what is frozen and which examples count.
+
+    A BatchNorm or Dropout inside frozen parameters runs in inference mode, so that its statistics
+    stay what they are. Where examples are weighted, those of weight 0 are left out of BatchNorm's
+    batch statistics, so that a padded batch gives the numbers of the batch without the padding.
+
+    Args:
+      params: the model's parameters, for their paths.
+      frozen: paths of the frozen ones.
+      weights: ``[B]`` or None.
+    """
+    if not frozen and weights is None:
+        yield
+        return
+    paths = list(flatten(params))
+
+    def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, nn.BatchNorm | nn.Dropout):
+            batch_norm = isinstance(module, nn.BatchNorm)
+            if frozen and _is_frozen("/".join(module.path), paths, frozen):
+                flag = "use_running_average" if batch_norm else "deterministic"
+                if getattr(module, flag) is None:
+                    # Both take the flag as their second positional argument too.
+                    args, kwargs = args[:1], {**kwargs, flag: True}
+                else:
+                    # The flag was given to the constructor, where a call may not repeat it.
+                    object.__setattr__(module, flag, True)
+            elif batch_norm and weights is not None and kwargs.get("mask") is None:
+                kwargs = {**kwargs, "mask": _mask(weights, args[0] if args else kwargs["x"])}
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def _is_frozen(path: str, paths: list[str], frozen: frozenset[str]) -> bool:
+    # A module without parameters, as Dropout is, goes with the nearest group that has some.
+    while True:
+        inside = [p for p in paths if p.startswith(f"{path}/")] if path else paths
+        if inside:
+            return all(p in frozen for p in inside)
+        path = path.rpartition("/")[0]
+
+
+def _mask(weights: Any, x: Any) -> Any:
+    rows, size = weights.shape[0], x.shape[0]
+    if size % rows:
+        return None
+    # Modules may fold further axes into the batch, batch-major.
+    counted = jnp.repeat(weights > 0, size // rows)
+    return counted.reshape(size, *(1,) * (x.ndim - 1))

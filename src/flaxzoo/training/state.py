@@ -1,0 +1,217 @@
+"""The training state: everything a step reads and writes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from flax.training import train_state
+
+from flaxzoo import losses as losses_module
+from flaxzoo import metrics as metrics_module
+from flaxzoo import optimizers as optimizers_module
+from flaxzoo._random import as_key
+from flaxzoo.model import Model
+from flaxzoo.transfer.freezing import FreezeSpec, freeze, matching_paths
+from flaxzoo.weights.trees import flatten, unflatten
+
+DEFAULT_LOSS = {
+    "classification": "softmax_cross_entropy_with_integer_labels",
+    "reconstruction": "mean_squared_error",
+}
+DEFAULT_METRICS: dict[str, tuple[str, ...]] = {"classification": ("accuracy",)}
+
+
+class TrainState(train_state.TrainState):
+    """Flax's ``TrainState`` with what every model of the zoo needs; a pytree.
+
+    Attributes:
+      step: int32 scalar, the number of updates so far.
+      params: all parameters, the frozen ones included.
+      tx: the optimizer over all of ``params``; static.
+      opt_state: its state; it holds nothing for frozen parameters.
+      batch_stats: the running statistics of BatchNorm; empty for models without.
+      collections: all other variable collections, such as caches.
+      rng: raw ``uint32[2]`` key; a step uses it folded with ``step``.
+      module: the Linen module; static.
+      loss: a ``flaxzoo.losses.Loss``; static.
+      metrics: ``MetricSpec`` of what ``train_step`` and ``eval_step`` compute; static.
+      frozen: paths of the frozen parameters; static.
+      optimizer: the optimizer before freezing, as ``flaxzoo.optimizers.get`` made it; static.
+      reconstruct: whether targets default to the inputs; static.
+    """
+
+    batch_stats: Any = struct.field(default_factory=dict)
+    collections: Any = struct.field(default_factory=dict)
+    rng: jax.Array | None = None
+    module: nn.Module | None = struct.field(pytree_node=False, default=None)
+    loss: losses_module.Loss | None = struct.field(pytree_node=False, default=None)
+    metrics: tuple[metrics_module.MetricSpec, ...] = struct.field(pytree_node=False, default=())
+    frozen: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
+    optimizer: optimizers_module.Optimizer | None = struct.field(pytree_node=False, default=None)
+    reconstruct: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All collections, as ``module.apply`` takes them."""
+        return {"params": self.params, **self.model_state}
+
+    @property
+    def model_state(self) -> dict[str, Any]:
+        """The collections besides ``params``."""
+        stats = {"batch_stats": self.batch_stats} if self.batch_stats else {}
+        return {**stats, **self.collections}
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The collections to evaluate with: schedule-free optimizers average their iterates."""
+        params = optimizers_module.eval_params(self.opt_state, self.params)
+        return {"params": params, **self.model_state}
+
+    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> TrainState:
+        """Updates ``params``, ``opt_state`` and ``step``; frozen parameters stay bitwise as is.
+
+        Args:
+          grads: gradients for all of ``params``; those of frozen ones are not looked at.
+          **kwargs: ``value``, ``value_fn`` and the like go to optimizers that use them; the rest
+            replaces fields of the state.
+        """
+        extra = {k: kwargs.pop(k) for k in ("value", "grad", "value_fn", "obj_fn") if k in kwargs}
+        tx = optax.with_extra_args_support(self.tx)
+        updates, opt_state = tx.update(grads, self.opt_state, self.params, **extra)
+        return self.replace(
+            step=self.step + 1,
+            params=merge(*split(optax.apply_updates(self.params, updates), self.frozen)[:1],
+                         split(self.params, self.frozen)[1]),
+            opt_state=opt_state,
+            **kwargs,
+        )
+
+
+def split(params: Mapping[str, Any], frozen: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat dictionaries of the parameters that train and of those that do not."""
+    flat = flatten(params)
+    return (
+        {path: leaf for path, leaf in flat.items() if path not in frozen},
+        {path: leaf for path, leaf in flat.items() if path in frozen},
+    )
+
+
+def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``split``."""
+    return unflatten({**trainable, **frozen})
+
+
+def create_train_state(
+    model: Model | nn.Module,
+    *,
+    optimizer: Any = "adam",
+    learning_rate: Any = 1e-3,
+    loss: Any = None,
+    metrics: Iterable[Any] | str | None = None,
+    freeze: FreezeSpec = None,
+    rng: Any = 0,
+    inputs: Any = None,
+    total_steps: int | None = None,
+    **optimizer_options: Any,
+) -> TrainState:
+    """Everything ``train_step`` needs, from names.
+
+    Args:
+      model: a ``flaxzoo.Model``, initialised here if it has no variables, or a Linen module.
+      optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
+      learning_rate: a float, a schedule, or a schedule's name; not used for an optimizer that is
+        given as an object.
+      loss: a name of ``flaxzoo.losses``, a ``Loss``, or a function of predictions and targets. By
+        default cross-entropy of integer labels for classifiers, the mean squared error for
+        autoencoders.
+      metrics: names of ``flaxzoo.metrics`` or functions of outputs and targets; by default
+        accuracy for classifiers with the default loss, none otherwise. The loss is always there.
+      freeze: what not to train: a group such as ``"backbone"``, globs, or a predicate over paths;
+        see ``flaxzoo.transfer.matching_paths``.
+      rng: an int seed or a key, for the initialisation and for dropout.
+      inputs: a batch of inputs to initialise with, for models whose input shape is not known.
+      total_steps: length of training, for schedules that end.
+      **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
+        optimizer takes itself.
+
+    Returns:
+      A ``TrainState``.
+
+    Raises:
+      UnknownNameError: (a KeyError) a name is not registered, or ``freeze`` matches nothing.
+      UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
+      ShapeError: the input shape is not known and ``inputs`` is not given.
+    """
+    model = as_model(model)
+    key = as_key(rng)
+    init_key, step_key = jax.random.split(key)
+    if model.variables is None:
+        model = model.init(init_key, inputs)
+    variables = dict(model.variables)
+    params = variables.pop("params")
+    task = model.spec.task
+    default_loss = DEFAULT_LOSS.get(task, DEFAULT_LOSS["classification"])
+    if metrics is None:
+        metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()
+    elif isinstance(metrics, str):
+        metrics = (metrics,)
+    # Schedules and options of a name; an object has its own.
+    if isinstance(optimizer, str):
+        optimizer_options |= {"learning_rate": learning_rate, "total_steps": total_steps}
+    built = optimizers_module.as_optimizer(optimizer, **optimizer_options)
+    frozen = matching_paths(params, freeze)
+    tx = _freeze_cached(built, tuple(flatten(params)), frozen) if frozen else built
+    # Buffers of the model must not be donated with the state's.
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        apply_fn=_apply_fn(model.module),
+        params=params,
+        tx=tx,
+        opt_state=tx.init(params),
+        batch_stats=variables.pop("batch_stats", {}),
+        collections=variables,
+        rng=step_key,
+        module=model.module,
+        loss=losses_module.as_loss(default_loss if loss is None else loss),
+        metrics=tuple(metrics_module.as_metric(metric) for metric in metrics),
+        frozen=frozen,
+        optimizer=built,
+        reconstruct=task == "reconstruction",
+    )
+
+
+def as_model(model: Any) -> Model:
+    """A ``Model`` from a ``Model`` or a Linen module.
+
+    Raises:
+      TypeError: ``model`` is neither.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, nn.Module):
+        return Model(model)
+    hint = "; get one with flaxzoo.models.get" if isinstance(model, str) else ""
+    raise TypeError(
+        f"model must be a flaxzoo.Model or a flax.linen.Module, got {model!r}{hint}"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _apply_fn(module: nn.Module) -> Callable[..., Any]:
+    # Bound methods compare by identity of their object: one per equal module lets compiled
+    # steps be shared between states.
+    return module.apply
+
+
+@functools.lru_cache(maxsize=64)
+def _freeze_cached(
+    tx: optax.GradientTransformation, paths: tuple[str, ...], frozen: frozenset[str]
+) -> optax.GradientTransformation:
+    return freeze(tx, unflatten(dict.fromkeys(paths)), lambda path: path in frozen)

@@ -1,0 +1,701 @@
+"""The loop around the steps: ``fit``, ``evaluate``, ``predict``, ``save`` and ``load``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo._version import __version__
+from flaxzoo.data.arrays import check_finite
+from flaxzoo.data.prefetch import prefetch_to_device
+from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.model import Model, ModelSpec, run_batches
+from flaxzoo.summary import Summary
+from flaxzoo.training.batches import Batch, as_batch
+from flaxzoo.training.callbacks import Callback
+from flaxzoo.training.checkpoint import Checkpoints, ModelCheckpoint, require_writable, restore
+from flaxzoo.training.feed import Feed
+from flaxzoo.training.history import History
+from flaxzoo.training.interrupts import StopRequest, stop_requests
+from flaxzoo.training.state import TrainState, as_model, create_train_state
+from flaxzoo.training.steps import (
+    empty_totals,
+    evaluate_and_total,
+    fit_step,
+    predict_step,
+    prepare,
+)
+from flaxzoo.transfer.freezing import FreezeSpec
+from flaxzoo.weights.files import write_atomically
+
+_FORMAT = "flaxzoo.trainer"
+_VERSION = 1
+
+
+class Trainer:
+    """Trains a model, and keeps what belongs to the run together.
+
+    The state is made at the first ``fit``, ``evaluate`` or ``build``, when the input shape and
+    the length of training are known; the trainer then donates it from step to step, so read
+    ``trainer.model`` for variables that stay.
+
+    Args:
+      model: a ``flaxzoo.Model`` or a Linen module.
+      optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
+      learning_rate: a float, a schedule, or a schedule's name, which then spans the first ``fit``.
+      loss: a name of ``flaxzoo.losses``, a ``Loss`` or a function; see ``create_train_state``.
+      metrics: names of ``flaxzoo.metrics`` or functions; see ``create_train_state``.
+      freeze: what not to train; see ``create_train_state``.
+      seed: of the initialisation, dropout and the order of the data.
+      run_dir: where checkpoints and logs go; made at the first ``fit``.
+      **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps``, ...
+
+    Attributes:
+      state: the ``TrainState``; None until it is made.
+      history: ``History`` of all epochs.
+      epochs: number of epochs that the current or last ``fit`` goes to.
+      steps_per_epoch: of the current or last ``fit``; None where the data does not tell.
+      stop_training: a callback sets it to end training after the current step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        optimizer: Any = "adam",
+        learning_rate: Any = 1e-3,
+        loss: Any = None,
+        metrics: Iterable[Any] | str | None = None,
+        freeze: FreezeSpec = None,
+        seed: int = 0,
+        run_dir: str | os.PathLike[str] | None = None,
+        **optimizer_options: Any,
+    ) -> None:
+        self._model = as_model(model)
+        self._settings: dict[str, Any] = {
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "loss": loss,
+            "metrics": metrics if metrics is None or isinstance(metrics, str) else tuple(metrics),
+            "freeze": freeze,
+            **optimizer_options,
+        }
+        self.seed = int(seed)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.state: TrainState | None = None
+        self.history = History()
+        self.epochs = 0
+        self.steps_per_epoch: int | None = None
+        self.stop_training = False
+        self.step = 0
+        self._total_steps: int | None = None
+        # Where the run stands: finished epochs, batches of the next one, and its metrics so far.
+        self._epoch = 0
+        self._batch = 0
+        self._totals: Any = None
+        self._saved_totals: list[Any] | None = None
+        self._callbacks: Sequence[Callback] = ()
+        self._callback_states: dict[str, Any] = {}
+        if self._model.variables is not None and not self._needs_length():
+            self.build()
+
+    # --- state ---------------------------------------------------------------------------------
+
+    def build(self, inputs: Any = None, *, total_steps: int | None = None) -> TrainState:
+        """Makes the state, once.
+
+        Args:
+          inputs: a batch of inputs, for models whose input shape is not known.
+          total_steps: length of training, for a learning rate that is given as a schedule's name.
+
+        Returns:
+          The state.
+        """
+        if self.state is None:
+            state = create_train_state(
+                self._model,
+                rng=self.seed,
+                inputs=inputs,
+                total_steps=total_steps,
+                **self._settings,
+            )
+            self._total_steps = total_steps
+            # The model keeps its own variables: the trainer's will be donated.
+            self.state = jax.tree.map(jnp.copy, state)
+            if inputs is not None and self._model.variables is None:
+                shape = jax.tree.leaves(inputs)[0]
+                if len(jax.tree.leaves(inputs)) == 1:
+                    self._model = dataclasses.replace(
+                        self._model,
+                        spec=dataclasses.replace(
+                            self._model.spec,
+                            input_shape=tuple(np.shape(shape)[1:]),
+                            input_dtype=str(jax.dtypes.canonicalize_dtype(shape.dtype)),
+                        ),
+                    )
+        return self.state
+
+    @property
+    def model(self) -> Model:
+        """The model with the current variables, copied: it stays as it is."""
+        if self.state is None:
+            return self._model
+        return self._model.with_variables(jax.tree.map(jnp.copy, self.state.eval_variables))
+
+    def model_with_state(self) -> Model:
+        """The model with the current variables, not copied: valid until the next step."""
+        if self.state is None:
+            return self._model
+        return self._model.with_variables(self.state.eval_variables)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """At the current step; None where the optimizer does not say."""
+        optimizer = None if self.state is None else self.state.optimizer
+        if optimizer is None or optimizer.learning_rate is None:
+            return None
+        return float(optimizer.learning_rate(self.step // optimizer.accumulate_steps))
+
+    def hyperparameters(self) -> dict[str, str | int | float | bool]:
+        """The run's settings, flat, for logs."""
+        values = {"model": self._model.spec.name, "seed": self.seed, **self._settings}
+        return {
+            key: value if isinstance(value, str | int | float | bool) else _describe(value)
+            for key, value in values.items()
+            if value is not None
+        }
+
+    def summary(self) -> Summary:
+        """The model's layer table, with the number of parameters that train."""
+        summary = self.model_with_state().summary()
+        if self.state is None or not self.state.frozen:
+            return summary
+        from flaxzoo.training.state import split
+
+        trainable = sum(leaf.size for leaf in split(self.state.params, self.state.frozen)[0].values())
+        layers = tuple(
+            dataclasses.replace(layer, kind=f"{layer.kind} (frozen)")
+            if layer.parameters and _all_frozen(layer.path, self.state)
+            else layer
+            for layer in summary.layers
+        )
+        return dataclasses.replace(summary, layers=layers, trainable=trainable)
+
+    # --- training ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: Any = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        callbacks: Iterable[Callback] = (),
+        shuffle: bool = True,
+        progress: bool = True,
+        resume: bool = False,
+    ) -> History:
+        """Trains for some epochs.
+
+        A short last batch is filled up with examples of weight 0, so that its numbers are exact
+        and nothing recompiles. Ctrl-C and SIGTERM end training after the current step: with a
+        ``run_dir`` the state is saved there first, and the message says where.
+
+        Args:
+          train_data: arrays ``(inputs, targets)``, any iterable of batches, or a function that
+            returns one; see ``flaxzoo.training.feed.Feed``.
+          epochs: how many to train; with ``resume`` the total that the run is to reach.
+          batch_size: examples per batch, for arrays.
+          validation_data: likewise; evaluated after each epoch.
+          steps_per_epoch: batches per epoch; needed for endless iterables.
+          validation_steps: likewise for validation.
+          callbacks: called in this order; see ``flaxzoo.callbacks``.
+          shuffle: whether each epoch of arrays has an order of its own, set by the seed.
+          progress: whether to show a progress bar.
+          resume: whether to go on from the last checkpoint in ``run_dir``, if there is one. The
+            run then ends bitwise as if it had never stopped.
+
+        Returns:
+          The history of all epochs of this trainer.
+
+        Raises:
+          DataError: empty data, values that are not finite, labels out of range, a batch size
+            above the number of examples, a ``run_dir`` that cannot be written.
+          ShapeError: the data does not fit the model or the loss.
+          CheckpointError: ``resume`` found a checkpoint that is damaged or of another model.
+        """
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs}")
+        callbacks = self._callback_list(callbacks, progress)
+        feed = Feed(
+            train_data,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            steps_per_epoch=steps_per_epoch,
+            name="train_data",
+        )
+        validation = None
+        if validation_data is not None:
+            validation = Feed(
+                validation_data,
+                batch_size=min(batch_size, _length(validation_data) or batch_size),
+                steps_per_epoch=validation_steps,
+                    name="validation_data",
+            )
+        if self.run_dir is not None:
+            require_writable(self.run_dir)
+        self.steps_per_epoch = feed.steps_per_epoch
+        self._build_for(feed, epochs)
+        feed.pad = self._may_pad()
+        if validation is not None:
+            validation.pad = feed.pad
+        checked = self._check_arrays(feed) and (
+            validation is None or self._check_arrays(validation)
+        )
+        if resume:
+            self._resume()
+        self.epochs = epochs if resume else self._epoch + epochs
+        self.stop_training = False
+        self._callbacks = callbacks
+        for callback, state in zip(callbacks, self._states_for(callbacks), strict=True):
+            if state is not None:
+                callback.load_state_dict(state)
+        self._write_settings()
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(stop_requests())
+            for callback in callbacks:
+                # Each gets to close its files, whatever happens in the loop or in the others.
+                stack.callback(callback.on_train_end, self)
+                callback.on_train_begin(self)
+            while self._epoch < self.epochs and not self.stop_training and not stop:
+                self._run_epoch(feed, validation, checked, stop)
+            if stop:
+                stack.callback(self._interrupted, stop)
+        return self.history
+
+    def _run_epoch(
+        self, feed: Feed, validation: Feed | None, checked: bool, stop: StopRequest
+    ) -> None:
+        epoch, start = self._epoch, self._batch
+        for callback in self._callbacks:
+            callback.on_epoch_begin(self, epoch)
+        watching = [c for c in self._callbacks if _overrides(c, "on_step_end")]
+        state = self.state
+        for batch in self._ahead(feed.epoch(epoch, start), checked):
+            if self._totals is None:
+                self._totals = self._empty(batch)
+            self.state, metrics, self._totals = fit_step(self.state, batch, self._totals)
+            self.step += 1
+            self._batch += 1
+            for callback in watching:
+                callback.on_step_end(self, self.step, metrics)
+            if self.stop_training or stop:
+                break
+        del state
+        if stop or (self.stop_training and self._batch != self.steps_per_epoch):
+            # In mid-epoch: the epoch is unfinished, and resumes where it is.
+            return
+        logs = self._totals.compute() if self._totals is not None else {}
+        self._totals = None
+        if validation is not None:
+            results = self._evaluate(validation, checked)
+            val_logs = {f"val_{name}": value for name, value in results.items()}
+            logs |= val_logs
+            for callback in self._callbacks:
+                callback.on_validation_end(self, epoch, val_logs)
+        self._epoch, self._batch = epoch + 1, 0
+        late = [c for c in self._callbacks if isinstance(c, ModelCheckpoint)]
+        for callback in self._callbacks:
+            if callback not in late:
+                callback.on_epoch_end(self, epoch, logs)
+        self.history.append(epoch, logs)
+        # Checkpoints hold the history and the other callbacks' states, so they come last.
+        for callback in late:
+            callback.on_epoch_end(self, epoch, logs)
+
+    def _ahead(self, batches: Iterator[Batch], checked: bool) -> Iterator[Batch]:
+        ready = batches if checked else (self._prepared(batch) for batch in batches)
+        filled = (self._with_targets(batch) for batch in ready)
+        # On CPU there is nothing to copy to, and a thread would take a core from the step.
+        return filled if jax.default_backend() == "cpu" else prefetch_to_device(filled)
+
+    def _prepared(self, batch: Batch) -> Batch:
+        return prepare(self.state, batch)  # type: ignore[arg-type]
+
+    def _with_targets(self, batch: Batch) -> Batch:
+        if batch.targets is not None:
+            return batch
+        return prepare(self.state, batch)  # type: ignore[arg-type]
+
+    def _empty(self, batch: Batch) -> Any:
+        totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
+        if self._saved_totals is not None:
+            leaves, treedef = jax.tree.flatten(totals)
+            saved = [
+                jnp.asarray(np.asarray(value, leaf.dtype).reshape(leaf.shape))
+                for value, leaf in zip(self._saved_totals, leaves, strict=True)
+            ]
+            totals, self._saved_totals = jax.tree.unflatten(treedef, saved), None
+        return totals
+
+    def _interrupted(self, stop: StopRequest) -> None:
+        where = ""
+        if self.run_dir is not None:
+            checkpoint = next((c for c in self._callbacks if isinstance(c, ModelCheckpoint)), None)
+            if checkpoint is not None:
+                path = checkpoint.save(self)
+                checkpoint.on_train_end(self)
+            else:
+                path = self._save_checkpoint(self.run_dir)
+            where = f" Step {self.step} is saved in {path}; fit(..., resume=True) goes on from it."
+        print(f"\nStopped by {stop.signal.name}.{where}", flush=True)  # type: ignore[union-attr]
+        if stop.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    # --- using ---------------------------------------------------------------------------------
+
+    def evaluate(
+        self, data: Any, *, batch_size: int = 64, steps: int | None = None
+    ) -> dict[str, float]:
+        """The loss and metrics over a data set, exact for any batch sizes.
+
+        Args:
+          data: as for ``fit``.
+          batch_size: examples per batch, for arrays.
+          steps: how many batches to look at, for endless iterables.
+
+        Returns:
+          Metric names to floats.
+        """
+        feed = Feed(
+            data,
+            batch_size=min(batch_size, _length(data) or batch_size),
+            steps_per_epoch=steps,
+            name="data",
+        )
+        self._build_for(feed, None)
+        feed.pad = self._may_pad()
+        return self._evaluate(feed, self._check_arrays(feed))
+
+    def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
+        """The model's outputs, as NumPy arrays.
+
+        Args:
+          inputs: a pytree of arrays, already preprocessed; ``trainer.model.predict`` takes files.
+          batch_size: examples per forward pass.
+        """
+        inputs = as_batch(Batch(inputs)).inputs
+        check_finite(inputs, "inputs")
+        state = self.build(inputs)
+        count = len(jax.tree.leaves(inputs)[0])
+        return run_batches(functools.partial(predict_step, state), inputs, count, batch_size)
+
+    def _evaluate(self, feed: Feed, checked: bool) -> dict[str, float]:
+        totals = None
+        for batch in self._ahead(feed.epoch(0), checked):
+            if totals is None:
+                totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
+            totals = evaluate_and_total(self.state, batch, totals)
+        return totals.compute()  # type: ignore[union-attr]
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Writes the settings and a checkpoint, from which ``load`` and ``fit`` go on.
+
+        Returns:
+          The checkpoint's directory.
+
+        Raises:
+          DataError: the directory cannot be written.
+          RuntimeError: there is no state yet.
+        """
+        if self.state is None:
+            raise RuntimeError("there is nothing to save before fit, evaluate or build")
+        directory = Path(directory)
+        require_writable(directory)
+        self._write_settings(directory)
+        return self._save_checkpoint(directory)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        which: int | str = "last",
+        model: Any = None,
+        **settings: Any,
+    ) -> Trainer:
+        """Reads what ``save``, ``ModelCheckpoint`` or an interrupted ``fit`` wrote.
+
+        Args:
+          directory: the run's directory.
+          which: ``"last"``, ``"best"`` or a step.
+          model: the model, where it is not from the registry.
+          **settings: ``optimizer``, ``loss``, ``metrics`` or ``freeze`` where they were given as
+            objects, which a file cannot hold.
+
+        Returns:
+          A trainer whose ``fit`` goes on, from mid-epoch if need be, with ``run_dir`` set.
+
+        Raises:
+          CheckpointError: no run, a damaged one, one of another model, or a setting that has to
+            be given is not.
+        """
+        directory = Path(directory)
+        document = _read_settings(directory)
+        if model is None:
+            if document["model"] is None:
+                raise CheckpointError(
+                    f"{directory}: the model is not from the registry; pass it: "
+                    "Trainer.load(directory, model=...)"
+                )
+            from flaxzoo import models
+
+            spec = ModelSpec.from_json(document["model"])
+            model = Model(models.get(spec.name, **(spec.config or {})).module, None, spec)
+        saved = {key: _from_json(value) for key, value in document["settings"].items()}
+        missing = [key for key in document["objects"] if key not in settings]
+        if missing:
+            raise CheckpointError(
+                f"{directory}: {', '.join(missing)} was given as an object; pass it again: "
+                f"Trainer.load(directory, {missing[0]}=...)"
+            )
+        trainer = cls(
+            model, seed=document["seed"], run_dir=directory, **{**saved, **settings}
+        )
+        shape = document["input_shape"]
+        inputs = None
+        if shape is not None:
+            inputs = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(document["input_dtype"]))
+        trainer.build(inputs, total_steps=document["total_steps"])
+        trainer._restore(directory / "checkpoints", which)
+        return trainer
+
+    def position(self) -> dict[str, Any]:
+        """Where the run stands, as JSON; a checkpoint holds it beside the arrays."""
+        totals = None
+        if self._totals is not None:
+            totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._totals)]
+        states = {
+            _callback_key(i, c, self._callbacks): c.state_dict()
+            for i, c in enumerate(self._callbacks)
+        }
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "step": self.step,
+            "totals": totals,
+            "history": self.history.to_json(),
+            "callbacks": {key: state for key, state in states.items() if state},
+        }
+
+    def _save_checkpoint(self, directory: Path) -> Path:
+        checkpoints = Checkpoints(directory / "checkpoints", keep=1, keep_best=1)
+        last = self.history.last()
+        score = {"score": None} if not last else {"score": None}
+        path = checkpoints.save(
+            self.state,  # type: ignore[arg-type]
+            self.step,
+            {**self.position(), **score},
+        )
+        checkpoints.close()
+        return path
+
+    def _resume(self) -> None:
+        if self.run_dir is None:
+            raise ValueError("resume=True needs Trainer(..., run_dir=...)")
+        from flaxzoo.training.checkpoint import saved_steps
+
+        directory = self.run_dir / "checkpoints"
+        if saved_steps(directory):
+            self._restore(directory, "last")
+
+    def _restore(self, directory: Path, which: int | str) -> None:
+        state, meta = restore(directory, self.state, which)  # type: ignore[arg-type]
+        self.state = state
+        self.step = int(state.step)
+        self._epoch, self._batch = meta["epoch"], meta["batch"]
+        self._totals, self._saved_totals = None, meta["totals"]
+        self.history = History.from_json(meta["history"])
+        self._callback_states = meta["callbacks"]
+
+    def _write_settings(self, directory: Path | None = None) -> None:
+        directory = directory or self.run_dir
+        if directory is None:
+            return
+        settings, objects = {}, []
+        for key, value in self._settings.items():
+            try:
+                settings[key] = _to_json(value)
+            except ValueError:
+                objects.append(key)
+        spec = self._model.spec
+        try:
+            model = spec.to_json() if spec.config is not None else None
+        except ValueError:
+            model = None
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "flaxzoo": __version__,
+            "model": model,
+            "input_shape": spec.input_shape,
+            "input_dtype": spec.input_dtype,
+            "seed": self.seed,
+            "total_steps": self._total_steps,
+            "settings": settings,
+            "objects": objects,
+        }
+        text = json.dumps(document, indent=2) + "\n"
+        write_atomically(directory / "trainer.json", lambda file: _write(file, text))
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _needs_length(self) -> bool:
+        from flaxzoo import schedules
+
+        rate = self._settings["learning_rate"]
+        return isinstance(rate, str) and schedules.needs_total_steps(rate)
+
+    def _build_for(self, feed: Feed, epochs: int | None) -> None:
+        if self.state is not None:
+            return
+        total = None
+        if self._needs_length() and epochs is not None:
+            if feed.steps_per_epoch is None:
+                raise DataError(
+                    f"learning_rate={self._settings['learning_rate']!r} spans the run, but "
+                    f"{feed.name} does not tell its length: pass steps_per_epoch"
+                )
+            total = epochs * feed.steps_per_epoch
+            total = max(1, total // int(self._settings.get("accumulate_steps") or 1))
+        elif self._needs_length():
+            total = 1
+        self.build(feed.first().inputs, total_steps=total)
+
+    def _check_arrays(self, feed: Feed) -> bool:
+        # Arrays are looked at once, as a whole, instead of batch by batch.
+        if feed.arrays is None:
+            return False
+        prepare(self.state, as_batch(feed.arrays))  # type: ignore[arg-type]
+        return True
+
+    def _may_pad(self) -> bool:
+        # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
+        loss, optimizer = self.state.loss, self.state.optimizer  # type: ignore[union-attr]
+        return loss.per_example and "per_example_gradients" not in optimizer.needs
+
+    def _callback_list(self, callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+        result = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+        for callback in result:
+            if not isinstance(callback, Callback):
+                raise TypeError(
+                    f"callbacks must hold flaxzoo.callbacks.Callback objects, got {callback!r}"
+                )
+        if progress:
+            from flaxzoo.training.progress import ProgressBar
+
+            if not any(isinstance(c, ProgressBar) for c in result):
+                result.append(ProgressBar())
+        return result
+
+    def _states_for(self, callbacks: Sequence[Callback]) -> list[Mapping[str, Any] | None]:
+        states = [
+            self._callback_states.get(_callback_key(i, c, callbacks))
+            for i, c in enumerate(callbacks)
+        ]
+        self._callback_states = {}
+        return states
+
+
+def _callback_key(index: int, callback: Callback, callbacks: Sequence[Callback]) -> str:
+    name = type(callback).__name__
+    same = [i for i, c in enumerate(callbacks) if type(c).__name__ == name]
+    return f"{name}.{same.index(index)}"
+
+
+def _overrides(callback: Callback, method: str) -> bool:
+    if type(callback) is ModelCheckpoint and method == "on_step_end":
+        return callback.every_steps is not None
+    return getattr(type(callback), method) is not getattr(Callback, method)
+
+
+def _all_frozen(path: str, state: TrainState) -> bool:
+    from flaxzoo.weights.trees import flatten
+
+    inside = [p for p in flatten(state.params) if p.startswith(f"{path}/")]
+    return bool(inside) and all(p in state.frozen for p in inside)
+
+
+def _length(data: Any) -> int | None:
+    leaves = jax.tree.leaves(data) if isinstance(data, tuple | Mapping) else [data]
+    shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
+    return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_describe, value))
+    return str(getattr(value, "name", None) or getattr(value, "__name__", None) or value)
+
+
+def _to_json(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    config = getattr(value, "config", None)
+    if isinstance(config, Mapping):
+        return {"__config__": type(value).__name__, **_to_json(config)}
+    raise ValueError(f"not JSON: {value!r}")
+
+
+def _from_json(value: Any) -> Any:
+    from flaxzoo import losses, metrics, optimizers
+
+    if isinstance(value, list):
+        return tuple(_from_json(item) for item in value)
+    if isinstance(value, dict) and "__config__" in value:
+        config = {k: _from_json(v) for k, v in value.items() if k != "__config__"}
+        get = {"Loss": losses.from_config, "MetricSpec": metrics.from_config}
+        return get.get(value["__config__"], optimizers.from_config)(config)
+    if isinstance(value, dict):
+        return {key: _from_json(item) for key, item in value.items()}
+    return value
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, "utf-8")
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    path = directory / "trainer.json"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is not a run: it has no trainer.json") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not the settings of a flaxzoo run")
+    if document["version"] > _VERSION:
+        raise CheckpointError(f"{path} is of a later format; pip install -U flaxzoo")
+    return document

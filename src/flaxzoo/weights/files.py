@@ -1,0 +1,105 @@
+"""Variables in safetensors files, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.weights.trees import compare, flatten, unflatten
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write(temporary)`` beside ``path`` and renames the result over it.
+
+    A crash or a full disk leaves what was at ``path`` untouched and no temporary file behind.
+
+    Raises:
+      DataError: the directory cannot be created or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files private; what it becomes should follow the user's umask.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_variables(
+    path: str | os.PathLike[str], variables: Mapping[str, Any], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes Linen variables to a safetensors file.
+
+    Args:
+      path: the file; its directory is made if need be.
+      variables: collections of nested dictionaries of arrays. A leaf is stored under its path,
+        such as ``params/backbone/conv_0/kernel``.
+      metadata: text to store in the file's header.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()}
+    # ascontiguousarray makes scalars one-dimensional.
+    flat = {k: v.reshape(np.shape(leaf)) for (k, v), leaf in
+            zip(flat.items(), flatten(variables).values(), strict=True)}
+    write_atomically(
+        Path(path), lambda file: save_file(flat, file, {"format": "flaxzoo", **(metadata or {})})
+    )
+
+
+def load_variables(
+    path: str | os.PathLike[str], expected: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reads what ``save_variables`` wrote.
+
+    Args:
+      path: a safetensors file.
+      expected: variables, or their shapes, that the file must match.
+
+    Returns:
+      Collections of nested dictionaries of NumPy arrays.
+
+    Raises:
+      CheckpointError: the file is missing, damaged, of another format, or does not match
+        ``expected``; the message names the file and the first paths that differ.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weight file")
+    try:
+        with safe_open(path, "np") as file:
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    collections = {name.partition("/")[0] for name in flat}
+    if "params" not in collections:
+        first = ", ".join(sorted(flat)[:3])
+        raise CheckpointError(
+            f"{path}: not written by flaxzoo: no tensor is named 'params/...' (it holds {first})"
+        )
+    if expected is not None:
+        compare(flatten(expected), flat, source=str(path))
+        flat = {name: flat[name] for name in flatten(expected)}
+    return unflatten(flat)

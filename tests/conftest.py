@@ -1,0 +1,29 @@
+import jax
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """A small part of the real digits: ((train_images, train_labels), (test_images, ...))."""
+    (images, labels), test = fz.data.load_digits()
+    return (images[:240], labels[:240]), (test[0][:100], test[1][:100])
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def assert_trees_equal():
+    """Bitwise equality of two trees of arrays."""
+
+    def check(a, b):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+    return check

@@ -1,0 +1,68 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxzoo import Classifier
+from flaxzoo.errors import ShapeError
+from flaxzoo.models import CNN, Head
+from flaxzoo.models.heads import global_pool
+
+
+def test_default_head_is_one_linear_layer():
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    out, variables = Head(3).init_with_output(jax.random.key(1), x)
+    fc = variables["params"]["fc"]
+    np.testing.assert_allclose(out, x @ fc["kernel"] + fc["bias"], atol=1e-6)
+    assert set(variables["params"]) == {"fc"}
+
+
+def test_two_layer_head_of_the_tutorials():
+    head = Head(2, pooling="avg", hidden=(8,), batch_norm=True, dropout=0.5)
+    x = jax.random.normal(jax.random.key(0), (4, 7, 7, 16))
+    variables = head.init(jax.random.key(1), x)
+    assert set(variables["params"]) == {"dense_0", "norm_0", "fc"}
+    assert head.apply(variables, x).shape == (4, 2)
+    _, updates = head.apply(
+        variables, x, train=True, rngs={"dropout": jax.random.key(2)}, mutable=["batch_stats"]
+    )
+    before, after = variables["batch_stats"]["norm_0"], updates["batch_stats"]["norm_0"]
+    assert not np.array_equal(before["mean"], after["mean"])
+
+
+def test_no_classes_returns_pooled_features():
+    x = jax.random.normal(jax.random.key(0), (4, 7, 7, 16))
+    out, variables = Head(0, pooling="max").init_with_output(jax.random.key(1), x)
+    assert variables == {}
+    np.testing.assert_array_equal(out, x.max((1, 2)))
+
+
+def test_global_pool():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    np.testing.assert_allclose(global_pool(x, "avg"), np.mean(x, (1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        global_pool(x, "avg+max"), (np.mean(x, (1, 2)) + np.max(x, (1, 2))) / 2, rtol=1e-5
+    )
+    assert global_pool(x, None) is x
+    with pytest.raises(ShapeError, match=r"takes features of shape \[B, ..., C\], got \[2, 3\]"):
+        global_pool(jnp.ones((2, 3)), "avg")
+    with pytest.raises(ValueError, match="pooling must be 'avg'"):
+        global_pool(x, "sum")
+
+
+class Plain(nn.Module):
+    """A user's head that knows nothing of ``train``."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
+
+
+def test_classifier_takes_any_modules():
+    net = Classifier(backbone=CNN(num_classes=0, hidden=(6,)), head=Plain())
+    x = jnp.ones((2, 8, 8, 1))
+    variables = net.init(jax.random.key(0), x, train=True)
+    assert set(variables["params"]) == {"backbone", "head"}
+    assert net.apply(variables, x).shape == (2, 3)
+    assert net.apply(variables, x, method="features").shape == (2, 6)

@@ -1,0 +1,65 @@
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import UnknownArgumentError, UnknownNameError
+from flaxzoo.models.registry import MODELS
+
+
+def test_list_and_info():
+    names = fz.models.list()
+    assert names == sorted(names)
+    assert {"autoencoder", "cnn", "lstm", "mlp"} <= set(names)
+    assert fz.models.list("c*n") == ["cnn"]
+    info = fz.models.info("cnn")
+    assert info.input_shape == (28, 28, 1)
+    assert info.task == "classification"
+    for name in names:
+        assert fz.models.info(name).description
+
+
+def test_every_model_builds_initialises_and_runs():
+    for name in fz.models.list():
+        model = fz.models.get(name).init()
+        batch = jnp.zeros((2, *model.spec.input_shape), model.spec.input_dtype)
+        assert model(batch).shape[0] == 2, name
+        assert model.summary().parameters > 0
+
+
+def test_unknown_names_and_keywords():
+    with pytest.raises(UnknownNameError, match=r"unknown model 'cn'.*'cnn'"):
+        fz.models.get("cn")
+    with pytest.raises(UnknownArgumentError, match=r"does not take 'feature'.*'features'"):
+        fz.models.get("cnn", feature=(3,))
+    with pytest.raises(UnknownArgumentError, match="does not take 'num_classes'"):
+        fz.models.get("autoencoder", num_classes=3)
+    with pytest.raises(UnknownNameError, match="unknown weights 'cnn.nope'"):
+        fz.models.get("cnn.nope", pretrained=True)
+    with pytest.raises(UnknownNameError, match="model 'mlp' has no pretrained weights"):
+        fz.models.get("mlp", pretrained=True)
+
+
+def test_register_your_own():
+    try:
+
+        @fz.models.register("tiny_net", input_shape=(4,), aliases=("tiny",))
+        class TinyNet(nn.Module):
+            """A net of one layer."""
+
+            width: int = 3
+
+            @nn.compact
+            def __call__(self, x):
+                return nn.Dense(self.width)(x)
+
+        model = fz.models.get("tiny", width=5).init()
+        assert model(jnp.ones((2, 4))).shape == (2, 5)
+        assert fz.models.info("tiny_net").description == "A net of one layer."
+        with pytest.raises(UnknownArgumentError, match=r"does not take 'depth'.* takes: width"):
+            fz.models.get("tiny_net", depth=3)
+        with pytest.raises(ValueError, match="registered already"):
+            fz.models.register("tiny_net")(TinyNet)
+    finally:
+        MODELS._entries.pop("tiny_net", None)
+        MODELS._aliases.pop("tiny", None)

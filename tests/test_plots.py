@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from flaxzoo import plots
+from flaxzoo._figures import displayable, to_array
+from flaxzoo.errors import DataError, MissingExtraError, ShapeError, UnknownNameError
+
+CURVES = {
+    "loss": [1.0, 0.5, 0.2],
+    "accuracy": [0.5, 0.8, 0.9],
+    "val_loss": [1.1, 0.4, 0.6],
+    "val_accuracy": [0.4, 0.9, 0.7],
+    "learning_rate": [0.1, 0.01, 0.001],
+}
+
+
+def texts(axes) -> list[str]:
+    return [t.get_text() for t in axes.get_legend().get_texts()]
+
+
+def test_history_pairs_curves_and_marks_the_best():
+    figure = plots.history(CURVES)
+    assert isinstance(figure, Figure)
+    assert [a.get_title() for a in figure.axes] == ["loss", "accuracy", "learning rate"]
+    loss, accuracy, rate = figure.axes
+    assert texts(loss) == ["training", "validation", "best: 0.4, epoch 2"]
+    assert texts(accuracy)[-1] == "best: 0.9, epoch 2"
+    np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), CURVES["val_loss"])
+    assert rate.get_legend() is None
+    assert loss.get_xlabel() == "epoch"
+
+
+def test_history_object_counts_epochs_from_1_and_leaves_gaps():
+    run = SimpleNamespace(
+        epochs=[4, 5, 6], metrics={"loss": [3, 2, 1], "val_loss": [None, 2.5, None]}
+    )
+    figure = plots.history(run)
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [5, 6, 7])
+    assert texts(figure.axes[0])[-1] == "best: 2.5, epoch 6"
+
+
+def test_history_of_chosen_metrics():
+    assert len(plots.history(CURVES, metrics=["accuracy"]).axes) == 1
+    with pytest.raises(UnknownNameError, match=r"no metric 'acuracy'.*Did you mean 'accuracy'"):
+        plots.history(CURVES, metrics=["acuracy"])
+
+
+@pytest.mark.parametrize("empty", [{}, {"loss": []}, SimpleNamespace(epochs=[], metrics={})])
+def test_empty_history(empty):
+    with pytest.raises(DataError, match="history is empty"):
+        plots.history(empty)
+
+
+def test_history_with_unequal_lists():
+    with pytest.raises(DataError, match=r"3 epochs, but 'b' is of shape \[2\]"):
+        plots.history({"a": [1, 2, 3], "b": [1, 2]})
+
+
+def test_history_with_nan_only():
+    figure = plots.history({"loss": [np.nan, np.nan]})
+    assert len(figure.axes[0].lines) == 1
+
+
+def test_compare_lists_the_best_first():
+    runs = {"sgd": {"val_loss": [3, 2.0]}, "adam": {"val_loss": [2, 1.0, 1.5]}}
+    figure = plots.compare(runs, log=True)
+    assert texts(figure.axes[0]) == ["adam  1", "sgd  2"]
+    assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[0].get_ylabel() == "validation loss"
+    many = {f"run{i}": {"val_accuracy": [i / 20]} for i in range(16)}
+    axes = plots.compare(many, "val_accuracy").axes[0]
+    assert texts(axes)[0] == "run15  0.75"
+    # Each line differs from the others in colour or style.
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 16
+
+
+def test_compare_errors():
+    with pytest.raises(DataError, match="at least one history"):
+        plots.compare({})
+    with pytest.raises(UnknownNameError, match=r"'val_loss' in the history of 'a'.* It has: loss"):
+        plots.compare({"a": {"loss": [1.0]}})
+
+
+IMAGES = np.linspace(0, 1, 3 * 4 * 4, dtype=np.float32).reshape(3, 4, 4, 1)
+
+
+def test_prediction_grid_with_probabilities():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    figure = plots.prediction_grid(IMAGES, [0, 1, 1], probabilities, ["cat", "dog"])
+    assert [a.get_title() for a in figure.axes] == ["cat  90%", "dog  80%", "cat  60%\ntrue: dog"]
+    colours = [a.title.get_color() for a in figure.axes]
+    assert colours[0] == colours[1] != colours[2]
+
+
+def test_prediction_grid_with_ids_scores_and_no_labels():
+    figure = plots.prediction_grid(IMAGES, None, np.array([2, 0, 1]), max_images=2)
+    assert [a.get_title() for a in figure.axes] == ["2", "0"]
+    logits = np.array([[-1.0, 3.0], [2.0, 0.0], [0.5, 0.6]])
+    figure = plots.prediction_grid(IMAGES, np.array([1, 0, 1]), logits)
+    assert [a.get_title() for a in figure.axes] == ["1", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((IMAGES[0, :, 0], [0], [0]), ShapeError, r"images must be .* got \[4, 1\]"),
+        ((IMAGES[:0], [], []), DataError, r"images is empty, shape \[0, 4, 4, 1\]"),
+        ((IMAGES, [0, 1], [0, 1, 1]), ShapeError, r"labels must be .*\[3\], got int64\[2\]"),
+        ((IMAGES, [0, 1, 1], [0, 1]), ShapeError, r"predictions must be .*\[3\]"),
+        ((IMAGES, [0, 1, 1], np.zeros((2, 2))), ShapeError, r"for 3 examples, got \[2, 2\]"),
+        ((IMAGES, [0.0, 1.0, 1.0], [0, 1, 1]), ShapeError, "labels must be int class ids"),
+        ((IMAGES, [0, 1, -1], [0, 1, 1]), DataError, "negative class id -1"),
+        ((IMAGES, [0, 1, 2], [0, 1, 1], ["a", "b"]), DataError, "class id 2 has no name"),
+    ],
+)
+def test_prediction_grid_errors(arguments, error, message):
+    with pytest.raises(error, match=message):
+        plots.prediction_grid(*arguments)
+    with pytest.raises(DataError, match="max_images must be at least 1, got 0"):
+        plots.prediction_grid(IMAGES, None, [0, 1, 1], max_images=0)
+
+
+def cells(figure) -> np.ndarray:
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def test_confusion_matrix():
+    labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+    figure = plots.confusion_matrix(labels, predictions)
+    np.testing.assert_array_equal(cells(figure), [[1, 1, 0], [0, 1, 0], [1, 0, 2]])
+    assert figure.axes[0].get_title() == "accuracy 66.7% of 6 examples"
+    assert sorted(t.get_text() for t in figure.axes[0].texts) == ["1", "1", "1", "1", "2"]
+    shares = cells(plots.confusion_matrix(labels, predictions, normalize=True))
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    named = plots.confusion_matrix(labels, predictions, ["cat", "dog", "horse", "never"])
+    assert cells(named).shape == (4, 4)
+    assert [t.get_text() for t in named.axes[0].get_yticklabels()][-1] == "never"
+
+
+def test_confusion_matrix_of_scores_and_of_many_classes():
+    scores = np.eye(5)[[0, 1, 1]]
+    assert cells(plots.confusion_matrix([0, 1, 2], scores)).shape == (5, 5)
+    labels = np.arange(300)
+    figure = plots.confusion_matrix(labels, labels)
+    assert not figure.axes[0].texts
+    assert len(figure.axes[0].get_xticks()) <= 40
+
+
+def test_confusion_matrix_errors():
+    with pytest.raises(DataError, match=r"labels is empty|predictions is empty"):
+        plots.confusion_matrix(np.zeros(0, int), np.zeros(0, int))
+    with pytest.raises(DataError, match="class id 2 has no name: there are 2"):
+        plots.confusion_matrix([0, 2], [0, 1], ["a", "b"])
+    with pytest.raises(ShapeError, match=r"predictions must be int class ids of shape \[2\]"):
+        plots.confusion_matrix([0, 1], [0, 1, 1])
+
+
+def test_figures_save_show_and_leave_pyplot_alone(tmp_path):
+    figure = plots.history(CURVES)
+    figure.savefig(tmp_path / "history.png")
+    assert (tmp_path / "history.png").read_bytes()[:4] == b"\x89PNG"
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    pixels = to_array(figure)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    assert pixels.min() < 100 < pixels.max()
+    program = (
+        "import sys; from flaxzoo import plots; assert 'matplotlib' not in sys.modules;"
+        "plots.history({'loss': [1, 2]})._repr_png_();"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_displayable():
+    assert displayable(IMAGES, "x").shape == (3, 4, 4)
+    np.testing.assert_array_equal(displayable(np.full((1, 2, 2, 3), 255, np.uint8), "x"), 1)
+    stretched = displayable(np.array([[[-2.0, 0.0], [2.0, np.nan]]]), "x")
+    np.testing.assert_allclose(stretched, [[[0, 0.5], [1, 0.5]]])
+
+
+def test_missing_matplotlib(monkeypatch):
+    from flaxzoo import _figures
+
+    _figures._figure_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "flaxzoo\[plots\]"'):
+        plots.history(CURVES)

@@ -1,0 +1,105 @@
+import pytest
+
+from flaxzoo.errors import UnknownArgumentError, UnknownNameError
+from flaxzoo.registry import Registry, bind_entry
+
+
+@pytest.fixture
+def registry():
+    registry = Registry("optimizer")
+
+    @registry.register("adam", aliases=("Adam",))
+    def adam(learning_rate, *, b1=0.9):
+        """Adaptive moments,
+        in two lines.
+
+        More text.
+        """
+        return ("adam", learning_rate, b1)
+
+    @registry.register
+    def adamw(learning_rate=0.1):
+        """Adam with decay."""
+        return ("adamw", learning_rate)
+
+    return registry
+
+
+def test_get_by_name_and_alias(registry):
+    assert registry.get("adam", learning_rate=1.0) == ("adam", 1.0, 0.9)
+    assert registry.get("Adam", learning_rate=1.0, b1=0.5) == ("adam", 1.0, 0.5)
+    assert registry.get("adamw") == ("adamw", 0.1)
+    assert "Adam" in registry
+    assert "sgd" not in registry
+
+
+def test_list_is_sorted_and_globs(registry):
+    assert registry.list() == ["adam", "adamw"]
+    assert registry.list("*w") == ["adamw"]
+    assert registry.list("z*") == []
+
+
+def test_unknown_name_is_a_key_error_with_the_closest_matches(registry):
+    with pytest.raises(KeyError) as caught:
+        registry.get("adma")
+    assert isinstance(caught.value, UnknownNameError)
+    text = str(caught.value)
+    assert "unknown optimizer 'adma'" in text
+    assert "'adam'" in text
+    assert "flaxzoo.optimizers.list()" in text
+
+
+def test_unknown_keyword_lists_what_it_takes(registry):
+    with pytest.raises(TypeError, match="does not take 'beta1'") as caught:
+        registry.get("adam", learning_rate=1.0, beta1=0.9)
+    assert isinstance(caught.value, UnknownArgumentError)
+    assert "It takes: learning_rate, b1." in str(caught.value)
+
+
+def test_missing_keyword(registry):
+    with pytest.raises(TypeError, match="needs 'learning_rate'"):
+        registry.get("adam")
+
+
+def test_taken_names_are_refused_unless_overridden(registry):
+    with pytest.raises(ValueError, match="'adam' is registered already"):
+        registry.register("adam")(lambda: None)
+    with pytest.raises(ValueError, match="'Adam' is registered already"):
+        registry.register("other", aliases=("Adam",))(lambda: None)
+    assert registry.list() == ["adam", "adamw"]
+    registry.register("adam", override=True)(lambda: "mine")
+    assert registry.get("adam") == "mine"
+
+
+def test_overriding_an_alias_moves_it(registry):
+    registry.register("Adam", override=True)(lambda: "mine")
+    assert registry.get("Adam") == "mine"
+    assert registry.get("adam", learning_rate=1.0)[0] == "adam"
+
+
+def test_register_returns_the_callable_unchanged(registry):
+    def entry():
+        return 1
+
+    assert registry.register("entry")(entry) is entry
+
+
+def test_info(registry):
+    info = registry.info("Adam")
+    assert info.name == "adam"
+    assert info.aliases == ("Adam",)
+    assert info.summary == "Adaptive moments, in two lines."
+    assert str(info).startswith("optimizer adam(learning_rate, *, b1=0.9)\n")
+
+
+def test_bound_entries_keep_their_array_arguments():
+    registry = Registry("loss", build=bind_entry, skip=("predictions", "targets"))
+
+    @registry.register
+    def scaled(predictions, targets, *, scale=1.0):
+        return scale * (predictions - targets)
+
+    assert registry.get("scaled") is scaled
+    assert registry.get("scaled", scale=2.0)(3.0, 1.0) == 4.0
+    with pytest.raises(TypeError, match="does not take 'targets'"):
+        registry.get("scaled", targets=1.0)
