@@ -202,8 +202,6 @@ def test_weights_that_do_not_fit():
     for call in (batch_loss.mean, functools.partial(batch_loss)):
         with pytest.raises(UnknownArgumentError, match="'ntxent' does not take weights"):
             call(embeddings, groups, weights=np.ones(4))
-    with pytest.raises(UnknownArgumentError, match="none per example: use mean"):
-        batch_loss.values(embeddings, groups)
 
 
 def test_users_functions_that_cannot_work():

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from flaxzoo.models.classifier import Classifier
     from flaxzoo.registry import Registry
     from flaxzoo.training import callbacks
+    from flaxzoo.training.history import History
     from flaxzoo.training.state import TrainState, create_train_state
     from flaxzoo.training.steps import eval_step, predict_step, train_step
-    from flaxzoo.training.trainer import History, Trainer
+    from flaxzoo.training.trainer import Trainer
 
 # Public modules and where they live.
 _MODULES = {
@@ -54,7 +55,7 @@ _MODULES = {
 # Public classes and functions and the module that defines them.
 _ATTRIBUTES = {
     "Classifier": "flaxzoo.models.classifier",
-    "History": "flaxzoo.training.trainer",
+    "History": "flaxzoo.training.history",
     "Model": "flaxzoo.model",
     "ModelSpec": "flaxzoo.model",
     "Preprocess": "flaxzoo.model",

@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 FORMAT = "flaxzoo.checkpoint"
 _VERSION = 1
 # What of a TrainState changes in training; the rest is configuration.
-_FIELDS = ("step", "params", "opt_state", "batch_stats", "collections", "rng")
+_FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng")
 
 
 def state_arrays(state: TrainState) -> dict[str, Any]:
     """The arrays of a state by path, such as ``opt_state/0/mu/backbone/conv_0/kernel``."""
-    tree = {name: getattr(state, name) for name in _FIELDS}
-    return {_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {
+        _path((name, *path)): leaf
+        for name in _FIELDS
+        for path, leaf in jax.tree_util.tree_flatten_with_path(getattr(state, name))[0]
+    }
 
 
 def with_arrays(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:

@@ -33,6 +33,7 @@ from flaxzoo.training.steps import (
     empty_totals,
     evaluate_and_total,
     fit_step,
+    output_shapes,
     predict_step,
     prepare,
 )
@@ -260,7 +261,7 @@ class Trainer:
             require_writable(self.run_dir)
         self.steps_per_epoch = feed.steps_per_epoch
         self._build_for(feed, epochs)
-        feed.pad = self._may_pad()
+        feed.pad = self._may_pad(feed)
         if validation is not None:
             validation.pad = feed.pad
         checked = self._check_arrays(feed) and (
@@ -389,7 +390,7 @@ class Trainer:
             name="data",
         )
         self._build_for(feed, None)
-        feed.pad = self._may_pad()
+        feed.pad = self._may_pad(feed)
         return self._evaluate(feed, self._check_arrays(feed))
 
     def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
@@ -596,10 +597,14 @@ class Trainer:
         prepare(self.state, as_batch(feed.arrays))  # type: ignore[arg-type]
         return True
 
-    def _may_pad(self) -> bool:
+    def _may_pad(self, feed: Feed) -> bool:
         # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
-        loss, optimizer = self.state.loss, self.state.optimizer  # type: ignore[union-attr]
-        return loss.per_example and "per_example_gradients" not in optimizer.needs
+        state = self.state
+        if "per_example_gradients" in state.optimizer.needs:  # type: ignore[union-attr]
+            return False
+        batch = self._with_targets(feed.first())
+        outputs = output_shapes(state, batch.inputs)  # type: ignore[arg-type]
+        return state.loss.gives_per_example(outputs, batch.targets)  # type: ignore[union-attr]
 
     def _callback_list(self, callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
         result = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]

@@ -1,0 +1,275 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.training.checkpoint import (
+    Checkpoints,
+    export_safetensors,
+    from_bytes,
+    restore,
+    saved_steps,
+    state_arrays,
+    to_bytes,
+)
+
+SHAPE = (8, 8, 1)
+
+
+def mlp(features=(16,)):
+    return fz.models.get("mlp", num_classes=10, input_shape=SHAPE, features=features, dropout=0.2)
+
+
+@pytest.fixture
+def state(digits):
+    train, _ = digits
+    state = fz.create_train_state(mlp(), rng=1)
+    for _ in range(2):
+        state, _ = fz.train_step(state, (train[0][:32], train[1][:32]))
+    return state
+
+
+def test_round_trip(state, tmp_path, assert_trees_equal):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    checkpoints.save(state, 2, {"note": "x"})
+    checkpoints.close()
+    fresh = fz.create_train_state(mlp(), rng=7)
+    restored, meta = restore(tmp_path / "c", fresh)
+    assert_trees_equal(restored, state)
+    assert meta["note"] == "x"
+
+
+def test_the_best_and_the_last_are_kept(digits, tmp_path):
+    train, test = digits
+    trainer = fz.Trainer(mlp(), run_dir=tmp_path)
+    scores = iter([0.3, 0.9, 0.1, 0.2])
+    callbacks = [
+        fz.callbacks.LambdaCallback(
+            on_epoch_end=lambda t, epoch, logs: logs.update(val_score=next(scores))
+        ),
+        fz.callbacks.ModelCheckpoint(monitor="val_score", keep=2, keep_best=1),
+    ]
+    trainer.fit(train, epochs=4, callbacks=callbacks, progress=False)
+    assert saved_steps(tmp_path / "checkpoints") == [16, 24, 32]
+    best = fz.Trainer.load(tmp_path, which="best")
+    assert best.step == 16
+    assert best.history["val_score"] == [0.3, 0.9]
+    assert fz.Trainer.load(tmp_path).step == 32
+    assert fz.Trainer.load(tmp_path, which=24).step == 24
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5; it has 16, 24, 32"):
+        fz.Trainer.load(tmp_path, which=5)
+
+
+def test_bytes_and_safetensors(state, tmp_path, assert_trees_equal):
+    data = to_bytes(state)
+    assert_trees_equal(from_bytes(fz.create_train_state(mlp(), rng=7), data), state)
+    with pytest.raises(CheckpointError, match="the bytes are not a serialised state"):
+        from_bytes(state, data[:100])
+    with pytest.raises(CheckpointError, match="of another shape"):
+        from_bytes(fz.create_train_state(mlp((17,))), data)
+    path = tmp_path / "weights.safetensors"
+    export_safetensors(state, path)
+    model = fz.models.get(
+        "mlp", num_classes=10, input_shape=SHAPE, features=(16,), dropout=0.2, pretrained=path
+    )
+    assert_trees_equal(model.variables["params"], state.params)
+
+
+def listing(directory):
+    return sorted(
+        (str(p.relative_to(directory)), p.stat().st_size) for p in Path(directory).rglob("*")
+    )
+
+
+# Orbax leaves the reads that it had planned behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_damaged_checkpoint(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    path = checkpoints.save(state, 2, {})
+    checkpoints.close()
+    data = max((p for p in (path / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    before = listing(tmp_path)
+    with pytest.raises(CheckpointError, match=r"checkpoint .*c/2 is damaged"):
+        restore(tmp_path / "c", state)
+    assert listing(tmp_path) == before
+    (path / "meta" / "metadata").write_text("{")
+    with pytest.raises(CheckpointError, match=r"c/2 is damaged: metadata"):
+        restore(tmp_path / "c", state)
+
+
+def test_a_checkpoint_of_another_model(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(state, 2, {})
+    checkpoints.close()
+    before = listing(tmp_path)
+    with pytest.raises(
+        CheckpointError,
+        match=r"does not fit this model.*of another shape: params/backbone/dense_0",
+    ):
+        restore(tmp_path / "c", fz.create_train_state(mlp((17,))))
+    with pytest.raises(CheckpointError, match=r"missing from it: opt_state"):
+        restore(tmp_path / "c", fz.create_train_state(mlp(), optimizer="adabelief"))
+    assert listing(tmp_path) == before
+
+
+def test_a_foreign_directory(state, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        restore(tmp_path, state)
+    (tmp_path / "3").mkdir()
+    with pytest.raises(CheckpointError, match="is not a flaxzoo checkpoint"):
+        restore(tmp_path, state)
+    (tmp_path / "3" / "meta").mkdir()
+    (tmp_path / "3" / "meta" / "metadata").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(CheckpointError, match="is not a flaxzoo checkpoint"):
+        restore(tmp_path, state)
+
+
+def test_an_unwritable_directory(state, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write to"):
+        Checkpoints(tmp_path / "file" / "c").save(state, 1, {})
+
+
+def test_resumed_from_mid_epoch_is_bitwise_the_same(digits, tmp_path, assert_trees_equal):
+    train, test = digits
+    data = (train[0][:200], train[1][:200])
+
+    def run(run_dir, stop_after=None, resume=False):
+        trainer = fz.Trainer(mlp(), optimizer="adamw", seed=5, run_dir=run_dir)
+        callbacks = [fz.callbacks.EarlyStopping(patience=50), fz.callbacks.ModelCheckpoint()]
+        if stop_after is not None:
+            callbacks.append(Interrupt(stop_after))
+        trainer.fit(
+            data,
+            epochs=4,
+            batch_size=32,
+            validation_data=test,
+            callbacks=callbacks,
+            progress=False,
+            resume=resume,
+        )
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    # 7 steps an epoch: in the middle of the second.
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_after=10)
+    assert saved_steps(tmp_path / "cut" / "checkpoints")[-1] == 10
+    resumed = run(tmp_path / "cut", resume=True)
+    assert_trees_equal(state_arrays(resumed.state), state_arrays(whole.state))
+    assert resumed.history == whole.history
+
+
+class Interrupt(fz.callbacks.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, trainer, step, metrics):
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys
+    import flaxzoo as fz
+
+    run_dir, resume = sys.argv[1], sys.argv[2] == "resume"
+    train, test = fz.data.load_digits()
+    train = (train[0][:330], train[1][:330])
+    model = fz.models.get("mlp", input_shape=(8, 8, 1), features=(16,), dropout=0.2)
+    trainer = fz.Trainer(model, optimizer="adamw", seed=5, run_dir=run_dir)
+
+    class Slow(fz.callbacks.Callback):
+        def on_step_end(self, trainer, step, metrics):
+            if len(sys.argv) > 3 and step == 9:
+                print("ready", flush=True)
+                import time
+                while not trainer.stop_training:
+                    time.sleep(0.01)
+                    if getattr(self, "waited", 0) > 3000:
+                        sys.exit(3)
+                    self.waited = getattr(self, "waited", 0) + 1
+                    import signal
+                    if Slow.hit:
+                        break
+
+    # The handler of fit runs between bytecodes of the wait; note that it has.
+    Slow.hit = False
+    from flaxzoo.training import interrupts
+    original = interrupts.StopRequest.handle
+
+    def handle(self, number, frame):
+        original(self, number, frame)
+        Slow.hit = True
+
+    interrupts.StopRequest.handle = handle
+    trainer.fit(train, epochs=3, batch_size=50, validation_data=test, resume=resume,
+                callbacks=[fz.callbacks.ModelCheckpoint(every_steps=4), Slow()], progress=False)
+    fz.training_state = trainer.state
+    from flaxzoo.training.checkpoint import to_bytes
+    open(run_dir + ".bin", "wb").write(to_bytes(trainer.state))
+    """
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_resumes_bitwise(number, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    process = start(tmp_path / "cut", "fresh", "wait")
+    assert process.stdout.readline() == "ready\n"
+    if number == signal.SIGKILL:
+        # No handler runs; the checkpoint of step 8 is being written in the background.
+        deadline = time.time() + 60
+        while 8 not in saved_steps(tmp_path / "cut" / "checkpoints") and time.time() < deadline:
+            time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    expected = {
+        signal.SIGTERM: 128 + signal.SIGTERM,
+        signal.SIGINT: 130,
+        signal.SIGKILL: -signal.SIGKILL,
+    }[number]
+    assert process.returncode in (expected, -number), err
+    saved = saved_steps(tmp_path / "cut" / "checkpoints")
+    if number == signal.SIGKILL:
+        assert saved[-1] == 8
+    else:
+        assert saved[-1] == 9
+        assert f"Stopped by {number.name}. Step 9 is saved in" in out
+    for run, mode in (("cut", "resume"), ("whole", "fresh")):
+        process = start(tmp_path / run, mode)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert (tmp_path / "cut.bin").read_bytes() == (tmp_path / "whole.bin").read_bytes()
+
+
+def test_flax_serialization_works_on_the_state(state, assert_trees_equal):
+    from flax import serialization
+
+    data = serialization.to_bytes(state)
+    fresh = fz.create_train_state(mlp(), rng=9)
+    assert_trees_equal(jax.tree.map(np.asarray, serialization.from_bytes(fresh, data)), state)
