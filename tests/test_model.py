@@ -215,10 +215,20 @@ def test_a_head_of_your_own_needs_its_module_to_load(model, tmp_path, assert_tre
 
 
 def test_functions_in_the_configuration_cannot_be_saved(tmp_path):
-    model = fz.models.get("cnn", input_shape=(8, 8, 1), activation=jnp.tanh).init()
+    model = fz.models.get("cnn", input_shape=(8, 8, 1), activation=lambda x: x).init()
     with pytest.raises(ValueError, match=r"argument activation=.* cannot be written"):
         model.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("activation", ["gelu", jnp.tanh, "leaky", nn.relu])
+def test_activations_survive_saving(activation, tmp_path):
+    if activation == "leaky":
+        activation = fz.activations.get("leaky_relu", negative_slope=0.3)
+    model = fz.models.get("mlp", input_shape=(4,), features=(3,), activation=activation).init()
+    model.save(tmp_path)
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_array_equal(fz.Model.load(tmp_path)(x), model(x))
 
 
 def test_dtypes_survive_saving(tmp_path):

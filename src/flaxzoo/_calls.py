@@ -48,9 +48,7 @@ def apply_module(
             return module.init(rngs, inputs, **kwargs)
         return module.apply(variables, inputs, rngs=rngs, mutable=mutable, **kwargs)
     except flax.errors.ScopeParamShapeError as error:
-        shapes = ", ".join(
-            str(list(np.shape(leaf))) for leaf in jax.tree.leaves(inputs)
-        )
+        shapes = ", ".join(str(list(np.shape(leaf))) for leaf in jax.tree.leaves(inputs))
         raise ShapeError(
             f"inputs of shape {shapes} do not fit the variables of {type(module).__name__}: "
             f"{_first_sentence(error)}"

@@ -19,6 +19,7 @@ from flax.core import FrozenDict
 from flaxzoo._calls import apply_module
 from flaxzoo._random import as_key
 from flaxzoo._version import __version__
+from flaxzoo.activations import to_config
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.preprocess import Predictions, Preprocess
@@ -146,7 +147,11 @@ class Model:
         if not isinstance(self.module, nn.Module):
             raise TypeError(
                 f"module must be a flax.linen.Module instance, got {type(self.module).__name__}"
-                + (f" {self.module.__name__}: call it first" if isinstance(self.module, type) else "")
+                + (
+                    f" {self.module.__name__}: call it first"
+                    if isinstance(self.module, type)
+                    else ""
+                )
             )
         object.__setattr__(self, "module", hashable_module(self.module))
         if self.spec is None:
@@ -270,9 +275,7 @@ class Model:
         outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
         if self.spec.task != "classification" or not isinstance(outputs, np.ndarray):
             return outputs
-        return Predictions.from_logits(
-            outputs, min(top_k, outputs.shape[-1]), self.spec.classes
-        )
+        return Predictions.from_logits(outputs, min(top_k, outputs.shape[-1]), self.spec.classes)
 
     def summary(self, inputs: Any = None) -> Summary:
         """The layer table: parameters, bytes, output shapes and FLOPs for one example.
@@ -390,9 +393,7 @@ class Model:
             )
 
 
-def run_batches(
-    forward: Callable[[Any], Any], inputs: Any, count: int, batch_size: int
-) -> Any:
+def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_size: int) -> Any:
     """Runs ``forward`` over slices of ``inputs``, the last one padded so that it compiles once."""
     size = min(batch_size, count)
     parts = []
@@ -495,6 +496,9 @@ def _config_value(key: str, value: Any) -> Any:
         # dtypes, as bfloat16 or jnp.float32.
         return jnp.dtype(value).name
     except TypeError:
+        written = to_config(value) if callable(value) else None
+        if written is not None:
+            return written
         raise ValueError(
             f"the argument {key}={value!r} cannot be written to a file; register the function "
             "under a name (flaxzoo.activations.register) and pass the name"

@@ -45,9 +45,11 @@ class Preprocess:
         """
         if hasattr(images, "dtype") and np.issubdtype(np.asarray(images).dtype, np.floating):
             return self._checked(np.asarray(images, np.float32))
-        if isinstance(images, str | os.PathLike) or _is_pil(images):
-            images = [images]
-        elif hasattr(images, "ndim") and images.ndim < 4 and not self._is_batch(images):
+        if (
+            isinstance(images, str | os.PathLike)
+            or _is_pil(images)
+            or (hasattr(images, "ndim") and images.ndim < 4 and not self._is_batch(images))
+        ):
             images = [images]
         items = list(images)
         if not items:

@@ -160,9 +160,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r} does not take {', '.join(map(repr, unknown))}.{hint} {takes}"
             )
         missing = [
-            k
-            for k in named
-            if parameters[k].default is inspect.Parameter.empty and k not in kwargs
+            k for k in named if parameters[k].default is inspect.Parameter.empty and k not in kwargs
         ]
         if missing:
             raise UnknownArgumentError(

@@ -165,5 +165,7 @@ def _bytes(leaf: Any) -> int:
 
 def _shapes(tree: Any) -> str:
     return ", ".join(
-        f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape")
+        f"{leaf.dtype}{list(leaf.shape)}"
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "shape")
     )

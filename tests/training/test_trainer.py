@@ -20,17 +20,13 @@ def mlp(**config):
 
 def batches(data, size):
     images, labels = data
-    return [
-        (images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)
-    ]
+    return [(images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)]
 
 
 def test_fit_learns_and_records(digits):
     train, test = digits
     trainer = fz.Trainer(mlp(features=(64,)), learning_rate=3e-3)
-    history = trainer.fit(
-        train, epochs=12, batch_size=32, validation_data=test, progress=False
-    )
+    history = trainer.fit(train, epochs=12, batch_size=32, validation_data=test, progress=False)
     assert history.epochs == list(range(12))
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert history["val_accuracy"][-1] > 0.8
@@ -53,9 +49,7 @@ def test_fit_is_the_steps_by_hand(digits, assert_trees_equal):
     for _ in range(2):
         for batch in batches(data, 32):
             state, _ = fz.train_step(state, batch)
-    for a, b in zip(
-        jax.tree.leaves(trainer.state), jax.tree.leaves(state), strict=True
-    ):
+    for a, b in zip(jax.tree.leaves(trainer.state), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -330,10 +324,20 @@ def test_objects_must_be_given_again(digits, tmp_path):
 def test_loss_objects_are_saved_by_their_settings(digits, tmp_path):
     train, test = digits
     loss = fz.losses.get("crossentropy", label_smoothing=0.1)
-    trainer = fz.Trainer(mlp(), loss=loss, metrics=[fz.metrics.get("top_k_accuracy", k=3)])
+    schedule = fz.schedules.get("cosine", peak_value=0.01, total_steps=100)
+    trainer = fz.Trainer(
+        mlp(),
+        loss=loss,
+        metrics=[fz.metrics.get("top_k_accuracy", k=3)],
+        optimizer=fz.optimizers.get("lion", learning_rate=schedule),
+    )
     trainer.fit(train, progress=False)
     trainer.save(tmp_path)
     assert fz.Trainer.load(tmp_path).evaluate(test) == trainer.evaluate(test)
+    by_schedule = fz.Trainer(mlp(), learning_rate=schedule)
+    by_schedule.fit(train, progress=False)
+    by_schedule.save(tmp_path / "other")
+    assert fz.Trainer.load(tmp_path / "other").learning_rate == by_schedule.learning_rate
 
 
 def test_load_what_is_no_run(tmp_path):

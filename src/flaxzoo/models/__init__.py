@@ -9,6 +9,7 @@ import builtins
 import dataclasses
 import importlib
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flaxzoo.models.registry import MODELS, facts, register
@@ -185,6 +186,11 @@ def _spec(
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping) and set(value) <= {"name", "kwargs"}:
+        # An activation with options, as config.json holds it.
+        from flaxzoo.activations import as_activation
+
+        return as_activation(value)
     return tuple(_hashable(v) for v in value) if isinstance(value, builtins.list | tuple) else value
 
 

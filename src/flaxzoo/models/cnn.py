@@ -75,9 +75,7 @@ class CNN(nn.Module):
             )
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        kernel = (
-            (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else self.kernel_size
-        )
+        kernel = (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else self.kernel_size
         for i, width in enumerate(self.features):
             x = nn.Conv(width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes)(x)
             if self.batch_norm:

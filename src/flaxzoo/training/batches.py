@@ -97,8 +97,10 @@ def _arrays(tree: Any) -> Any:
     if isinstance(tree, tuple | list):
         if isinstance(tree, list) and (_is_numbers(tree) or _is_nested_numbers(tree)):
             return np.asarray(tree)
-        return type(tree)(*map(_arrays, tree)) if hasattr(tree, "_fields") else tuple(
-            _arrays(value) for value in tree
+        return (
+            type(tree)(*map(_arrays, tree))
+            if hasattr(tree, "_fields")
+            else tuple(_arrays(value) for value in tree)
         )
     # torch and TensorFlow tensors, Python numbers.
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree

@@ -230,9 +230,7 @@ def restore(
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {_one_line(error)}"
-        ) from error
+        raise CheckpointError(f"checkpoint {path} is damaged: {_one_line(error)}") from error
     return with_arrays(state, arrays), meta
 
 
@@ -276,7 +274,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is not a flaxzoo checkpoint: it has no {file.name}") from None
+        raise CheckpointError(
+            f"{path} is not a flaxzoo checkpoint: it has no {file.name}"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {file.name}: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:

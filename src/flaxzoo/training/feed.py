@@ -182,7 +182,7 @@ def _is_arrays(data: Any) -> bool:
         return bool(data) and all(_is_arrays(value) for value in data.values())
     if isinstance(data, tuple | list) and 1 <= len(data) <= 3:
         # A tuple is one batch's worth of arrays; a list of tuples is a list of batches.
-        return all(
-            hasattr(leaf, "shape") for leaf in jax.tree.leaves(data)
-        ) and not (isinstance(data, list) and any(isinstance(x, tuple | list | Mapping) for x in data))
+        return all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(data)) and not (
+            isinstance(data, list) and any(isinstance(x, tuple | list | Mapping) for x in data)
+        )
     return False

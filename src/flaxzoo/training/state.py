@@ -87,14 +87,18 @@ class TrainState(train_state.TrainState):
         updates, opt_state = tx.update(grads, self.opt_state, self.params, **extra)
         return self.replace(
             step=self.step + 1,
-            params=merge(*split(optax.apply_updates(self.params, updates), self.frozen)[:1],
-                         split(self.params, self.frozen)[1]),
+            params=merge(
+                *split(optax.apply_updates(self.params, updates), self.frozen)[:1],
+                split(self.params, self.frozen)[1],
+            ),
             opt_state=opt_state,
             **kwargs,
         )
 
 
-def split(params: Mapping[str, Any], frozen: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(
+    params: Mapping[str, Any], frozen: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flat dictionaries of the parameters that train and of those that do not."""
     flat = flatten(params)
     return (
@@ -198,9 +202,7 @@ def as_model(model: Any) -> Model:
     if isinstance(model, nn.Module):
         return Model(model)
     hint = "; get one with flaxzoo.models.get" if isinstance(model, str) else ""
-    raise TypeError(
-        f"model must be a flaxzoo.Model or a flax.linen.Module, got {model!r}{hint}"
-    )
+    raise TypeError(f"model must be a flaxzoo.Model or a flax.linen.Module, got {model!r}{hint}")
 
 
 @functools.lru_cache(maxsize=64)

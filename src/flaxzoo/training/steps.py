@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxzoo import metrics as metrics_module
 from flaxzoo._calls import apply_module
@@ -129,18 +128,12 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
     outputs, values, collections = aux
 
     def value_fn(params: Any) -> jax.Array:
-        # Under multi_transform a line search sees masks in place of what is frozen.
-        filled = jax.tree.map(
-            lambda new, old: old if isinstance(new, optax.MaskedNode) else new,
-            params,
-            state.params,
-            is_leaf=lambda x: isinstance(x, optax.MaskedNode),
-        )
-        return objective(split(filled, state.frozen)[0], batch)[0]
+        return objective(split(params, state.frozen)[0], batch)[0]
 
     # The optimizer's tree is the whole one; zeros for the frozen are never computed with.
     all_grads = merge(
-        grads, {path: _zeros_like_gradient(leaf, grads, batch, needs) for path, leaf in frozen.items()}
+        grads,
+        {path: _zeros_like_gradient(leaf, grads, batch, needs) for path, leaf in frozen.items()},
     )
     new_state = state.apply_gradients(
         grads=all_grads,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._version import __version__
 from flaxzoo.data.arrays import check_finite
 from flaxzoo.data.prefetch import prefetch_to_device
-from flaxzoo.errors import CheckpointError, DataError
-from flaxzoo.model import Model, ModelSpec, run_batches
+from flaxzoo.errors import DataError
+from flaxzoo.model import Model, run_batches
 from flaxzoo.summary import Summary
+from flaxzoo.training import settings
 from flaxzoo.training.batches import Batch, as_batch
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.checkpoint import Checkpoints, ModelCheckpoint, require_writable, restore
@@ -38,10 +37,6 @@ from flaxzoo.training.steps import (
     prepare,
 )
 from flaxzoo.transfer.freezing import FreezeSpec
-from flaxzoo.weights.files import write_atomically
-
-_FORMAT = "flaxzoo.trainer"
-_VERSION = 1
 
 
 class Trainer:
@@ -184,7 +179,9 @@ class Trainer:
             return summary
         from flaxzoo.training.state import split
 
-        trainable = sum(leaf.size for leaf in split(self.state.params, self.state.frozen)[0].values())
+        trainable = sum(
+            leaf.size for leaf in split(self.state.params, self.state.frozen)[0].values()
+        )
         layers = tuple(
             dataclasses.replace(layer, kind=f"{layer.kind} (frozen)")
             if layer.parameters and _all_frozen(layer.path, self.state)
@@ -255,7 +252,7 @@ class Trainer:
                 validation_data,
                 batch_size=min(batch_size, _length(validation_data) or batch_size),
                 steps_per_epoch=validation_steps,
-                    name="validation_data",
+                name="validation_data",
             )
         if self.run_dir is not None:
             require_writable(self.run_dir)
@@ -440,7 +437,7 @@ class Trainer:
         *,
         which: int | str = "last",
         model: Any = None,
-        **settings: Any,
+        **overrides: Any,
     ) -> Trainer:
         """Reads what ``save``, ``ModelCheckpoint`` or an interrupted ``fit`` wrote.
 
@@ -448,7 +445,7 @@ class Trainer:
           directory: the run's directory.
           which: ``"last"``, ``"best"`` or a step.
           model: the model, where it is not from the registry.
-          **settings: ``optimizer``, ``loss``, ``metrics`` or ``freeze`` where they were given as
+          **overrides: ``optimizer``, ``loss``, ``metrics`` or ``freeze`` where they were given as
             objects, which a file cannot hold.
 
         Returns:
@@ -459,27 +456,11 @@ class Trainer:
             be given is not.
         """
         directory = Path(directory)
-        document = _read_settings(directory)
+        document = settings.read(directory)
+        saved = settings.restore(directory, document, overrides)
         if model is None:
-            if document["model"] is None:
-                raise CheckpointError(
-                    f"{directory}: the model is not from the registry; pass it: "
-                    "Trainer.load(directory, model=...)"
-                )
-            from flaxzoo import models
-
-            spec = ModelSpec.from_json(document["model"])
-            model = Model(models.get(spec.name, **(spec.config or {})).module, None, spec)
-        saved = {key: _from_json(value) for key, value in document["settings"].items()}
-        missing = [key for key in document["objects"] if key not in settings]
-        if missing:
-            raise CheckpointError(
-                f"{directory}: {', '.join(missing)} was given as an object; pass it again: "
-                f"Trainer.load(directory, {missing[0]}=...)"
-            )
-        trainer = cls(
-            model, seed=document["seed"], run_dir=directory, **{**saved, **settings}
-        )
+            model = settings.restore_model(directory, document)
+        trainer = cls(model, seed=document["seed"], run_dir=directory, **saved)
         shape = document["input_shape"]
         inputs = None
         if shape is not None:
@@ -507,13 +488,11 @@ class Trainer:
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
-        checkpoints = Checkpoints(directory / "checkpoints", keep=1, keep_best=1)
-        last = self.history.last()
-        score = {"score": None} if not last else {"score": None}
+        checkpoints = Checkpoints(directory / "checkpoints")
         path = checkpoints.save(
             self.state,  # type: ignore[arg-type]
             self.step,
-            {**self.position(), **score},
+            {**self.position(), "score": None},
         )
         checkpoints.close()
         return path
@@ -538,33 +517,13 @@ class Trainer:
 
     def _write_settings(self, directory: Path | None = None) -> None:
         directory = directory or self.run_dir
-        if directory is None:
-            return
-        settings, objects = {}, []
-        for key, value in self._settings.items():
-            try:
-                settings[key] = _to_json(value)
-            except ValueError:
-                objects.append(key)
-        spec = self._model.spec
-        try:
-            model = spec.to_json() if spec.config is not None else None
-        except ValueError:
-            model = None
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "flaxzoo": __version__,
-            "model": model,
-            "input_shape": spec.input_shape,
-            "input_dtype": spec.input_dtype,
-            "seed": self.seed,
-            "total_steps": self._total_steps,
-            "settings": settings,
-            "objects": objects,
-        }
-        text = json.dumps(document, indent=2) + "\n"
-        write_atomically(directory / "trainer.json", lambda file: _write(file, text))
+        if directory is not None:
+            settings.write(
+                directory,
+                self._model.spec,
+                self._settings,
+                {"seed": self.seed, "total_steps": self._total_steps},
+            )
 
     # --- helpers -------------------------------------------------------------------------------
 
@@ -658,49 +617,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(_describe, value))
     return str(getattr(value, "name", None) or getattr(value, "__name__", None) or value)
-
-
-def _to_json(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [_to_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    config = getattr(value, "config", None)
-    if isinstance(config, Mapping):
-        return {"__config__": type(value).__name__, **_to_json(config)}
-    raise ValueError(f"not JSON: {value!r}")
-
-
-def _from_json(value: Any) -> Any:
-    from flaxzoo import losses, metrics, optimizers
-
-    if isinstance(value, list):
-        return tuple(_from_json(item) for item in value)
-    if isinstance(value, dict) and "__config__" in value:
-        config = {k: _from_json(v) for k, v in value.items() if k != "__config__"}
-        get = {"Loss": losses.from_config, "MetricSpec": metrics.from_config}
-        return get.get(value["__config__"], optimizers.from_config)(config)
-    if isinstance(value, dict):
-        return {key: _from_json(item) for key, item in value.items()}
-    return value
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, "utf-8")
-
-
-def _read_settings(directory: Path) -> dict[str, Any]:
-    path = directory / "trainer.json"
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is not a run: it has no trainer.json") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not the settings of a flaxzoo run")
-    if document["version"] > _VERSION:
-        raise CheckpointError(f"{path} is of a later format; pip install -U flaxzoo")
-    return document

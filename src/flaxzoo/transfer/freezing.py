@@ -9,6 +9,7 @@ from typing import Any
 import optax
 
 from flaxzoo.errors import UnknownNameError, did_you_mean
+from flaxzoo.optimizers import Optimizer, partition
 from flaxzoo.weights.trees import flatten, unflatten
 
 FreezeSpec = str | Iterable[str] | Callable[[str], bool] | None
@@ -76,10 +77,11 @@ def zero_grads() -> optax.GradientTransformation:
 
 def freeze(
     tx: optax.GradientTransformation, params: Mapping[str, Any], spec: FreezeSpec
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimizer:
     """``tx`` for what trains and zero updates for what ``spec`` freezes.
 
-    Frozen parameters hold no optimizer state, and neither weight decay nor clipping sees them.
+    It is ``optax.multi_transform`` over ``label_params(params, spec)``. Frozen parameters hold no
+    optimizer state, and neither weight decay nor clipping sees them.
 
     Args:
       tx: any optax transformation.
@@ -89,7 +91,7 @@ def freeze(
     Returns:
       A transformation over the whole tree of parameters.
     """
-    return optax.multi_transform({TRAIN: tx, FREEZE: zero_grads()}, label_params(params, spec))
+    return partition({TRAIN: tx, FREEZE: zero_grads()}, label_params(params, spec))
 
 
 def _prefixes(path: str) -> list[str]:

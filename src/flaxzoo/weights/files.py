@@ -43,7 +43,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def save_variables(
-    path: str | os.PathLike[str], variables: Mapping[str, Any], metadata: dict[str, str] | None = None
+    path: str | os.PathLike[str],
+    variables: Mapping[str, Any],
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Writes Linen variables to a safetensors file.
 
@@ -60,8 +62,10 @@ def save_variables(
 
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()}
     # ascontiguousarray makes scalars one-dimensional.
-    flat = {k: v.reshape(np.shape(leaf)) for (k, v), leaf in
-            zip(flat.items(), flatten(variables).values(), strict=True)}
+    flat = {
+        k: v.reshape(np.shape(leaf))
+        for (k, v), leaf in zip(flat.items(), flatten(variables).values(), strict=True)
+    }
     write_atomically(
         Path(path), lambda file: save_file(flat, file, {"format": "flaxzoo", **(metadata or {})})
     )

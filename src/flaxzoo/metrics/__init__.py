@@ -1,0 +1,34 @@
+"""Metrics by name: weighted, mergeable and exact over batches of any size.
+
+``get`` chooses one, ``collect`` computes several of a batch inside a jitted step, and the
+``MetricCollection`` it returns merges with those of other batches. The value after merging is the
+value on all the data at once, because what is merged are sums and never averages.
+"""
+
+from __future__ import annotations
+
+# Importing these registers their metrics.
+from flaxzoo.metrics import _classification as _classification
+from flaxzoo.metrics import _f_scores as _f_scores
+from flaxzoo.metrics import _regression as _regression
+from flaxzoo.metrics._collection import MetricCollection, collect
+from flaxzoo.metrics._spec import REGISTRY, MetricLike, MetricSpec, as_metric, from_config
+
+__all__ = [
+    "REGISTRY",
+    "MetricCollection",
+    "MetricLike",
+    "MetricSpec",
+    "as_metric",
+    "collect",
+    "from_config",
+    "get",
+    "info",
+    "list",
+    "register",
+]
+
+get = REGISTRY.get
+register = REGISTRY.register
+info = REGISTRY.info
+list = REGISTRY.list

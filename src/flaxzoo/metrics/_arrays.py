@@ -1,0 +1,147 @@
+"""Shape rules that the metrics share: which outputs, targets and weights fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.errors import ShapeError
+
+
+def as_array(value: Any, argument: str, metric: str) -> jax.Array:
+    """One array, or a ShapeError for dictionaries and tuples of them."""
+    if isinstance(value, Mapping | tuple) or value is None:
+        raise ShapeError(
+            f"{metric}: {argument} is a {type(value).__name__}, takes one array; for structured "
+            "outputs pass a function of (outputs, targets) as the metric"
+        )
+    return jnp.asarray(value)
+
+
+def as_float(x: jax.Array) -> jax.Array:
+    """At least float32, so that no sum is taken in half precision."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def is_float(x: jax.Array) -> bool:
+    """Whether an array holds scores, as opposed to class ids or booleans."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def expand_weights(weights: Any, shape: tuple[int, ...], metric: str) -> jax.Array:
+    """Weights as a float array of ``shape``; ones where there are none.
+
+    Args:
+      weights: array whose shape is ``shape`` or its leading axes ([B] for [B, T]), or None.
+      shape: shape of the values to weigh.
+      metric: name for the message.
+
+    Raises:
+      ShapeError: the shapes don't fit.
+    """
+    if weights is None:
+        return jnp.ones(shape, jnp.float32)
+    weights = as_float(as_array(weights, "weights", metric))
+    if weights.shape != shape[: weights.ndim]:
+        raise ShapeError(
+            f"{metric}: weights has shape {weights.shape}, takes {shape} or its leading axes"
+        )
+    extra = (1,) * (len(shape) - weights.ndim)
+    return jnp.broadcast_to(weights.reshape(weights.shape + extra), shape)
+
+
+def masked(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """``x`` with zeros where the weight is zero: padding may hold anything, NaN included."""
+    return jnp.where(weights != 0, x, jnp.zeros_like(x))
+
+
+def align(outputs: Any, targets: Any, metric: str, hint: str = "") -> tuple[jax.Array, jax.Array]:
+    """Outputs and targets of one shape; [..., 1] and [...] are made alike, nothing broadcasts.
+
+    Raises:
+      ShapeError: the shapes differ otherwise.
+    """
+    outputs, targets = as_array(outputs, "outputs", metric), as_array(targets, "targets", metric)
+    if outputs.shape == (*targets.shape, 1):
+        return outputs[..., 0], targets
+    if targets.shape == (*outputs.shape, 1):
+        return outputs, targets[..., 0]
+    if outputs.shape != targets.shape:
+        raise ShapeError(
+            f"{metric}: targets has shape {targets.shape}, takes the shape of outputs, "
+            f"{outputs.shape}{hint}"
+        )
+    return outputs, targets
+
+
+def class_labels(outputs: jax.Array, targets: Any, metric: str) -> jax.Array:
+    """Class ids [...] from integer or one-hot targets of outputs [..., C].
+
+    Raises:
+      ShapeError: targets have another shape, or are ids that are not integers.
+    """
+    targets = as_array(targets, "targets", metric)
+    leading = outputs.shape[:-1]
+    if outputs.ndim < 2:
+        raise ShapeError(
+            f"{metric}: outputs has shape {outputs.shape}, takes [batch, ..., classes]"
+        )
+    if targets.shape == outputs.shape:
+        return jnp.argmax(targets, axis=-1)
+    if targets.shape == (*leading, 1):
+        targets = targets[..., 0]
+    if targets.shape != leading:
+        raise ShapeError(
+            f"{metric}: targets has shape {targets.shape}, but outputs of shape {outputs.shape} "
+            f"take class labels {leading} or one-hot rows {outputs.shape}"
+        )
+    if is_float(targets):
+        raise ShapeError(f"{metric}: targets has dtype {targets.dtype}, class labels are integers")
+    return targets.astype(jnp.int32)
+
+
+def pick(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """The scores [..., 1] of labels [..., 1]; NaN for labels out of range."""
+    classes = scores.shape[-1]
+    picked = jnp.take_along_axis(scores, jnp.clip(labels, 0, classes - 1), axis=-1)
+    return jnp.where((labels >= 0) & (labels < classes), as_float(picked), jnp.nan)
+
+
+def binary_scores(
+    outputs: Any, targets: Any, weights: Any, *, from_logits: bool, metric: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Probabilities, truths and weights of a yes-or-no question, each flat and of one length.
+
+    Args:
+      outputs: scores of targets' shape (a trailing axis of 1 is ignored), or [..., 2] for labels
+        [...], where the second class is "yes". Integers and booleans are decisions already.
+      targets: labels; above 0.5 (so 1 or True) means yes.
+      weights: of targets' shape or its leading axes, or None.
+      from_logits: whether scores are logits, as opposed to probabilities.
+      metric: name for messages.
+
+    Returns:
+      (probabilities float [N], truths bool [N], weights float [N]); the first are 0 where the
+      weight is.
+
+    Raises:
+      ShapeError: the shapes don't fit.
+    """
+    outputs, targets = as_array(outputs, "outputs", metric), as_array(targets, "targets", metric)
+    pair = outputs.ndim >= 2 and outputs.shape[-1] == 2 and is_float(outputs)
+    if pair and targets.shape in (outputs.shape[:-1], (*outputs.shape[:-1], 1)):
+        no, yes = as_float(outputs[..., 0]), as_float(outputs[..., 1])
+        # The softmax of two logits is the sigmoid of their difference.
+        scores, targets = (yes - no if from_logits else yes), targets.reshape(yes.shape)
+    else:
+        hint = "; several classes need average='macro', 'micro' or 'weighted', or another metric"
+        several = outputs.ndim > targets.ndim and outputs.shape[-1] > 2
+        scores, targets = align(outputs, targets, metric, hint if several else "")
+        from_logits = from_logits and is_float(scores)
+        scores = as_float(scores)
+    weights = expand_weights(weights, targets.shape, metric)
+    probabilities = masked(jax.nn.sigmoid(scores) if from_logits else scores, weights)
+    return probabilities.ravel(), targets.ravel() > 0.5, weights.ravel()

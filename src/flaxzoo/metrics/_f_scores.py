@@ -1,0 +1,201 @@
+"""Precision, recall and what combines them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+
+from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.metrics import _arrays, _states
+from flaxzoo.metrics._spec import REGISTRY
+
+
+@REGISTRY.register
+def precision(
+    outputs: Any,
+    targets: Any,
+    *,
+    weights: Any = None,
+    threshold: float = 0.5,
+    average: str = "binary",
+    num_classes: int | None = None,
+    from_logits: bool = True,
+) -> clu_metrics.Metric:
+    """Share of the yes answers that are right; 0 where there are none.
+
+    Args:
+      outputs: for ``average="binary"``, scores of targets' shape, or [..., 2]; else class scores
+        [..., C], or class ids as integers of targets' shape.
+      targets: yes (1) or no (0); else integer labels [...] or one-hot rows [..., C].
+      weights: leading axes of the labels, or None.
+      threshold: for ``"binary"``, the probability above which the answer is yes.
+      average: ``"binary"``; or, of several classes, ``"micro"`` (all decisions together),
+        ``"macro"`` (mean over the classes that occur or are predicted) or ``"weighted"`` (mean
+        over classes, by how often they occur).
+      num_classes: C; needed where outputs are class ids.
+      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+
+    Returns:
+      Mergeable counts.
+
+    Raises:
+      ShapeError: targets don't fit outputs.
+    """
+    return _f_score(
+        outputs, targets, weights, threshold, average, num_classes, from_logits, 0.0, "precision"
+    )
+
+
+@REGISTRY.register
+def recall(
+    outputs: Any,
+    targets: Any,
+    *,
+    weights: Any = None,
+    threshold: float = 0.5,
+    average: str = "binary",
+    num_classes: int | None = None,
+    from_logits: bool = True,
+) -> clu_metrics.Metric:
+    """Share of the true yes that are found; 0 where there are none.
+
+    Args:
+      outputs: as for ``precision``.
+      targets: as for ``precision``.
+      weights: leading axes of the labels, or None.
+      threshold: for ``"binary"``, the probability above which the answer is yes.
+      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
+      num_classes: C; needed where outputs are class ids.
+      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+
+    Returns:
+      Mergeable counts.
+
+    Raises:
+      ShapeError: targets don't fit outputs.
+    """
+    return _f_score(
+        outputs, targets, weights, threshold, average, num_classes, from_logits, math.inf, "recall"
+    )
+
+
+@REGISTRY.register(aliases=["f1_score"])
+def f1(
+    outputs: Any,
+    targets: Any,
+    *,
+    weights: Any = None,
+    threshold: float = 0.5,
+    average: str = "binary",
+    num_classes: int | None = None,
+    from_logits: bool = True,
+) -> clu_metrics.Metric:
+    """Harmonic mean of precision and recall.
+
+    Args:
+      outputs: as for ``precision``.
+      targets: as for ``precision``.
+      weights: leading axes of the labels, or None.
+      threshold: for ``"binary"``, the probability above which the answer is yes.
+      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
+      num_classes: C; needed where outputs are class ids.
+      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+
+    Returns:
+      Mergeable counts.
+
+    Raises:
+      ShapeError: targets don't fit outputs.
+    """
+    return _f_score(
+        outputs, targets, weights, threshold, average, num_classes, from_logits, 1.0, "f1"
+    )
+
+
+@REGISTRY.register(aliases=["fbeta_score"])
+def fbeta(
+    outputs: Any,
+    targets: Any,
+    *,
+    beta: float,
+    weights: Any = None,
+    threshold: float = 0.5,
+    average: str = "binary",
+    num_classes: int | None = None,
+    from_logits: bool = True,
+) -> clu_metrics.Metric:
+    """Weighted harmonic mean of precision and recall.
+
+    Args:
+      outputs: as for ``precision``.
+      targets: as for ``precision``.
+      beta: how many times more recall counts than precision; 1 is ``f1``.
+      weights: leading axes of the labels, or None.
+      threshold: for ``"binary"``, the probability above which the answer is yes.
+      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
+      num_classes: C; needed where outputs are class ids.
+      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+
+    Returns:
+      Mergeable counts.
+
+    Raises:
+      ShapeError: targets don't fit outputs.
+    """
+    return _f_score(
+        outputs, targets, weights, threshold, average, num_classes, from_logits, beta, "fbeta"
+    )
+
+
+def _f_score(
+    outputs: Any,
+    targets: Any,
+    weights: Any,
+    threshold: float,
+    average: str,
+    num_classes: int | None,
+    from_logits: bool,
+    beta: float,
+    metric: str,
+) -> _states.ConfusionCounts:
+    if average == "binary":
+        probabilities, truths, weights = _arrays.binary_scores(
+            outputs, targets, weights, from_logits=from_logits, metric=metric
+        )
+        yes = probabilities > threshold
+        counts = [(weights * cell).sum() for cell in (yes & truths, yes & ~truths, ~yes & truths)]
+    else:
+        answers, labels, classes = _class_answers(outputs, targets, num_classes, metric)
+        weights = _arrays.expand_weights(weights, labels.shape, metric).ravel()
+        answers, labels = answers.ravel(), labels.ravel()
+        right = answers == labels
+        counts = [
+            jax.ops.segment_sum(weights * cell, ids, num_segments=classes)
+            for cell, ids in ((right, labels), (~right, answers), (~right, labels))
+        ]
+    return _states.ConfusionCounts(*counts, beta=float(beta), average=average)
+
+
+def _class_answers(
+    outputs: Any, targets: Any, num_classes: int | None, metric: str
+) -> tuple[jax.Array, jax.Array, int]:
+    """Predicted class ids, true ones, and how many classes there are."""
+    outputs = _arrays.as_array(outputs, "outputs", metric)
+    if not _arrays.is_float(outputs):
+        if num_classes is None:
+            raise UnknownArgumentError(
+                f"{metric}: outputs of dtype {outputs.dtype} are class ids and need num_classes"
+            )
+        answers, labels = _arrays.align(outputs, targets, metric)
+        return answers, labels, num_classes
+    labels = _arrays.class_labels(outputs, targets, metric)
+    if num_classes not in (None, outputs.shape[-1]):
+        raise ShapeError(
+            f"{metric}: outputs has shape {outputs.shape}, takes [..., {num_classes}] for "
+            f"num_classes={num_classes}"
+        )
+    return jnp.argmax(outputs, axis=-1), labels, outputs.shape[-1]

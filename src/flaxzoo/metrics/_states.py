@@ -1,0 +1,232 @@
+"""What metrics accumulate: mergeable sums, as clu.metrics.Metric classes.
+
+metrax's classes are used as they are for accuracy and the mean errors. Those here close gaps:
+weights for precision, recall and F, merging by tokens for perplexity, memory for the areas under
+curves, and an R2 that does not cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import metrax
+from clu import metrics as clu_metrics
+from metrax.base import divide_no_nan
+
+from flaxzoo.metrics import _arrays
+
+
+def average(values: Any, weights: Any, *, examples: int, metric: str) -> metrax.Average:
+    """Weighted average of per-example, per-element or whole-batch values.
+
+    Args:
+      values: [B], [B, ...], or a scalar, which then stands for each of the batch's examples.
+      weights: [B] or more of the leading axes of the data, or None. Axes that values lack (token
+        weights for values by sequence) are summed: a sequence counts as much as its tokens do.
+      examples: what a scalar without weights counts for.
+      metric: name for messages.
+
+    Returns:
+      A mergeable average in float32 or better.
+    """
+    values = _arrays.as_float(_arrays.as_array(values, "values", metric))
+    if weights is None and values.ndim == 0:
+        weights = jnp.float32(examples)
+    if weights is not None:
+        weights = jnp.asarray(weights)
+        extra = range(values.ndim, weights.ndim)
+        weights = _arrays.as_float(weights).sum(tuple(extra)) if extra else weights
+    expanded = _arrays.expand_weights(weights, values.shape, metric)
+    return metrax.Average.from_model_output(_arrays.masked(values, expanded), expanded)
+
+
+@flax.struct.dataclass
+class ConfusionCounts(clu_metrics.Metric):
+    """True positives, false positives and false negatives, and the F-score they give.
+
+    Precision is the F-score with beta 0, recall the one with infinite beta, so one class serves
+    all. metrax's have no weights, no classes, and an F-score that can't merge.
+
+    Attributes:
+      true_positives: weight of the right yes decisions, a scalar or by class [C].
+      false_positives: weight of the wrong yes decisions.
+      false_negatives: weight of the wrong no decisions.
+      beta: how many times more recall counts than precision.
+      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``.
+    """
+
+    true_positives: jax.Array
+    false_positives: jax.Array
+    false_negatives: jax.Array
+    beta: float = flax.struct.field(pytree_node=False, default=1.0)
+    average: str = flax.struct.field(pytree_node=False, default="binary")
+
+    def merge(self, other: ConfusionCounts) -> ConfusionCounts:
+        """Sum of both."""
+        return self.replace(
+            true_positives=self.true_positives + other.true_positives,
+            false_positives=self.false_positives + other.false_positives,
+            false_negatives=self.false_negatives + other.false_negatives,
+        )
+
+    def compute(self) -> jax.Array:
+        """The score; 0 where it is not defined, as in scikit-learn."""
+        hits, extra, missed = self.true_positives, self.false_positives, self.false_negatives
+        if self.average == "micro":
+            hits, extra, missed = hits.sum(), extra.sum(), missed.sum()
+        if math.isinf(self.beta):
+            scores = divide_no_nan(hits, hits + missed)
+        else:
+            squared = self.beta**2
+            scores = divide_no_nan(
+                (1 + squared) * hits, (1 + squared) * hits + squared * missed + extra
+            )
+        if self.average == "macro":
+            # Classes that neither occur nor are predicted have no score.
+            present = (hits + extra + missed) > 0
+            return divide_no_nan((scores * present).sum(), present.sum())
+        if self.average == "weighted":
+            return divide_no_nan((scores * (hits + missed)).sum(), (hits + missed).sum())
+        return scores
+
+
+def threshold_counts(
+    probabilities: jax.Array, truths: jax.Array, weights: jax.Array, num_thresholds: int
+) -> dict[str, jax.Array]:
+    """Weighted decisions at each of metrax's thresholds, by a histogram.
+
+    metrax compares all scores with all thresholds, [thresholds, N] in memory; this takes
+    [N + thresholds] and gives the same counts.
+    """
+    thresholds = jnp.linspace(0, 1, num_thresholds).at[0].set(-1e-5).at[-1].set(1 + 1e-5)
+    # How many thresholds a score exceeds; NaN exceeds the least only.
+    above = jnp.searchsorted(thresholds, jnp.nan_to_num(probabilities, nan=0.0), side="left")
+
+    histogram = jax.ops.segment_sum(
+        jnp.stack([weights * truths, weights * ~truths], axis=-1), above, num_thresholds + 1
+    )
+    # Summed from both ends: a difference from the total would not be exactly 0 where it should.
+    yes = jnp.cumsum(histogram[::-1], axis=0)[::-1][1:]
+    no = jnp.cumsum(histogram, axis=0)[:-1]
+    return {
+        "true_positives": yes[:, 0],
+        "false_positives": yes[:, 1],
+        "false_negatives": no[:, 0],
+        "true_negatives": no[:, 1],
+    }
+
+
+@flax.struct.dataclass
+class RocAuc(metrax.AUCROC):
+    """metrax's area under the ROC curve, with the number of thresholds static under jit."""
+
+    num_thresholds: int = flax.struct.field(pytree_node=False, default=200)
+
+
+@flax.struct.dataclass
+class PrAuc(metrax.AUCPR):
+    """metrax's area under the precision-recall curve, jit-able as RocAuc is."""
+
+    num_thresholds: int = flax.struct.field(pytree_node=False, default=200)
+
+
+@flax.struct.dataclass
+class Perplexity(metrax.Perplexity):
+    """metrax's perplexity, with batches merged by the weight of their tokens.
+
+    metrax weighs every batch by its number of sequences, so that its value depends on how tokens
+    are spread over batches.
+    """
+
+    @classmethod
+    def from_cross_entropy(cls, cross_entropy: jax.Array, weights: jax.Array) -> Perplexity:
+        """From cross-entropies in nats and weights of the same shape."""
+        total = (_arrays.masked(cross_entropy, weights) * weights).sum()
+        return cls(aggregate_crossentropy=total, num_samples=weights.sum())
+
+
+@flax.struct.dataclass
+class RSquared(clu_metrics.Metric):
+    """Coefficient of determination by column, merged by centred moments.
+
+    metrax subtracts the squared sum from the sum of squares, which leaves nothing but rounding
+    where targets have a mean far from zero (years, prices). Means and centred sums are merged here
+    instead: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm", 1979.
+
+    The mean is kept as one of the targets and an offset from it, because a large mean alone is
+    rounded by more than what batches differ by; and constant targets then have a spread of 0.
+
+    Attributes:
+      count: weight of the examples, by column [...].
+      anchor: the first target.
+      offset: weighted mean of the targets, less the anchor.
+      spread: weighted sum of squared deviations from the mean.
+      error: weighted sum of squared errors.
+    """
+
+    count: jax.Array
+    anchor: jax.Array
+    offset: jax.Array
+    spread: jax.Array
+    error: jax.Array
+
+    @classmethod
+    def from_model_output(
+        cls, outputs: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> RSquared:
+        """From outputs, targets and weights, all float [B, ...]."""
+        count = weights.sum(0)
+        first = jnp.argmax(weights != 0, axis=0, keepdims=True)
+        anchor = jnp.take_along_axis(targets, first, axis=0)[0]
+        relative = targets - anchor
+        offset = divide_no_nan((weights * relative).sum(0), count)
+        return cls(
+            count=count,
+            anchor=anchor,
+            offset=offset,
+            spread=(weights * (relative - offset) ** 2).sum(0),
+            error=(weights * (targets - outputs) ** 2).sum(0),
+        )
+
+    def merge(self, other: RSquared) -> RSquared:
+        """Moments of both together."""
+        count = self.count + other.count
+        # A side without examples has no mean: the other's stands.
+        anchor = jnp.where(self.count > 0, self.anchor, other.anchor)
+        offset = jnp.where(self.count > 0, self.offset, other.offset)
+        shift = (other.anchor - anchor) + (other.offset - offset)
+        share = divide_no_nan(other.count, count)
+        return RSquared(
+            count=count,
+            anchor=anchor,
+            offset=offset + shift * share,
+            spread=self.spread + other.spread + shift * (shift * share) * self.count,
+            error=self.error + other.error,
+        )
+
+    def compute(self) -> jax.Array:
+        """Mean over columns; a column of constant targets scores 1 if exact, else 0."""
+        constant = jnp.where(self.error == 0, 1.0, 0.0)
+        varying = 1 - divide_no_nan(self.error, self.spread)
+        return jnp.where(self.spread > 0, varying, constant).mean()
+
+
+# Classes whose compute() can be jitted.
+JITTABLE = frozenset(
+    {
+        ConfusionCounts,
+        Perplexity,
+        PrAuc,
+        RSquared,
+        RocAuc,
+        metrax.Accuracy,
+        metrax.Average,
+        metrax.MAE,
+        metrax.MSE,
+        metrax.RMSE,
+    }
+)

@@ -1,0 +1,155 @@
+"""The settings of a run in ``trainer.json``, beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flaxzoo import losses, metrics, optimizers, schedules
+from flaxzoo._version import __version__
+from flaxzoo.errors import CheckpointError
+from flaxzoo.model import Model, ModelSpec
+from flaxzoo.weights.files import write_atomically
+
+_FORMAT = "flaxzoo.trainer"
+_VERSION = 1
+_FILE = "trainer.json"
+# The key that marks an object written as its configuration.
+_KIND = "__kind__"
+
+
+def write(
+    directory: Path, spec: ModelSpec, settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Writes ``trainer.json``.
+
+    Args:
+      directory: of the run.
+      spec: of the model.
+      settings: the trainer's keywords; those that a file cannot hold are noted by name.
+      facts: whatever else ``read`` is to give back.
+
+    Raises:
+      DataError: the directory cannot be written.
+    """
+    written, objects = {}, []
+    for key, value in settings.items():
+        try:
+            written[key] = _to_json(value)
+        except ValueError:
+            objects.append(key)
+    try:
+        model = spec.to_json() if spec.config is not None else None
+    except ValueError:
+        model = None
+    document = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "flaxzoo": __version__,
+        "model": model,
+        "input_shape": spec.input_shape,
+        "input_dtype": spec.input_dtype,
+        "settings": written,
+        "objects": objects,
+        **facts,
+    }
+    text = json.dumps(document, indent=2) + "\n"
+    write_atomically(directory / _FILE, lambda file: _write_text(file, text))
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Reads ``trainer.json``.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of something else.
+    """
+    path = directory / _FILE
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is not a run: it has no {_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not the settings of a flaxzoo run")
+    if document["version"] > _VERSION:
+        raise CheckpointError(f"{path} is of a later format; pip install -U flaxzoo")
+    return document
+
+
+def restore(
+    directory: Path, document: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The trainer's keywords from ``read``'s document and what the caller gives again.
+
+    Raises:
+      CheckpointError: a setting that the file could not hold is not given again.
+    """
+    missing = [key for key in document["objects"] if key not in overrides]
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {', '.join(missing)} was given as an object; pass it again: "
+            f"Trainer.load(directory, {missing[0]}=...)"
+        )
+    return {**{key: _from_json(v) for key, v in document["settings"].items()}, **overrides}
+
+
+def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
+    """The run's model, without variables.
+
+    Raises:
+      CheckpointError: it is not from the registry.
+    """
+    if document["model"] is None:
+        raise CheckpointError(
+            f"{directory}: the model is not from the registry; pass it: "
+            "Trainer.load(directory, model=...)"
+        )
+    from flaxzoo import models
+
+    spec = ModelSpec.from_json(document["model"])
+    return Model(models.get(spec.name, **(spec.config or {})).module, None, spec)
+
+
+def _to_json(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, schedules.Schedule):
+        return {_KIND: "schedule", "name": value.name, **_to_json(dict(value.options))}
+    for kind, cls in (
+        ("loss", losses.Loss),
+        ("metric", metrics.MetricSpec),
+        ("optimizer", optimizers.Optimizer),
+    ):
+        if isinstance(value, cls) and value.config is not None:
+            return {_KIND: kind, **_to_json(value.config)}
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "update"):
+        return [_to_json(item) for item in value]
+    raise ValueError(f"cannot be written as JSON: {value!r}")
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    config = {key: _from_json(item) for key, item in value.items() if key != _KIND}
+    kind = value.get(_KIND)
+    if kind is None:
+        return config
+    if kind == "schedule":
+        return schedules.get(config.pop("name"), **config)
+    from_config = {
+        "loss": losses.from_config,
+        "metric": metrics.from_config,
+        "optimizer": optimizers.from_config,
+    }
+    return from_config[kind](config)
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, "utf-8")
