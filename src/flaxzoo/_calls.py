@@ -25,7 +25,9 @@ def takes_train(cls: type[nn.Module], method: str = "__call__") -> bool:
 
 def call_module(module: nn.Module, inputs: Any, *, train: bool) -> Any:
     """``module(inputs, train=train)``, without ``train`` for modules that do not take it."""
-    return module(inputs, train=train) if takes_train(type(module)) else module(inputs)
+    # A Module instance is callable, and its class hashable, whatever the stubs say.
+    cls: Any = type(module)
+    return module(inputs, train=train) if takes_train(cls) else module(inputs)
 
 
 def apply_module(
@@ -42,7 +44,8 @@ def apply_module(
     Raises:
       ShapeError: the inputs do not fit the variables.
     """
-    kwargs = {"train": train} if takes_train(type(module)) else {}
+    cls: Any = type(module)
+    kwargs: dict[str, Any] = {"train": train} if takes_train(cls) else {}
     try:
         if variables is None:
             return module.init(rngs, inputs, **kwargs)

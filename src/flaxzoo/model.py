@@ -242,7 +242,7 @@ class Model:
         variables = {
             name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
         }
-        return _forward(self.module.backbone, variables, inputs)  # type: ignore[attr-defined]
+        return _forward(self.module.backbone, variables, inputs)
 
     def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:
         """Preprocesses, runs in batches and, for classifiers, ranks the classes.
@@ -297,7 +297,7 @@ class Model:
           TypeError: the model is not a ``Classifier``.
         """
         self._require_classifier("replace_head")
-        module = Classifier(backbone=self.module.backbone, head=head)  # type: ignore[attr-defined]
+        module = Classifier(backbone=self.module.backbone, head=head)
         spec = dataclasses.replace(self.spec, config=None, classes=None, top1=None)
         model = Model(module, None, spec)
         if self.variables is None:

@@ -78,7 +78,7 @@ class Preprocess:
             resampling = require("PIL.Image", extra="all", purpose="resizing images").Resampling
             pil = pil.resize((width, height), resampling[self.interpolation.upper()])
         pixels = np.asarray(pil, np.float32).reshape(height, width, channels) / 255.0
-        return (pixels - np.float32(self.mean)) / np.float32(self.std)
+        return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def _open(self, image: Any) -> Any:
         pil = require("PIL.Image", extra="all", purpose="reading images")

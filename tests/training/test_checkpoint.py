@@ -50,7 +50,7 @@ def test_round_trip(state, tmp_path, assert_trees_equal):
 
 
 def test_the_best_and_the_last_are_kept(digits, tmp_path):
-    train, test = digits
+    train, _ = digits
     trainer = fz.Trainer(mlp(), run_dir=tmp_path)
     scores = iter([0.3, 0.9, 0.1, 0.2])
     callbacks = [

@@ -201,7 +201,7 @@ def test_regularisers_are_added(batch):
 
 
 def test_line_searches_and_per_example_gradients(batch):
-    lbfgs = fz.create_train_state(small(), optimizer="lbfgs", learning_rate=None)
+    lbfgs = fz.create_train_state(small(), optimizer="lbfgs")
     losses = []
     for _ in range(5):
         lbfgs, metrics = fz.train_step(lbfgs, batch)

@@ -126,7 +126,7 @@ def _check_sizes(batch: Batch) -> None:
         raise ShapeError(f"every array of a batch needs a leading batch axis; {scalars} has none")
     if len(found) > 1:
         lengths = "; ".join(
-            f"{name} {' and '.join(map(str, sorted(size)))}" for name, size in sizes.items()
+            f"{name} {' and '.join(sorted(map(str, size)))}" for name, size in sizes.items()
         )
         raise ShapeError(f"the leading axes of a batch must agree, got {lengths}")
     if found == {0}:

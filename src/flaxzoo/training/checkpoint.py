@@ -75,7 +75,7 @@ def from_bytes(state: TrainState, data: bytes) -> TrainState:
 
 
 def export_safetensors(state: TrainState, path: str | os.PathLike[str]) -> None:
-    """Writes the state's variables for inference; ``flaxzoo.models.get(pretrained=path)`` reads them.
+    """Writes the state's variables for inference, as ``models.get(pretrained=path)`` reads them.
 
     Raises:
       DataError: the file cannot be written.
@@ -366,6 +366,8 @@ class ModelCheckpoint(Callback):
         if self._checkpoints is None:
             self.on_train_begin(trainer)
         score = None if logs is None else self._score(logs)
+        if trainer.state is None:
+            raise RuntimeError("there is nothing to save before fit, evaluate or build")
         return self._checkpoints.save(  # type: ignore[union-attr]
             trainer.state, trainer.step, {**trainer.position(), "score": score}, score=score
         )

@@ -92,7 +92,7 @@ class Feed:
             return self._limit
         if self._arrays is not None:
             return len(self._arrays)
-        data = self._factory() if self._factory is not None else None
+        data: Any = self._factory() if self._factory is not None else None
         try:
             return len(data) if data is not None and hasattr(data, "__len__") else None
         except TypeError:

@@ -49,12 +49,12 @@ class TrainState(train_state.TrainState):
 
     batch_stats: Any = struct.field(default_factory=dict)
     collections: Any = struct.field(default_factory=dict)
-    rng: jax.Array | None = None
-    module: nn.Module | None = struct.field(pytree_node=False, default=None)
-    loss: losses_module.Loss | None = struct.field(pytree_node=False, default=None)
+    rng: Any = None
+    module: Any = struct.field(pytree_node=False, default=None)
+    loss: Any = struct.field(pytree_node=False, default=None)
     metrics: tuple[metrics_module.MetricSpec, ...] = struct.field(pytree_node=False, default=())
     frozen: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
-    optimizer: optimizers_module.Optimizer | None = struct.field(pytree_node=False, default=None)
+    optimizer: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -116,7 +116,7 @@ def create_train_state(
     model: Model | nn.Module,
     *,
     optimizer: Any = "adam",
-    learning_rate: Any = 1e-3,
+    learning_rate: Any = None,
     loss: Any = None,
     metrics: Iterable[Any] | str | None = None,
     freeze: FreezeSpec = None,
@@ -130,8 +130,8 @@ def create_train_state(
     Args:
       model: a ``flaxzoo.Model``, initialised here if it has no variables, or a Linen module.
       optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
-      learning_rate: a float, a schedule, or a schedule's name; not used for an optimizer that is
-        given as an object.
+      learning_rate: a float, a schedule, or a schedule's name; by default the optimizer's own
+        (``flaxzoo.optimizers.default_learning_rate``).
       loss: a name of ``flaxzoo.losses``, a ``Loss``, or a function of predictions and targets. By
         default cross-entropy of integer labels for classifiers, the mean squared error for
         autoencoders.
@@ -141,7 +141,7 @@ def create_train_state(
         see ``flaxzoo.transfer.matching_paths``.
       rng: an int seed or a key, for the initialisation and for dropout.
       inputs: a batch of inputs to initialise with, for models whose input shape is not known.
-      total_steps: length of training, for schedules that end.
+      total_steps: length of training in steps, for schedules that end.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
         optimizer takes itself.
 
@@ -166,9 +166,8 @@ def create_train_state(
         metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()
     elif isinstance(metrics, str):
         metrics = (metrics,)
-    # Schedules and options of a name; an object has its own.
-    if isinstance(optimizer, str):
-        optimizer_options |= {"learning_rate": learning_rate, "total_steps": total_steps}
+    rate = {"learning_rate": learning_rate, "total_steps": total_steps}
+    optimizer_options |= {key: value for key, value in rate.items() if value is not None}
     built = optimizers_module.as_optimizer(optimizer, **optimizer_options)
     frozen = matching_paths(params, freeze)
     tx = _freeze_cached(built, tuple(flatten(params)), frozen) if frozen else built

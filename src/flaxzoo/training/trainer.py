@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo import optimizers, schedules
 from flaxzoo.data.arrays import check_finite
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
@@ -27,7 +28,7 @@ from flaxzoo.training.checkpoint import Checkpoints, ModelCheckpoint, require_wr
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.history import History
 from flaxzoo.training.interrupts import StopRequest, stop_requests
-from flaxzoo.training.state import TrainState, as_model, create_train_state
+from flaxzoo.training.state import TrainState, as_model, create_train_state, split
 from flaxzoo.training.steps import (
     empty_totals,
     evaluate_and_total,
@@ -49,7 +50,8 @@ class Trainer:
     Args:
       model: a ``flaxzoo.Model`` or a Linen module.
       optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
-      learning_rate: a float, a schedule, or a schedule's name, which then spans the first ``fit``.
+      learning_rate: a float, a schedule, or a schedule's name, which then spans the first ``fit``;
+        by default the optimizer's own.
       loss: a name of ``flaxzoo.losses``, a ``Loss`` or a function; see ``create_train_state``.
       metrics: names of ``flaxzoo.metrics`` or functions; see ``create_train_state``.
       freeze: what not to train; see ``create_train_state``.
@@ -70,7 +72,7 @@ class Trainer:
         model: Any,
         *,
         optimizer: Any = "adam",
-        learning_rate: Any = 1e-3,
+        learning_rate: Any = None,
         loss: Any = None,
         metrics: Iterable[Any] | str | None = None,
         freeze: FreezeSpec = None,
@@ -166,6 +168,8 @@ class Trainer:
     def hyperparameters(self) -> dict[str, str | int | float | bool]:
         """The run's settings, flat, for logs."""
         values = {"model": self._model.spec.name, "seed": self.seed, **self._settings}
+        if values["learning_rate"] is None and isinstance(values["optimizer"], str):
+            values["learning_rate"] = optimizers.default_learning_rate(values["optimizer"])
         return {
             key: value if isinstance(value, str | int | float | bool) else _describe(value)
             for key, value in values.items()
@@ -177,18 +181,15 @@ class Trainer:
         summary = self.model_with_state().summary()
         if self.state is None or not self.state.frozen:
             return summary
-        from flaxzoo.training.state import split
-
-        trainable = sum(
-            leaf.size for leaf in split(self.state.params, self.state.frozen)[0].values()
-        )
+        trainable, _ = split(self.state.params, self.state.frozen)
         layers = tuple(
             dataclasses.replace(layer, kind=f"{layer.kind} (frozen)")
             if layer.parameters and _all_frozen(layer.path, self.state)
             else layer
             for layer in summary.layers
         )
-        return dataclasses.replace(summary, layers=layers, trainable=trainable)
+        count = sum(leaf.size for leaf in trainable.values())
+        return dataclasses.replace(summary, layers=layers, trainable=count)
 
     # --- training ------------------------------------------------------------------------------
 
@@ -457,9 +458,9 @@ class Trainer:
         """
         directory = Path(directory)
         document = settings.read(directory)
-        saved = settings.restore(directory, document, overrides)
         if model is None:
             model = settings.restore_model(directory, document)
+        saved = settings.restore(directory, document, overrides)
         trainer = cls(model, seed=document["seed"], run_dir=directory, **saved)
         shape = document["input_shape"]
         inputs = None
@@ -528,8 +529,6 @@ class Trainer:
     # --- helpers -------------------------------------------------------------------------------
 
     def _needs_length(self) -> bool:
-        from flaxzoo import schedules
-
         rate = self._settings["learning_rate"]
         return isinstance(rate, str) and schedules.needs_total_steps(rate)
 
@@ -544,7 +543,6 @@ class Trainer:
                     f"{feed.name} does not tell its length: pass steps_per_epoch"
                 )
             total = epochs * feed.steps_per_epoch
-            total = max(1, total // int(self._settings.get("accumulate_steps") or 1))
         elif self._needs_length():
             total = 1
         self.build(feed.first().inputs, total_steps=total)

@@ -1,0 +1,427 @@
+"""From a name and options to an ``Optimizer``."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import optax
+
+from flaxzoo import schedules
+from flaxzoo.errors import UnknownArgumentError, did_you_mean
+from flaxzoo.optimizers import catalog, decay
+from flaxzoo.optimizers.config import NotJsonableError, freeze, jsonable, tuples
+from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
+from flaxzoo.optimizers.recipes import transformation
+from flaxzoo.schedules import checks
+
+COMMON = (
+    "learning_rate",
+    "clip_norm",
+    "weight_decay",
+    "weight_decay_mask",
+    "accumulate_steps",
+    "total_steps",
+    "schedule_options",
+)
+
+# Optimizers are static arguments of compiled steps: the same object for the same options means
+# that the step is not compiled again. Bounded, because sweeps make many.
+_CACHE: OrderedDict[Any, Optimizer] = OrderedDict()
+_CACHE_SIZE = 512
+
+
+def get(
+    name: str,
+    /,
+    *,
+    learning_rate: Any = None,
+    clip_norm: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_mask: Any = None,
+    accumulate_steps: int = 1,
+    total_steps: int | None = None,
+    schedule_options: Mapping[str, Any] | None = None,
+    **own: Any,
+) -> Optimizer:
+    """Builds an optimizer by name. Equal options give the same object.
+
+    Args:
+      name: a name from ``optimizers.list()``.
+      learning_rate: a number, a schedule (``step -> value``) or the name of a schedule. None
+        takes ``optimizers.default_learning_rate(name)``.
+      clip_norm: gradients whose global L2 norm is larger are scaled down to it, before anything
+        else.
+      weight_decay: strength of weight decay. None keeps the optimizer's own default amount,
+        which is nothing for most and 1e-4 for adamw.
+      weight_decay_mask: tree of booleans in the shape (or a prefix) of the parameters, or a
+        function from parameters to it: True where weight decay applies. None is
+        ``optimizers.decay_mask``: everything but biases and norm parameters.
+      accumulate_steps: average the gradients of so many calls and update on the last one.
+      total_steps: calls of ``update`` in the whole run, for schedules that need to know. The
+        schedule gets ``total_steps // accumulate_steps``, as it counts updates. Ignored where
+        nothing needs it.
+      schedule_options: keywords of the schedule, where ``learning_rate`` is a name.
+        ``peak_value`` defaults to ``optimizers.default_learning_rate(name)``.
+      **own: keywords of the optimizer itself, as in optax.
+
+    Returns:
+      An ``Optimizer``, which is an ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      UnknownNameError: no optimizer has that name.
+      UnknownArgumentError: a keyword that the optimizer does not take, one that it needs and
+        did not get, or a schedule without ``total_steps``.
+      ValueError: an option is out of range, or does not go with this optimizer.
+    """
+    key = catalog.REGISTRY.resolve(name)
+    recipe = catalog.recipe(key, catalog.REGISTRY.entry(key))
+    return _build(
+        recipe,
+        learning_rate=learning_rate,
+        clip_norm=clip_norm,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        accumulate_steps=accumulate_steps,
+        total_steps=total_steps,
+        schedule_options=schedule_options,
+        own=own,
+        named=True,
+    )
+
+
+def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) -> Optimizer:
+    """Turns a name, an optax transformation or a factory of one into an ``Optimizer``.
+
+    Args:
+      value: a registered name; an ``optax.GradientTransformation`` (or ``optax.MultiSteps``); or
+        a function that returns one, such as ``optax.adamw``.
+      needs: what a transformation of the user's own must be given besides gradients; see
+        ``Optimizer.needs``. Registered optimizers know theirs.
+      **options: as in ``get``. A built transformation takes ``clip_norm``, ``weight_decay``,
+        ``weight_decay_mask`` and ``accumulate_steps``; its learning rate is inside it.
+
+    Returns:
+      An ``Optimizer``; ``value`` itself if it is one and there are no options.
+
+    Raises:
+      UnknownNameError: no optimizer has that name.
+      UnknownArgumentError: an option that does not go with ``value``.
+      ValueError: an option is out of range.
+      TypeError: ``value`` is none of these.
+    """
+    extra = frozenset(needs)
+    if extra - NEEDS:
+        raise ValueError(
+            f"needs takes {', '.join(sorted(NEEDS))}, got {', '.join(sorted(extra - NEEDS))}"
+        )
+    if isinstance(value, str):
+        return get(value, **options)
+    if isinstance(value, optax.MultiSteps):
+        multi = value
+        value = _remembered(
+            ("MultiSteps", multi),
+            lambda: Optimizer(multi.init, multi.update, name="MultiSteps"),
+        )
+    if isinstance(value, optax.GradientTransformation):
+        return _wrap(value, extra, options)
+    if not callable(value):
+        raise TypeError(
+            "optimizer must be a name, an optax.GradientTransformation or a function that "
+            f"returns one, got {value!r}"
+        )
+    for name in catalog.REGISTRY.list():
+        if catalog.REGISTRY.entry(name) is value:
+            return get(name, **options)
+    recipe = catalog.recipe(getattr(value, "__name__", type(value).__name__), value)
+    common = {key: options.pop(key, None) for key in COMMON}
+    common["accumulate_steps"] = common["accumulate_steps"] or 1
+    return _build(recipe, **common, own=options, named=False, needs=extra)
+
+
+def from_config(config: Mapping[str, Any]) -> Optimizer:
+    """Builds an optimizer again from ``Optimizer.config``, perhaps read from JSON.
+
+    Raises:
+      As ``get``; also UnknownArgumentError where ``config`` has no name.
+    """
+    options = dict(config)
+    if "name" not in options:
+        raise UnknownArgumentError(f"config needs 'name', got {sorted(options)}")
+    return get(options.pop("name"), **options)
+
+
+def default_learning_rate(name: str) -> float:
+    """The learning rate that ``get(name)`` uses where none is given.
+
+    It is optax's default where optax has one, else the paper's or the reference code's, else
+    1e-3: a place to start, not a tuned value.
+
+    Raises:
+      UnknownNameError: no optimizer has that name.
+    """
+    key = catalog.REGISTRY.resolve(name)
+    return catalog.recipe(key, catalog.REGISTRY.entry(key)).default_rate
+
+
+def _remembered(key: Any, make: Callable[[], Optimizer]) -> Optimizer:
+    try:
+        frozen = freeze(key)
+    except TypeError:  # an array or another unhashable object among the options
+        return make()
+    if frozen not in _CACHE:
+        _CACHE[frozen] = make()
+        if len(_CACHE) > _CACHE_SIZE:
+            _CACHE.popitem(last=False)
+    _CACHE.move_to_end(frozen)
+    return _CACHE[frozen]
+
+
+def _build(
+    recipe: catalog.Recipe,
+    *,
+    learning_rate: Any,
+    clip_norm: Any,
+    weight_decay: Any,
+    weight_decay_mask: Any,
+    accumulate_steps: Any,
+    total_steps: Any,
+    schedule_options: Mapping[str, Any] | None,
+    own: dict[str, Any],
+    named: bool,
+    needs: frozenset[str] = frozenset(),
+) -> Optimizer:
+    own = {key: tuples(value) for key, value in own.items()}
+    # optax's own spellings of what every optimizer here takes.
+    learning_rate = _alias(recipe.rate_keyword, "learning_rate", learning_rate, own)
+    weight_decay = _alias(recipe.decay_keyword, "weight_decay", weight_decay, own)
+    weight_decay_mask = _alias(recipe.mask_keyword, "weight_decay_mask", weight_decay_mask, own)
+    _check_own(recipe, own)
+    clip_norm, weight_decay, accumulate_steps = _check_common(
+        clip_norm, weight_decay, accumulate_steps
+    )
+    if recipe.rate_keyword is None and learning_rate is not None:
+        raise UnknownArgumentError(f"optimizer {recipe.name!r} does not take 'learning_rate'")
+    rate = _rate(recipe, learning_rate, schedule_options, total_steps, accumulate_steps)
+    all_needs = (recipe.needs | needs) - _waived(recipe, own)
+    if "per_example_gradients" in all_needs:
+        _check_private(recipe.name, clip_norm, accumulate_steps)
+
+    def make() -> Optimizer:
+        mask = decay.decay_mask if weight_decay_mask is None else weight_decay_mask
+        tx = transformation(recipe, rate, weight_decay, mask, own)
+        found = all_needs | (tx.needs if isinstance(tx, Optimizer) else frozenset())
+        options = {
+            "clip_norm": clip_norm,
+            "weight_decay": weight_decay,
+            "weight_decay_mask": weight_decay_mask,
+            "accumulate_steps": accumulate_steps,
+            **own,
+        }
+        return _finish(
+            tx,
+            name=recipe.name,
+            needs=found,
+            strict=named,
+            clip_norm=clip_norm,
+            accumulate_steps=accumulate_steps,
+            learning_rate=None if recipe.rate_keyword is None else schedules.as_schedule(rate),
+            config=_config(recipe.name, rate, options) if named else None,
+        )
+
+    key = (
+        recipe.factory,
+        recipe.name,
+        rate,
+        clip_norm,
+        weight_decay,
+        weight_decay_mask,
+        accumulate_steps,
+        needs,
+        own,
+    )
+    return _remembered(key, make)
+
+
+def _wrap(
+    tx: optax.GradientTransformation, needs: frozenset[str], options: dict[str, Any]
+) -> Optimizer:
+    takes = ("clip_norm", "weight_decay", "weight_decay_mask", "accumulate_steps")
+    options = {key: value for key, value in options.items() if value is not None}
+    options.pop("total_steps", None)  # loops pass it always; there is no schedule to tell
+    unknown = [key for key in options if key not in takes]
+    if unknown:
+        raise UnknownArgumentError(
+            f"a built GradientTransformation does not take {', '.join(map(repr, unknown))}: its "
+            f"learning rate and other options are inside it. It takes: {', '.join(takes)}. To "
+            "set more, pass a name or a factory"
+        )
+    clip_norm, weight_decay, steps = _check_common(
+        options.get("clip_norm"), options.get("weight_decay"), options.get("accumulate_steps", 1)
+    )
+    name, rate = "custom", None
+    if isinstance(tx, Optimizer):
+        if clip_norm is None and weight_decay is None and steps == 1 and needs <= tx.needs:
+            return tx
+        needs, name, rate = needs | tx.needs, tx.name, tx.learning_rate
+        if steps > 1 and tx.accumulate_steps > 1:
+            raise ValueError(
+                f"accumulate_steps: optimizer {name!r} accumulates over {tx.accumulate_steps} "
+                "steps already"
+            )
+    if "per_example_gradients" in needs:
+        _check_private(name, clip_norm, steps)
+        if weight_decay is not None:
+            raise ValueError("weight_decay cannot be added around per-example gradients")
+    mask = options.get("weight_decay_mask", decay.decay_mask)
+
+    def make() -> Optimizer:
+        inner = tx if weight_decay is None else decay.coupled(tx, weight_decay, mask)
+        return _finish(
+            inner,
+            name=name,
+            needs=needs,
+            strict=False,
+            clip_norm=clip_norm,
+            accumulate_steps=steps,
+            inner_steps=tx.accumulate_steps if isinstance(tx, Optimizer) else 1,
+            learning_rate=rate,
+            config=None,
+        )
+
+    return _remembered(("wrap", tx, needs, clip_norm, weight_decay, mask, steps), make)
+
+
+def _finish(
+    tx: optax.GradientTransformation,
+    *,
+    name: str,
+    needs: frozenset[str],
+    strict: bool,
+    clip_norm: float | None,
+    accumulate_steps: int,
+    learning_rate: Callable[[Any], Any] | None,
+    config: dict[str, Any] | None,
+    inner_steps: int = 1,
+) -> Optimizer:
+    if clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if accumulate_steps > 1:
+        tx = accumulate(tx, accumulate_steps, mean_value="value_fn" not in needs)
+    return Optimizer(
+        tx.init,
+        call_update(tx, name=name, needs=needs, strict=strict),
+        name=name,
+        config=config,
+        learning_rate=learning_rate,
+        accumulate_steps=accumulate_steps * inner_steps,
+        needs=needs,
+    )
+
+
+def _alias(keyword: str | None, common: str, value: Any, own: dict[str, Any]) -> Any:
+    if keyword is None or keyword == common or keyword not in own:
+        return value
+    given = own.pop(keyword)
+    if value is not None and given is not None:
+        raise UnknownArgumentError(f"{keyword!r} and {common!r} are the same; pass one of them")
+    return value if given is None else given
+
+
+def _check_own(recipe: catalog.Recipe, own: Mapping[str, Any]) -> None:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [key for key, p in recipe.own.items() if p.kind in kinds]
+    takes = f"It takes: {', '.join((*COMMON, *named))}."
+    unknown = [key for key in own if key not in named]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in recipe.own.values())
+    if unknown and not open_ended:
+        raise UnknownArgumentError(
+            f"optimizer {recipe.name!r} does not take {', '.join(map(repr, unknown))}."
+            f"{did_you_mean(unknown[0], (*COMMON, *named))} {takes}"
+        )
+    empty = inspect.Parameter.empty
+    missing = [k for k in named if recipe.own[k].default is empty and k not in own]
+    if missing:
+        raise UnknownArgumentError(
+            f"optimizer {recipe.name!r} needs {', '.join(map(repr, missing))}. {takes}"
+        )
+
+
+def _check_common(
+    clip_norm: Any, weight_decay: Any, accumulate_steps: Any
+) -> tuple[float | None, float | None, int]:
+    return (
+        None if clip_norm is None else checks.positive("clip_norm", clip_norm),
+        None if weight_decay is None else checks.rate("weight_decay", weight_decay),
+        checks.steps("accumulate_steps", accumulate_steps, least=1),
+    )
+
+
+def _check_private(name: str, clip_norm: Any, accumulate_steps: int) -> None:
+    if clip_norm is not None:
+        raise ValueError(
+            f"clip_norm does not go with {name!r}, which clips the gradient of each example: "
+            "pass l2_norm_clip"
+        )
+    if accumulate_steps > 1:
+        raise ValueError(
+            f"accumulate_steps does not go with {name!r}: its noise is made for one batch; use "
+            "a larger batch"
+        )
+
+
+def _waived(recipe: catalog.Recipe, own: Mapping[str, Any]) -> frozenset[str]:
+    without_search = recipe.factory is optax.lbfgs and own.get("linesearch", 0) is None
+    return frozenset({"value", "value_fn"}) if without_search else frozenset()
+
+
+def _rate(
+    recipe: catalog.Recipe,
+    learning_rate: Any,
+    schedule_options: Mapping[str, Any] | None,
+    total_steps: int | None,
+    accumulate_steps: int,
+) -> Any:
+    if schedule_options and not isinstance(learning_rate, str):
+        raise UnknownArgumentError(
+            "schedule_options go with the name of a schedule as learning_rate, not with "
+            f"{learning_rate!r}. Schedules: {', '.join(schedules.list())}"
+        )
+    if learning_rate is None:
+        return recipe.default_rate
+    if callable(learning_rate):
+        return learning_rate
+    if not isinstance(learning_rate, str):
+        return checks.rate("learning_rate", learning_rate)
+    takes = schedules.REGISTRY.parameters(learning_rate)
+    options = dict(schedule_options or {})
+    if "peak_value" in takes:
+        options.setdefault("peak_value", recipe.default_rate)
+    if "total_steps" in takes and options.get("total_steps") is None:
+        options.pop("total_steps", None)
+        if total_steps is not None:
+            total = checks.steps("total_steps", total_steps, least=1)
+            options["total_steps"] = max(1, total // accumulate_steps)
+        elif schedules.needs_total_steps(learning_rate):
+            raise UnknownArgumentError(
+                f"schedule {learning_rate!r} needs total_steps, the number of training steps: "
+                "pass total_steps=... (flaxzoo.Trainer works it out)"
+            )
+    return schedules.get(learning_rate, **options)
+
+
+def _config(name: str, rate: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    config: dict[str, Any] = {"name": name}
+    if isinstance(rate, schedules.Schedule):
+        config.update(learning_rate=rate.name, schedule_options=dict(rate.options))
+    else:
+        config["learning_rate"] = rate
+    config.update({key: value for key, value in options.items() if value is not None})
+    if config["accumulate_steps"] == 1:
+        del config["accumulate_steps"]
+    try:
+        return jsonable(config)
+    except NotJsonableError:
+        return None

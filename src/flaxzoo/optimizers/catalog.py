@@ -1,0 +1,253 @@
+"""Which optimizers there are: found in optax, plus what optax does not say about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import optax
+import optax.contrib
+
+from flaxzoo.optimizers import wrappers
+from flaxzoo.registry import Registry
+
+Factory = Callable[..., optax.GradientTransformation]
+Decay = Literal[
+    "native", "unmasked", "coupled", "decoupled", "penalised", "selected", "separated", "rebuilt"
+]
+
+REGISTRY: Registry[optax.GradientTransformation] = Registry("optimizer")
+
+# Public functions of optax that make transformations but are no optimizers. A test fails when
+# optax gains one that is neither here nor registered.
+EXCLUDED: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("chain", "named_chain", "partition", "multi_transform"),
+            "composes transformations; see optimizers.partition",
+        ),
+        **dict.fromkeys(
+            ("masked", "freeze", "selective_transform", "set_to_zero"),
+            "selects parameters; see flaxzoo.transfer",
+        ),
+        **dict.fromkeys(
+            ("apply_every", "ema", "trace", "identity", "scale", "with_extra_args_support"),
+            "building block",
+        ),
+        **dict.fromkeys(
+            (
+                "adaptive_grad_clip",
+                "clip",
+                "clip_by_block_rms",
+                "clip_by_global_norm",
+                "normalize",
+                "normalize_by_update_norm",
+                "centralize",
+                "zero_nans",
+            ),
+            "changes gradients, descends nowhere; clip_norm covers the usual one",
+        ),
+        **dict.fromkeys(
+            ("add_decayed_weights", "add_noise", "keep_params_nonnegative"),
+            "part of an optimizer; weight_decay covers the first",
+        ),
+        **dict.fromkeys(
+            ("apply_if_finite", "conditionally_mask", "conditionally_transform"),
+            "runs another transformation on a condition",
+        ),
+        **dict.fromkeys(
+            ("flatten", "split_real_and_imaginary"), "changes the layout for another transformation"
+        ),
+        **dict.fromkeys(
+            ("inject_hyperparams", "inject_stateful_hyperparams"),
+            "puts hyper-parameters of another transformation into its state",
+        ),
+        **dict.fromkeys(
+            ("stateless", "stateless_with_tree_map"), "makes a transformation from a function"
+        ),
+        **dict.fromkeys(("measure_with_ema", "snapshot"), "records values, changes no gradient"),
+        "lookahead": "trains a LookaheadParams pair in place of the parameters of a model",
+        "differentially_private_aggregate": "first half of dpsgd",
+        "reduce_on_plateau": "scales another optimizer's updates by the history of the loss",
+    }
+)
+
+# Learning rates to begin with, where optax names none: the paper's or reference code's default
+# (torch for rprop and madgrad), else 1e-3. Optimizers that find their own step want 1.
+_RATES: Mapping[str, float] = MappingProxyType(
+    {
+        "adadelta": 1.0,
+        "adafactor": 1e-2,
+        "adagrad": 1e-2,
+        "adamax": 2e-3,
+        "adamaxw": 2e-3,
+        "dpsgd": 1e-1,
+        "fromage": 1e-2,
+        "lars": 1.0,
+        "lbfgs": 1.0,
+        "lion": 1e-4,
+        "madgrad": 1e-2,
+        "muon": 2e-2,
+        "noisy_sgd": 1e-2,
+        "novograd": 1e-2,
+        "optimistic_gradient_descent": 1e-2,
+        "rprop": 1e-2,
+        "sam": 1e-2,
+        "schedule_free": 1.0,
+        "sgd": 1e-2,
+        "sm3": 1e-1,
+        "yogi": 1e-2,
+    }
+)
+_RATE_KEYWORDS = MappingProxyType({"polyak_sgd": "max_learning_rate"})
+# Factories that compute with the learning rate when they are made, so that it must be a number.
+_CONSTANT_RATE = frozenset({"optimistic_adam", "polyak_sgd", "rprop", "sm3"})
+
+_NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "dpsgd": frozenset({"per_example_gradients"}),
+        "lbfgs": frozenset({"value", "value_fn"}),
+        "momo": frozenset({"value"}),
+        "momo_adam": frozenset({"value"}),
+        "polyak_sgd": frozenset({"value"}),
+        "sam": frozenset({"value_fn"}),
+        "sophia": frozenset({"obj_fn"}),
+    }
+)
+
+# How weight decay reaches optimizers that have no mask for it; see the functions of decay.py.
+_DECAYS: Mapping[str, Decay] = MappingProxyType(
+    {
+        "dadapt_adamw": "selected",
+        "dpsgd": "decoupled",  # before the aggregation it would count as private data
+        "lbfgs": "penalised",
+        "madgrad": "coupled",  # which is madgrad's own definition
+        "momo": "selected",
+        "momo_adam": "selected",
+        "muon": "decoupled",  # its own reaches matrices only, not convolution kernels
+        "novograd": "separated",
+        "polyak_sgd": "penalised",
+        "prodigy": "selected",
+        "rprop": "decoupled",  # like the next two, it sees the sign of the gradient only
+        "schedule_free_adamw": "rebuilt",
+        "schedule_free_sgd": "coupled",  # which is its own definition
+        "sign_sgd": "decoupled",
+        "signum": "decoupled",
+    }
+)
+
+# Keywords that a factory would otherwise warn about or lack.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"noisy_sgd": {"key": 0}, "dpsgd": {"seed": 0}}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the builder must know about one optimizer.
+
+    Attributes:
+      name: its name in messages.
+      factory: the function that makes the transformation.
+      rate_keyword: the factory's keyword for the learning rate; None if it has none.
+      default_rate: learning rate where the caller gives none.
+      constant_rate: the factory takes a number only, not a schedule.
+      decay: how weight decay is added.
+      decay_keyword: the factory's keyword for the amount of weight decay, if it has one.
+      mask_keyword: the factory's keyword for the mask, if it has one.
+      needs: see ``Optimizer.needs``.
+      own: the factory's other parameters, with the defaults that apply.
+    """
+
+    name: str
+    factory: Factory
+    rate_keyword: str | None
+    default_rate: float
+    constant_rate: bool
+    decay: Decay
+    decay_keyword: str | None
+    mask_keyword: str | None
+    needs: frozenset[str]
+    own: Mapping[str, inspect.Parameter]
+
+
+def candidates() -> dict[str, Factory]:
+    """Public functions of optax and optax.contrib that look like making a transformation.
+
+    Returns:
+      Name to function: those that take ``learning_rate`` or are annotated to return a
+      ``GradientTransformation``; parts of optimizers (``scale_by_*``) are left out.
+    """
+    found: dict[str, Factory] = {}
+    for module in (optax, optax.contrib):
+        for name, value in vars(module).items():
+            if name.startswith(("_", "scale_by_")) or inspect.isclass(value) or not callable(value):
+                continue
+            try:
+                signature = inspect.signature(value)
+            except (TypeError, ValueError):  # a type alias such as optax.Schedule
+                continue
+            if "learning_rate" in signature.parameters or "GradientTransformation" in str(
+                signature.return_annotation
+            ):
+                found[name] = value
+    return found
+
+
+def recipe(name: str, factory: Factory) -> Recipe:
+    """Collects what is known of ``factory``, from the tables above and from its signature.
+
+    Args:
+      name: its registered name, or any name for a user's own.
+      factory: the function that makes the transformation.
+    """
+    # A user may register something else under a name of ours; the tables are about ours.
+    ours = _OURS.get(name) is factory
+    parameters = dict(inspect.signature(factory).parameters)
+    for key, value in _DEFAULTS.get(name, {}).items() if ours else ():
+        parameters[key] = parameters[key].replace(default=value)
+    keyword = _RATE_KEYWORDS.get(name, "learning_rate") if ours else "learning_rate"
+    amounts = [k for k in ("weight_decay", "weight_decay_rate") if k in parameters]
+    masks = [k for k in ("weight_decay_mask", "mask") if k in parameters]
+    if ours and name in _DECAYS:
+        decay = _DECAYS[name]
+    elif amounts:
+        decay = "native" if masks else "unmasked"
+    else:
+        decay = "coupled"
+    managed = {keyword, *amounts, *(masks if amounts else ())}
+    rate = parameters[keyword].default if keyword in parameters else None
+    if not isinstance(rate, (int, float)):
+        rate = _RATES.get(name, 1e-3) if ours else 1e-3
+    return Recipe(
+        name=name,
+        factory=factory,
+        rate_keyword=keyword if keyword in parameters else None,
+        default_rate=float(rate),
+        constant_rate=ours and name in _CONSTANT_RATE,
+        decay=decay,
+        decay_keyword=amounts[0] if amounts else None,
+        mask_keyword=masks[0] if amounts and masks else None,
+        needs=_NEEDS.get(name, frozenset()) if ours else frozenset(),
+        own={k: p for k, p in parameters.items() if k not in managed},
+    )
+
+
+def _discover() -> dict[str, Factory]:
+    found = {
+        name: value
+        for name, value in candidates().items()
+        if name not in EXCLUDED and "learning_rate" in inspect.signature(value).parameters
+    }
+    found["polyak_sgd"] = optax.polyak_sgd
+    for wrapper in (wrappers.sam, wrappers.mechanize, wrappers.schedule_free):
+        found[wrapper.__name__] = wrapper
+    return found
+
+
+_OURS = _discover()
+for _name, _factory in _OURS.items():
+    REGISTRY.register(_name)(_factory)

@@ -1,0 +1,353 @@
+"""The schedules themselves: each factory returns a function from step to value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo.registry import Registry
+from flaxzoo.schedules import checks
+
+ScheduleFn = Callable[[Any], Any]
+
+REGISTRY: Registry[ScheduleFn] = Registry("schedule")
+
+
+@REGISTRY.register
+def constant(
+    peak_value: float = 1e-3, *, warmup_steps: int = 0, init_value: float = 0.0
+) -> ScheduleFn:
+    """The same value throughout, after an optional linear warm-up.
+
+    Args:
+      peak_value: the value.
+      warmup_steps: updates spent rising from ``init_value``.
+      init_value: value at step 0 where there is a warm-up.
+    """
+    peak = checks.rate("peak_value", peak_value)
+    return _after_warmup(
+        lambda step: jnp.full(jnp.shape(step), peak), peak, warmup_steps, init_value
+    )
+
+
+@REGISTRY.register
+def cosine(
+    total_steps: int,
+    peak_value: float = 1e-3,
+    *,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+    end_value: float = 0.0,
+) -> ScheduleFn:
+    """Linear warm-up, then half a cosine wave down to ``end_value``.
+
+    Args:
+      total_steps: updates in the whole run, warm-up included.
+      peak_value: value at the end of the warm-up.
+      warmup_steps: updates spent rising from ``init_value``.
+      init_value: value at step 0 where there is a warm-up.
+      end_value: value at ``total_steps`` and after.
+
+    Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983), one cycle.
+    """
+    return _decay(_cosine_shape, total_steps, peak_value, warmup_steps, init_value, end_value)
+
+
+@REGISTRY.register
+def linear(
+    total_steps: int,
+    peak_value: float = 1e-3,
+    *,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+    end_value: float = 0.0,
+) -> ScheduleFn:
+    """Linear warm-up, then a straight line down to ``end_value``.
+
+    Args:
+      total_steps: updates in the whole run, warm-up included.
+      peak_value: value at the end of the warm-up.
+      warmup_steps: updates spent rising from ``init_value``.
+      init_value: value at step 0 where there is a warm-up.
+      end_value: value at ``total_steps`` and after.
+    """
+    return _decay(_linear_shape, total_steps, peak_value, warmup_steps, init_value, end_value)
+
+
+@REGISTRY.register
+def polynomial(
+    total_steps: int,
+    peak_value: float = 1e-3,
+    *,
+    power: float = 2.0,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+    end_value: float = 0.0,
+) -> ScheduleFn:
+    """Linear warm-up, then ``(1 - t) ** power`` down to ``end_value``.
+
+    Args:
+      total_steps: updates in the whole run, warm-up included.
+      peak_value: value at the end of the warm-up.
+      power: exponent of the remaining fraction; 1 is ``linear``.
+      warmup_steps: updates spent rising from ``init_value``.
+      init_value: value at step 0 where there is a warm-up.
+      end_value: value at ``total_steps`` and after.
+    """
+    power = checks.positive("power", power)
+    return _decay(
+        lambda t: 1.0 - (1.0 - t) ** power,
+        total_steps,
+        peak_value,
+        warmup_steps,
+        init_value,
+        end_value,
+    )
+
+
+@REGISTRY.register
+def exponential(
+    peak_value: float = 1e-3,
+    *,
+    decay_rate: float = 0.96,
+    transition_steps: int = 1000,
+    staircase: bool = False,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+    end_value: float = 0.0,
+) -> ScheduleFn:
+    """Multiplies by ``decay_rate`` every ``transition_steps`` updates.
+
+    Args:
+      peak_value: value at the end of the warm-up.
+      decay_rate: factor per ``transition_steps``, in (0, 1].
+      transition_steps: updates that one factor takes.
+      staircase: drop at once at each multiple of ``transition_steps`` rather than smoothly.
+      warmup_steps: updates spent rising from ``init_value``; the decay starts after them.
+      init_value: value at step 0 where there is a warm-up.
+      end_value: the value never falls below this.
+    """
+    peak = checks.rate("peak_value", peak_value)
+    floor = checks.rate("end_value", end_value)
+    interval = checks.steps("transition_steps", transition_steps, least=1)
+    if not 0 < checks.number("decay_rate", decay_rate) <= 1:
+        raise ValueError(f"decay_rate must be in (0, 1], got {decay_rate}")
+
+    def decay(step: Any) -> jax.Array:
+        count = jnp.asarray(step) // interval if staircase else jnp.asarray(step) / interval
+        return jnp.maximum(peak * decay_rate**count, floor)
+
+    return _after_warmup(decay, peak, warmup_steps, init_value)
+
+
+@REGISTRY.register(aliases=["multistep"])
+def step(
+    boundaries: Sequence[int],
+    peak_value: float = 1e-3,
+    *,
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+) -> ScheduleFn:
+    """Multiplies by ``factor`` at each boundary, as in the classic ImageNet recipes.
+
+    Args:
+      boundaries: increasing steps; from ``boundaries[i]`` on, i + 1 factors apply.
+      peak_value: value before the first boundary.
+      factor: positive factor.
+      warmup_steps: updates spent rising from ``init_value``; boundaries count from step 0
+        all the same, and the first one must lie after the warm-up.
+      init_value: value at step 0 where there is a warm-up.
+    """
+    peak = checks.rate("peak_value", peak_value)
+    factor = checks.positive("factor", factor)
+    edges = checks.edges(boundaries)
+    values = [peak * factor**i for i in range(len(edges) + 1)]
+    warmup = checks.steps("warmup_steps", warmup_steps, least=0)
+    if edges and edges[0] < warmup:
+        raise ValueError(
+            f"warmup_steps ({warmup}) must not pass the first of boundaries ({edges[0]})"
+        )
+    return _after_warmup(_staircase([e - warmup for e in edges], values), peak, warmup, init_value)
+
+
+@REGISTRY.register(aliases=["piecewise_constant"])
+def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> ScheduleFn:
+    """Holds ``values[i]`` until ``boundaries[i]``, then the next one.
+
+    Args:
+      boundaries: increasing steps at which the value changes.
+      values: one more than boundaries.
+    """
+    edges = checks.edges(boundaries)
+    levels = [checks.rate("values", v) for v in values]
+    if len(levels) != len(edges) + 1:
+        raise ValueError(
+            f"values must have one entry more than boundaries ({len(edges)}), got {len(levels)}"
+        )
+    return _staircase(edges, levels)
+
+
+@REGISTRY.register(aliases=["onecycle"])
+def one_cycle(
+    total_steps: int,
+    peak_value: float = 1e-3,
+    *,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal: Literal["cosine", "linear"] = "cosine",
+    pct_final: float = 0.85,
+) -> ScheduleFn:
+    """Up to the peak and down again over the whole run.
+
+    The cosine form rises from ``peak_value / div_factor`` to the peak and falls to
+    ``peak_value / (div_factor * final_div_factor)``. The linear form falls first back to where
+    it began, at ``pct_final`` of the run, and from there to the same end.
+
+    Args:
+      total_steps: updates in the whole run.
+      peak_value: highest value, reached at ``round(pct_start * total_steps)``.
+      pct_start: fraction of the run spent rising, in (0, 1).
+      div_factor: peak over the value at step 0.
+      final_div_factor: value at step 0 over the value at the end.
+      anneal: ``"cosine"`` or ``"linear"``.
+      pct_final: linear form only: fraction of the run at which the last descent begins.
+
+    Source: Smith and Topin, Super-Convergence (https://arxiv.org/abs/1708.07120).
+    """
+    total = checks.steps("total_steps", total_steps, least=1)
+    peak = checks.rate("peak_value", peak_value)
+    for label, factor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+        checks.positive(label, factor)
+    if not 0 < checks.number("pct_start", pct_start) < 1:
+        raise ValueError(f"pct_start must be in (0, 1), got {pct_start}")
+    start = peak / div_factor
+    top, last = round(pct_start * total), start / final_div_factor
+    if anneal == "cosine":
+        return _interpolate([0, top, total], [start, peak, last], _cosine_shape)
+    if anneal != "linear":
+        raise ValueError(f"anneal must be 'cosine' or 'linear', got {anneal!r}")
+    if not pct_start <= checks.number("pct_final", pct_final) <= 1:
+        raise ValueError(f"pct_final must be in [pct_start, 1], got {pct_final}")
+    knots = [0, top, round(pct_final * total), total]
+    return _interpolate(knots, [start, peak, start, last], _linear_shape)
+
+
+@REGISTRY.register(aliases=["cosine_restarts"])
+def sgdr(
+    total_steps: int,
+    peak_value: float = 1e-3,
+    *,
+    num_cycles: int = 4,
+    cycle_mult: float = 1.0,
+    peak_mult: float = 1.0,
+    warmup_steps: int = 0,
+    init_value: float = 0.0,
+    end_value: float = 0.0,
+) -> ScheduleFn:
+    """Cosine decay with warm restarts: falls to ``end_value`` and jumps back up, several times.
+
+    The cycles fill ``total_steps - warmup_steps``; the paper's first length T_0 follows from
+    ``num_cycles`` and ``cycle_mult``.
+
+    Args:
+      total_steps: updates in the whole run, warm-up included.
+      peak_value: value at the start of the first cycle.
+      num_cycles: number of cycles.
+      cycle_mult: length of a cycle over the one before (the paper's T_mult).
+      peak_mult: peak of a cycle over the one before.
+      warmup_steps: updates spent rising from ``init_value`` before the first cycle.
+      init_value: value at step 0 where there is a warm-up.
+      end_value: value that each cycle falls to.
+
+    Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983).
+    """
+    total, warmup = checks.span(total_steps, warmup_steps)
+    peak, end = checks.rate("peak_value", peak_value), checks.rate("end_value", end_value)
+    cycles = checks.steps("num_cycles", num_cycles, least=1)
+    for label, factor in (("cycle_mult", cycle_mult), ("peak_mult", peak_mult)):
+        checks.positive(label, factor)
+    lengths = np.power(float(cycle_mult), np.arange(cycles))
+    edges = np.rint((total - warmup) * np.cumsum(lengths) / lengths.sum()).astype(int)
+    starts = np.concatenate([[0], edges[:-1]])
+    if np.any(edges <= starts):
+        raise ValueError(
+            f"num_cycles ({cycles}) with cycle_mult ({cycle_mult}) leaves a cycle without a step: "
+            f"total_steps - warmup_steps is {total - warmup}"
+        )
+    peaks = np.asarray(peak * np.power(float(peak_mult), np.arange(cycles)), np.float32)
+
+    def decay(step: Any) -> jax.Array:
+        index = jnp.clip(jnp.searchsorted(starts, step, side="right") - 1, 0, cycles - 1)
+        first, length = jnp.asarray(starts)[index], jnp.asarray(edges - starts)[index]
+        top = jnp.asarray(peaks)[index]
+        return top + (end - top) * _cosine_shape(jnp.clip((step - first) / length, 0.0, 1.0))
+
+    return _after_warmup(decay, peak, warmup, init_value)
+
+
+def _linear_shape(t: Any) -> Any:
+    return t
+
+
+def _cosine_shape(t: Any) -> Any:
+    return 0.5 * (1.0 - jnp.cos(jnp.pi * t))
+
+
+def _interpolate(
+    knots: Sequence[int], values: Sequence[float], shape: Callable[[Any], Any]
+) -> ScheduleFn:
+    """Passes through ``values`` at ``knots``; ``shape`` maps [0, 1] onto itself in between."""
+    # Kept in numpy: a JAX array made under someone's trace would leak out of it.
+    x, y = np.asarray(knots), np.asarray(values, np.float32)
+
+    def schedule(step: Any) -> jax.Array:
+        # Coinciding knots (a phase shorter than a step) are passed over by side="right".
+        index = jnp.clip(jnp.searchsorted(x, step, side="right") - 1, 0, len(knots) - 2)
+        left, right = jnp.asarray(x)[index], jnp.asarray(x)[index + 1]
+        start, stop = jnp.asarray(y)[index], jnp.asarray(y)[index + 1]
+        t = jnp.clip((step - left) / jnp.maximum(right - left, 1), 0.0, 1.0)
+        return start + (stop - start) * shape(t)
+
+    return schedule
+
+
+def _decay(
+    shape: Callable[[Any], Any],
+    total_steps: int,
+    peak_value: float,
+    warmup_steps: int,
+    init_value: float,
+    end_value: float,
+) -> ScheduleFn:
+    total, warmup = checks.span(total_steps, warmup_steps)
+    peak, end = checks.rate("peak_value", peak_value), checks.rate("end_value", end_value)
+    decay = _interpolate([0, total - warmup], [peak, end], shape)
+    return _after_warmup(decay, peak, warmup, init_value)
+
+
+def _after_warmup(
+    schedule: ScheduleFn, peak: float, warmup_steps: int, init_value: float
+) -> ScheduleFn:
+    warmup, init = (
+        checks.steps("warmup_steps", warmup_steps, least=0),
+        checks.rate("init_value", init_value),
+    )
+    if warmup == 0:
+        return schedule
+
+    def warmed(step: Any) -> jax.Array:
+        rising = init + (peak - init) * jnp.asarray(step) / warmup
+        return jnp.where(jnp.asarray(step) < warmup, rising, schedule(jnp.asarray(step) - warmup))
+
+    return warmed
+
+
+def _staircase(edges: Sequence[int], values: Sequence[float]) -> ScheduleFn:
+    boundaries, levels = np.asarray(edges, np.int32), np.asarray(values, np.float32)
+    return lambda step: jnp.asarray(levels)[jnp.searchsorted(boundaries, step, side="right")]
