@@ -386,6 +386,9 @@ def test_a_run_is_not_overwritten_unasked(run, tmp_path, capsys):
     assert "--resume goes on with it, --overwrite" in fails(capsys, options)
     message = fails(capsys, [*options, "--resume", "--seed", "1", "--batch-size", "32"])
     assert "--batch-size was 64, is now 32; --seed was 0, is now 1" in message
+    message = fails(capsys, [*options, "--resume", "--set", "norm=layer", "--schedule", "cosine"])
+    assert "--set was features=8, is now features=8 norm=layer" in message
+    assert "--schedule was not given, is now cosine" in message
     assert (run / "history.csv").read_bytes() == before
     # What others wrote is never removed.
     other = tmp_path / "other"
@@ -603,9 +606,7 @@ def test_predict(run, files, capsys, form):
     assert main(["predict", target, *paths, "--top-k", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, path, labels in zip(lines, paths, expected.labels, strict=True):
-        assert re.fullmatch(
-            rf"{re.escape(path)}: {labels[0]} \d+\.\d%, {labels[1]} \d+\.\d%", line
-        )
+        assert re.fullmatch(rf"{re.escape(path)}: {labels[0]} \d+\.\d%, {labels[1]} \d+\.\d%", line)
     assert main(["predict", target, *paths, "--top-k", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [item["file"] for item in document] == paths
@@ -676,6 +677,7 @@ def test_signals_save_and_resume_goes_on(tmp_path, number, code, capsys):
     out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "is saved in" in out
+    assert "the same command with --resume goes on" in err
     assert "Traceback" not in err
     trainer = fz.Trainer.load(directory)
     assert trainer.step > 0

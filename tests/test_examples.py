@@ -1,0 +1,76 @@
+"""The examples, run as a user runs them, with small settings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(script, *arguments, cwd):
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_quickstart_then_predict(tmp_path):
+    out = run("quickstart_digits.py", "--run-dir", tmp_path / "demo", "--epochs", 12, cwd=tmp_path)
+    reached = float(out.rpartition("% of the held-out")[0].split()[-1])
+    assert reached > 95
+    made = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert made == {
+        "checkpoints",
+        "history.csv",
+        "history.png",
+        "model",
+        "predictions.png",
+        "tensorboard",
+        "trainer.json",
+    }
+    out = run("predict_from_checkpoint.py", "--run-dir", tmp_path / "demo", cwd=tmp_path)
+    assert "packaged weights cnn.digits: 99" in out
+
+
+@pytest.mark.slow
+def test_autoencoder_beats_the_mean_image(tmp_path):
+    out = run("autoencoder_digits.py", "--epochs", 8, "--run-dir", tmp_path, cwd=tmp_path)
+    error, baseline = (float(x) for x in out.split("error ")[-1].split(", of the mean image "))
+    assert error < 0.5 * baseline
+    assert (tmp_path / "reconstructions.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_comparison_of_optimizers(tmp_path):
+    out = run("compare_optimizers.py", "adam", "adamw", "--epochs", 6, cwd=tmp_path)
+    accuracies = [float(line.split()[-1].rstrip("%")) for line in out.strip().splitlines()]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 80
+    assert (tmp_path / "runs" / "optimizers" / "optimizers.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_mnist_example(tmp_path):
+    out = run(
+        "mnist/main.py",
+        "--config.num_epochs=2",
+        "--config.batch_size=64",
+        f"--workdir={tmp_path}/mnist",
+        cwd=tmp_path,
+    )
+    assert "epoch:  2" in out
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "mnist")).Reload()
+    assert len(events.Scalars("train_loss")) == 2
+    assert events.Scalars("train_loss")[1].value < events.Scalars("train_loss")[0].value

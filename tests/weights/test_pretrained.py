@@ -1,0 +1,126 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import CheckpointError
+from flaxzoo.weights import load_variables, save_variables
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return fz.models.get("cnn.digits", pretrained=True)
+
+
+def test_packaged_weights_classify_the_held_out_digits(shipped):
+    _, (images, labels) = fz.data.load_digits()
+    predictions = shipped.predict(images, top_k=1)
+    accuracy = np.mean(predictions.indices[:, 0] == labels)
+    assert accuracy >= 0.98
+    # The catalogue says what is measured.
+    assert shipped.spec.top1 == round(100 * accuracy, 2)
+    assert predictions.labels[0] == [str(labels[0])]
+
+
+def test_default_tag_and_listing(shipped, assert_trees_equal):
+    assert fz.models.list(pretrained=True) == ["cnn.digits"]
+    assert fz.models.list("m*", pretrained=True) == []
+    default = fz.models.get("cnn", pretrained=True)
+    assert default.spec.tag == "digits"
+    assert_trees_equal(default.variables, shipped.variables)
+    assert fz.models.info("cnn").tags == ("digits",)
+    assert fz.models.info("cnn.digits").licence == "apache-2.0"
+
+
+def test_a_new_head_on_a_pretrained_backbone(shipped, assert_trees_equal):
+    model = fz.models.get("cnn", pretrained=True, num_classes=2)
+    assert_trees_equal(
+        model.variables["params"]["backbone"], shipped.variables["params"]["backbone"]
+    )
+    assert_trees_equal(model.variables["batch_stats"], shipped.variables["batch_stats"])
+    assert model(jnp.zeros((1, 8, 8, 1))).shape == (1, 2)
+    assert model.spec.classes is None
+    assert model.spec.top1 is None
+
+
+def test_features_of_a_pretrained_backbone(shipped):
+    model = fz.models.get("cnn", pretrained=True, num_classes=0)
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    np.testing.assert_allclose(model(images), shipped.features(images), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_do_not_fit_say_how(shipped, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_variables(path, shipped.variables)
+    with pytest.raises(CheckpointError) as caught:
+        fz.models.get("cnn", input_shape=(8, 8, 1), hidden=(128,), pretrained=path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "unknown to the model: batch_stats/backbone/norm_0/mean" in text
+    assert "params/backbone/dense_0/kernel: file [256, 256], model [256, 128]" in text
+    assert "missing from it: params/backbone/conv_0/bias" in text
+
+
+def test_files_that_are_no_weights(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no such weight file"):
+        fz.models.get("cnn", pretrained=tmp_path / "absent.safetensors")
+    (tmp_path / "weights.bin").write_bytes(b"1234")
+    with pytest.raises(CheckpointError, match=r"weights.bin: weights are read from"):
+        fz.models.get("cnn", pretrained=tmp_path / "weights.bin")
+    (tmp_path / "w.safetensors").write_bytes(b"1234")
+    with pytest.raises(CheckpointError, match=r"w.safetensors: not a readable safetensors file"):
+        fz.models.get("cnn", pretrained=tmp_path / "w.safetensors")
+    from safetensors.numpy import save_file
+
+    save_file({"fc.weight": np.zeros((2, 2))}, tmp_path / "torch.safetensors")
+    with pytest.raises(CheckpointError, match=r"not written by flaxzoo.*fc.weight"):
+        fz.models.get("cnn", pretrained=tmp_path / "torch.safetensors")
+
+
+def test_round_trip_keeps_dtypes_scalars_and_order(tmp_path):
+    variables = {
+        "params": {"b": {"kernel": jnp.ones((2, 3), jnp.bfloat16)}, "a": jnp.float32(2.0)},
+        "batch_stats": {"n": np.arange(6, dtype=np.int32).reshape(2, 3).T},
+    }
+    save_variables(tmp_path / "deep" / "w.safetensors", variables)
+    loaded = load_variables(tmp_path / "deep" / "w.safetensors", variables)
+    assert list(loaded["params"]) == ["b", "a"]
+    assert loaded["params"]["b"]["kernel"].dtype == jnp.bfloat16
+    assert loaded["params"]["a"].shape == ()
+    np.testing.assert_array_equal(loaded["batch_stats"]["n"], variables["batch_stats"]["n"])
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["w.safetensors"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    path = tmp_path / "w.safetensors"
+    save_variables(path, {"params": {"a": np.zeros(3)}})
+    before = path.read_bytes()
+
+    def full(tensors, filename, metadata=None):
+        filename.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(fz.errors.DataError, match=r"w.safetensors: No space left on device"):
+        save_variables(path, {"params": {"a": np.ones(3)}})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_catalogue_is_consistent():
+    from importlib import resources
+
+    files = resources.files("flaxzoo.weights")
+    entries = json.loads(files.joinpath("catalog.json").read_text())
+    for key, entry in entries.items():
+        name, _, tag = key.partition(".")
+        assert entry["tag"] == tag
+        assert name in fz.models.list()
+        assert files.joinpath(entry["file"]).is_file()
+        assert len(entry["classes"]) == entry["config"]["num_classes"]
+        fz.models.get(key, pretrained=True)
