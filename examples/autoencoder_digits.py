@@ -11,9 +11,7 @@ import flaxzoo as fz
 def run(run_dir: Path, epochs: int = 40) -> dict[str, float]:
     """Trains, draws originals above reconstructions, and returns the errors."""
     (train_images, _), (test_images, _) = fz.data.load_digits()
-    model = fz.models.get(
-        "autoencoder", input_shape=(8, 8, 1), encoder_features=(64, 16), output_activation="sigmoid"
-    )
+    model = fz.models.get("autoencoder", input_shape=(8, 8, 1), encoder_features=(64, 16))
     trainer = fz.Trainer(model, optimizer="adam", learning_rate=3e-3, run_dir=run_dir)
     trainer.fit(train_images, epochs=epochs, batch_size=64, validation_data=test_images)
 

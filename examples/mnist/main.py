@@ -1,4 +1,4 @@
-"""Entry point: python examples/mnist/main.py --workdir=runs/mnist --config.data=<directory>"""
+"""MNIST entry point, in the form of Flax's own examples."""
 
 import os
 import sys

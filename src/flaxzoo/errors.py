@@ -43,6 +43,10 @@ class UninitializedError(FlaxzooError, RuntimeError):
     """A model without variables was asked to compute."""
 
 
+class CallbackError(FlaxzooError, ValueError):
+    """A callback that cannot do its work: a bad setting, or a file that cannot be written."""
+
+
 class MissingExtraError(FlaxzooError, ImportError):
     """An optional dependency is not installed."""
 

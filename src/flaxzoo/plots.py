@@ -17,7 +17,7 @@ import numpy as np
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
-from flaxzoo.training.callbacks import infer_mode
+from flaxzoo.training.monitor import infer_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,9 @@ class EntryInfo:
     signature: inspect.Signature
 
     def __str__(self) -> str:
-        lines = [f"{self.kind} {self.name}{self.signature}", f"  {self.summary}"]
+        # optax's annotations alone would fill lines.
+        plain = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
+        lines = [f"{self.kind} {self.name}{inspect.Signature(plain)}", f"  {self.summary}"]
         if self.aliases:
             lines.append(f"  also known as: {', '.join(self.aliases)}")
         return "\n".join(lines)

@@ -44,8 +44,9 @@ def train(model, x, tx, steps, batch=None):
     return params, float(value)
 
 
-@pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 3, 4, 1)])
-@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+@pytest.mark.parametrize(
+    ("shape", "batch"), [((6,), ()), ((6,), (2, 3)), ((2, 3), (5,)), ((2, 3, 4, 1), (2, 3))]
+)
 def test_any_input_rank_and_any_batch_dimensions(shape, batch):
     model = AutoEncoder(shape, (8, 3))
     x = jax.random.uniform(KEY, (*batch, *shape))
@@ -98,13 +99,13 @@ def test_a_linear_autoencoder_reaches_pca():
 
 @pytest.mark.parametrize(
     "model",
-    [AutoEncoder((8, 8, 1), (64, 16)), ConvAutoEncoder((8, 8, 1), (8, 16), latent_dim=16)],
+    [AutoEncoder((8, 8, 1), (64, 16)), ConvAutoEncoder((8, 8, 1), (8, 8), latent_dim=16)],
     ids=["dense", "conv"],
 )
 def test_learns_to_reconstruct_digits(model):
     x = digits()
     baseline = ((x - x.mean(axis=0)) ** 2).sum() / len(x)
-    params, error = train(model, x, optax.adam(3e-3), 600, batch=64)
+    params, error = train(model, x, optax.adam(5e-3), 300, batch=64)
     assert error < 0.4 * baseline
     # The half-way points work on their own: a new image from the mean of two latents.
     z = model.apply(params, x[:2], method="encode")
@@ -112,7 +113,7 @@ def test_learns_to_reconstruct_digits(model):
     assert middle.shape == (1, 8, 8, 1)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 1), (28, 27)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 1)])
 @pytest.mark.parametrize("latent_dim", [None, 6])
 def test_convolutional_output_has_the_input_s_shape(size, latent_dim):
     shape = (*size, 2)

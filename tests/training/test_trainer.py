@@ -101,15 +101,19 @@ def test_data_in_every_form_gives_the_same_run(digits):
         np.testing.assert_allclose(run(form, **options), expected, atol=1e-6)
 
 
-def test_torch_loaders(digits):
-    torch = pytest.importorskip("torch", reason="torch is not part of the test extra")
+def test_grain(digits):
+    import grain
+
     train, _ = digits
-    data = torch.utils.data.TensorDataset(*map(torch.from_numpy, (train[0], train[1])))
-    loader = torch.utils.data.DataLoader(data, batch_size=50)
-    trainer = fz.Trainer(mlp())
-    history = trainer.fit(loader, epochs=2, progress=False)
-    assert trainer.step == 10
-    assert history["loss"][1] < history["loss"][0]
+    images, labels = train[0][:64], train[1][:64]
+    examples = grain.MapDataset.source(range(64)).map(
+        lambda i: {"image": images[i], "label": labels[i]}
+    )
+    trainer = fz.Trainer(mlp().init(rng=0))
+    trainer.fit(examples.batch(32).to_iter_dataset(), epochs=2, progress=False)
+    arrays = fz.Trainer(mlp().init(rng=0))
+    arrays.fit((images, labels), epochs=2, batch_size=32, shuffle=False, progress=False)
+    np.testing.assert_allclose(trainer.history["loss"], arrays.history["loss"], rtol=1e-5)
 
 
 def test_an_iterator_can_be_read_once(digits):

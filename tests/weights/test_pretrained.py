@@ -59,9 +59,9 @@ def test_weights_that_do_not_fit_say_how(shipped, tmp_path):
         fz.models.get("cnn", input_shape=(8, 8, 1), hidden=(128,), pretrained=path)
     text = str(caught.value)
     assert str(path) in text
-    assert "unknown to the model: batch_stats/backbone/norm_0/mean" in text
-    assert "params/backbone/dense_0/kernel: file [256, 256], model [256, 128]" in text
-    assert "missing from it: params/backbone/conv_0/bias" in text
+    assert "only in the file: batch_stats/backbone/norm_0/mean" in text
+    assert "params/backbone/dense_0/kernel: file [256, 256], expected [256, 128]" in text
+    assert "missing from the file: params/backbone/conv_0/bias" in text
 
 
 def test_files_that_are_no_weights(tmp_path):

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # One file per family; each registers its variants when it is imported.
-_FAMILIES = ("cnn", "mlp")
+_FAMILIES = ("autoencoder", "cnn", "lstm", "mlp")
 _CLASSES = {
     "AutoEncoder": "autoencoder",
     "CNN": "cnn",

@@ -17,7 +17,8 @@ from flax import serialization
 
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
-from flaxzoo.training.callbacks import Callback, monitored, resolve_mode
+from flaxzoo.training.callbacks import Callback
+from flaxzoo.training.monitor import monitored, resolve_mode
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
 from flaxzoo.weights.trees import compare, flatten, unflatten
@@ -224,7 +225,7 @@ def restore(
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path / "state")
             found = flatten(getattr(metadata, "item_metadata", metadata).tree)
-            compare(expected, found, source=f"checkpoint {path}")
+            compare(expected, found, source=f"checkpoint {path}", owner=_owner(expected, found))
             target = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in expected.items()}
             arrays = flatten(checkpointer.restore(path / "state", unflatten(target)))
     except CheckpointError:
@@ -232,6 +233,15 @@ def restore(
     except Exception as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {_one_line(error)}") from error
     return with_arrays(state, arrays), meta
+
+
+def _owner(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    # Where only the optimizer's arrays differ, it is the optimizer that is another.
+    def model(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        return {k: tuple(x.shape) for k, x in flat.items() if not k.startswith("opt_state/")}
+
+    same = model(expected) == model(found)
+    return "this optimizer and its options (the model fits)" if same else "this model"
 
 
 def find_step(directory: Path, which: int | str) -> int:

@@ -33,13 +33,20 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def compare(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str) -> None:
+def compare(
+    expected: Mapping[str, Any],
+    found: Mapping[str, Any],
+    *,
+    source: str,
+    owner: str = "this model",
+) -> None:
     """Checks that two flat trees have the same paths and shapes.
 
     Args:
       expected: what the model has, path to anything with ``.shape``.
       found: what the file has, likewise.
       source: names the file in the message.
+      owner: says there what it should fit.
 
     Raises:
       CheckpointError: they differ; it lists the first ten missing, unused and mis-shaped paths.
@@ -47,7 +54,7 @@ def compare(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: st
     missing = [k for k in expected if k not in found]
     unused = [k for k in found if k not in expected]
     shapes = [
-        f"{k}: file {list(found[k].shape)}, model {list(expected[k].shape)}"
+        f"{k}: file {list(found[k].shape)}, expected {list(expected[k].shape)}"
         for k in expected
         if k in found and tuple(found[k].shape) != tuple(expected[k].shape)
     ]
@@ -56,10 +63,10 @@ def compare(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: st
     parts = [
         f"{len(keys)} {what}: {'; '.join(keys[:SHOWN])}{' ...' if len(keys) > SHOWN else ''}"
         for what, keys in (
-            ("missing from it", missing),
-            ("unknown to the model", unused),
+            ("missing from the file", missing),
+            ("only in the file", unused),
             ("of another shape", shapes),
         )
         if keys
     ]
-    raise CheckpointError(f"{source} does not fit this model. {'. '.join(parts)}.")
+    raise CheckpointError(f"{source} does not fit {owner}. {'. '.join(parts)}.")

@@ -1,0 +1,114 @@
+"""Pieces of the command line's parser that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from flaxzoo.cli.data import data_source
+from flaxzoo.cli.values import checkpoint, choice, choices, key_value
+from flaxzoo.errors import did_you_mean
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, but only those that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = action.option_strings and action.nargs != 0
+        if shown and action.default not in (None, [], argparse.SUPPRESS) and "default" not in text:
+            text += " (default: %(default)s)"
+        return text
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, that names the nearest option to an unknown one."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", Formatter)
+        # An abbreviation that works today would break when an option is added.
+        super().__init__(allow_abbrev=False, **options)
+
+    def refuse(self, extras: list[str]) -> NoReturn:
+        """Ends with a usage error for arguments that nothing takes."""
+        known = [option for action in self._actions for option in action.option_strings]
+        hint = did_you_mean(extras[0].partition("=")[0], known) if extras[0][:1] == "-" else ""
+        self.error(f"unrecognized arguments: {' '.join(extras)}.{hint}")
+
+
+def command(
+    commands: Any,
+    name: str,
+    summary: str,
+    description: str,
+    epilog: str,
+    arguments: str,
+) -> Parser:
+    """Adds a command's parser.
+
+    Args:
+      commands: what ``add_subparsers`` returned.
+      name: of the command.
+      summary: for the list of commands.
+      description: for the command's own help.
+      epilog: its examples.
+      arguments: what it cannot do without, for the usage line.
+    """
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=Formatter,
+        # argparse's own line would be longer than the error below it.
+        usage=f"flaxzoo {name} {arguments} [options]",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="on an error, show where it came from"
+    )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def add_set(parser: Any, text: str) -> None:
+    """Adds ``--set``."""
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=text
+    )
+
+
+def add_data(group: Any, *, required: bool, text: str) -> None:
+    """Adds ``--data``."""
+    group.add_argument(
+        "--data",
+        type=data_source,
+        required=required,
+        metavar="digits|mnist:DIR",
+        help=f"{text}: scikit-learn's 1,797 digits, or MNIST from the IDX files in DIR",
+    )
+
+
+def add_which(group: Any) -> None:
+    """Adds ``--which``."""
+    group.add_argument(
+        "--which",
+        type=checkpoint,
+        metavar="last|best|STEP",
+        help="which checkpoint of a run; by default the last",
+    )
+
+
+def add_measures(group: Any) -> None:
+    """Adds ``--loss`` and ``--metrics``."""
+    group.add_argument(
+        "--loss",
+        type=choice,
+        metavar="NAME",
+        help="by default the one for the model's task; options after colons, as in huber:delta=2",
+    )
+    group.add_argument(
+        "--metrics",
+        type=choices,
+        metavar="NAMES",
+        help="by commas, such as accuracy,f1:average=macro; by default accuracy for classifiers",
+    )

@@ -1,0 +1,371 @@
+"""The arguments of the ``flaxzoo`` command. Imports the standard library alone, to answer fast."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxzoo._version import __version__
+from flaxzoo.cli.arguments import Parser, add_data, add_measures, add_set, add_which, command
+from flaxzoo.cli.data import DEFAULT_FRACTION
+from flaxzoo.cli.values import fraction, integer, key_value, names, number
+
+_KINDS = ("models", "optimizers", "losses", "metrics", "schedules", "activations")
+
+_LIST_EXAMPLES = """\
+examples:
+  flaxzoo list                              every model
+  flaxzoo list 'resnet*'                    those whose names match (quote the glob)
+  flaxzoo list --pretrained                 pretrained weights, as NAME.TAG
+  flaxzoo list --kind optimizers '*ada*'    other registries work alike
+"""
+_INFO_EXAMPLES = """\
+examples:
+  flaxzoo info cnn                          input, parameters, GFLOPs, weights, paper
+  flaxzoo info cnn --layers                 with a table of the layers
+  flaxzoo info cnn --layers --set features=16,32 --set num_classes=2
+  flaxzoo info adamw                        an optimizer and the options it takes
+"""
+_TRAIN_EXAMPLES = """\
+examples:
+  flaxzoo train cnn --data digits
+  flaxzoo train cnn --data mnist:data/mnist --epochs 5 --schedule cosine
+  flaxzoo train mlp --data digits --set features=64,32 --set dropout=0.2
+  flaxzoo train cnn --data digits --optimizer sgd --lr 0.1 --optimizer-set momentum=0.9
+  flaxzoo train cnn --data digits --pretrained --freeze backbone
+  flaxzoo train cnn --data digits --epochs 50 --resume        goes on where it stopped
+
+what is written below --run-dir:
+  checkpoints/   the last and the best epoch (by val_loss); resuming and --which read them
+  model/         the trained model, for flaxzoo.Model.load, evaluate and predict
+  history.csv    the metrics of every epoch
+  *.png          training curves, confusion matrix, some predictions (extra "plots")
+  tensorboard/   logs for TensorBoard (extra "tensorboard")
+  *.json         the settings of the run
+
+Ctrl-C and SIGTERM save the last step first.
+"""
+_EVALUATE_EXAMPLES = """\
+examples:
+  flaxzoo evaluate runs/cnn-digits                 on the run's own data, held-out part
+  flaxzoo evaluate runs/cnn-digits --which best
+  flaxzoo evaluate runs/cnn-mnist/model --data mnist:data/mnist --json
+  flaxzoo evaluate cnn.digits --data digits --metrics accuracy,f1:average=macro
+"""
+_PREDICT_EXAMPLES = """\
+examples:
+  flaxzoo predict cnn.digits digit.png
+  flaxzoo predict runs/cnn-digits *.png --top-k 1
+  flaxzoo predict runs/cnn-digits/model digit.png --json
+"""
+_MAIN_EPILOG = """\
+examples:
+  flaxzoo list
+  flaxzoo info cnn --layers
+  flaxzoo train cnn --data digits
+  flaxzoo evaluate runs/cnn-digits
+  flaxzoo predict runs/cnn-digits digit.png
+
+"flaxzoo COMMAND --help" explains a command and its options.
+
+exit codes: 0 success, 1 a mistake found while running, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line.
+
+    Args:
+      argv: the arguments after the program's name.
+
+    Returns:
+      A namespace with ``command``, ``traceback`` and the command's options.
+
+    Raises:
+      SystemExit: after ``--help`` and ``--version`` (code 0) and for wrong usage (code 2).
+    """
+    parser = build()
+    args, extras = parser.parse_known_args(argv)
+    if args.command is None:
+        if extras:
+            parser.refuse(extras)
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    chosen: Parser = args.parser
+    if extras:
+        chosen.refuse(extras)
+    _check_together(chosen, args)
+    return args
+
+
+def build() -> Parser:
+    """The parser with all commands."""
+    parser = Parser(
+        prog="flaxzoo",
+        description="The model zoo for JAX and Flax Linen: find models, train, evaluate, predict.",
+        epilog=_MAIN_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"flaxzoo {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_list(commands)
+    _add_info(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    return parser
+
+
+def _add_list(commands: Any) -> None:
+    parser = command(
+        commands,
+        "list",
+        "names of models, or of optimizers, losses, ...",
+        "Lists names: in columns on a terminal, one per line in a pipe.",
+        _LIST_EXAMPLES,
+        "[PATTERN]",
+    )
+    parser.add_argument(
+        "pattern", nargs="?", default="*", metavar="PATTERN", help="a glob such as 'resnet*'"
+    )
+    parser.add_argument("--kind", choices=_KINDS, default="models", help="which registry to list")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="list pretrained weights, as NAME.TAG"
+    )
+
+
+def _add_info(commands: Any) -> None:
+    parser = command(
+        commands,
+        "info",
+        "what is known about a model, an optimizer, ...",
+        "Shows what is known about a name, and the options it takes.",
+        _INFO_EXAMPLES,
+        "NAME",
+    )
+    parser.add_argument("name", metavar="NAME", help="a name that 'flaxzoo list' shows")
+    parser.add_argument(
+        "--kind",
+        choices=_KINDS,
+        default=None,
+        help="the registry to look in; by default models, then all others",
+    )
+    parser.add_argument("--layers", action="store_true", help="add the table of a model's layers")
+    add_set(parser, "the model's configuration, such as num_classes=2; may be repeated")
+
+
+def _add_train(commands: Any) -> None:
+    parser = command(
+        commands,
+        "train",
+        "train a model on digits or MNIST",
+        "Trains a model, validates after each epoch, and writes a run's directory.\n"
+        "Input shape and number of classes are taken from the data.",
+        _TRAIN_EXAMPLES,
+        "MODEL --data digits|mnist:DIR",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name that 'flaxzoo list' shows")
+
+    data = parser.add_argument_group("data")
+    add_data(data, required=True, text="what to train on")
+    data.add_argument(
+        "--validation-fraction",
+        type=fraction,
+        default=DEFAULT_FRACTION,
+        metavar="F",
+        help="share of the training examples that is held out, the same of each class",
+    )
+    data.add_argument(
+        "--batch-size", type=integer(1), default=64, metavar="N", help="examples per step"
+    )
+
+    model = parser.add_argument_group("model")
+    add_set(
+        model,
+        "the model's configuration, such as features=64,32 or activation=gelu; may be repeated",
+    )
+    weights = model.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--pretrained", action="store_true", help="start from the model's own pretrained weights"
+    )
+    weights.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="start from a .safetensors file or a directory of a saved model",
+    )
+    model.add_argument(
+        "--freeze",
+        type=names,
+        metavar="GROUPS",
+        help="parameters that stay as they are: groups or globs over paths, by commas, such as "
+        "backbone or '!head'",
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--epochs",
+        type=integer(1),
+        default=10,
+        metavar="N",
+        help="passes over the data, with --resume those before included",
+    )
+    training.add_argument(
+        "--optimizer", default="adam", metavar="NAME", help="see flaxzoo list --kind optimizers"
+    )
+    training.add_argument(
+        "--learning-rate",
+        "--lr",
+        type=number,
+        metavar="X",
+        help="with --schedule its peak; by default the optimizer's own",
+    )
+    training.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="how the learning rate changes over the run, such as cosine or one_cycle; see "
+        "flaxzoo list --kind schedules",
+    )
+    training.add_argument(
+        "--schedule-set",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the schedule, such as warmup_steps=100; may be repeated",
+    )
+    training.add_argument(
+        "--weight-decay",
+        type=number,
+        metavar="X",
+        help="strength of weight decay on all but biases and norm parameters; by default the "
+        "optimizer's own",
+    )
+    training.add_argument(
+        "--clip-norm", type=number, metavar="X", help="scale gradients of a larger norm down to it"
+    )
+    training.add_argument(
+        "--optimizer-set",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the optimizer, such as momentum=0.9; may be repeated",
+    )
+    add_measures(training)
+    training.add_argument(
+        "--early-stopping",
+        type=integer(0),
+        metavar="PATIENCE",
+        help="stop when val_loss has not improved for more epochs than this",
+    )
+    training.add_argument(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="of the initialisation, dropout and order of the data",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where everything is written (default: runs/MODEL-DATA)",
+    )
+    existing = output.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--resume", action="store_true", help="go on from the run's last checkpoint, if it has one"
+    )
+    existing.add_argument(
+        "--overwrite", action="store_true", help="replace a run that is in the directory"
+    )
+    output.add_argument(
+        "--export",
+        choices=("last", "best"),
+        default="last",
+        help="which epoch becomes model/: the last, or the one with the least val_loss",
+    )
+    output.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether to write logs for TensorBoard; by default if tensorboardX is installed",
+    )
+    output.add_argument(
+        "--no-progress",
+        dest="progress",
+        action="store_false",
+        help="print the epoch table without progress bars",
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = command(
+        commands,
+        "evaluate",
+        "loss and metrics of a trained model",
+        "Prints the loss and metrics of a trained model over examples that training held out.",
+        _EVALUATE_EXAMPLES,
+        "MODEL",
+    )
+    parser.add_argument(
+        "target", metavar="MODEL", help="directory of a run or of a saved model, or NAME.TAG"
+    )
+    data = parser.add_argument_group("data")
+    add_data(data, required=False, text="what to evaluate on; by default the run's data")
+    data.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        help="which part; by default test where the data has a test part of its own, else "
+        "validation",
+    )
+    data.add_argument(
+        "--validation-fraction",
+        type=fraction,
+        metavar="F",
+        help=f"as in training; by default the run's, else {DEFAULT_FRACTION}",
+    )
+    data.add_argument(
+        "--batch-size", type=integer(1), default=256, metavar="N", help="examples per step"
+    )
+    what = parser.add_argument_group("what to compute")
+    add_which(what)
+    add_measures(what)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = command(
+        commands,
+        "predict",
+        "classify image files",
+        "Classifies image files: they are resized and normalised as the model needs it.",
+        _PREDICT_EXAMPLES,
+        "MODEL FILE [FILE ...]",
+    )
+    parser.add_argument(
+        "target", metavar="MODEL", help="directory of a run or of a saved model, or NAME.TAG"
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="image files")
+    parser.add_argument(
+        "--top-k", type=integer(1), default=5, metavar="K", help="how many classes to show"
+    )
+    add_which(parser)
+    parser.add_argument(
+        "--batch-size", type=integer(1), default=64, metavar="N", help="images per step"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list, one item per file")
+
+
+def _check_together(parser: Parser, args: argparse.Namespace) -> None:
+    """Options that go with others only."""
+    if args.command == "list" and args.pretrained and args.kind != "models":
+        parser.error("--pretrained goes with --kind models")
+    if args.command == "train":
+        if args.schedule_set and args.schedule is None:
+            parser.error("--schedule-set goes with --schedule")
+        if args.schedule is None and args.learning_rate == 0:
+            parser.error("--learning-rate must be above 0")
