@@ -135,10 +135,10 @@ def test_early_stopping_errors():
 
 def test_modes():
     for name in ("loss", "val_loss", "rmse", "perplexity", "mean_absolute_error"):
-        assert callbacks.lower_is_better(name), name
+        assert callbacks.infer_mode(name) == "min", name
     larger = ("accuracy", "val_top_k_accuracy", "auc_pr", "r2", "f1", "fbeta", "cosine_similarity")
     for name in (*larger, "recall"):
-        assert not callbacks.lower_is_better(name), name
+        assert callbacks.infer_mode(name) == "max", name
     assert callbacks.infer_mode("learning_rate") is None
 
 

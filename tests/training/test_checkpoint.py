@@ -91,9 +91,6 @@ def listing(directory):
     )
 
 
-# Orbax leaves the reads that it had planned behind.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine")
 def test_a_damaged_checkpoint(state, tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
     path = checkpoints.save(state, 2, {})

@@ -51,7 +51,6 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "infer_mode",
-    "lower_is_better",
     "monitored",
     "resolve_mode",
 ]

@@ -69,15 +69,6 @@ def resolve_mode(monitor: str, mode: str) -> str:
     return found
 
 
-def lower_is_better(monitor: str) -> bool:
-    """Whether smaller values of a metric are better.
-
-    Raises:
-      CallbackError: its name does not tell.
-    """
-    return resolve_mode(monitor, "auto") == "min"
-
-
 def monitored(logs: Mapping[str, float], monitor: str, who: str) -> float:
     """The value of the metric that a callback watches.
 
