@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,28 @@ def test_every_page_runs(tmp_path):
     assert result.returncode == 0, result.stderr[-6000:]
 
 
+def is_defined_in(item, module):
+    name = getattr(item, "__name__", "_")
+    return getattr(item, "__module__", None) == module.__name__ and not name.startswith("_")
+
+
 def test_every_public_name_is_in_the_docs():
     import flaxzoo as fz
 
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
-    names = [f"fz.{name}" for name in fz.__all__ if name != "__version__"]
-    modules = ("callbacks", "data", "debug", "plots", "transfer")
-    for module in modules:
-        public = getattr(fz, module)
-        names += [f"{module}.{name}" for name in getattr(public, "__all__", [])]
-    names += [f"models.{name}" for name in fz.models.__all__]
+    names = []
+    for name in fz.__all__:
+        names.append(name)
+        value = getattr(fz, name)
+        if isinstance(value, types.ModuleType):
+            public = getattr(value, "__all__", None) or [
+                key for key, item in vars(value).items() if is_defined_in(item, value)
+            ]
+            names += [f"{name}.{key}" for key in public]
+    # Type aliases, and the instances behind each module's functions.
+    private = re.compile(r"REGISTRY|\w+(Like|Fn)|__version__")
+    names = [name for name in names if not private.fullmatch(name.split(".")[-1])]
+    assert len(names) > 100
     missing = [name for name in names if not re.search(rf"\b{name.split('.')[-1]}\b", text)]
     assert not missing
 

@@ -24,6 +24,19 @@ import jax.numpy as jnp
 from flaxzoo.errors import ShapeError, UninitializedError, UnknownArgumentError
 from flaxzoo.registry import Registry
 
+__all__ = [
+    "REGISTRY",
+    "Activation",
+    "ActivationLike",
+    "PReLU",
+    "as_activation",
+    "get",
+    "info",
+    "list",
+    "register",
+    "to_config",
+]
+
 Function: TypeAlias = Callable[..., Any]
 ActivationLike: TypeAlias = str | Function | Mapping[str, Any] | None
 

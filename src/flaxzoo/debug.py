@@ -12,6 +12,12 @@ import jax
 
 from flaxzoo.errors import FlaxzooError
 
+__all__ = [
+    "ProfileError",
+    "nans",
+    "profile",
+]
+
 
 class ProfileError(FlaxzooError, RuntimeError):
     """A trace that cannot be recorded: no place to write it, or one is running already."""

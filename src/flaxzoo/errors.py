@@ -10,6 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "CallbackError",
+    "CheckpointError",
+    "DataError",
+    "FlaxzooError",
+    "MissingExtraError",
+    "ShapeError",
+    "UninitializedError",
+    "UnknownArgumentError",
+    "UnknownNameError",
+]
+
 
 class FlaxzooError(Exception):
     """Base class: the caller can mend what the message says."""
