@@ -9,6 +9,7 @@ TORCH  ?= torch==2.13.0
 .PHONY: demo test lint format parity bench digits clean
 
 demo: $(STAMPS)/demo
+	rm -rf runs/demo
 	$(BIN)/python examples/quickstart_digits.py --run-dir runs/demo
 	$(BIN)/python examples/predict_from_checkpoint.py --run-dir runs/demo
 

@@ -70,6 +70,59 @@ def test_the_best_and_the_last_are_kept(digits, tmp_path):
         fz.Trainer.load(tmp_path, which=5)
 
 
+def test_checkpoints_of_another_run_are_set_aside(digits, tmp_path):
+    train, _ = digits
+
+    def run(epochs, trainer=None):
+        trainer = trainer or fz.Trainer(mlp(), run_dir=tmp_path)
+        callbacks = [fz.callbacks.ModelCheckpoint(keep_best=0)]
+        trainer.fit(train, epochs=epochs, callbacks=callbacks, progress=False)
+        return trainer
+
+    run(3)
+    with pytest.warns(UserWarning, match=r"held checkpoints of another run; .*checkpoints\.1"):
+        shorter = run(1)
+    assert saved_steps(tmp_path / "checkpoints") == [8]
+    assert saved_steps(tmp_path / "checkpoints.1") == [24]
+    # Going on with the same trainer moves nothing.
+    run(1, shorter)
+    assert saved_steps(tmp_path / "checkpoints") == [16]
+    # Nor is an explicit save skipped because another trainer was as far.
+    other = fz.Trainer(mlp(), seed=1)
+    other.fit(train, epochs=2, progress=False)
+    with pytest.warns(UserWarning, match=r"another run"):
+        other.save(tmp_path)
+    loaded = fz.Trainer.load(tmp_path)
+    np.testing.assert_array_equal(loaded.history["loss"], other.history["loss"])
+
+
+def test_resume_from_the_last_step_of_an_epoch(digits, tmp_path):
+    """A checkpoint between the last step and the end of the epoch keeps the epoch's metrics."""
+    train, _ = digits
+
+    class Stop(fz.callbacks.Callback):
+        def on_step_end(self, trainer, step, metrics):
+            if step == 8:
+                raise RuntimeError("crash")
+
+    def trainer(name):
+        return fz.Trainer(mlp(), run_dir=tmp_path / name)
+
+    whole = trainer("whole")
+    whole.fit(train, epochs=2, progress=False)
+    cut = trainer("cut")
+    with pytest.raises(RuntimeError, match="crash"):
+        cut.fit(
+            train,
+            epochs=2,
+            callbacks=[fz.callbacks.ModelCheckpoint(every_steps=4), Stop()],
+            progress=False,
+        )
+    resumed = trainer("cut")
+    resumed.fit(train, epochs=2, progress=False, resume=True)
+    assert resumed.history == whole.history
+
+
 def test_bytes_and_safetensors(state, tmp_path, assert_trees_equal):
     data = to_bytes(state)
     assert_trees_equal(from_bytes(fz.create_train_state(mlp(), rng=7), data), state)

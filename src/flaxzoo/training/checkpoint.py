@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,26 @@ class Checkpoints:
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from error
         return path
+
+    def set_aside(self, step: int) -> Path | None:
+        """Moves checkpoints of ``step`` and later, which another run has left, out of the way.
+
+        They would count as the latest, and the new ones be deleted in their stead.
+
+        Returns:
+          Where the whole directory has been moved, or None if it holds nothing as late.
+        """
+        if not any(saved >= step for saved in saved_steps(self.directory)):
+            return None
+        number = 1
+        while (target := self.directory.with_name(f"{self.directory.name}.{number}")).exists():
+            number += 1
+        self.directory.rename(target)
+        warnings.warn(
+            f"{self.directory} held checkpoints of another run; they are now in {target}",
+            stacklevel=3,
+        )
+        return target
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""
@@ -355,6 +376,8 @@ class ModelCheckpoint(Callback):
                 )
             directory = trainer.run_dir / "checkpoints"
         self._checkpoints = Checkpoints(directory, keep=self.keep, keep_best=self.keep_best)
+        # What this run has been resumed from is its own.
+        self._checkpoints.set_aside(trainer.step + 1)
         require_writable(self._checkpoints.directory)
 
     def on_step_end(self, trainer: Trainer, step: int, metrics: Any) -> None:

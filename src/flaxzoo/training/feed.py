@@ -29,6 +29,7 @@ class Feed:
       name: of the argument, for messages.
 
     Attributes:
+      checked: whether the values have been looked at already.
       pad: whether to fill a short last batch up with examples of weight 0; else it stays short.
 
     Raises:
@@ -48,6 +49,7 @@ class Feed:
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
         self.name = name
+        self.checked = False
         self.pad = True
         self._limit = steps_per_epoch
         self._arrays: ArrayDataset | None = None
@@ -99,15 +101,15 @@ class Feed:
             return None
 
     def first(self) -> Batch:
-        """The first batch, without taking it away from the epochs."""
+        """The first batch as the epochs give it, without taking it away from them."""
         if self._iterator is not None:
             head = next(self._iterator, None)
             if head is None:
                 raise DataError(f"{self.name} is empty: it gave no batch")
             self._iterator = itertools.chain([head], self._iterator)
-            return as_batch(head)
+            return self._shaped(as_batch(head))
         for batch in self._raw(0, 0):
-            return as_batch(batch)
+            return self._shaped(as_batch(batch))
         raise DataError(f"{self.name} is empty: it gave no batch")
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

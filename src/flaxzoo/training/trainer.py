@@ -24,7 +24,13 @@ from flaxzoo.summary import Summary
 from flaxzoo.training import settings
 from flaxzoo.training.batches import Batch, as_batch
 from flaxzoo.training.callbacks import Callback
-from flaxzoo.training.checkpoint import Checkpoints, ModelCheckpoint, require_writable, restore
+from flaxzoo.training.checkpoint import (
+    Checkpoints,
+    ModelCheckpoint,
+    require_writable,
+    restore,
+    saved_steps,
+)
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.history import History
 from flaxzoo.training.interrupts import StopRequest, stop_requests
@@ -259,12 +265,8 @@ class Trainer:
             require_writable(self.run_dir)
         self.steps_per_epoch = feed.steps_per_epoch
         self._build_for(feed, epochs)
-        feed.pad = self._may_pad(feed)
-        if validation is not None:
-            validation.pad = feed.pad
-        checked = self._check_arrays(feed) and (
-            validation is None or self._check_arrays(validation)
-        )
+        for data in filter(None, (feed, validation)):
+            self._inspect(data)
         if resume:
             self._resume()
         self.epochs = epochs if resume else self._epoch + epochs
@@ -281,20 +283,19 @@ class Trainer:
                 stack.callback(callback.on_train_end, self)
                 callback.on_train_begin(self)
             while self._epoch < self.epochs and not self.stop_training and not stop:
-                self._run_epoch(feed, validation, checked, stop)
+                self._run_epoch(feed, validation, stop)
             if stop:
                 stack.callback(self._interrupted, stop)
         return self.history
 
-    def _run_epoch(
-        self, feed: Feed, validation: Feed | None, checked: bool, stop: StopRequest
-    ) -> None:
+    def _run_epoch(self, feed: Feed, validation: Feed | None, stop: StopRequest) -> None:
         epoch, start = self._epoch, self._batch
         for callback in self._callbacks:
             callback.on_epoch_begin(self, epoch)
         watching = [c for c in self._callbacks if _overrides(c, "on_step_end")]
-        state = self.state
-        for batch in self._ahead(feed.epoch(epoch, start), checked):
+        if self._saved_totals is not None:
+            self._totals = self._empty(feed.first())
+        for batch in self._ahead(feed, epoch, start):
             if self._totals is None:
                 self._totals = self._empty(batch)
             self.state, metrics, self._totals = fit_step(self.state, batch, self._totals)
@@ -304,14 +305,13 @@ class Trainer:
                 callback.on_step_end(self, self.step, metrics)
             if self.stop_training or stop:
                 break
-        del state
         if stop or (self.stop_training and self._batch != self.steps_per_epoch):
             # In mid-epoch: the epoch is unfinished, and resumes where it is.
             return
         logs = self._totals.compute() if self._totals is not None else {}
         self._totals = None
         if validation is not None:
-            results = self._evaluate(validation, checked)
+            results = self._evaluate(validation)
             val_logs = {f"val_{name}": value for name, value in results.items()}
             logs |= val_logs
             for callback in self._callbacks:
@@ -326,22 +326,20 @@ class Trainer:
         for callback in late:
             callback.on_epoch_end(self, epoch, logs)
 
-    def _ahead(self, batches: Iterator[Batch], checked: bool) -> Iterator[Batch]:
-        ready = batches if checked else (self._prepared(batch) for batch in batches)
-        filled = (self._with_targets(batch) for batch in ready)
+    def _ahead(self, feed: Feed, epoch: int, start: int = 0) -> Iterator[Batch]:
+        batches = (
+            # Arrays have been looked at as a whole; targets may still be missing.
+            batch if feed.checked and batch.targets is not None else self._prepared(batch)
+            for batch in feed.epoch(epoch, start)
+        )
         # On CPU there is nothing to copy to, and a thread would take a core from the step.
-        return filled if jax.default_backend() == "cpu" else prefetch_to_device(filled)
+        return batches if jax.default_backend() == "cpu" else prefetch_to_device(batches)
 
     def _prepared(self, batch: Batch) -> Batch:
         return prepare(self.state, batch)  # type: ignore[arg-type]
 
-    def _with_targets(self, batch: Batch) -> Batch:
-        if batch.targets is not None:
-            return batch
-        return prepare(self.state, batch)  # type: ignore[arg-type]
-
     def _empty(self, batch: Batch) -> Any:
-        totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
+        totals = empty_totals(self.state, self._prepared(batch))  # type: ignore[arg-type]
         if self._saved_totals is not None:
             leaves, treedef = jax.tree.flatten(totals)
             saved = [
@@ -388,8 +386,8 @@ class Trainer:
             name="data",
         )
         self._build_for(feed, None)
-        feed.pad = self._may_pad(feed)
-        return self._evaluate(feed, self._check_arrays(feed))
+        self._inspect(feed)
+        return self._evaluate(feed)
 
     def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
         """The model's outputs, as NumPy arrays.
@@ -404,9 +402,9 @@ class Trainer:
         count = len(jax.tree.leaves(inputs)[0])
         return run_batches(functools.partial(predict_step, state), inputs, count, batch_size)
 
-    def _evaluate(self, feed: Feed, checked: bool) -> dict[str, float]:
+    def _evaluate(self, feed: Feed) -> dict[str, float]:
         totals = None
-        for batch in self._ahead(feed.epoch(0), checked):
+        for batch in self._ahead(feed, 0):
             if totals is None:
                 totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
             totals = evaluate_and_total(self.state, batch, totals)
@@ -490,6 +488,7 @@ class Trainer:
 
     def _save_checkpoint(self, directory: Path) -> Path:
         checkpoints = Checkpoints(directory / "checkpoints")
+        checkpoints.set_aside(self.step)
         path = checkpoints.save(
             self.state,  # type: ignore[arg-type]
             self.step,
@@ -501,10 +500,9 @@ class Trainer:
     def _resume(self) -> None:
         if self.run_dir is None:
             raise ValueError("resume=True needs Trainer(..., run_dir=...)")
-        from flaxzoo.training.checkpoint import saved_steps
-
         directory = self.run_dir / "checkpoints"
-        if saved_steps(directory):
+        # A trainer that has been loaded, or has trained, goes on from where it is.
+        if self.step == 0 and saved_steps(directory):
             self._restore(directory, "last")
 
     def _restore(self, directory: Path, which: int | str) -> None:
@@ -547,21 +545,18 @@ class Trainer:
             total = 1
         self.build(feed.first().inputs, total_steps=total)
 
-    def _check_arrays(self, feed: Feed) -> bool:
-        # Arrays are looked at once, as a whole, instead of batch by batch.
-        if feed.arrays is None:
-            return False
-        prepare(self.state, as_batch(feed.arrays))  # type: ignore[arg-type]
-        return True
-
-    def _may_pad(self, feed: Feed) -> bool:
+    def _inspect(self, feed: Feed) -> None:
+        if feed.arrays is not None:
+            # Arrays are looked at once, as a whole, instead of batch by batch.
+            self._prepared(as_batch(feed.arrays))
+            feed.checked = True
         # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
-        state = self.state
-        if "per_example_gradients" in state.optimizer.needs:  # type: ignore[union-attr]
-            return False
-        batch = self._with_targets(feed.first())
-        outputs = output_shapes(state, batch.inputs)  # type: ignore[arg-type]
-        return state.loss.gives_per_example(outputs, batch.targets)  # type: ignore[union-attr]
+        state: Any = self.state
+        batch = self._prepared(feed.first())
+        outputs = output_shapes(state, batch.inputs)
+        feed.pad = "per_example_gradients" not in state.optimizer.needs and (
+            state.loss.gives_per_example(outputs, batch.targets)
+        )
 
     def _callback_list(self, callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
         result = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
