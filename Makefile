@@ -1,4 +1,4 @@
-# make demo | test | lint | parity | bench: each makes .venv and installs what it needs, once.
+# make demo | test | lint | parity | bench | docs: each makes .venv and installs what it needs, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo test lint format parity bench digits clean
+.PHONY: demo test lint format parity bench docs digits clean
 
 demo: $(STAMPS)/demo
 	rm -rf runs/demo
@@ -32,6 +32,9 @@ bench: $(STAMPS)/parity
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/lstm.py
 
+docs: $(STAMPS)/docs
+	$(BIN)/zensical build
+
 # The checkpoint that ships inside the package, by the demo's own recipe.
 digits: $(STAMPS)/demo
 	$(BIN)/python examples/quickstart_digits.py --run-dir runs/digits --export src/flaxzoo/weights/digits
@@ -55,6 +58,10 @@ $(STAMPS)/lint: pyproject.toml | $(STAMPS)
 
 $(STAMPS)/parity: $(STAMPS)/test
 	$(PIP) $(TORCH)
+	touch $@
+
+$(STAMPS)/docs: pyproject.toml | $(STAMPS)
+	$(PIP) -e '.[docs]'
 	touch $@
 
 clean:

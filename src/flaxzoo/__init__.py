@@ -27,9 +27,11 @@ if TYPE_CHECKING:
         weights,
     )
     from flaxzoo.debug import profile
-    from flaxzoo.model import Model, ModelSpec, Preprocess
+    from flaxzoo.model import Model
     from flaxzoo.models.classifier import Classifier
+    from flaxzoo.preprocess import Preprocess
     from flaxzoo.registry import Registry
+    from flaxzoo.spec import ModelSpec
     from flaxzoo.training import callbacks
     from flaxzoo.training.history import History
     from flaxzoo.training.state import TrainState, create_train_state
@@ -57,8 +59,8 @@ _ATTRIBUTES = {
     "Classifier": "flaxzoo.models.classifier",
     "History": "flaxzoo.training.history",
     "Model": "flaxzoo.model",
-    "ModelSpec": "flaxzoo.model",
-    "Preprocess": "flaxzoo.model",
+    "ModelSpec": "flaxzoo.spec",
+    "Preprocess": "flaxzoo.preprocess",
     "Registry": "flaxzoo.registry",
     "TrainState": "flaxzoo.training.state",
     "Trainer": "flaxzoo.training.trainer",

@@ -36,6 +36,9 @@ def test_unknown_names_and_keywords():
         fz.models.get("autoencoder", num_classes=3)
     with pytest.raises(UnknownNameError, match="unknown weights 'cnn.nope'"):
         fz.models.get("cnn.nope", pretrained=True)
+    for wrong in ("ten", -1, 2.0, True):
+        with pytest.raises(ValueError, match="num_classes must be an int of at least 0"):
+            fz.models.get("cnn", num_classes=wrong)
     with pytest.raises(UnknownNameError, match="model 'mlp' has no pretrained weights"):
         fz.models.get("mlp", pretrained=True)
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from flaxzoo.models.registry import MODELS, facts, register
 
 if TYPE_CHECKING:
-    from flaxzoo.model import Model, ModelSpec
+    from flaxzoo.model import Model
     from flaxzoo.models.autoencoder import AutoEncoder, ConvAutoEncoder
     from flaxzoo.models.classifier import Classifier
     from flaxzoo.models.cnn import CNN
     from flaxzoo.models.heads import Head
     from flaxzoo.models.lstm import LSTM
     from flaxzoo.models.mlp import MLP
+    from flaxzoo.spec import ModelSpec
 
 __all__ = [
     "CNN",
@@ -87,6 +88,7 @@ def get(
       UnknownNameError: (a KeyError) no such architecture or tag; it lists the closest ones.
       UnknownArgumentError: (a TypeError) a keyword that the architecture does not take.
       CheckpointError: the weights are missing, damaged or of another model.
+      ValueError: ``num_classes`` is not an int of at least 0.
 
     Example:
       >>> model = get("cnn", num_classes=2, input_shape=(32, 32, 3)).init(rng=0)
@@ -104,6 +106,8 @@ def get(
         input_shape = input_shape or tuple(entry["input_shape"])
     takes = MODELS.parameters(base)
     if num_classes is not None:
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+            raise ValueError(f"num_classes must be an int of at least 0, got {num_classes!r}")
         config["num_classes"] = num_classes
     if input_shape is not None and "input_shape" in takes:
         config["input_shape"] = tuple(input_shape)
@@ -150,8 +154,8 @@ def info(name: str) -> ModelSpec:
 def _spec(
     name: str, config: dict[str, Any], input_shape: tuple[int, ...] | None, entry: dict[str, Any]
 ) -> ModelSpec:
-    from flaxzoo.model import ModelSpec
     from flaxzoo.preprocess import Preprocess
+    from flaxzoo.spec import ModelSpec
     from flaxzoo.weights.pretrained import tags
 
     known = facts(name)

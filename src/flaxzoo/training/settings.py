@@ -10,7 +10,8 @@ from typing import Any
 from flaxzoo import losses, metrics, optimizers, schedules
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
-from flaxzoo.model import Model, ModelSpec
+from flaxzoo.model import Model
+from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.files import write_atomically
 
 _FORMAT = "flaxzoo.trainer"

@@ -164,7 +164,7 @@ def create_train_state(
     default_loss = DEFAULT_LOSS.get(task, DEFAULT_LOSS["classification"])
     if metrics is None:
         metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()
-    elif isinstance(metrics, str):
+    elif isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics):
         metrics = (metrics,)
     rate = {"learning_rate": learning_rate, "total_steps": total_steps}
     optimizer_options |= {key: value for key, value in rate.items() if value is not None}

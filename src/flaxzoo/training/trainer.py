@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from flaxzoo.model import Model, run_batches
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings
 from flaxzoo.training.batches import Batch, as_batch
+from flaxzoo.training.callback_list import CallbackList
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.checkpoint import (
     Checkpoints,
-    ModelCheckpoint,
     require_writable,
     restore,
     saved_steps,
@@ -91,7 +91,7 @@ class Trainer:
             "optimizer": optimizer,
             "learning_rate": learning_rate,
             "loss": loss,
-            "metrics": metrics if metrics is None or isinstance(metrics, str) else tuple(metrics),
+            "metrics": tuple(metrics) if isinstance(metrics, list) else metrics,
             "freeze": freeze,
             **optimizer_options,
         }
@@ -109,7 +109,7 @@ class Trainer:
         self._batch = 0
         self._totals: Any = None
         self._saved_totals: list[Any] | None = None
-        self._callbacks: Sequence[Callback] = ()
+        self._callbacks = CallbackList()
         self._callback_states: dict[str, Any] = {}
         if self._model.variables is not None and not self._needs_length():
             self.build()
@@ -244,7 +244,7 @@ class Trainer:
         """
         if epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {epochs}")
-        callbacks = self._callback_list(callbacks, progress)
+        called = CallbackList(callbacks, progress)
         feed = Feed(
             train_data,
             batch_size=batch_size,
@@ -271,17 +271,13 @@ class Trainer:
             self._resume()
         self.epochs = epochs if resume else self._epoch + epochs
         self.stop_training = False
-        self._callbacks = callbacks
-        for callback, state in zip(callbacks, self._states_for(callbacks), strict=True):
-            if state is not None:
-                callback.load_state_dict(state)
+        self._callbacks = called
+        called.load_states(self._callback_states)
+        self._callback_states = {}
         self._write_settings()
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
-            for callback in callbacks:
-                # Each gets to close its files, whatever happens in the loop or in the others.
-                stack.callback(callback.on_train_end, self)
-                callback.on_train_begin(self)
+            called.train_begin(self, stack)
             while self._epoch < self.epochs and not self.stop_training and not stop:
                 self._run_epoch(feed, validation, stop)
             if stop:
@@ -290,9 +286,7 @@ class Trainer:
 
     def _run_epoch(self, feed: Feed, validation: Feed | None, stop: StopRequest) -> None:
         epoch, start = self._epoch, self._batch
-        for callback in self._callbacks:
-            callback.on_epoch_begin(self, epoch)
-        watching = [c for c in self._callbacks if _overrides(c, "on_step_end")]
+        self._callbacks.epoch_begin(self, epoch)
         if self._saved_totals is not None:
             self._totals = self._empty(feed.first())
         for batch in self._ahead(feed, epoch, start):
@@ -301,8 +295,7 @@ class Trainer:
             self.state, metrics, self._totals = fit_step(self.state, batch, self._totals)
             self.step += 1
             self._batch += 1
-            for callback in watching:
-                callback.on_step_end(self, self.step, metrics)
+            self._callbacks.step_end(self, self.step, metrics)
             if self.stop_training or stop:
                 break
         if stop or (self.stop_training and self._batch != self.steps_per_epoch):
@@ -314,17 +307,9 @@ class Trainer:
             results = self._evaluate(validation)
             val_logs = {f"val_{name}": value for name, value in results.items()}
             logs |= val_logs
-            for callback in self._callbacks:
-                callback.on_validation_end(self, epoch, val_logs)
+            self._callbacks.validation_end(self, epoch, val_logs)
         self._epoch, self._batch = epoch + 1, 0
-        late = [c for c in self._callbacks if isinstance(c, ModelCheckpoint)]
-        for callback in self._callbacks:
-            if callback not in late:
-                callback.on_epoch_end(self, epoch, logs)
-        self.history.append(epoch, logs)
-        # Checkpoints hold the history and the other callbacks' states, so they come last.
-        for callback in late:
-            callback.on_epoch_end(self, epoch, logs)
+        self._callbacks.epoch_end(self, epoch, logs)
 
     def _ahead(self, feed: Feed, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = (
@@ -352,7 +337,7 @@ class Trainer:
     def _interrupted(self, stop: StopRequest) -> None:
         where = ""
         if self.run_dir is not None:
-            checkpoint = next((c for c in self._callbacks if isinstance(c, ModelCheckpoint)), None)
+            checkpoint = self._callbacks.checkpoint
             if checkpoint is not None:
                 path = checkpoint.save(self)
                 checkpoint.on_train_end(self)
@@ -473,17 +458,13 @@ class Trainer:
         totals = None
         if self._totals is not None:
             totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._totals)]
-        states = {
-            _callback_key(i, c, self._callbacks): c.state_dict()
-            for i, c in enumerate(self._callbacks)
-        }
         return {
             "epoch": self._epoch,
             "batch": self._batch,
             "step": self.step,
             "totals": totals,
             "history": self.history.to_json(),
-            "callbacks": {key: state for key, state in states.items() if state},
+            "callbacks": self._callbacks.states(),
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
@@ -557,40 +538,6 @@ class Trainer:
         feed.pad = "per_example_gradients" not in state.optimizer.needs and (
             state.loss.gives_per_example(outputs, batch.targets)
         )
-
-    def _callback_list(self, callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
-        result = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-        for callback in result:
-            if not isinstance(callback, Callback):
-                raise TypeError(
-                    f"callbacks must hold flaxzoo.callbacks.Callback objects, got {callback!r}"
-                )
-        if progress:
-            from flaxzoo.training.progress import ProgressBar
-
-            if not any(isinstance(c, ProgressBar) for c in result):
-                result.append(ProgressBar())
-        return result
-
-    def _states_for(self, callbacks: Sequence[Callback]) -> list[Mapping[str, Any] | None]:
-        states = [
-            self._callback_states.get(_callback_key(i, c, callbacks))
-            for i, c in enumerate(callbacks)
-        ]
-        self._callback_states = {}
-        return states
-
-
-def _callback_key(index: int, callback: Callback, callbacks: Sequence[Callback]) -> str:
-    name = type(callback).__name__
-    same = [i for i, c in enumerate(callbacks) if type(c).__name__ == name]
-    return f"{name}.{same.index(index)}"
-
-
-def _overrides(callback: Callback, method: str) -> bool:
-    if type(callback) is ModelCheckpoint and method == "on_step_end":
-        return callback.every_steps is not None
-    return getattr(type(callback), method) is not getattr(Callback, method)
 
 
 def _all_frozen(path: str, state: TrainState) -> bool:

@@ -1,0 +1,135 @@
+"""What is known about a model besides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from flaxzoo.activations import to_config
+from flaxzoo.preprocess import Preprocess
+from flaxzoo.summary import Summary
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What is known about a model besides its numbers.
+
+    Attributes:
+      name: in the registry, or the module's class for one of your own.
+      tag: which pretrained weights, as in ``cnn.digits``; None for none.
+      config: the keywords that ``flaxzoo.models.get(name, **config)`` builds the module from;
+        None for a module that is not from the registry.
+      input_shape: of one example, without the batch; None where it is not known yet.
+      input_dtype: of the inputs.
+      task: ``"classification"``, ``"reconstruction"`` or ``"features"``; it sets the default
+        loss and metrics of training.
+      classes: the names of the classes, in the order of the outputs.
+      preprocess: how images become inputs; None for other inputs.
+      description: one sentence.
+      paper: reference of the architecture.
+      licence: of the pretrained weights.
+      tags: all pretrained weights of this architecture, the default first.
+      top1: published accuracy of ``tag``'s weights, in percent.
+    """
+
+    name: str
+    tag: str | None = None
+    config: Mapping[str, Any] | None = None
+    input_shape: tuple[int, ...] | None = None
+    input_dtype: str = "float32"
+    task: str = "classification"
+    classes: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    description: str = ""
+    paper: str = ""
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    top1: float | None = None
+
+    @functools.cached_property
+    def _summary(self) -> Summary:
+        from flaxzoo import models
+
+        return models.get(self.name, **(self.config or {})).summary()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model with this configuration."""
+        return self._summary.parameters
+
+    @property
+    def gflops(self) -> float:
+        """Billions of operations for one example, two per multiply-add."""
+        return self._summary.flops / 1e9
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}{'.' + self.tag if self.tag else ''}: {self.description}"]
+        facts: dict[str, Any] = {
+            "task": self.task,
+            "input": None
+            if self.input_shape is None
+            else f"{self.input_dtype} [B, {', '.join(map(str, self.input_shape))}]",
+        }
+        if self.config is not None and self.input_shape is not None:
+            facts["parameters"] = f"{self.parameters:,}"
+            facts["GFLOPs"] = f"{self.gflops:.4g}"
+        facts |= {
+            "pretrained": ", ".join(f"{self.name}.{tag}" for tag in self.tags) or "none",
+            "top-1": None if self.top1 is None else f"{self.top1} %",
+            "licence": self.licence,
+            "paper": self.paper,
+        }
+        lines += [f"  {key:<10} {value}" for key, value in facts.items() if value]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that ``from_json`` reads back.
+
+        Raises:
+          ValueError: the configuration holds something that JSON cannot, such as a function.
+        """
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.preprocess is not None:
+            data["preprocess"] = dataclasses.asdict(self.preprocess)
+        if self.config is not None:
+            data["config"] = {key: _config_value(key, v) for key, v in self.config.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of ``to_json``; unknown keys of later versions are ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: _tuples(value) for key, value in data.items() if key in known}
+        if values.get("preprocess") is not None:
+            values["preprocess"] = Preprocess(**values["preprocess"])
+        return cls(**values)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _config_value(key: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Sequence):
+        return [_config_value(key, item) for item in value]
+    try:
+        # dtypes, as bfloat16 or jnp.float32.
+        return jnp.dtype(value).name
+    except TypeError:
+        written = to_config(value) if callable(value) else None
+        if written is not None:
+            return written
+        raise ValueError(
+            f"the argument {key}={value!r} cannot be written to a file; register the function "
+            "under a name (flaxzoo.activations.register) and pass the name"
+        ) from None
