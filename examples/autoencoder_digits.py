@@ -23,9 +23,11 @@ def run(run_dir: Path, epochs: int = 40) -> dict[str, float]:
     codes = module.apply(variables, test_images, method="encode")
     print(f"codes {list(codes.shape)}; error {error:.4f}, of the mean image {baseline:.4f}")
 
-    pairs = np.concatenate([test_images[:8], rebuilt[:8]])
+    # Rows of four: digits, and below each what came out.
+    rows = [test_images[:4], rebuilt[:4], test_images[4:8], rebuilt[4:8]]
+    kinds = np.repeat([0, 1, 0, 1], 4)
     figure = fz.plots.prediction_grid(
-        pairs, np.zeros(16, int), np.zeros(16, int), class_names=[""], max_images=16
+        np.concatenate(rows), kinds, kinds, class_names=["in", "out"], max_images=16
     )
     figure.savefig(run_dir / "reconstructions.png")
     return {"error": error, "baseline": baseline}
