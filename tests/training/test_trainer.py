@@ -101,6 +101,30 @@ def test_data_in_every_form_gives_the_same_run(digits):
         np.testing.assert_allclose(run(form, **options), expected, atol=1e-6)
 
 
+def test_sources_may_reuse_their_buffer(digits):
+    train, _ = digits
+    # A product over many rows keeps the step busy while the source goes on.
+    images = np.repeat(train[0], 4, axis=0)
+    labels = np.repeat(train[1], 4)
+
+    def source():
+        # Aligned, as what jax takes over without a copy.
+        raw = np.zeros(480 * 64 + 16, np.float32)
+        offset = (-raw.ctypes.data // 4) % 16
+        buffer = raw[offset : offset + 480 * 64].reshape(480, 8, 8, 1)
+        for start in range(0, 960, 480):
+            buffer[:] = images[start : start + 480]
+            yield buffer, labels[start : start + 480]
+            buffer[:] = np.nan
+
+    model = mlp(features=(512, 512)).init(rng=0)
+    reused = fz.Trainer(model)
+    reused.fit(source, epochs=2, progress=False)
+    plain = fz.Trainer(model)
+    plain.fit((images, labels), epochs=2, batch_size=480, shuffle=False, progress=False)
+    np.testing.assert_allclose(reused.history["loss"], plain.history["loss"], rtol=1e-5)
+
+
 def test_grain(digits):
     import grain
 

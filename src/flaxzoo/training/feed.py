@@ -159,7 +159,11 @@ class Feed:
             batches = itertools.islice(batches, self._limit - start)
         for batch in batches:
             self._position += 1
-            yield batch
+            # On CPU a compiled step reads NumPy memory in place and after it has returned: a
+            # source that fills one buffer again and again must not reach into it.
+            yield jax.tree.map(
+                lambda x: x.copy() if isinstance(x, np.ndarray) else x, as_batch(batch)
+            )
 
     def _shaped(self, batch: Batch) -> Batch:
         size = batch_size(batch)
