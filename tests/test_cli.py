@@ -491,6 +491,56 @@ def test_training_mistakes(capsys, tmp_path, monkeypatch, options, message):
     assert message in fails(capsys, ["train", "mlp", "--data", "digits", *options])
 
 
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_a_rate_that_is_none(capsys, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", model, "--data", "digits", "--set", "dropout=abc"]
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines() == [
+        f"flaxzoo: error: model '{model}' with dropout='abc': "
+        "dropout must be a number in [0, 1), got 'abc'"
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_options_that_matter_in_training_alone_are_checked_before_it(capsys, tmp_path, monkeypatch):
+    class Picky(nn.Module):
+        num_classes: int = 10
+        rate: float = 0.5
+
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.BatchNorm(use_running_average=not train)(x)
+            if train and self.rate > 1:
+                raise ValueError("rate is too large")
+            return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+    monkeypatch.setattr(model_registry.MODELS, "_entries", dict(model_registry.MODELS._entries))
+    monkeypatch.setattr(model_registry, "_FACTS", dict(model_registry._FACTS))
+    monkeypatch.chdir(tmp_path)
+    fz.models.register("picky", input_shape=(8, 8, 1))(Picky)
+    message = fails(capsys, ["train", "picky", "--data", "digits", "--set", "rate=2"])
+    assert message == "model 'picky' with rate=2: rate is too large"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "kind"),
+    [
+        (["train", "mlp", "--data", "digits", "--optimizer", "zzzz"], "optimizers"),
+        (["train", "mlp", "--data", "digits", "--loss", "zzzz"], "losses"),
+        (["train", "mlp", "--data", "digits", "--metrics", "zzzz"], "metrics"),
+        (["info", "zzzz"], "models"),
+    ],
+)
+def test_messages_point_to_commands_not_to_python(capsys, tmp_path, monkeypatch, argv, kind):
+    monkeypatch.chdir(tmp_path)
+    message = fails(capsys, argv)
+    assert message.endswith(f"names: flaxzoo list --kind {kind}")
+    assert main(["list", "--kind", kind]) == 0
+
+
 def test_data_that_is_not_there(capsys, tmp_path):
     argv = ["train", "mlp", "--data"]
     assert "no such directory" in fails(capsys, [*argv, f"mnist:{tmp_path}/nowhere"])

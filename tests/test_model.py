@@ -183,10 +183,62 @@ def test_predict_bad_input(model, tmp_path):
 def test_wrong_input_shapes_are_explained(model):
     with pytest.raises(ShapeError, match=r"images must have shape \[B, H, W, C\]"):
         model(jnp.ones((8, 8, 1)))
-    with pytest.raises(ShapeError, match=r"inputs of shape \[1, 8, 8, 3\] do not fit .*kernel"):
+    with pytest.raises(ShapeError, match=r"\[1, 8, 8, 3\] do not fit .*conv_0 takes 1 channels"):
         model(jnp.ones((1, 8, 8, 3)))
     with pytest.raises(ShapeError, match=r"inputs of shape \[1, 12, 12, 1\] do not fit"):
         model(jnp.ones((1, 12, 12, 1)))
+
+
+def test_modules_without_parameters():
+    class Pool(nn.Module):
+        def __call__(self, x):
+            return x.mean((1, 2))
+
+    model = fz.Model(Pool()).init(inputs=jnp.ones((1, 4, 4, 2)))
+    assert model(jnp.ones((3, 4, 4, 2))).shape == (3, 2)
+
+
+def test_images_of_every_kind(model, tmp_path):
+    ramp = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    deep = model.spec.preprocess(tmp_path / "deep.png")[0, ..., 0]
+    np.testing.assert_allclose(deep, ramp / 65535, atol=1 / 255)
+
+    upright = np.zeros((8, 8), np.uint8)
+    upright[0, 0] = 255
+    image = Image.fromarray(upright)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    turned = model.spec.preprocess(tmp_path / "turned.png")[0, ..., 0]
+    assert np.unravel_index(turned.argmax(), turned.shape) == (0, 7)
+
+    half = jnp.ones((2, 8, 8, 1), jnp.bfloat16)
+    assert model.predict(half).indices.shape == (2, 3)
+
+
+def test_nan_does_not_pass_for_an_answer(model):
+    with pytest.raises(DataError, match="inputs.*nan"):
+        model.predict(np.full((2, 8, 8, 1), np.nan, np.float32))
+    broken = model.with_variables(jax.tree.map(lambda x: x * np.nan, model.variables))
+    with pytest.raises(DataError, match="outputs are not finite"):
+        broken.predict(np.zeros((2, 8, 8, 1), np.float32))
+
+
+def test_lists_and_paths(model):
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(model(images.tolist()), model(images))
+    with pytest.raises(TypeError, match=r"got the path 'cat.jpg': use model.predict"):
+        model("cat.jpg")
+
+
+def test_options_go_to_the_backbone():
+    model = fz.models.get("lstm", vocab_size=9, hidden_size=4).init()
+    module, variables = model
+    ids = np.array([[1, 2, 3], [4, 0, 0]])
+    by_length = module.apply(variables, ids, lengths=np.array([3, 1]))
+    mapped = model({"text": ids, "lengths": np.array([3, 1])})
+    np.testing.assert_allclose(by_length, mapped, rtol=1e-6)
 
 
 def test_save_and_load(model, tmp_path, assert_trees_equal):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from flaxzoo import plots
 from flaxzoo._figures import displayable, to_array
 from flaxzoo.errors import DataError, MissingExtraError, ShapeError, UnknownNameError
+from flaxzoo.preprocess import Predictions
 
 CURVES = {
     "loss": [1.0, 0.5, 0.2],
@@ -108,6 +109,20 @@ def test_prediction_grid_with_ids_scores_and_no_labels():
     assert [a.get_title() for a in figure.axes] == ["1", "0", "1"]
 
 
+def test_plots_of_what_predict_returns():
+    probabilities = np.array([[0.9, 0.06, 0.04], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
+    predictions = Predictions.from_logits(np.log(probabilities), 2, ["cat", "dog", "owl"])
+    names = ["cat", "dog", "owl"]
+    figure = plots.prediction_grid(IMAGES, [0, 1, 1], predictions, names)
+    assert [a.get_title() for a in figure.axes] == ["cat  90%", "dog  70%", "cat  60%\ntrue: dog"]
+    figure = plots.confusion_matrix([0, 1, 1], predictions, names)
+    np.testing.assert_array_equal(cells(figure), [[1, 0, 0], [1, 1, 0], [0, 0, 0]])
+    # Without names there are as many classes as occur, whatever top_k is.
+    assert cells(plots.confusion_matrix([0, 1, 1], predictions)).shape == (2, 2)
+    with pytest.raises(ShapeError, match=r"predictions must be .*\[2\], got int64\[3\]"):
+        plots.confusion_matrix([0, 1], predictions)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -194,3 +209,14 @@ def test_missing_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r'pip install "flaxzoo\[plots\]"'):
         plots.history(CURVES)
+
+
+@pytest.mark.parametrize("failure", ["import no_such_dependency", "raise ImportError('bad .so')"])
+def test_a_broken_package_is_not_called_missing(tmp_path, monkeypatch, failure):
+    from flaxzoo._extras import require
+
+    (tmp_path / "broken_package.py").write_text(failure)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=r"no_such_dependency|bad \.so") as caught:
+        require("broken_package", extra="plots", purpose="drawing")
+    assert not isinstance(caught.value, MissingExtraError)

@@ -37,6 +37,8 @@ def test_list_is_sorted_and_globs(registry):
     assert registry.list() == ["adam", "adamw"]
     assert registry.list("*w") == ["adamw"]
     assert registry.list("z*") == []
+    # An alias finds its entry.
+    assert registry.list("A*") == ["adam"]
 
 
 def test_unknown_name_is_a_key_error_with_the_closest_matches(registry):

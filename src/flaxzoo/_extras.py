@@ -17,12 +17,15 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
       purpose: what needs it, for the message.
 
     Raises:
-      MissingExtraError: the module is not installed.
+      MissingExtraError: the package that holds the module is not installed. Any other failure of
+        the import, such as an absent dependency of that package, is raised as it is.
     """
+    package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
         raise MissingExtraError(
             f'{purpose} needs {package}, which is not installed: pip install "flaxzoo[{extra}]"'
         ) from error

@@ -20,7 +20,9 @@ def as_key(rng: Any) -> jax.Array:
     """
     if isinstance(rng, jax.Array) or hasattr(rng, "dtype"):
         if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(rng)
+            data = jax.random.key_data(rng)
+            # Keys of other generators than threefry are wider: draw one of ours from them.
+            return data if data.shape == (2,) else jax.random.bits(rng, (2,), jnp.uint32)
         if jnp.issubdtype(rng.dtype, jnp.integer) and rng.ndim == 0:
             return jax.random.PRNGKey(rng)
         if rng.dtype == jnp.uint32 and rng.ndim == 1:

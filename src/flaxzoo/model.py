@@ -19,6 +19,7 @@ from flaxzoo._calls import apply_module
 from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
 from flaxzoo._version import __version__
+from flaxzoo.data.arrays import check_finite
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.preprocess import Predictions
@@ -101,12 +102,8 @@ class Model:
             does not take inputs of this shape.
         """
         sample = self._sample(inputs)
-        key, spec = as_key(rng), self.spec
-        if isinstance(sample, jax.ShapeDtypeStruct):
-            spec = dataclasses.replace(
-                spec, input_shape=tuple(sample.shape[1:]), input_dtype=str(sample.dtype)
-            )
-        return dataclasses.replace(self, variables=_init(self.module, key, sample), spec=spec)
+        variables = {"params": {}, **_init(self.module, as_key(rng), sample)}
+        return dataclasses.replace(self, variables=variables, spec=self.spec.with_inputs(sample))
 
     def shapes(self, inputs: Any = None) -> Any:
         """The variables' shapes and dtypes, without computing or allocating them.
@@ -136,6 +133,12 @@ class Model:
           ShapeError: the inputs do not fit the module or its variables.
         """
         self._require_variables()
+        if isinstance(inputs, str | os.PathLike):
+            raise TypeError(
+                f"a model takes arrays, got the path {os.fspath(inputs)!r}: use model.predict"
+            )
+        if isinstance(inputs, list):
+            inputs = np.asarray(inputs)
         return _forward(self.module, self.variables, inputs)
 
     def features(self, inputs: Any) -> Any:
@@ -172,11 +175,12 @@ class Model:
             )
         if self.spec.preprocess is not None:
             inputs = self.spec.preprocess(inputs)
+        check_finite(inputs, "inputs")
         leaves = jax.tree.leaves(inputs)
         if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
             raise DataError("inputs is empty: there is nothing to predict")
         outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
-        if self.spec.task != "classification" or not isinstance(outputs, np.ndarray):
+        if self.spec.task != "classification" or np.ndim(outputs) != 2:
             return outputs
         return Predictions.from_logits(outputs, min(top_k, outputs.shape[-1]), self.spec.classes)
 

@@ -17,6 +17,7 @@ import numpy as np
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.preprocess import Predictions
 from flaxzoo.training.monitor import infer_mode
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ def prediction_grid(
       images: ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]``: uint8, or floats in
         ``[0, 1]``. Floats in another range, such as standardised ones, are stretched to it.
       labels: true classes ``[N]``, or None if they are not known.
-      predictions: class ids ``[N]``, or scores ``[N, classes]``. Where each row is a probability
-        distribution, the title gives the answer's probability.
+      predictions: class ids ``[N]``, scores ``[N, classes]``, or the ``Predictions`` of
+        ``Model.predict``. From those, and where each row is a probability distribution, the
+        title gives the answer's probability.
       class_names: a name per class id.
       max_images: how many of the first images to draw.
 
@@ -206,7 +208,8 @@ def confusion_matrix(
 
     Args:
       labels: true classes, ints ``[N]``.
-      predictions: class ids ``[N]``, or scores ``[N, classes]``.
+      predictions: class ids ``[N]``, scores ``[N, classes]``, or the ``Predictions`` of
+        ``Model.predict``, of which the best class counts.
       class_names: a name per class id; there may be more names than classes that occur.
       normalize: whether each row is given as shares of its class instead of counts.
 
@@ -217,13 +220,12 @@ def confusion_matrix(
       ShapeError: shapes that do not go together.
       DataError: no examples, a negative class id, or one without a name.
     """
-    scores = np.asarray(predictions)
     total = len(np.atleast_1d(np.asarray(labels)))
-    answers, _ = _answers(scores, total)
+    answers, _ = _answers(predictions, total)
     truth = _class_ids(labels, "labels", total)
     classes = int(max(truth.max(), answers.max())) + 1
-    if scores.ndim == 2:
-        classes = max(classes, scores.shape[1])
+    if not isinstance(predictions, Predictions) and np.ndim(predictions) == 2:
+        classes = max(classes, np.shape(predictions)[1])
     if class_names is not None:
         _name(class_names, classes - 1)
         classes = len(class_names)
@@ -333,6 +335,9 @@ def _annotate(axes: Any, cells: np.ndarray, normalize: bool) -> None:
 
 def _answers(predictions: Any, total: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Class ids, and the probability of each where the predictions are probabilities."""
+    if isinstance(predictions, Predictions):
+        answers = _class_ids(predictions.indices[:, 0], "predictions", total)
+        return answers, np.asarray(predictions.probabilities[:, 0], np.float64)
     array = np.asarray(predictions)
     if array.ndim != 2:
         return _class_ids(array, "predictions", total), None

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._extras import require
 from flaxzoo.errors import DataError, ShapeError
 
 
@@ -43,7 +43,7 @@ class Preprocess:
           DataError: a file is missing or is not an image; the message names it.
           ShapeError: a floating array of another shape, or an array of a rank that is no image.
         """
-        if hasattr(images, "dtype") and np.issubdtype(np.asarray(images).dtype, np.floating):
+        if hasattr(images, "dtype") and jnp.issubdtype(images.dtype, jnp.floating):
             return self._checked(np.asarray(images, np.float32))
         if (
             isinstance(images, str | os.PathLike)
@@ -73,20 +73,26 @@ class Preprocess:
 
     def _one(self, image: Any) -> np.ndarray:
         height, width, channels = self.input_shape
-        pil = self._open(image).convert("L" if channels == 1 else "RGB")
+        pil = _upright(self._open(image))
+        if pil.mode.startswith("I"):
+            # Sixteen bits; Pillow's own conversion would clip them.
+            pil = pil.convert("I").point(lambda value: value / 257).convert("L")
+        pil = pil.convert("L" if channels == 1 else "RGB")
         if pil.size != (width, height):
-            resampling = require("PIL.Image", extra="all", purpose="resizing images").Resampling
-            pil = pil.resize((width, height), resampling[self.interpolation.upper()])
+            from PIL.Image import Resampling
+
+            pil = pil.resize((width, height), Resampling[self.interpolation.upper()])
         pixels = np.asarray(pil, np.float32).reshape(height, width, channels) / 255.0
         return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def _open(self, image: Any) -> Any:
-        pil = require("PIL.Image", extra="all", purpose="reading images")
+        from PIL import Image
+
         if _is_pil(image):
             return image
         if isinstance(image, str | os.PathLike):
             try:
-                with pil.open(image) as opened:
+                with Image.open(image) as opened:
                     opened.load()
                     return opened
             except FileNotFoundError:
@@ -101,7 +107,14 @@ class Preprocess:
                 "an image array must be uint8 of shape [H, W] or [H, W, C], "
                 f"got {array.dtype}{list(array.shape)}"
             )
-        return pil.fromarray(array)
+        return Image.fromarray(array)
+
+
+def _upright(image: Any) -> Any:
+    # Cameras store which way is up beside the pixels.
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _is_pil(image: Any) -> bool:
@@ -127,7 +140,13 @@ class Predictions:
     def from_logits(
         cls, logits: np.ndarray, top_k: int, classes: Sequence[str] | None
     ) -> Predictions:
-        """Softmax in float64, then the ``top_k`` largest; ties go to the lower class."""
+        """Softmax in float64, then the ``top_k`` largest; ties go to the lower class.
+
+        Raises:
+          DataError: a logit is NaN or infinite.
+        """
+        if not np.isfinite(logits.astype(np.float64)).all():
+            raise DataError("the model's outputs are not finite: its variables may have diverged")
         shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         probabilities = np.exp(shifted)
         probabilities /= probabilities.sum(-1, keepdims=True)

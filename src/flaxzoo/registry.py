@@ -105,8 +105,12 @@ class Registry(Generic[T]):
         return add
 
     def list(self, pattern: str = "*") -> list[str]:
-        """Names that match a glob, sorted; aliases are left out."""
-        return sorted(n for n in self._entries if fnmatch.fnmatchcase(n, pattern))
+        """Names of the entries that match a glob by name or alias, sorted."""
+        found = {name for name in self._entries if fnmatch.fnmatchcase(name, pattern)}
+        found |= {
+            name for alias, name in self._aliases.items() if fnmatch.fnmatchcase(alias, pattern)
+        }
+        return sorted(found)
 
     def resolve(self, name: str) -> str:
         """The name an alias stands for; a name stands for itself.

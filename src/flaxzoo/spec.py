@@ -7,9 +7,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import to_config
+from flaxzoo.errors import ShapeError
 from flaxzoo.preprocess import Preprocess
 from flaxzoo.summary import Summary
 
@@ -25,6 +27,8 @@ class ModelSpec:
         None for a module that is not from the registry.
       input_shape: of one example, without the batch; None where it is not known yet.
       input_dtype: of the inputs.
+      declared: whether ``input_shape`` was asked for, so that data of another shape is a mistake,
+        rather than being the architecture's usual one.
       task: ``"classification"``, ``"reconstruction"`` or ``"features"``; it sets the default
         loss and metrics of training.
       classes: the names of the classes, in the order of the outputs.
@@ -41,6 +45,7 @@ class ModelSpec:
     config: Mapping[str, Any] | None = None
     input_shape: tuple[int, ...] | None = None
     input_dtype: str = "float32"
+    declared: bool = False
     task: str = "classification"
     classes: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
@@ -65,6 +70,32 @@ class ModelSpec:
     def gflops(self) -> float:
         """Billions of operations for one example, two per multiply-add."""
         return self._summary.flops / 1e9
+
+    def with_inputs(self, inputs: Any) -> ModelSpec:
+        """The spec of the model when it is initialised for a batch of inputs.
+
+        Args:
+          inputs: the batch, or its shape and dtype; anything but one array changes nothing.
+
+        Raises:
+          ShapeError: the model was asked for with another ``input_shape``.
+        """
+        if not hasattr(inputs, "shape"):
+            return self
+        shape = tuple(inputs.shape[1:])
+        dtype = str(jax.dtypes.canonicalize_dtype(inputs.dtype))
+        if self.declared and shape != self.input_shape:
+            raise ShapeError(
+                f"inputs must have shape [B, {', '.join(map(str, self.input_shape or ()))}], for "
+                f"which the model {self.name!r} was made (input_shape), got {list(inputs.shape)}"
+            )
+        preprocess = self.preprocess
+        if preprocess is not None and preprocess.input_shape != shape:
+            fits = len(shape) == 3 and shape[-1] in (1, 3)
+            preprocess = dataclasses.replace(preprocess, input_shape=shape) if fits else None
+        return dataclasses.replace(
+            self, input_shape=shape, input_dtype=dtype, preprocess=preprocess
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.name}{'.' + self.tag if self.tag else ''}: {self.description}"]

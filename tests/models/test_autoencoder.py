@@ -7,7 +7,12 @@ import optax
 import pytest
 
 from flaxzoo.errors import ShapeError, UnknownNameError
-from flaxzoo.models.autoencoder import AutoEncoder, ConvAutoEncoder
+from flaxzoo.models.autoencoder import (
+    AutoEncoder,
+    ConvAutoEncoder,
+    autoencoder,
+    conv_autoencoder,
+)
 
 KEY = jax.random.key(0)
 
@@ -174,3 +179,35 @@ def test_wrong_latents_and_fields():
         AutoEncoder((6,), ()).init(KEY, jnp.zeros((1, 6)))
     with pytest.raises(UnknownNameError):
         AutoEncoder((6,), activation="rleu").init(KEY, jnp.zeros((1, 6)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (AutoEncoder(8), "input_shape must be one or more ints of at least 1, got 8"),
+        (AutoEncoder((6,), 32), r"encoder_features must be .*, got 32; .* write \(32,\)"),
+        (AutoEncoder((6,), (4, -1)), r"encoder_features must be .*, got \(4, -1\)"),
+        (AutoEncoder((6,), decoder_features=5), "decoder_features must be .*, got 5"),
+        (ConvAutoEncoder(8), "input_shape must be .*, got 8"),
+        (ConvAutoEncoder((8, 8, 1), 32), "features must be one or more .*, got 32"),
+        (ConvAutoEncoder((8, 8, 1), ()), r"features must be one or more .*, got \(\)"),
+        (ConvAutoEncoder((8, 8, 1), kernel_size="a"), "kernel_size must be an int.*, got 'a'"),
+        (ConvAutoEncoder((8, 8, 1), latent_dim=0), "latent_dim must be .* or None, got 0"),
+    ],
+)
+def test_fields_out_of_range(model, message):
+    with pytest.raises(ValueError, match=message):
+        model.init(KEY, jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize("factory", [autoencoder, conv_autoencoder])
+def test_factories_check_the_input_shape(factory):
+    with pytest.raises(ValueError, match="input_shape must be one or more ints .*, got 8"):
+        factory(input_shape=8)
+
+
+def test_a_decoder_without_hidden_layers():
+    params = jax.eval_shape(
+        AutoEncoder((6,), (4, 2), decoder_features=()).init, KEY, jnp.zeros((1, 6))
+    )["params"]
+    assert list(params["decoder"]) == ["layers_0"]

@@ -111,3 +111,54 @@ def test_wrong_shapes(shape, match):
 def test_unknown_pooling():
     with pytest.raises(ValueError, match="pooling must be 'avg', 'max' or None, got 'mean'"):
         CNN(pooling="mean").init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+
+
+def test_none_by_name_is_no_pooling():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 1))
+    named = CNN(features=(4, 5), hidden=(6,), pooling="none")
+    variables = named.init(jax.random.key(1), x)
+    np.testing.assert_array_equal(
+        named.apply(variables, x), named.clone(pooling=None).apply(variables, x)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"features": 32}, r"features must be a sequence of ints of at least 1, got 32.*\(32,\)"),
+        ({"features": (-1,)}, r"features must be .*, got \(-1,\)"),
+        ({"features": (8.0,)}, r"features must be .*, got \(8.0,\)"),
+        ({"features": "32"}, "features must be .*, got '32'"),
+        ({"hidden": (True,)}, r"hidden must be .*, got \(True,\)"),
+        ({"kernel_size": "a"}, "kernel_size must be an int of at least 1 or a pair.*, got 'a'"),
+        ({"kernel_size": 0}, "kernel_size must be .*, got 0"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size must be .*, got \(3, 3, 3\)"),
+        ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
+        ({"dropout": 1}, r"dropout must be a number in \[0, 1\), got 1"),
+        ({"dropout": -0.5}, "dropout must be .*, got -0.5"),
+        ({"dropout": "a"}, "dropout must be .*, got 'a'"),
+        ({"dropout": float("nan")}, "dropout must be .*, got nan"),
+        ({"num_classes": -1}, "num_classes must be an int of at least 0, got -1"),
+        ({"num_classes": 2.0}, "num_classes must be an int of at least 0, got 2.0"),
+        ({"pooling": "mx"}, "got 'mx'. Did you mean 'max'"),
+        ({"pooling": 2}, "pooling must be 'avg', 'max' or None, got 2"),
+    ],
+)
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(ValueError, match=message):
+        CNN(**fields).init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+
+
+def test_sizes_may_be_lists_and_numpy_ints():
+    width = np.int64(3)
+    module = CNN(num_classes=width, features=[width], kernel_size=[1, width], hidden=[])
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]
+    assert shapes["conv_0"]["kernel"].shape == (1, 3, 2, 3)
+    assert shapes["fc"]["kernel"].shape == (12, 3)
+
+
+def test_no_convolutions_are_allowed():
+    out = jax.eval_shape(
+        CNN(features=()).init_with_output, jax.random.key(0), jnp.ones((2, 1, 1, 5))
+    )[0]
+    assert out.shape == (2, 10)

@@ -45,10 +45,33 @@ def test_global_pool():
         global_pool(x, "avg+max"), (np.mean(x, (1, 2)) + np.max(x, (1, 2))) / 2, rtol=1e-5
     )
     assert global_pool(x, None) is x
+    assert global_pool(x, "none") is x
     with pytest.raises(ShapeError, match=r"takes features of shape \[B, ..., C\], got \[2, 3\]"):
         global_pool(jnp.ones((2, 3)), "avg")
     with pytest.raises(ValueError, match="pooling must be 'avg'"):
         global_pool(x, "sum")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_classes": -1}, "num_classes must be an int of at least 0, got -1"),
+        ({"num_classes": None}, "num_classes must be an int of at least 0, got None"),
+        ({"hidden": 8}, r"hidden must be .* ints of at least 1, got 8.*\(8,\)"),
+        ({"hidden": (0,)}, r"hidden must be .*, got \(0,\)"),
+        ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
+        ({"dropout": "a"}, "dropout must be .*, got 'a'"),
+        ({"pooling": "avrg"}, "got 'avrg'. Did you mean 'avg'"),
+    ],
+)
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Head(**{"num_classes": 2, **fields}).init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def test_none_by_name_is_no_pooling():
+    x = jnp.ones((2, 5))
+    assert Head(3, pooling="none").init_with_output(jax.random.key(0), x)[0].shape == (2, 3)
 
 
 class Plain(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models import MLP
+from flaxzoo.models.mlp import mlp
 
 
 def test_computes_dense_layers_with_activations_between():
@@ -68,8 +69,48 @@ def test_bad_arguments():
         MLP(features=(2, 2), norm="group").init(jax.random.key(0), jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="at least one layer"):
         MLP(features=()).init(jax.random.key(0), jnp.ones((1, 2)))
-    with pytest.raises(ShapeError, match=r"at least input_ndim=3 axes .* got shape \[2\]"):
-        MLP(input_ndim=3).init(jax.random.key(0), jnp.ones((2,)))
+    for ndim, message in (
+        (3, r"inputs must be \[\.\.\., H, W, C\], with 3 axes in each example, got shape \[2\]"),
+        (4, r"inputs must be \[\.\.\., D0, D1, D2, D3\], with 4 axes in each example"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            MLP(input_ndim=ndim).init(jax.random.key(0), jnp.ones((2,)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"features": 32}, r"features must be .* ints of at least 1, got 32.*\(32,\)"),
+        ({"features": (4, -1)}, r"features must be .*, got \(4, -1\)"),
+        ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
+        ({"dropout": -0.5}, "dropout must be .*, got -0.5"),
+        ({"dropout": "a"}, "dropout must be .*, got 'a'"),
+        ({"input_ndim": 0}, "input_ndim must be an int of at least 1, got 0"),
+        # Also where no layer is normalised.
+        ({"features": (2,), "norm": "layr"}, "got 'layr'. Did you mean 'layer'"),
+    ],
+)
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MLP(**fields).init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+@pytest.mark.parametrize("shape", [8, (), (8, 0), (8, "a")])
+def test_input_shape_is_checked(shape):
+    with pytest.raises(ValueError, match="input_shape must be one or more ints of at least 1, got"):
+        mlp(input_shape=shape)
+
+
+def test_wrong_rank_of_the_registered_model_names_no_field_it_lacks():
+    model = fz.models.get("mlp", input_shape=(4, 4, 1), features=(3,)).init()
+    with pytest.raises(ShapeError, match="H, W, C") as caught:
+        model(jnp.ones((2, 16)))
+    assert "input_ndim" not in str(caught.value)
+
+
+def test_none_by_name_is_no_norm():
+    shapes = jax.eval_shape(MLP((4, 2), norm="none").init, jax.random.key(0), jnp.ones((1, 3)))
+    assert set(shapes["params"]) == {"dense_0", "dense_1"}
 
 
 def test_registered_model_takes_any_input_shape():

@@ -39,6 +39,9 @@ def test_unknown_names_and_keywords():
     for wrong in ("ten", -1, 2.0, True):
         with pytest.raises(ValueError, match="num_classes must be an int of at least 0"):
             fz.models.get("cnn", num_classes=wrong)
+    for wrong in (8, (8, 0), "8"):
+        with pytest.raises(ValueError, match="input_shape"):
+            fz.models.get("mlp", input_shape=wrong)
     with pytest.raises(UnknownNameError, match="model 'mlp' has no pretrained weights"):
         fz.models.get("mlp", pretrained=True)
 

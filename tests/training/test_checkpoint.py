@@ -327,3 +327,80 @@ def test_flax_serialization_works_on_the_state(state, assert_trees_equal):
     data = serialization.to_bytes(state)
     fresh = fz.create_train_state(mlp(), rng=9)
     assert_trees_equal(jax.tree.map(np.asarray, serialization.from_bytes(fresh, data)), state)
+
+
+def test_the_best_of_a_resumed_run_is_kept(digits, tmp_path):
+    train, _ = digits
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+
+    def fit(epochs, resume):
+        trainer = fz.Trainer(mlp(), run_dir=tmp_path)
+        callbacks = [
+            fz.callbacks.LambdaCallback(
+                on_epoch_end=lambda t, epoch, logs: logs.update(val_score=next(scores))
+            ),
+            fz.callbacks.ModelCheckpoint(monitor="val_score", every_steps=4),
+        ]
+        trainer.fit(train, epochs=epochs, callbacks=callbacks, progress=False, resume=resume)
+        return trainer
+
+    fit(2, resume=False)
+    trainer = fit(4, resume=True)
+    assert saved_steps(tmp_path / "checkpoints") == [8, 32]
+    assert fz.Trainer.load(tmp_path, which="best").step == 8
+    assert fz.Trainer.load(tmp_path).history == trainer.history
+    # An explicit save adds to the run's own checkpoints.
+    trainer.save(tmp_path)
+    assert saved_steps(tmp_path / "checkpoints") == [8, 32]
+    assert fz.Trainer.load(tmp_path, which="best").step == 8
+
+
+def test_resume_from_a_directory_of_the_callbacks(digits, tmp_path):
+    train, _ = digits
+
+    def fit(epochs):
+        trainer = fz.Trainer(mlp())
+        callbacks = [fz.callbacks.ModelCheckpoint(directory=tmp_path / "elsewhere")]
+        trainer.fit(train, epochs=epochs, callbacks=callbacks, progress=False, resume=True)
+        return trainer
+
+    fit(1)
+    assert fit(2).history.epochs == [0, 1]
+    assert saved_steps(tmp_path / "elsewhere") == [16]
+
+
+def test_a_stopped_run_stays_stopped(digits, tmp_path):
+    train, _ = digits
+
+    def fit():
+        trainer = fz.Trainer(mlp(), run_dir=tmp_path)
+        callbacks = [
+            fz.callbacks.EarlyStopping("loss", patience=0, min_delta=100.0),
+            fz.callbacks.ModelCheckpoint(),
+        ]
+        trainer.fit(train, epochs=9, callbacks=callbacks, progress=False, resume=True)
+        return trainer
+
+    assert fit().history.epochs == [0, 1]
+    assert fit().history.epochs == [0, 1]
+
+
+def test_a_checkpoint_of_another_device_is_read_here(tmp_path):
+    script = tmp_path / "save.py"
+    script.write_text(
+        "import jax, sys, flaxzoo as fz\n"
+        "from flaxzoo.training.checkpoint import Checkpoints\n"
+        "with jax.default_device(jax.devices()[1]):\n"
+        "    model = fz.models.get('mlp', input_shape=(4,), features=(3,))\n"
+        "    state = fz.create_train_state(model)\n"
+        "checkpoints = Checkpoints(sys.argv[1])\n"
+        "checkpoints.save(state, 1, {})\n"
+        "checkpoints.close()\n"
+    )
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, str(script), str(tmp_path / "c")], check=True, env=environment)
+    state = fz.create_train_state(fz.models.get("mlp", input_shape=(4,), features=(3,)), rng=3)
+    restored, _ = restore(tmp_path / "c", state)
+    kernel = restored.params["backbone"]["dense_0"]["kernel"]
+    assert kernel.devices() == {jax.devices()[0]}
+    assert not np.array_equal(kernel, state.params["backbone"]["dense_0"]["kernel"])

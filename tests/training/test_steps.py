@@ -313,3 +313,53 @@ def test_batch_forms(batch):
     lists = as_batch(([[1.0, 2.0], [3.0, 4.0]], [0, 1]))
     assert lists.inputs.shape == (2, 2)
     assert lists.targets.tolist() == [0, 1]
+
+
+def test_a_batch_of_which_nothing_counts_teaches_nothing(batch):
+    state = fz.create_train_state(small(batch_norm=True), optimizer="sgd", learning_rate=0.1)
+    new, metrics = fz.train_step(state, (*batch, np.zeros(8, np.float32)))
+    for a, b in zip(
+        jax.tree.leaves((state.params, state.batch_stats)),
+        jax.tree.leaves((new.params, new.batch_stats)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert metrics.compute()["loss"] == 0
+
+
+class Masked(nn.Module):
+    """A BatchNorm with a mask of its own, or over axes that are not the batch."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = x.reshape(x.shape[0], -1)
+        norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
+        if self.axis_name is None:
+            x = norm(x, mask=jnp.ones((x.shape[0], 1), bool))
+        else:
+            x = norm(jnp.concatenate([x, x]))[: x.shape[0]]
+        return nn.Dense(3)(x)
+
+
+def test_masks_of_ones_own_are_combined(batch):
+    images, labels = batch
+    model = fz.Model(Masked()).init(inputs=images)
+    state = fz.create_train_state(model, loss="crossentropy", optimizer="sgd")
+    plain, _ = fz.train_step(state, (images[:5], labels[:5]))
+    weights = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
+    padded, _ = fz.train_step(state, (images, labels, weights))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(padded), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_callers_may_reuse_their_batch(batch):
+    images = np.repeat(batch[0], 64, axis=0)
+    labels = np.repeat(batch[1], 64)
+    state = fz.create_train_state(small("mlp", features=(512, 512)))
+    expected, _ = fz.train_step(state, (images.copy(), labels.copy()))
+    new, _ = fz.train_step(state, (images, labels))
+    images[:] = np.nan
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)

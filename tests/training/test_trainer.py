@@ -374,3 +374,126 @@ def test_load_what_is_no_run(tmp_path):
     (tmp_path / "trainer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not the settings of a flaxzoo run"):
         fz.Trainer.load(tmp_path)
+
+
+def test_typing_errors_show_before_any_data():
+    for options, error, match in (
+        ({"optimizer": "adamm"}, KeyError, "unknown optimizer 'adamm'"),
+        ({"loss": "xent"}, KeyError, "unknown loss 'xent'"),
+        ({"metrics": ["acuracy"]}, KeyError, "unknown metric 'acuracy'"),
+        ({"learning_rate": "cosinee"}, KeyError, "unknown schedule 'cosinee'"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate"),
+        ({"weight_decy": 0.1}, TypeError, "'weight_decay'"),
+    ):
+        with pytest.raises(error, match=match):
+            fz.Trainer(mlp(), **options)
+
+
+def test_data_of_another_shape_than_was_asked_for(digits):
+    (images, labels), _ = digits
+    with pytest.raises(ShapeError, match=r"shape \[B, 8, 8, 1\], for which the model 'mlp'"):
+        fz.Trainer(mlp()).fit((np.repeat(images, 3, -1), labels), progress=False)
+    cnn = fz.Trainer(fz.models.get("cnn", input_shape=(8, 8, 1)).init())
+    with pytest.raises(ShapeError, match="backbone/conv_0 takes 1 channels, got 3"):
+        cnn.fit((np.repeat(images, 3, -1), labels), progress=False)
+
+
+def test_models_follow_the_shape_of_their_data(digits):
+    (images, labels), _ = digits
+    trainer = fz.Trainer(fz.models.get("mlp", features=(8,)))
+    trainer.fit((images, labels), progress=False)
+    assert trainer.model.predict(images[:3]).indices.shape[0] == 3
+    assert trainer.model.predict((images[:3] * 255).astype(np.uint8)[..., 0]).labels
+
+
+def test_predict_takes_what_fit_takes(digits):
+    train, _ = digits
+    trainer = fz.Trainer(mlp())
+    expected = trainer.predict(train[0], batch_size=100)
+    for data in (
+        fz.data.ArrayDataset(train, 100, shuffle=False),
+        batches(train, 100),
+        lambda: iter(batches(train, 100)),
+        {"image": train[0]},
+        train,
+    ):
+        np.testing.assert_allclose(trainer.predict(data, batch_size=100), expected, atol=1e-6)
+    with pytest.raises(DataError, match="empty"):
+        trainer.predict(train[0][:0])
+    with pytest.raises(DataError, match="inputs.*nan"):
+        trainer.predict(np.full((2, 8, 8, 1), np.nan, np.float32))
+
+
+def test_evaluating_first_does_not_fix_the_schedule(digits):
+    train, _ = digits
+    trainer = fz.Trainer(mlp(), learning_rate="cosine")
+    trainer.evaluate(train)
+    trainer.predict(train[0][:2])
+    trainer.fit(train, epochs=2, progress=False)
+    straight = fz.Trainer(mlp(), learning_rate="cosine")
+    straight.fit(train, epochs=2, progress=False)
+    rate = trainer.state.optimizer.learning_rate
+    assert rate(8) == straight.state.optimizer.learning_rate(8) > 0
+    np.testing.assert_array_equal(trainer.history["loss"], straight.history["loss"])
+
+
+def test_linen_modules_as_they_come(digits):
+    (images, labels), _ = digits
+    flat = images.reshape(len(images), -1)
+
+    class Training(nn.Module):
+        @nn.compact
+        def __call__(self, x, training=False):
+            x = nn.BatchNorm(use_running_average=not training)(nn.Dense(8)(x))
+            return nn.Dense(10)(x)
+
+    class Deterministic(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, deterministic=True):
+            x = nn.BatchNorm(use_running_average=deterministic)(nn.Dense(8)(x))
+            return nn.Dense(10)(x)
+
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(10)(x + 0.1 * jax.random.normal(self.make_rng("noise"), x.shape))
+
+    for net in (
+        nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(10)]),
+        Training(),
+        Deterministic(),
+        Noisy(),
+    ):
+        trainer = fz.Trainer(net, loss="crossentropy", metrics=["accuracy"])
+        history = trainer.fit((flat, labels), epochs=2, progress=False)
+        assert history["loss"][1] < history["loss"][0]
+        stats = jax.tree.leaves(trainer.state.batch_stats)
+        assert not any(np.all(leaf == 0) or np.all(leaf == 1) for leaf in stats)
+
+
+def test_inputs_of_several_arrays_can_be_loaded(digits, tmp_path):
+    (images, labels), _ = digits
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            x = inputs["image"].reshape(len(inputs["image"]), -1)
+            return nn.Dense(10)(x) + inputs["bias"][:, None]
+
+    data = {"image": images, "bias": np.zeros(len(labels), np.float32), "label": labels}
+    trainer = fz.Trainer(Two(), loss="crossentropy", metrics=["accuracy"])
+    trainer.fit(data, progress=False)
+    trainer.save(tmp_path)
+    assert fz.Trainer.load(tmp_path, model=Two()).evaluate(data) == trainer.evaluate(data)
+
+
+def test_a_fit_after_an_unfinished_epoch_starts_anew(digits):
+    train, _ = digits
+    trainer = fz.Trainer(mlp())
+    stop = fz.callbacks.LambdaCallback(
+        on_step_end=lambda t, step, metrics: setattr(t, "stop_training", step == 5)
+    )
+    trainer.fit(train, epochs=2, callbacks=[stop], progress=False)
+    assert len(trainer.history) == 0
+    trainer.fit((train[0][:64], train[1][:64]), batch_size=32, progress=False)
+    assert trainer.step == 7

@@ -52,6 +52,11 @@ def test_features_of_a_pretrained_backbone(shipped):
     np.testing.assert_allclose(model(images), shipped.features(images), rtol=1e-5, atol=1e-6)
 
 
+def test_weights_become_as_wide_as_the_model():
+    model = fz.models.get("cnn", pretrained=True, param_dtype=jnp.bfloat16)
+    assert model.variables["params"]["head"]["fc"]["kernel"].dtype == jnp.bfloat16
+
+
 def test_weights_that_do_not_fit_say_how(shipped, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_variables(path, shipped.variables)

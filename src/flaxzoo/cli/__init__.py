@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from flaxzoo.cli.parser import parse
+from flaxzoo.cli.values import KINDS
 from flaxzoo.errors import FlaxzooError
 
 __all__ = ["main"]
@@ -28,6 +30,8 @@ _COMMANDS = {
     "evaluate": "flaxzoo.cli.use:evaluate",
     "predict": "flaxzoo.cli.use:predict",
 }
+# How the library's messages point to a registry.
+_LIST_CALL = re.compile(rf"\b(?:flaxzoo|fz)\.({'|'.join(KINDS)})\.list\(\)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FlaxzooError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
-        print(f"flaxzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"flaxzoo: error: {_in_shell_terms(str(error))}", file=sys.stderr)
         return 1
+
+
+def _in_shell_terms(message: str) -> str:
+    """A message of the library on one line, with commands to type instead of Python calls."""
+    line = " ".join(message.split())
+    return _LIST_CALL.sub(r"flaxzoo list --kind \1", line)
 
 
 @contextlib.contextmanager

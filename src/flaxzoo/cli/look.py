@@ -10,14 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flaxzoo.cli.configs import as_sequences, describe
-from flaxzoo.cli.values import SettingError, pairs, settings
+from flaxzoo.cli.values import KINDS, SettingError, pairs, settings
 from flaxzoo.errors import UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
     from flaxzoo.registry import EntryInfo
-
-# In the order in which info looks for a name without --kind.
-KINDS = ("models", "optimizers", "losses", "metrics", "schedules", "activations")
 
 
 def list_names(args: argparse.Namespace) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 from flaxzoo._version import __version__
 from flaxzoo.cli.arguments import Parser, add_data, add_measures, add_set, add_which, command
 from flaxzoo.cli.data import DEFAULT_FRACTION
-from flaxzoo.cli.values import fraction, integer, key_value, names, number
-
-_KINDS = ("models", "optimizers", "losses", "metrics", "schedules", "activations")
+from flaxzoo.cli.values import KINDS, fraction, integer, key_value, names, number
 
 _LIST_EXAMPLES = """\
 examples:
@@ -130,7 +128,7 @@ def _add_list(commands: Any) -> None:
     parser.add_argument(
         "pattern", nargs="?", default="*", metavar="PATTERN", help="a glob such as 'resnet*'"
     )
-    parser.add_argument("--kind", choices=_KINDS, default="models", help="which registry to list")
+    parser.add_argument("--kind", choices=KINDS, default="models", help="which registry to list")
     parser.add_argument(
         "--pretrained", action="store_true", help="list pretrained weights, as NAME.TAG"
     )
@@ -148,7 +146,7 @@ def _add_info(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="a name that 'flaxzoo list' shows")
     parser.add_argument(
         "--kind",
-        choices=_KINDS,
+        choices=KINDS,
         default=None,
         help="the registry to look in; by default models, then all others",
     )

@@ -136,12 +136,36 @@ def _model(args: argparse.Namespace, splits: Splits) -> Model:
         model = models.get(
             args.model, pretrained=args.weights or args.pretrained, input_shape=shape, **config
         )
-        model.shapes()
+        _trace(model)
     if model.spec.task == "classification" and model.spec.classes is None:
         model = dataclasses.replace(
             model, spec=dataclasses.replace(model.spec, classes=splits.classes)
         )
     return model
+
+
+def _trace(model: Model) -> None:
+    """Raises what the module raises in either mode: some options matter in training only."""
+    import jax
+
+    from flaxzoo._calls import apply_module
+    from flaxzoo._random import as_key
+
+    shapes = model.shapes()
+    collections = [name for name in shapes if name != "params"]
+    inputs = jax.ShapeDtypeStruct((1, *(model.spec.input_shape or ())), model.spec.input_dtype)
+
+    def forward(variables: Any, inputs: Any, key: Any) -> Any:
+        return apply_module(
+            model.module,
+            variables,
+            inputs,
+            train=True,
+            rngs={"dropout": key, "params": key},
+            mutable=collections or False,
+        )
+
+    jax.eval_shape(forward, shapes, inputs, as_key(0))
 
 
 def _optimizer_options(args: argparse.Namespace, model: Model, examples: int) -> dict[str, Any]:

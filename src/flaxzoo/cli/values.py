@@ -12,6 +12,8 @@ from typing import Any
 
 from flaxzoo.errors import FlaxzooError
 
+# What --kind takes, in the order in which info looks for a name without it.
+KINDS = ("models", "optimizers", "losses", "metrics", "schedules", "activations")
 _WORDS = {"true": True, "false": False, "none": None}
 
 

@@ -58,7 +58,7 @@ def masked(x: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights != 0, x, jnp.zeros_like(x))
 
 
-def align(outputs: Any, targets: Any, metric: str, hint: str = "") -> tuple[jax.Array, jax.Array]:
+def align(outputs: Any, targets: Any, metric: str) -> tuple[jax.Array, jax.Array]:
     """Outputs and targets of one shape; [..., 1] and [...] are made alike, nothing broadcasts.
 
     Raises:
@@ -72,7 +72,7 @@ def align(outputs: Any, targets: Any, metric: str, hint: str = "") -> tuple[jax.
     if outputs.shape != targets.shape:
         raise ShapeError(
             f"{metric}: targets has shape {targets.shape}, takes the shape of outputs, "
-            f"{outputs.shape}{hint}"
+            f"{outputs.shape}"
         )
     return outputs, targets
 
@@ -111,7 +111,13 @@ def pick(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def binary_scores(
-    outputs: Any, targets: Any, weights: Any, *, from_logits: bool, metric: str
+    outputs: Any,
+    targets: Any,
+    weights: Any,
+    *,
+    from_logits: bool,
+    metric: str,
+    several: str = "",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Probabilities, truths and weights of a yes-or-no question, each flat and of one length.
 
@@ -122,6 +128,7 @@ def binary_scores(
       weights: of targets' shape or its leading axes, or None.
       from_logits: whether scores are logits, as opposed to probabilities.
       metric: name for messages.
+      several: what to do about scores of three or more classes, for the message.
 
     Returns:
       (probabilities float [N], truths bool [N], weights float [N]); the first are 0 where the
@@ -130,18 +137,63 @@ def binary_scores(
     Raises:
       ShapeError: the shapes don't fit.
     """
+    scores, truths, weights, decided = _yes_or_no(
+        outputs, targets, weights, from_logits, metric, several
+    )
+    if from_logits and not decided:
+        scores = jax.nn.sigmoid(scores)
+    return masked(scores, weights), truths, weights
+
+
+def binary_log_odds(
+    outputs: Any, targets: Any, weights: Any, *, from_logits: bool, metric: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As ``binary_scores``, with log-odds for probabilities: for metrics of the order alone.
+
+    Logits stay as they are, since a sigmoid would round large ones to 1. Probabilities become
+    log-odds, which keeps apart those near 1. Decisions stay 0 and 1.
+
+    Args:
+      outputs: as for ``binary_scores``.
+      targets: as for ``binary_scores``.
+      weights: of targets' shape or its leading axes, or None.
+      from_logits: whether scores are logits, as opposed to probabilities.
+      metric: name for messages.
+
+    Returns:
+      (log-odds float [N], truths bool [N], weights float [N]).
+
+    Raises:
+      ShapeError: the shapes don't fit.
+    """
+    scores, truths, weights, decided = _yes_or_no(
+        outputs, targets, weights, from_logits, metric, ""
+    )
+    if not (from_logits or decided):
+        scores = jax.scipy.special.logit(jnp.clip(scores, 0, 1))
+    return masked(scores, weights), truths, weights
+
+
+def _yes_or_no(
+    outputs: Any, targets: Any, weights: Any, from_logits: bool, metric: str, several: str
+) -> tuple[jax.Array, jax.Array, jax.Array, bool]:
+    """Flat scores, truths and weights, and whether the scores are decisions."""
     outputs, targets = as_array(outputs, "outputs", metric), as_array(targets, "targets", metric)
-    pair = outputs.ndim >= 2 and outputs.shape[-1] == 2 and is_float(outputs)
+    decided = not is_float(outputs)
+    pair = outputs.ndim >= 2 and outputs.shape[-1] == 2 and not decided
     if pair and targets.shape in (outputs.shape[:-1], (*outputs.shape[:-1], 1)):
         no, yes = as_float(outputs[..., 0]), as_float(outputs[..., 1])
         # The softmax of two logits is the sigmoid of their difference.
         scores, targets = (yes - no if from_logits else yes), targets.reshape(yes.shape)
     else:
-        hint = "; several classes need average='macro', 'micro' or 'weighted', or another metric"
-        several = outputs.ndim > targets.ndim and outputs.shape[-1] > 2
-        scores, targets = align(outputs, targets, metric, hint if several else "")
-        from_logits = from_logits and is_float(scores)
+        labels = outputs.ndim > targets.ndim or targets.shape == (*outputs.shape[:-1], 1)
+        if outputs.ndim >= 2 and outputs.shape[-1] > 2 and labels:
+            advice = several or "scores of several classes need another metric"
+            raise ShapeError(
+                f"{metric}: {advice}; as scores of yes, outputs of shape {outputs.shape} don't fit "
+                f"targets of shape {targets.shape}"
+            )
+        scores, targets = align(outputs, targets, metric)
         scores = as_float(scores)
     weights = expand_weights(weights, targets.shape, metric)
-    probabilities = masked(jax.nn.sigmoid(scores) if from_logits else scores, weights)
-    return probabilities.ravel(), targets.ravel() > 0.5, weights.ravel()
+    return scores.ravel(), targets.ravel() > 0.5, weights.ravel(), decided

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import metrax
 from clu import metrics as clu_metrics
 
-from flaxzoo.metrics import _arrays, _states
+from flaxzoo.metrics import _arrays, _curves, _states
 from flaxzoo.metrics._spec import REGISTRY
 
 
@@ -117,69 +117,60 @@ def top_k_accuracy(
 
 @REGISTRY.register(aliases=["auroc", "auc_roc", "roc_auc"])
 def auc(
-    outputs: Any,
-    targets: Any,
-    *,
-    weights: Any = None,
-    num_thresholds: int = 200,
-    from_logits: bool = True,
+    outputs: Any, targets: Any, *, weights: Any = None, from_logits: bool = True
 ) -> clu_metrics.Metric:
     """Area under the ROC curve: how likely a yes scores higher than a no.
 
-    The curve is taken at evenly spaced probabilities, so that batches merge; more of them resolve
-    scores that lie close together. It is 0 if the data has only yes or only no.
+    Only the order of the scores counts, at any scale: they are sorted into bins whose width is
+    at most 1/256 of the score, and those in one bin are ties, which count half. It is 0 if the
+    data has only yes or only no. A score that is NaN ranks last.
 
     Args:
       outputs: scores of targets' shape, or [..., 2] for targets [...].
       targets: yes (1) or no (0).
       weights: leading axes of the targets, or None.
-      num_thresholds: points of the curve.
-      from_logits: whether outputs are logits, as opposed to probabilities.
+      from_logits: False where outputs are probabilities, which are then ranked by their
+        log-odds, so that those close to 1 stay apart.
 
     Returns:
-      A metrax.AUCROC.
+      Mergeable histograms of the scores.
 
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    scores = _arrays.binary_scores(outputs, targets, weights, from_logits=from_logits, metric="auc")
-    counts = _states.threshold_counts(*scores, num_thresholds)
-    return _states.RocAuc(**counts, num_thresholds=num_thresholds)
+    scores = _arrays.binary_log_odds(
+        outputs, targets, weights, from_logits=from_logits, metric="auc"
+    )
+    return _curves.RocAuc.from_scores(*scores)
 
 
 @REGISTRY.register(aliases=["auprc", "pr_auc"])
 def auc_pr(
-    outputs: Any,
-    targets: Any,
-    *,
-    weights: Any = None,
-    num_thresholds: int = 200,
-    from_logits: bool = True,
+    outputs: Any, targets: Any, *, weights: Any = None, from_logits: bool = True
 ) -> clu_metrics.Metric:
     """Area under the precision-recall curve, for data where yes is rare.
 
-    Interpolated between thresholds as by Davis and Goadrich, "The Relationship Between
-    Precision-Recall and ROC Curves", 2006, which is what Keras does.
+    Interpolated between scores as by Davis and Goadrich, "The Relationship Between
+    Precision-Recall and ROC Curves", 2006, which is what Keras does; scikit-learn's average
+    precision is a step function, from which it differs the less the more yes there are. Scores
+    are sorted into the bins of ``auc``.
 
     Args:
       outputs: scores of targets' shape, or [..., 2] for targets [...].
       targets: yes (1) or no (0).
       weights: leading axes of the targets, or None.
-      num_thresholds: points of the curve, evenly spaced in probability.
-      from_logits: whether outputs are logits, as opposed to probabilities.
+      from_logits: False where outputs are probabilities, as for ``auc``.
 
     Returns:
-      A metrax.AUCPR.
+      Mergeable histograms of the scores.
 
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    scores = _arrays.binary_scores(
+    scores = _arrays.binary_log_odds(
         outputs, targets, weights, from_logits=from_logits, metric="auc_pr"
     )
-    counts = _states.threshold_counts(*scores, num_thresholds)
-    counts.pop("true_negatives")
-    return _states.PrAuc(**counts, num_thresholds=num_thresholds)
+    return _curves.PrAuc.from_scores(*scores)
 
 
 @REGISTRY.register

@@ -164,7 +164,12 @@ def _f_score(
 ) -> _states.ConfusionCounts:
     if average == "binary":
         probabilities, truths, weights = _arrays.binary_scores(
-            outputs, targets, weights, from_logits=from_logits, metric=metric
+            outputs,
+            targets,
+            weights,
+            from_logits=from_logits,
+            metric=metric,
+            several="average='macro', 'micro' or 'weighted' is needed for several classes",
         )
         yes = probabilities > threshold
         counts = [(weights * cell).sum() for cell in (yes & truths, yes & ~truths, ~yes & truths)]

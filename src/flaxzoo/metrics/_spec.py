@@ -278,7 +278,6 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta": (lambda b: b > 0, "a positive number"),
     "k": (_is_count(1), "an integer of at least 1"),
     "num_classes": (lambda n: n is None or _is_count(2)(n), "an integer of at least 2"),
-    "num_thresholds": (_is_count(2), "an integer of at least 2"),
     "threshold": (lambda t: 0 <= t <= 1, "a probability between 0 and 1"),
 }
 

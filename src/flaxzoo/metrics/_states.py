@@ -1,8 +1,8 @@
 """What metrics accumulate: mergeable sums, as clu.metrics.Metric classes.
 
 metrax's classes are used as they are for accuracy and the mean errors. Those here close gaps:
-weights for precision, recall and F, merging by tokens for perplexity, memory for the areas under
-curves, and an R2 that does not cancel.
+weights for precision, recall and F, merging by tokens for perplexity, and an R2 that does not
+cancel. The areas under curves are in ``_curves``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import metrax
 from clu import metrics as clu_metrics
 from metrax.base import divide_no_nan
 
-from flaxzoo.metrics import _arrays
+from flaxzoo.metrics import _arrays, _curves
 
 
 def average(values: Any, weights: Any, *, examples: int, metric: str) -> metrax.Average:
@@ -92,46 +92,6 @@ class ConfusionCounts(clu_metrics.Metric):
         if self.average == "weighted":
             return divide_no_nan((scores * (hits + missed)).sum(), (hits + missed).sum())
         return scores
-
-
-def threshold_counts(
-    probabilities: jax.Array, truths: jax.Array, weights: jax.Array, num_thresholds: int
-) -> dict[str, jax.Array]:
-    """Weighted decisions at each of metrax's thresholds, by a histogram.
-
-    metrax compares all scores with all thresholds, [thresholds, N] in memory; this takes
-    [N + thresholds] and gives the same counts.
-    """
-    thresholds = jnp.linspace(0, 1, num_thresholds).at[0].set(-1e-5).at[-1].set(1 + 1e-5)
-    # How many thresholds a score exceeds; NaN exceeds the least only.
-    above = jnp.searchsorted(thresholds, jnp.nan_to_num(probabilities, nan=0.0), side="left")
-
-    histogram = jax.ops.segment_sum(
-        jnp.stack([weights * truths, weights * ~truths], axis=-1), above, num_thresholds + 1
-    )
-    # Summed from both ends: a difference from the total would not be exactly 0 where it should.
-    yes = jnp.cumsum(histogram[::-1], axis=0)[::-1][1:]
-    no = jnp.cumsum(histogram, axis=0)[:-1]
-    return {
-        "true_positives": yes[:, 0],
-        "false_positives": yes[:, 1],
-        "false_negatives": no[:, 0],
-        "true_negatives": no[:, 1],
-    }
-
-
-@flax.struct.dataclass
-class RocAuc(metrax.AUCROC):
-    """metrax's area under the ROC curve, with the number of thresholds static under jit."""
-
-    num_thresholds: int = flax.struct.field(pytree_node=False, default=200)
-
-
-@flax.struct.dataclass
-class PrAuc(metrax.AUCPR):
-    """metrax's area under the precision-recall curve, jit-able as RocAuc is."""
-
-    num_thresholds: int = flax.struct.field(pytree_node=False, default=200)
 
 
 @flax.struct.dataclass
@@ -220,9 +180,9 @@ JITTABLE = frozenset(
     {
         ConfusionCounts,
         Perplexity,
-        PrAuc,
+        _curves.PrAuc,
         RSquared,
-        RocAuc,
+        _curves.RocAuc,
         metrax.Accuracy,
         metrax.Average,
         metrax.MAE,

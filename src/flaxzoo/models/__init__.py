@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
+
 from flaxzoo.models.registry import MODELS, facts, register
 
 if TYPE_CHECKING:
@@ -88,11 +90,13 @@ def get(
       UnknownNameError: (a KeyError) no such architecture or tag; it lists the closest ones.
       UnknownArgumentError: (a TypeError) a keyword that the architecture does not take.
       CheckpointError: the weights are missing, damaged or of another model.
-      ValueError: ``num_classes`` is not an int of at least 0.
+      ValueError: ``num_classes`` is not an int of at least 0, or ``input_shape`` no sequence of
+        sizes.
 
     Example:
       >>> model = get("cnn", num_classes=2, input_shape=(32, 32, 3)).init(rng=0)
     """
+    from flaxzoo.layers.checks import check_widths
     from flaxzoo.model import Model
     from flaxzoo.weights.pretrained import catalog_entry, load_pretrained
 
@@ -105,6 +109,8 @@ def get(
         config = {**entry["config"], **config}
         input_shape = input_shape or tuple(entry["input_shape"])
     takes = MODELS.parameters(base)
+    if input_shape is not None:
+        check_widths("input_shape", input_shape)
     if num_classes is not None:
         if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
             raise ValueError(f"num_classes must be an int of at least 0, got {num_classes!r}")
@@ -112,6 +118,10 @@ def get(
     if input_shape is not None and "input_shape" in takes:
         config["input_shape"] = tuple(input_shape)
     config = {key: _hashable(value) for key, value in config.items()}
+    for key in ("dtype", "param_dtype"):
+        # A name from a file and a type from code are the same dtype, and one compiled function.
+        if config.get(key) is not None:
+            config[key] = jnp.dtype(config[key])
     module = MODELS.get(base, **config)
     spec = _spec(base, config, input_shape, entry)
     model = Model(module, None, spec)
@@ -170,7 +180,7 @@ def _spec(
     if derive is not None:
         spec = dataclasses.replace(spec, **derive(config))
     if input_shape is not None:
-        spec = dataclasses.replace(spec, input_shape=tuple(input_shape))
+        spec = dataclasses.replace(spec, input_shape=tuple(input_shape), declared=True)
     if entry:
         same_head = config.get("num_classes") == entry["config"].get("num_classes")
         spec = dataclasses.replace(
@@ -180,7 +190,8 @@ def _spec(
             classes=tuple(entry["classes"]) if same_head else None,
             top1=entry["top1"] if same_head else None,
         )
-    if spec.task == "classification" and len(spec.input_shape or ()) == 3:
+    shape = spec.input_shape or ()
+    if spec.task == "classification" and len(shape) == 3 and shape[-1] in (1, 3):
         options = {k: _hashable(v) for k, v in entry.get("preprocess", {}).items()}
         spec = dataclasses.replace(
             spec,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.layers.checks import check_size, check_widths
 from flaxzoo.models.registry import register, takes_fields_of
 
 Array = jax.Array
@@ -38,12 +39,6 @@ def _check(name: str, x: Array, shape: Sequence[int]) -> tuple[int, ...]:
     if len(x.shape) < len(shape) or x.shape[len(x.shape) - len(shape) :] != shape:
         raise ShapeError(f"{name} must be [..., {', '.join(map(str, shape))}], got {list(x.shape)}")
     return tuple(x.shape[: len(x.shape) - len(shape)])
-
-
-def _check_widths(**fields: Sequence[int]) -> None:
-    for name, widths in fields.items():
-        if not widths or min(widths) < 1:
-            raise ValueError(f"{name} must be one or more sizes of at least 1, got {widths!r}")
 
 
 class _Dense(nn.Module):
@@ -91,10 +86,12 @@ class AutoEncoder(nn.Module):
 
     def setup(self) -> None:
         """Builds both halves."""
-        _check_widths(input_shape=self.input_shape, encoder_features=self.encoder_features)
+        check_widths("input_shape", self.input_shape)
+        check_widths("encoder_features", self.encoder_features)
         hidden = self.decoder_features
         if hidden is None:
             hidden = tuple(self.encoder_features[:-1])[::-1]
+        check_widths("decoder_features", hidden, allow_empty=True)
         common = (self.activation, self.dtype, self.param_dtype)
         self.encoder = _Dense(tuple(self.encoder_features), *common)
         self.decoder = _Dense((*hidden, math.prod(self.input_shape)), *common)
@@ -222,7 +219,10 @@ class ConvAutoEncoder(nn.Module):
 
     def setup(self) -> None:
         """Builds both halves."""
-        _check_widths(input_shape=self.input_shape, features=self.features)
+        check_widths("input_shape", self.input_shape)
+        check_widths("features", self.features)
+        check_size("kernel_size", self.kernel_size)
+        check_size("latent_dim", self.latent_dim, optional=True)
         if len(self.input_shape) != 3:
             raise ShapeError(
                 f"input_shape must be (height, width, channels), got {tuple(self.input_shape)}"
@@ -272,6 +272,7 @@ AUTOENCODER_PAPER = "https://doi.org/10.1126/science.1127647"
 @takes_fields_of(AutoEncoder)
 def autoencoder(*, input_shape: tuple[int, ...] = (28, 28, 1), **fields: Any) -> AutoEncoder:
     """Dense autoencoder over inputs of any shape."""
+    check_widths("input_shape", input_shape)
     return AutoEncoder(input_shape, **fields)
 
 
@@ -283,4 +284,5 @@ def conv_autoencoder(
     *, input_shape: tuple[int, int, int] = (28, 28, 1), **fields: Any
 ) -> ConvAutoEncoder:
     """Convolutional autoencoder over images of any size."""
+    check_widths("input_shape", input_shape)
     return ConvAutoEncoder(input_shape, **fields)

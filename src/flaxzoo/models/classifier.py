@@ -25,10 +25,17 @@ class Classifier(nn.Module):
     backbone: nn.Module
     head: nn.Module
 
-    def __call__(self, inputs: Any, *, train: bool = False) -> jax.Array:
-        """Computes the predictions, usually logits ``[B, num_classes]``."""
-        return call_module(self.head, self.features(inputs, train=train), train=train)
+    def __call__(self, inputs: Any, *, train: bool = False, **options: Any) -> jax.Array:
+        """Computes the predictions, usually logits ``[B, num_classes]``.
 
-    def features(self, inputs: Any, *, train: bool = False) -> jax.Array:
+        Args:
+          inputs: what the backbone takes.
+          train: whether this is a training step.
+          **options: go to the backbone, such as an LSTM's ``lengths``.
+        """
+        features = self.features(inputs, train=train, **options)
+        return call_module(self.head, features, train=train)
+
+    def features(self, inputs: Any, *, train: bool = False, **options: Any) -> jax.Array:
         """The backbone's output; use it as ``apply(..., method="features")``."""
-        return call_module(self.backbone, inputs, train=train)
+        return call_module(self.backbone, inputs, train=train, **options)

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checks import as_choice, check_kernel, check_rate, check_size, check_widths
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.models.registry import register, takes_fields_of
 
 CNN_REFERENCE = "https://github.com/google/flax/tree/main/examples/mnist"
+_POOLINGS = ("avg", "max")
 
 
 class CNN(nn.Module):
@@ -30,7 +32,8 @@ class CNN(nn.Module):
         ``[B, hidden[-1]]``, which is how ``flaxzoo.models.get("cnn")`` uses it as a backbone.
       features: channels of each convolution.
       kernel_size: height and width of each kernel, or one number for both.
-      pooling: ``"avg"``, ``"max"`` or None, 2 x 2 with stride 2 after each convolution.
+      pooling: ``"avg"`` or ``"max"``, 2 x 2 with stride 2 after each convolution; None (or
+        ``"none"``) for none.
       hidden: widths of the dense layers.
       batch_norm: whether a BatchNorm stands between each convolution and its activation.
       dropout: rate in [0, 1) applied before each dense layer.
@@ -63,11 +66,13 @@ class CNN(nn.Module):
 
         Raises:
           ShapeError: ``x`` is not of rank 4, or too small for the pooling.
-          ValueError: ``pooling`` is not one of the names above.
+          ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a
+            rate outside [0, 1).
         """
+        pooling = self._check_fields()
         if x.ndim != 4:
             raise ShapeError(f"images must have shape [B, H, W, C], got {list(x.shape)}")
-        shrink = 2 ** len(self.features) if self.pooling else 1
+        shrink = 2 ** len(self.features) if pooling else 1
         if min(x.shape[1:3]) < shrink:
             raise ShapeError(
                 f"images must be at least {shrink} x {shrink} for {len(self.features)} poolings, "
@@ -75,12 +80,13 @@ class CNN(nn.Module):
             )
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        kernel = (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else self.kernel_size
+        size = self.kernel_size
+        kernel = tuple(size) if isinstance(size, Sequence) else (size, size)
         for i, width in enumerate(self.features):
             x = nn.Conv(width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
-            x = _pool(activation(x), self.pooling)
+            x = _pool(activation(x), pooling)
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
             if self.dropout:
@@ -92,12 +98,19 @@ class CNN(nn.Module):
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return nn.Dense(self.num_classes, name="fc", **dtypes)(x)
 
+    def _check_fields(self) -> str | None:
+        """Raises ValueError for what a field does not take; returns the kind of pooling."""
+        check_size("num_classes", self.num_classes, minimum=0)
+        check_widths("features", self.features, allow_empty=True)
+        check_kernel("kernel_size", self.kernel_size)
+        check_widths("hidden", self.hidden, allow_empty=True)
+        check_rate("dropout", self.dropout)
+        return as_choice("pooling", self.pooling, _POOLINGS)
+
 
 def _pool(x: jax.Array, pooling: str | None) -> jax.Array:
     if pooling is None:
         return x
-    if pooling not in ("avg", "max"):
-        raise ValueError(f"pooling must be 'avg', 'max' or None, got {pooling!r}")
     pool = nn.avg_pool if pooling == "avg" else nn.max_pool
     return pool(x, (2, 2), strides=(2, 2))
 

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checks import as_choice, check_rate, check_size, check_widths
+
+_POOLINGS = ("avg", "max", "avg+max")
 
 
 class Head(nn.Module):
@@ -22,7 +25,8 @@ class Head(nn.Module):
     Attributes:
       num_classes: width of the output; 0 leaves the linear layer out and returns features.
       pooling: over all axes between the batch and the channels: ``"avg"``, ``"max"``,
-        ``"avg+max"`` (their mean, timm's ``avgmax``) or None for inputs that are pooled already.
+        ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for inputs that are
+        pooled already.
       hidden: widths of the hidden layers.
       batch_norm: whether a BatchNorm follows each hidden layer.
       dropout: rate in [0, 1) applied before each linear layer.
@@ -54,9 +58,13 @@ class Head(nn.Module):
           ``[B, num_classes]``, or the features before ``fc`` where ``num_classes`` is 0.
 
         Raises:
-          ValueError: ``pooling`` is not one of the names above.
+          ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a
+            rate outside [0, 1).
           ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
         """
+        check_size("num_classes", self.num_classes, minimum=0)
+        check_widths("hidden", self.hidden, allow_empty=True)
+        check_rate("dropout", self.dropout)
         x = global_pool(x, self.pooling)
         dense = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, width in enumerate(self.hidden):
@@ -75,10 +83,9 @@ class Head(nn.Module):
 
 def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
     """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names."""
+    pooling = as_choice("pooling", pooling, _POOLINGS)
     if pooling is None:
         return x
-    if pooling not in ("avg", "max", "avg+max"):
-        raise ValueError(f"pooling must be 'avg', 'max', 'avg+max' or None, got {pooling!r}")
     if x.ndim < 3:
         raise ShapeError(
             f"pooling={pooling!r} takes features of shape [B, ..., C], got {list(x.shape)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
+from flaxzoo.layers.checks import check_rate, check_size, is_size
 from flaxzoo.layers.lstm import Carry, LSTMLayer
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
@@ -39,8 +41,8 @@ class LSTM(nn.Module):
       pad_id: a token id that stands for padding: such steps are masked. It may lie outside the
         vocabulary (-1, say). It needs ``vocab_size``.
       pooling: ``"last"`` (the state after the last valid step, of both directions), ``"mean"`` or
-        ``"max"`` over the valid steps, or None for the outputs of all steps.
-      dropout: rate applied between layers while training, where torch applies it.
+        ``"max"`` over the valid steps, or None (or ``"none"``) for the outputs of all steps.
+      dropout: rate in [0, 1) applied between layers while training, where torch applies it.
       num_classes: width of a final linear layer; 0 leaves it out and returns the features.
       remat: recompute the layers in the backward pass, in blocks of about ``sqrt(T)`` steps, for
         less memory.
@@ -118,7 +120,9 @@ class LSTM(nn.Module):
         Raises:
           ShapeError: an argument has the wrong shape or dtype.
           DataError: a mapping lacks inputs or has unknown keys; a length is out of range.
-          UnknownNameError: no pooling or remat policy has that name.
+          UnknownNameError: no remat policy has that name.
+          ValueError: a field holds what it does not take: an unknown pooling, a size below 1, or a
+            rate outside [0, 1).
         """
         inputs, lengths, mask = _unpack(inputs, lengths, mask)
         self._check_fields()
@@ -152,7 +156,7 @@ class LSTM(nn.Module):
 
         if self.pooling == "last":
             x = jnp.concatenate([h for h, _ in last[-self.num_directions :]], axis=-1)
-        elif self.pooling is not None:
+        elif self.pooling in POOLINGS:
             x = _pool(x, valid, self.pooling)
         if self.num_classes:
             x = nn.Dense(
@@ -163,16 +167,23 @@ class LSTM(nn.Module):
         return x, (jnp.stack([h for h, _ in last]), jnp.stack([c for _, c in last]))
 
     def _check_fields(self) -> None:
-        if self.hidden_size < 1 or self.num_layers < 1:
+        if not (is_size(self.hidden_size) and is_size(self.num_layers)):
             raise ValueError(
-                "hidden_size and num_layers must be at least 1, got "
-                f"{self.hidden_size} and {self.num_layers}"
+                "hidden_size and num_layers must be ints of at least 1, got "
+                f"{self.hidden_size!r} and {self.num_layers!r}"
             )
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            raise UnknownNameError(
+        if self.pooling is not None and self.pooling not in (*POOLINGS, "none"):
+            raise ValueError(
                 f"unknown pooling {self.pooling!r}.{did_you_mean(str(self.pooling), POOLINGS)} "
                 f"It is one of {', '.join(POOLINGS)} or None"
             )
+        check_rate("dropout", self.dropout)
+        check_size("num_classes", self.num_classes, minimum=0)
+        check_size("unroll", self.unroll)
+        check_size("vocab_size", self.vocab_size, optional=True)
+        check_size("embedding_dim", self.embedding_dim, optional=True)
+        if self.pad_id is not None and not isinstance(self.pad_id, numbers.Integral):
+            raise ValueError(f"pad_id must be an int or None, got {self.pad_id!r}")
         if self.pad_id is not None and self.vocab_size is None:
             raise ValueError("pad_id needs vocab_size: only token ids can be compared with it")
 

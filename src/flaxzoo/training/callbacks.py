@@ -110,7 +110,6 @@ class Callback:
         """Takes back what ``state_dict`` gave."""
 
 
-# Parts of names; those of _SMALLER count first ("error" of "accuracy_error").
 class EarlyStopping(Callback):
     """Stops training when a metric no longer improves.
 
@@ -168,6 +167,9 @@ class EarlyStopping(Callback):
         """Starts anew, unless a state has just been loaded to go on from."""
         if not self._resumed:
             self._reset()
+        elif self.wait > self.patience:
+            # The run had been stopped: it is not to go on because it is resumed.
+            trainer.stop_training = True
         self._resumed = False
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:

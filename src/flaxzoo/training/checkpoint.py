@@ -90,7 +90,7 @@ class Checkpoints:
 
     Args:
       directory: made on the first save.
-      keep: how many of the latest to keep.
+      keep: how many of the latest to keep; None for all.
       keep_best: how many of the best to keep besides, by the score given to ``save``.
       asynchronous: whether files are written in the background while training goes on.
 
@@ -102,7 +102,7 @@ class Checkpoints:
         self,
         directory: str | os.PathLike[str],
         *,
-        keep: int = 1,
+        keep: int | None = 1,
         keep_best: int = 1,
         asynchronous: bool = True,
     ) -> None:
@@ -119,7 +119,7 @@ class Checkpoints:
         *,
         score: float | None = None,
     ) -> Path:
-        """Saves a state unless its step is saved already.
+        """Saves a state; one of the same step is replaced.
 
         The arrays are copied before this returns, so that the caller may donate them.
 
@@ -137,7 +137,8 @@ class Checkpoints:
         manager = self._open()
         path = self.directory / str(step)
         if step in manager.all_steps():
-            return path
+            manager.wait_until_finished()
+            manager.delete(step)
         document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
         try:
             manager.save(
@@ -153,15 +154,21 @@ class Checkpoints:
             raise DataError(f"cannot write {path}: {error.strerror or error}") from error
         return path
 
-    def set_aside(self, step: int) -> Path | None:
-        """Moves checkpoints of ``step`` and later, which another run has left, out of the way.
+    def set_aside(self, run: str, step: int) -> Path | None:
+        """Moves what another run has left out of the way.
 
-        They would count as the latest, and the new ones be deleted in their stead.
+        Its checkpoints would count as the latest or the best, and the new ones be deleted in
+        their stead.
+
+        Args:
+          run: the present run's identity; checkpoints with another are set aside.
+          step: where the present run stands; it has abandoned those that are later.
 
         Returns:
-          Where the whole directory has been moved, or None if it holds nothing as late.
+          Where the whole directory has been moved, or None if all in it is this run's.
         """
-        if not any(saved >= step for saved in saved_steps(self.directory)):
+        steps = saved_steps(self.directory)
+        if all(saved <= step and self._is_of(run, saved) for saved in steps):
             return None
         number = 1
         while (target := self.directory.with_name(f"{self.directory.name}.{number}")).exists():
@@ -172,6 +179,12 @@ class Checkpoints:
             stacklevel=3,
         )
         return target
+
+    def _is_of(self, run: str, step: int) -> bool:
+        try:
+            return read_meta(self.directory / str(step)).get("run") == run
+        except CheckpointError:
+            return False
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""
@@ -190,6 +203,7 @@ class Checkpoints:
             from orbax.checkpoint import checkpoint_managers as policies
 
             require_writable(self.directory)
+            # LatestN(None) keeps all.
             keep: list[Any] = [policies.LatestN(self._keep)]
             if self._keep_best:
                 keep.append(
@@ -204,6 +218,8 @@ class Checkpoints:
                     self.directory,
                     options=ocp.CheckpointManagerOptions(
                         preservation_policy=policies.AnyPreservationPolicy(keep),
+                        # Without it the scores are not written, and a resumed run's best forgotten.
+                        best_fn=lambda metrics: metrics["score"],
                         enable_async_checkpointing=self._asynchronous,
                     ),
                 )
@@ -247,7 +263,11 @@ def restore(
             metadata = checkpointer.metadata(path / "state")
             found = flatten(getattr(metadata, "item_metadata", metadata).tree)
             compare(expected, found, source=f"checkpoint {path}", owner=_owner(expected, found))
-            target = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in expected.items()}
+            # Where it was trained may not be here: everything goes to where the state is.
+            target = {
+                k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                for k, x in expected.items()
+            }
             arrays = flatten(checkpointer.restore(path / "state", unflatten(target)))
     except CheckpointError:
         raise
@@ -367,22 +387,30 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Opens the directory, and fails now if it cannot be written."""
-        directory = self.directory
-        if directory is None:
-            if trainer.run_dir is None:
-                raise ValueError(
-                    "ModelCheckpoint needs a directory: ModelCheckpoint(directory=...), or "
-                    "Trainer(..., run_dir=...)"
-                )
-            directory = trainer.run_dir / "checkpoints"
+        directory = self.place(trainer)
         self._checkpoints = Checkpoints(directory, keep=self.keep, keep_best=self.keep_best)
-        # What this run has been resumed from is its own.
-        self._checkpoints.set_aside(trainer.step + 1)
+        self._checkpoints.set_aside(trainer.run, trainer.step)
         require_writable(self._checkpoints.directory)
 
+    def place(self, trainer: Trainer) -> Path:
+        """The directory with the checkpoints.
+
+        Raises:
+          ValueError: neither this callback nor the trainer has one.
+        """
+        if self.directory is not None:
+            return Path(self.directory)
+        if trainer.run_dir is None:
+            raise ValueError(
+                "ModelCheckpoint needs a directory: ModelCheckpoint(directory=...), or "
+                "Trainer(..., run_dir=...)"
+            )
+        return trainer.run_dir / "checkpoints"
+
     def on_step_end(self, trainer: Trainer, step: int, metrics: Any) -> None:
-        """Saves every ``every_steps`` steps."""
-        if self.every_steps and step % self.every_steps == 0:
+        """Saves every ``every_steps`` steps; after an epoch's last, its end is about to."""
+        at_end = trainer.position_in_epoch == trainer.steps_per_epoch
+        if self.every_steps and step % self.every_steps == 0 and not at_end:
             self.save(trainer)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxzoo.errors import ShapeError
 from flaxzoo.weights.trees import flatten
 
 
@@ -44,8 +45,10 @@ def training_modes(
                 else:
                     # The flag was given to the constructor, where a call may not repeat it.
                     object.__setattr__(module, flag, True)
-            elif batch_norm and weights is not None and kwargs.get("mask") is None:
-                kwargs = {**kwargs, "mask": _mask(weights, args[0] if args else kwargs["x"])}
+            elif batch_norm and weights is not None:
+                mask = _mask(module, weights, args[0] if args else kwargs["x"])
+                given = kwargs.get("mask")
+                kwargs = {**kwargs, "mask": mask if given is None else mask & (given != 0)}
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
@@ -61,10 +64,16 @@ def _is_frozen(path: str, paths: list[str], frozen: frozenset[str]) -> bool:
         path = path.rpartition("/")[0]
 
 
-def _mask(weights: Any, x: Any) -> Any:
+def _mask(module: Any, weights: Any, x: Any) -> Any:
     rows, size = weights.shape[0], x.shape[0]
-    if size % rows:
-        return None
-    # Modules may fold further axes into the batch, batch-major.
-    counted = jnp.repeat(weights > 0, size // rows)
+    # Modules may fold further axes into the batch, batch-major; a vmap would take it away.
+    if size % rows or (module.axis_name is not None and size != rows):
+        raise ShapeError(
+            f"BatchNorm {'/'.join(module.path)!r} sees {list(x.shape)}, in which the {rows} "
+            "examples of the batch cannot be told apart, so that weights cannot mask any: use "
+            "batches of one size and no weights (drop_last=True in flaxzoo.data.ArrayDataset)"
+        )
+    counted = weights > 0
+    # Statistics of nothing are NaN, which would stay.
+    counted = jnp.repeat(counted | ~counted.any(), size // rows)
     return counted.reshape(size, *(1,) * (x.ndim - 1))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flaxzoo.errors import CallbackError, UnknownNameError, did_you_mean
 
+# Parts of names; those of _SMALLER count first ("error" of "accuracy_error").
 _SMALLER = (
     "loss",
     "error",

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from flaxzoo import losses, metrics, optimizers, schedules
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
@@ -22,7 +25,11 @@ _KIND = "__kind__"
 
 
 def write(
-    directory: Path, spec: ModelSpec, settings: Mapping[str, Any], facts: Mapping[str, Any]
+    directory: Path,
+    spec: ModelSpec,
+    settings: Mapping[str, Any],
+    inputs: Any,
+    facts: Mapping[str, Any],
 ) -> None:
     """Writes ``trainer.json``.
 
@@ -30,6 +37,7 @@ def write(
       directory: of the run.
       spec: of the model.
       settings: the trainer's keywords; those that a file cannot hold are noted by name.
+      inputs: a batch of inputs, for its structure, or None.
       facts: whatever else ``read`` is to give back.
 
     Raises:
@@ -50,8 +58,7 @@ def write(
         "version": _VERSION,
         "flaxzoo": __version__,
         "model": model,
-        "input_shape": spec.input_shape,
-        "input_dtype": spec.input_dtype,
+        "inputs": None if inputs is None else _shapes_to_json(inputs),
         "settings": written,
         "objects": objects,
         **facts,
@@ -97,6 +104,12 @@ def restore(
     return {**{key: _from_json(v) for key, v in document["settings"].items()}, **overrides}
 
 
+def restore_inputs(document: Mapping[str, Any]) -> Any:
+    """The structure of a batch of inputs, with ``jax.ShapeDtypeStruct`` leaves, or None."""
+    found = document["inputs"]
+    return None if found is None else _shapes_from_json(found)
+
+
 def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
     """The run's model, without variables.
 
@@ -117,6 +130,8 @@ def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
 def _to_json(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, schedules.Schedule):
         return {_KIND: "schedule", "name": value.name, **_to_json(dict(value.options))}
     for kind, cls in (
@@ -150,6 +165,24 @@ def _from_json(value: Any) -> Any:
         "optimizer": optimizers.from_config,
     }
     return from_config[kind](config)
+
+
+def _shapes_to_json(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {"mapping": {key: _shapes_to_json(value) for key, value in tree.items()}}
+    if isinstance(tree, tuple | list):
+        return {"sequence": [_shapes_to_json(value) for value in tree]}
+    # One example: the batch size is no part of the model.
+    return {"shape": [1, *tree.shape[1:]], "dtype": str(tree.dtype)}
+
+
+def _shapes_from_json(data: Mapping[str, Any]) -> Any:
+    if "mapping" in data:
+        return {key: _shapes_from_json(value) for key, value in data["mapping"].items()}
+    if "sequence" in data:
+        return tuple(_shapes_from_json(value) for value in data["sequence"])
+    dtype = jax.dtypes.canonicalize_dtype(data["dtype"])
+    return jax.ShapeDtypeStruct(tuple(data["shape"]), dtype)
 
 
 def _write_text(file: Path, text: str) -> None:

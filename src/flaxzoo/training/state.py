@@ -190,6 +190,27 @@ def create_train_state(
     )
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Looks up the names of a trainer's settings, so that a typing error shows at once.
+
+    Raises:
+      UnknownNameError: (a KeyError) a name is not registered.
+      UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
+    """
+    options = dict(settings)
+    loss, metrics = options.pop("loss"), options.pop("metrics")
+    options.pop("freeze")
+    if loss is not None:
+        losses_module.as_loss(loss)
+    for metric in metrics if isinstance(metrics, tuple) else filter(None, (metrics,)):
+        metrics_module.as_metric(metric)
+    given = {key: value for key, value in options.items() if value is not None}
+    # Any length will do: what is built here is thrown away.
+    if isinstance(given.get("learning_rate"), str):
+        given["total_steps"] = 10**9
+    optimizers_module.as_optimizer(given.pop("optimizer"), **given)
+
+
 def as_model(model: Any) -> Model:
     """A ``Model`` from a ``Model`` or a Linen module.
 

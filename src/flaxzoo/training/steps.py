@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo import metrics as metrics_module
 from flaxzoo._calls import apply_module
@@ -40,8 +41,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
         in device arrays, which would have to be fetched.
       ShapeError: the batch does not fit the model or the loss.
     """
-    batch = prepare(state, batch)
-    return _train_step(state, batch)
+    return _train_step(state, _owned(prepare(state, batch)))
 
 
 def eval_step(state: TrainState, batch: Any) -> MetricCollection:
@@ -52,8 +52,7 @@ def eval_step(state: TrainState, batch: Any) -> MetricCollection:
     Returns:
       Metrics, on the device until ``.compute()``, mergeable with those of other batches.
     """
-    batch = prepare(state, batch)
-    return _eval_step(state, batch)
+    return _eval_step(state, _owned(prepare(state, batch)))
 
 
 def predict_step(state: TrainState, inputs: Any) -> Any:
@@ -64,9 +63,21 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
       inputs: any pytree of arrays that the model takes.
 
     Raises:
+      DataError: a NumPy input is NaN or infinite.
       ShapeError: the inputs do not fit the model.
     """
-    return _predict_step(state, as_batch(Batch(inputs)).inputs)
+    inputs = as_batch(Batch(inputs)).inputs
+    if is_host(inputs):
+        check_finite(inputs, "inputs")
+    return _predict_step(state, inputs)
+
+
+def _owned(batch: Batch) -> Batch:
+    # On CPU a compiled step reads NumPy memory in place and after it has returned, and the
+    # caller may fill it with the next batch meanwhile.
+    if jax.default_backend() != "cpu":
+        return batch
+    return jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, batch)
 
 
 def prepare(state: TrainState, batch: Any) -> Batch:
@@ -105,7 +116,9 @@ def output_shapes(state: TrainState, inputs: Any) -> Any:
         if len(_OUTPUT_SHAPES) >= 256:
             _OUTPUT_SHAPES.clear()
         _OUTPUT_SHAPES[key] = jax.eval_shape(
-            functools.partial(apply_module, state.module), state.variables, inputs
+            functools.partial(apply_module, state.module, rngs=_eval_rngs(state)),
+            state.variables,
+            inputs,
         )
     return _OUTPUT_SHAPES[key]
 
@@ -152,13 +165,18 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
 def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
     variables = state.eval_variables
-    outputs = apply_module(state.module, variables, batch.inputs)
+    outputs = apply_module(state.module, variables, batch.inputs, rngs=_eval_rngs(state))
     state.loss.check(outputs, batch.targets)
     values = state.loss.values(outputs, batch.targets)
     values = values + state.loss.regularization(variables["params"])
     return metrics_module.collect(
         state.metrics, outputs, batch.targets, weights=batch.weights, loss=values
     )
+
+
+def _eval_rngs(state: TrainState) -> dict[str, jax.Array]:
+    # For modules that sample in inference as well; every stream falls back to "params".
+    return {"params": jax.random.fold_in(state.rng, state.step)}
 
 
 def _objective(
@@ -178,7 +196,14 @@ def _objective(
             mutable=list(collections) or False,
         )
     if collections:
-        outputs, collections = outputs
+        outputs, updated = outputs
+        if batch.weights is not None:
+            # A batch of which nothing counts has no statistics to learn from.
+            counts = (batch.weights > 0).any()
+            updated = jax.tree.map(
+                lambda new, old: jnp.where(counts, new, old), dict(updated), dict(collections)
+            )
+        collections = updated
     loss = state.loss
     loss.check(outputs, batch.targets)
     penalty = loss.regularization(params)
@@ -246,7 +271,7 @@ def _evaluate_and_total(
 
 
 def _predict(state: TrainState, inputs: Any) -> Any:
-    return apply_module(state.module, state.eval_variables, inputs)
+    return apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
 
 
 _train_step = jax.jit(update)

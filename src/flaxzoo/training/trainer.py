@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import signal
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo import optimizers, schedules
-from flaxzoo.data.arrays import check_finite
+from flaxzoo.data.arrays import check_finite, pad_batch
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
-from flaxzoo.model import Model, run_batches
+from flaxzoo.metrics import MetricSpec
+from flaxzoo.model import Model
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings
-from flaxzoo.training.batches import Batch, as_batch
+from flaxzoo.training.batches import INPUT_KEYS, Batch, as_batch
+from flaxzoo.training.batches import batch_size as count
 from flaxzoo.training.callback_list import CallbackList
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.checkpoint import (
@@ -34,7 +37,13 @@ from flaxzoo.training.checkpoint import (
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.history import History
 from flaxzoo.training.interrupts import StopRequest, stop_requests
-from flaxzoo.training.state import TrainState, as_model, create_train_state, split
+from flaxzoo.training.state import (
+    TrainState,
+    as_model,
+    check_settings,
+    create_train_state,
+    split,
+)
 from flaxzoo.training.steps import (
     empty_totals,
     evaluate_and_total,
@@ -91,7 +100,7 @@ class Trainer:
             "optimizer": optimizer,
             "learning_rate": learning_rate,
             "loss": loss,
-            "metrics": tuple(metrics) if isinstance(metrics, list) else metrics,
+            "metrics": metrics if metrics is None or _is_one(metrics) else tuple(metrics),
             "freeze": freeze,
             **optimizer_options,
         }
@@ -103,7 +112,13 @@ class Trainer:
         self.steps_per_epoch: int | None = None
         self.stop_training = False
         self.step = 0
+        # Tells this run's checkpoints from those of others in the same directory.
+        self.run = uuid.uuid4().hex
         self._total_steps: int | None = None
+        # A schedule by name needs the length of training, which the first fit tells.
+        self._provisional = False
+        self._inputs: Any = None
+        self._loaded = False
         # Where the run stands: finished epochs, batches of the next one, and its metrics so far.
         self._epoch = 0
         self._batch = 0
@@ -111,6 +126,7 @@ class Trainer:
         self._saved_totals: list[Any] | None = None
         self._callbacks = CallbackList()
         self._callback_states: dict[str, Any] = {}
+        check_settings(self._settings)
         if self._model.variables is not None and not self._needs_length():
             self.build()
 
@@ -126,7 +142,12 @@ class Trainer:
         Returns:
           The state.
         """
+        if self.state is not None and self._provisional and total_steps is not None:
+            self.state = None
         if self.state is None:
+            self._provisional = total_steps is None and self._needs_length()
+            if self._provisional:
+                total_steps = 1
             state = create_train_state(
                 self._model,
                 rng=self.seed,
@@ -138,17 +159,17 @@ class Trainer:
             # The model keeps its own variables: the trainer's will be donated.
             self.state = jax.tree.map(jnp.copy, state)
             if inputs is not None and self._model.variables is None:
-                shape = jax.tree.leaves(inputs)[0]
-                if len(jax.tree.leaves(inputs)) == 1:
-                    self._model = dataclasses.replace(
-                        self._model,
-                        spec=dataclasses.replace(
-                            self._model.spec,
-                            input_shape=tuple(np.shape(shape)[1:]),
-                            input_dtype=str(jax.dtypes.canonicalize_dtype(shape.dtype)),
-                        ),
-                    )
+                self._model = dataclasses.replace(
+                    self._model, spec=self._model.spec.with_inputs(inputs)
+                )
+        if inputs is not None:
+            self._inputs = inputs
         return self.state
+
+    @property
+    def position_in_epoch(self) -> int:
+        """Number of batches of the present epoch so far."""
+        return self._batch
 
     @property
     def model(self) -> Model:
@@ -268,7 +289,11 @@ class Trainer:
         for data in filter(None, (feed, validation)):
             self._inspect(data)
         if resume:
-            self._resume()
+            self._resume(called)
+        elif not self._loaded:
+            # What an earlier fit left unfinished is over: this data need not be the same.
+            self._batch, self._totals, self._saved_totals = 0, None, None
+        self._loaded = False
         self.epochs = epochs if resume else self._epoch + epochs
         self.stop_training = False
         self._callbacks = called
@@ -304,7 +329,7 @@ class Trainer:
         logs = self._totals.compute() if self._totals is not None else {}
         self._totals = None
         if validation is not None:
-            results = self._evaluate(validation)
+            results = self._evaluate(validation, epoch)
             val_logs = {f"val_{name}": value for name, value in results.items()}
             logs |= val_logs
             self._callbacks.validation_end(self, epoch, val_logs)
@@ -378,18 +403,39 @@ class Trainer:
         """The model's outputs, as NumPy arrays.
 
         Args:
-          inputs: a pytree of arrays, already preprocessed; ``trainer.model.predict`` takes files.
-          batch_size: examples per forward pass.
-        """
-        inputs = as_batch(Batch(inputs)).inputs
-        check_finite(inputs, "inputs")
-        state = self.build(inputs)
-        count = len(jax.tree.leaves(inputs)[0])
-        return run_batches(functools.partial(predict_step, state), inputs, count, batch_size)
+          inputs: arrays, already preprocessed, or an iterable of batches, as for ``fit``; targets
+            in it are passed over. ``trainer.model.predict`` takes files.
+          batch_size: examples per forward pass, for arrays.
 
-    def _evaluate(self, feed: Feed) -> dict[str, float]:
+        Raises:
+          DataError: there is nothing to predict, or a value is not finite.
+          ShapeError: the inputs do not fit the model.
+        """
+        if isinstance(inputs, Mapping):
+            named = any(key in inputs for key in INPUT_KEYS)
+            inputs = as_batch(inputs) if named else Batch(inputs)
+        elif isinstance(inputs, list):
+            # A list holds batches; two arrays in it are no pair of inputs and targets.
+            inputs = functools.partial(iter, inputs)
+        feed = Feed(
+            inputs, batch_size=min(batch_size, _length(inputs) or batch_size), name="inputs"
+        )
+        feed.pad = False
+        first = feed.first()
+        state, size = self.build(first.inputs), count(first)
+        outputs = []
+        for batch in feed.epoch(0):
+            check_finite(batch.inputs, "inputs")
+            rows = count(batch)
+            # A short last batch is filled up, so that nothing recompiles.
+            filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs
+            made = predict_step(state, filled)
+            outputs.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], made))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+    def _evaluate(self, feed: Feed, epoch: int = 0) -> dict[str, float]:
         totals = None
-        for batch in self._ahead(feed, 0):
+        for batch in self._ahead(feed, epoch):
             if totals is None:
                 totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
             totals = evaluate_and_total(self.state, batch, totals)
@@ -445,11 +491,7 @@ class Trainer:
             model = settings.restore_model(directory, document)
         saved = settings.restore(directory, document, overrides)
         trainer = cls(model, seed=document["seed"], run_dir=directory, **saved)
-        shape = document["input_shape"]
-        inputs = None
-        if shape is not None:
-            inputs = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(document["input_dtype"]))
-        trainer.build(inputs, total_steps=document["total_steps"])
+        trainer.build(settings.restore_inputs(document), total_steps=document["total_steps"])
         trainer._restore(directory / "checkpoints", which)
         return trainer
 
@@ -462,14 +504,15 @@ class Trainer:
             "epoch": self._epoch,
             "batch": self._batch,
             "step": self.step,
+            "run": self.run,
             "totals": totals,
             "history": self.history.to_json(),
             "callbacks": self._callbacks.states(),
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
-        checkpoints = Checkpoints(directory / "checkpoints")
-        checkpoints.set_aside(self.step)
+        checkpoints = Checkpoints(directory / "checkpoints", keep=None)
+        checkpoints.set_aside(self.run, self.step)
         path = checkpoints.save(
             self.state,  # type: ignore[arg-type]
             self.step,
@@ -478,10 +521,13 @@ class Trainer:
         checkpoints.close()
         return path
 
-    def _resume(self) -> None:
-        if self.run_dir is None:
+    def _resume(self, callbacks: CallbackList) -> None:
+        if callbacks.checkpoint is not None:
+            directory = callbacks.checkpoint.place(self)
+        elif self.run_dir is not None:
+            directory = self.run_dir / "checkpoints"
+        else:
             raise ValueError("resume=True needs Trainer(..., run_dir=...)")
-        directory = self.run_dir / "checkpoints"
         # A trainer that has been loaded, or has trained, goes on from where it is.
         if self.step == 0 and saved_steps(directory):
             self._restore(directory, "last")
@@ -494,6 +540,8 @@ class Trainer:
         self._totals, self._saved_totals = None, meta["totals"]
         self.history = History.from_json(meta["history"])
         self._callback_states = meta["callbacks"]
+        self.run = meta["run"]
+        self._provisional, self._loaded = False, True
 
     def _write_settings(self, directory: Path | None = None) -> None:
         directory = directory or self.run_dir
@@ -502,6 +550,7 @@ class Trainer:
                 directory,
                 self._model.spec,
                 self._settings,
+                self._inputs,
                 {"seed": self.seed, "total_steps": self._total_steps},
             )
 
@@ -512,7 +561,9 @@ class Trainer:
         return isinstance(rate, str) and schedules.needs_total_steps(rate)
 
     def _build_for(self, feed: Feed, epochs: int | None) -> None:
-        if self.state is not None:
+        inputs = feed.first().inputs
+        if self.state is not None and not (self._provisional and epochs is not None):
+            self._inputs = inputs
             return
         total = None
         if self._needs_length() and epochs is not None:
@@ -522,19 +573,21 @@ class Trainer:
                     f"{feed.name} does not tell its length: pass steps_per_epoch"
                 )
             total = epochs * feed.steps_per_epoch
-        elif self._needs_length():
-            total = 1
-        self.build(feed.first().inputs, total_steps=total)
+        self.build(inputs, total_steps=total)
 
     def _inspect(self, feed: Feed) -> None:
-        if feed.arrays is not None:
-            # Arrays are looked at once, as a whole, instead of batch by batch.
-            self._prepared(as_batch(feed.arrays))
-            feed.checked = True
-        # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
         state: Any = self.state
         batch = self._prepared(feed.first())
         outputs = output_shapes(state, batch.inputs)
+        if feed.arrays is not None:
+            # Arrays are looked at once, as a whole, instead of batch by batch.
+            whole = as_batch(feed.arrays)
+            check_finite(whole.inputs, "inputs")
+            if whole.targets is not None:
+                targets = jax.tree.map(np.asarray, whole.targets)
+                state.loss.check_targets(targets, _for_examples(outputs, count(whole)))
+            feed.checked = True
+        # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
         feed.pad = "per_example_gradients" not in state.optimizer.needs and (
             state.loss.gives_per_example(outputs, batch.targets)
         )
@@ -547,8 +600,19 @@ def _all_frozen(path: str, state: TrainState) -> bool:
     return bool(inside) and all(p in state.frozen for p in inside)
 
 
+def _for_examples(outputs: Any, examples: int) -> Any:
+    """The shapes of a model's outputs for another number of examples."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype) if x.shape else x, outputs
+    )
+
+
+def _is_one(metric: Any) -> bool:
+    return isinstance(metric, str | MetricSpec) or callable(metric)
+
+
 def _length(data: Any) -> int | None:
-    leaves = jax.tree.leaves(data) if isinstance(data, tuple | Mapping) else [data]
+    leaves = jax.tree.leaves(data) if isinstance(data, tuple | list | Mapping) else [data]
     shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
     return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None
 

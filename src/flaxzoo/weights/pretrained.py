@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
+
 from flaxzoo.errors import CheckpointError, UnknownNameError, did_you_mean
 from flaxzoo.weights.files import load_variables
 from flaxzoo.weights.trees import flatten, unflatten
@@ -104,10 +106,6 @@ def fill(model: Model, found: dict[str, Any], *, source: str) -> Model:
     else:
         compare(expected, found, source=source)
         flat = {k: found[k] for k in expected}
-    return dataclasses.replace(model, variables=_on_device(unflatten(flat)))
-
-
-def _on_device(tree: Any) -> Any:
-    import jax
-
-    return jax.tree.map(jax.numpy.asarray, tree)
+    # As wide as the model wants them, not as the file has them.
+    arrays = {name: jnp.asarray(leaf, expected[name].dtype) for name, leaf in flat.items()}
+    return dataclasses.replace(model, variables=unflatten(arrays))
