@@ -25,7 +25,7 @@ from flaxzoo.models.classifier import Classifier
 from flaxzoo.preprocess import Predictions
 from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
-from flaxzoo.weights.files import load_variables, save_variables, write_atomically
+from flaxzoo.weights.files import load_variables, save_variables, write_text
 
 _FORMAT = 1
 
@@ -244,7 +244,7 @@ class Model:
         }
         text = json.dumps(document, indent=2) + "\n"
         save_variables(directory / "model.safetensors", self.variables)
-        write_atomically(directory / "config.json", lambda file: _write_text(file, text))
+        write_text(directory / "config.json", text)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Model:
@@ -348,10 +348,6 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _plain(tree: Any) -> Any:
     return {k: _plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, "utf-8")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def predict(args: argparse.Namespace) -> None:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Writes what ``read_record`` reads."""
-    from flaxzoo.weights.files import write_atomically
+    from flaxzoo.weights.files import write_text
 
     text = json.dumps({"format": "flaxzoo.cli.run", **record}, indent=2) + "\n"
-    write_atomically(directory / RUN_FILE, lambda file: _write(file, text))
+    write_text(directory / RUN_FILE, text)
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -129,10 +129,6 @@ def measures(args: argparse.Namespace) -> dict[str, Any]:
 def default_metrics(task: str) -> tuple[str, ...]:
     """What is measured besides the loss where ``--metrics`` is not given."""
     return ("accuracy",) if task == "classification" else ()
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, "utf-8")
 
 
 def _recorded(target: Path) -> dict[str, Any]:

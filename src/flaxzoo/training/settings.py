@@ -15,7 +15,7 @@ from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.files import write_atomically
+from flaxzoo.weights.files import write_text
 
 _FORMAT = "flaxzoo.trainer"
 _VERSION = 1
@@ -64,7 +64,7 @@ def write(
         **facts,
     }
     text = json.dumps(document, indent=2) + "\n"
-    write_atomically(directory / _FILE, lambda file: _write_text(file, text))
+    write_text(directory / _FILE, text)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -183,7 +183,3 @@ def _shapes_from_json(data: Mapping[str, Any]) -> Any:
         return tuple(_shapes_from_json(value) for value in data["sequence"])
     dtype = jax.dtypes.canonicalize_dtype(data["dtype"])
     return jax.ShapeDtypeStruct(tuple(data["shape"]), dtype)
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, "utf-8")

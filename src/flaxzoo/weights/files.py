@@ -42,6 +42,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file whole or not at all; errors are those of ``write_atomically``."""
+
+    def write(file: Path) -> None:
+        file.write_text(text, "utf-8")
+
+    write_atomically(path, write)
+
+
 def save_variables(
     path: str | os.PathLike[str],
     variables: Mapping[str, Any],

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from flaxzoo.errors import CheckpointError, UnknownNameError, did_you_mean
 from flaxzoo.weights.files import load_variables
-from flaxzoo.weights.trees import flatten, unflatten
+from flaxzoo.weights.trees import compare, flatten, unflatten
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
@@ -87,8 +87,6 @@ def load_pretrained(model: Model, source: bool | str | os.PathLike[str]) -> Mode
 
 def fill(model: Model, found: dict[str, Any], *, source: str) -> Model:
     """Puts flat variables into a model, initialising only a head of another width."""
-    from flaxzoo.weights.trees import compare
-
     expected = flatten(model.shapes())
     heads = [k for k in expected if k.startswith("params/head/")]
     found_heads = [k for k in found if k.startswith("params/head/")]
