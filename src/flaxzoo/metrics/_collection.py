@@ -23,10 +23,14 @@ class MetricCollection:
     Attributes:
       names: keys in the order in which the metrics were asked for.
       states: one clu.metrics.Metric for each name.
+      classes: the states' classes. The treedefs of two dataclasses of equal fields compare
+        equal in JAX, whatever the classes are, and jit's cache may then take one for the
+        other; as static data of ours the classes tell an MSE from an RMSE.
     """
 
     names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     states: tuple[clu_metrics.Metric, ...] = ()
+    classes: tuple[type, ...] = flax.struct.field(pytree_node=False, default=())
 
     @classmethod
     def empty(cls) -> MetricCollection:
@@ -36,7 +40,8 @@ class MetricCollection:
     @classmethod
     def create(cls, metrics: Mapping[str, clu_metrics.Metric]) -> MetricCollection:
         """A collection of metrics by name."""
-        return cls(names=tuple(metrics), states=tuple(metrics.values()))
+        states = tuple(metrics.values())
+        return cls(names=tuple(metrics), states=states, classes=tuple(map(type, states)))
 
     @property
     def metrics(self) -> dict[str, clu_metrics.Metric]:
@@ -74,8 +79,8 @@ class MetricCollection:
           ShapeError: a user's metric is not a single number.
         """
         # A user's class may look at its values, which a jitted function can't.
-        own = tuple(state for state in self.states if type(state) in _states.JITTABLE)
-        jitted = iter(_compute(own))
+        own = {k: x for k, x in self.metrics.items() if type(x) in _states.JITTABLE}
+        jitted = iter(_compute(MetricCollection.create(own)))
         values = jax.device_get(
             [next(jitted) if type(x) in _states.JITTABLE else x.compute() for x in self.states]
         )
@@ -115,13 +120,12 @@ class MetricCollection:
 
 @jax.jit
 def _merge(a: MetricCollection, b: MetricCollection) -> MetricCollection:
-    states = tuple(x.merge(y) for x, y in zip(a.states, b.states, strict=True))
-    return MetricCollection(names=a.names, states=states)
+    return MetricCollection.create({name: a[name].merge(b[name]) for name in a.names})
 
 
 @jax.jit
-def _compute(states: tuple[clu_metrics.Metric, ...]) -> tuple[Any, ...]:
-    return tuple(state.compute() for state in states)
+def _compute(collection: MetricCollection) -> tuple[Any, ...]:
+    return tuple(state.compute() for state in collection.states)
 
 
 def collect(
