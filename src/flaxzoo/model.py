@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import apply_module
+from flaxzoo._initialise import initialise
 from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
 from flaxzoo._version import __version__
@@ -102,7 +103,7 @@ class Model:
             does not take inputs of this shape.
         """
         sample = self._sample(inputs)
-        variables = {"params": {}, **_init(self.module, as_key(rng), sample)}
+        variables = {"params": {}, **initialise(self.module, as_key(rng), sample)}
         return dataclasses.replace(self, variables=variables, spec=self.spec.with_inputs(sample))
 
     def shapes(self, inputs: Any = None) -> Any:
@@ -145,10 +146,30 @@ class Model:
         """The backbone's output for a batch; the model must be a ``Classifier``."""
         self._require_variables()
         self._require_classifier("features")
-        variables = {
-            name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
-        }
-        return _forward(self.module.backbone, variables, inputs)
+        return _forward(self.module.backbone, _part(self.variables, "backbone"), inputs)
+
+    def feature_maps(self, inputs: Any) -> dict[str, jax.Array]:
+        """The backbone's map after each stage, as a dictionary in the order of the stages.
+
+        Args:
+          inputs: images ``[B, H, W, C]``, already preprocessed.
+
+        Returns:
+          For a ResNet ``stem`` ``[B, H / 2, W / 2, C0]`` and ``layer1`` (a quarter of the size) to
+          ``layer4`` (a 32nd). ``flaxzoo.models.get(name, features=True)`` builds a model that
+          returns the same, for use inside a module of your own.
+
+        Raises:
+          UninitializedError: the model has no variables.
+          TypeError: the model is no ``Classifier``, or its backbone has no stages.
+        """
+        self._require_variables()
+        self._require_classifier("feature_maps")
+        backbone = self.module.backbone
+        if not hasattr(backbone, "feature_maps"):
+            raise TypeError(f"a {type(backbone).__name__} has no stages to give feature maps of")
+        variables = _part(self.variables, "backbone")
+        return _forward(backbone.clone(feature_maps=True), variables, inputs)
 
     def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:
         """Preprocesses, runs in batches and, for classifiers, ranks the classes.
@@ -174,15 +195,29 @@ class Model:
                 f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
             )
         if self.spec.preprocess is not None:
-            inputs = self.spec.preprocess(inputs)
-        check_finite(inputs, "inputs")
-        leaves = jax.tree.leaves(inputs)
-        if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
-            raise DataError("inputs is empty: there is nothing to predict")
-        outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
+            outputs = self._predict_images(inputs, batch_size)
+        else:
+            check_finite(inputs, "inputs")
+            leaves = jax.tree.leaves(inputs)
+            if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
+                raise DataError("inputs is empty: there is nothing to predict")
+            outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
         if self.spec.task != "classification" or np.ndim(outputs) != 2:
             return outputs
         return Predictions.from_logits(outputs, min(top_k, outputs.shape[-1]), self.spec.classes)
+
+    def _predict_images(self, images: Any, batch_size: int) -> Any:
+        parts: list[Any] = []
+        for batch in self.spec.preprocess.batches(images, batch_size):  # type: ignore[union-attr]
+            check_finite(batch, "inputs")
+            rows = len(batch)
+            if parts:
+                # As many rows as the batches before, for which the forward pass is compiled.
+                batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - rows, 0)])
+            parts.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], self(batch)))
+        if not parts:
+            raise DataError("images is empty: there is nothing to predict")
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
     def summary(self, inputs: Any = None) -> Summary:
         """The layer table: parameters, bytes, output shapes and FLOPs for one example.
@@ -209,14 +244,8 @@ class Model:
         model = Model(module, None, spec)
         if self.variables is None:
             return model
-        backbone = {
-            name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
-        }
-        sample = self._sample(None)
-        features = jax.eval_shape(
-            functools.partial(apply_module, module.backbone), backbone, sample
-        )
-        fresh = _init(head, as_key(rng), features)
+        backbone = _part(self.variables, "backbone")
+        fresh = init_head(model, self.variables, rng)
         variables = {
             name: {
                 **({"backbone": backbone[name]} if name in backbone else {}),
@@ -269,11 +298,56 @@ class Model:
                     f"{directory}: holds {document['module']!r}, which is not from the registry; "
                     "pass the module: Model.load(directory, module=...)"
                 )
-            module = models.get(spec.name, **spec.config).module
+            # A file never says where else to read from.
+            config = {k: v for k, v in spec.config.items() if k != "pretrained"}
+            module = models.get(spec.name, **config).module
         model = cls(module, None, spec)
         expected = model.shapes() if spec.input_shape is not None else None
         variables = load_variables(directory / "model.safetensors", expected)
         return model.with_variables(jax.tree.map(jnp.asarray, variables))
+
+    def to_torch_state_dict(self, *, as_numpy: bool = False) -> dict[str, Any]:
+        """The variables as a PyTorch state dict that timm's model of the name loads strictly.
+
+        See ``flaxzoo.weights.export.to_torch_state_dict``, also for the errors.
+        """
+        from flaxzoo.weights.export import to_torch_state_dict
+
+        return to_torch_state_dict(self, as_numpy=as_numpy)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes ``model.safetensors`` and ``config.json`` in the form that timm also reads.
+
+        See ``flaxzoo.weights.export.save_pretrained``, also for the errors.
+        """
+        from flaxzoo.weights.export import save_pretrained
+
+        save_pretrained(self, directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        module: nn.Module | None = None,
+        revision: str | None = None,
+    ) -> Model:
+        """Reads a model from a directory or from a repository of the Hub, ``"org/repo"``.
+
+        See ``flaxzoo.weights.export.from_pretrained``, also for the errors.
+        """
+        from flaxzoo.weights.export import from_pretrained
+
+        return from_pretrained(source, module=module, revision=revision)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads what ``save_pretrained`` writes and a model card; returns the URL.
+
+        See ``flaxzoo.weights.export.push_to_hub`` for the options and the errors.
+        """
+        from flaxzoo.weights.export import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     def _sample(self, inputs: Any) -> Any:
         if inputs is not None:
@@ -300,6 +374,29 @@ class Model:
             )
 
 
+def init_head(model: Model, variables: Any, rng: Any) -> Any:
+    """Initialises the head of a ``Classifier`` for the backbone's variables.
+
+    Args:
+      model: whose spec knows the shape of the inputs.
+      variables: with the group ``backbone``, or its shapes.
+      rng: an int seed or a key.
+
+    Returns:
+      The head's variables, by collection.
+    """
+    features = jax.eval_shape(
+        functools.partial(apply_module, model.module.backbone),
+        _part(variables, "backbone"),
+        model._sample(None),
+    )
+    return initialise(model.module.head, as_key(rng), features)
+
+
+def _part(variables: Any, group: str) -> dict[str, Any]:
+    return {name: tree[group] for name, tree in variables.items() if group in tree}
+
+
 def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_size: int) -> Any:
     """Runs ``forward`` over slices of ``inputs``, the last one padded so that it compiles once."""
     size = min(batch_size, count)
@@ -317,19 +414,6 @@ def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_si
 
 def _init_fn(module: nn.Module, key: jax.Array, inputs: Any) -> Any:
     return apply_module(module, None, inputs, rngs={"params": key, "dropout": key})
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _init_jit(module: nn.Module, key: jax.Array, sample: Any) -> Any:
-    leaves, treedef = sample
-    zeros = [jnp.zeros(shape, dtype) for shape, dtype in leaves]
-    return _init_fn(module, key, jax.tree.unflatten(treedef, zeros))
-
-
-def _init(module: nn.Module, key: jax.Array, sample: Any) -> Any:
-    # Inputs go in as their shapes, static: their values play no part in any initialiser.
-    leaves, treedef = jax.tree.flatten(sample)
-    return _init_jit(module, key, (tuple((x.shape, x.dtype) for x in leaves), treedef))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -358,7 +442,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != "flaxzoo.model":
-        raise CheckpointError(f"{path}: not a flaxzoo model's config.json")
+        hint = ""
+        if isinstance(document, dict) and {"flaxzoo", "architecture"} & set(document):
+            hint = "; flaxzoo.Model.from_pretrained reads it"
+        raise CheckpointError(f"{path}: not what Model.save writes{hint}")
     if document["format_version"] > _FORMAT:
         raise CheckpointError(
             f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "

@@ -59,7 +59,9 @@ class ModelSpec:
     def _summary(self) -> Summary:
         from flaxzoo import models
 
-        return models.get(self.name, **(self.config or {})).summary()
+        config = dict(self.config or {})
+        shape = config.pop("input_shape", self.input_shape)
+        return models.get(self.name, input_shape=shape, **config).summary()
 
     @property
     def parameters(self) -> int:
@@ -136,7 +138,9 @@ class ModelSpec:
         known = {f.name for f in dataclasses.fields(cls)}
         values = {key: _tuples(value) for key, value in data.items() if key in known}
         if values.get("preprocess") is not None:
-            values["preprocess"] = Preprocess(**values["preprocess"])
+            fields = {f.name for f in dataclasses.fields(Preprocess)}
+            options = {k: v for k, v in values["preprocess"].items() if k in fields}
+            values["preprocess"] = Preprocess(**options)
         return cls(**values)
 
 

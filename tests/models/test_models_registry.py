@@ -19,8 +19,14 @@ def test_list_and_info():
         assert fz.models.info(name).description
 
 
-def test_every_model_builds_initialises_and_runs():
-    for name in fz.models.list():
+SMALL = ("autoencoder", "cnn", "conv_autoencoder", "lstm", "mlp", "resnet10t", "test_resnet")
+
+
+def test_small_models_build_initialise_and_run():
+    # The rest are variants of ResNet, whose shapes and numbers tests/parity compares.
+    rest = set(fz.models.list()) - set(SMALL)
+    assert all("res" in name or name == "senet154" for name in rest)
+    for name in SMALL:
         model = fz.models.get(name).init()
         batch = jnp.zeros((2, *model.spec.input_shape), model.spec.input_dtype)
         assert model(batch).shape[0] == 2, name

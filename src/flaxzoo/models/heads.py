@@ -13,7 +13,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checks import as_choice, check_rate, check_size, check_widths
 
-_POOLINGS = ("avg", "max", "avg+max")
+_POOLINGS = ("auto", "avg", "max", "avg+max")
 
 
 class Head(nn.Module):
@@ -25,24 +25,26 @@ class Head(nn.Module):
     Attributes:
       num_classes: width of the output; 0 leaves the linear layer out and returns features.
       pooling: over all axes between the batch and the channels: ``"avg"``, ``"max"``,
-        ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for inputs that are
-        pooled already.
+        ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for none.
+        ``"auto"`` averages feature maps ``[B, H, W, C]`` and leaves other inputs as they are.
       hidden: widths of the hidden layers.
       batch_norm: whether a BatchNorm follows each hidden layer.
       dropout: rate in [0, 1) applied before each linear layer.
       activation: of the hidden layers, by name or callable.
       use_bias: whether ``fc`` has a bias.
+      kernel_init: of all kernels.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
     """
 
     num_classes: int
-    pooling: str | None = None
+    pooling: str | None = "auto"
     hidden: Sequence[int] = ()
     batch_norm: bool = False
     dropout: float = 0.0
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal()
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -51,7 +53,7 @@ class Head(nn.Module):
         """Computes the predictions.
 
         Args:
-          x: features ``[B, C]``, or ``[B, ..., C]`` with ``pooling``.
+          x: features ``[B, C]``, or maps ``[B, ..., C]`` to pool.
           train: whether Dropout drops and BatchNorm uses the batch's statistics.
 
         Returns:
@@ -66,13 +68,14 @@ class Head(nn.Module):
         check_widths("hidden", self.hidden, allow_empty=True)
         check_rate("dropout", self.dropout)
         x = global_pool(x, self.pooling)
-        dense = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dense = {"kernel_init": self.kernel_init, **dtypes}
         for i, width in enumerate(self.hidden):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
             x = nn.Dense(width, name=f"dense_{i}", **dense)(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dense)(x)
+                x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = as_activation(self.activation)(x)
         if self.num_classes == 0:
             return x
@@ -81,9 +84,20 @@ class Head(nn.Module):
         return nn.Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
 
 
+class Identity(nn.Module):
+    """Returns what it gets: the head of a ``Classifier`` that is asked for feature maps."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """``x``."""
+        return x
+
+
 def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
     """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names."""
     pooling = as_choice("pooling", pooling, _POOLINGS)
+    if pooling == "auto":
+        pooling = "avg" if x.ndim == 4 else None
     if pooling is None:
         return x
     if x.ndim < 3:

@@ -11,6 +11,25 @@ import flax.linen as nn
 
 from flaxzoo.registry import Registry
 
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """How an architecture's names relate to those of its reference checkpoints (timm's).
+
+    The rule is in ``flaxzoo.weights.names``; a family declares here what goes beyond it.
+
+    Attributes:
+      stem: paths in the backbone that its first convolution may have; whichever exists has its
+        kernel adapted to the number of input channels.
+      head: from our path in ``head`` to the reference's prefix.
+      ignored: globs of reference names that no leaf of ours takes.
+    """
+
+    stem: tuple[str, ...] = ()
+    head: tuple[tuple[str, str], ...] = (("fc", "fc"),)
+    ignored: tuple[str, ...] = ("*.num_batches_tracked",)
+
+
 MODELS: Registry[nn.Module] = Registry("model", skip=("parent", "name"))
 _FACTS: dict[str, dict[str, Any]] = {}
 
@@ -23,6 +42,7 @@ def register(
     input_shape: tuple[int, ...] | None = None,
     task: str = "classification",
     paper: str = "",
+    reference: Reference | None = None,
     inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Any:
     """Decorator that adds an architecture to the zoo.
@@ -34,7 +54,8 @@ def register(
       input_shape: of one example, without the batch.
       task: ``"classification"``, ``"reconstruction"`` or ``"features"``; the default loss and
         metrics of training follow from it.
-      paper: its reference.
+      paper: where it is described.
+      reference: how its names relate to those of timm's checkpoints, where these fit it.
       inputs: from the keywords given to ``get`` to the spec's ``input_shape`` and ``input_dtype``,
         where these depend on them.
 
@@ -54,6 +75,7 @@ def register(
             "input_shape": input_shape,
             "task": task,
             "paper": paper,
+            "reference": reference,
             "inputs": inputs,
         }
         return entry
@@ -67,15 +89,19 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def takes_fields_of(
-    module: type[nn.Module], without: Iterable[str] = ()
+    module: type[nn.Module],
+    without: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Lets a factory with ``**fields`` show, and be checked for, a module's fields.
 
     Args:
       module: whose dataclass fields the factory passes on.
       without: fields that the factory sets itself.
+      defaults: the factory's own, where they are not the module's.
     """
     hidden = {"parent", "name", *without}
+    own_defaults = defaults or {}
 
     def add_signature(factory: Callable[..., Any]) -> Callable[..., Any]:
         own = [
@@ -88,9 +114,12 @@ def takes_fields_of(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=field.default
-                if field.default is not dataclasses.MISSING
-                else inspect.Parameter.empty,
+                default=own_defaults.get(
+                    field.name,
+                    inspect.Parameter.empty
+                    if field.default is dataclasses.MISSING
+                    else field.default,
+                ),
                 annotation=field.type,
             )
             for field in dataclasses.fields(module)

@@ -16,6 +16,7 @@ from flax.training import train_state
 from flaxzoo import losses as losses_module
 from flaxzoo import metrics as metrics_module
 from flaxzoo import optimizers as optimizers_module
+from flaxzoo._initialise import filled
 from flaxzoo._random import as_key
 from flaxzoo.model import Model
 from flaxzoo.transfer.freezing import FreezeSpec, freeze, matching_paths
@@ -177,7 +178,7 @@ def create_train_state(
         apply_fn=_apply_fn(model.module),
         params=params,
         tx=tx,
-        opt_state=tx.init(params),
+        opt_state=filled(tx.init, params),
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,

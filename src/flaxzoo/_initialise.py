@@ -1,0 +1,155 @@
+"""Initialising without compiling: equations that only draw or fill are done by NumPy.
+
+A program that draws the parameters of a ResNet-50 takes XLA seconds to compile, and so does one
+that makes the zeros of its optimizer state, for a fraction of a second of work.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from flaxzoo._calls import apply_module
+from flaxzoo.layers.initializers import initialise_p, staged
+
+_JITS = ("jit", "pjit", "closed_call", "core_call")
+
+
+def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
+    """``module.init`` for inputs of a shape.
+
+    Where the module's initialisers are those of ``flaxzoo.layers.initializers``, their numbers
+    are NumPy's, from a generator seeded by the key that Linen gives each parameter: the same
+    distribution as ``module.init`` draws from, not the same numbers. Modules that use none of
+    them are initialised by one compiled call of ``module.init``.
+
+    Args:
+      module: an unbound Linen module.
+      key: raw or typed.
+      sample: a tree of ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      The variables, JAX arrays by collection.
+    """
+    leaves, treedef = jax.tree.flatten(sample)
+    inputs = (treedef, tuple((x.shape, x.dtype) for x in leaves))
+    jaxpr, tree = _traced(module, _typed(key), inputs)
+    if not any(eqn.primitive is initialise_p for eqn in _equations(jaxpr.jaxpr)):
+        return _init_jit(module, key, inputs)
+    outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, [key])
+    return jax.tree.unflatten(tree, _on_device(outputs))
+
+
+def filled(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, with the arrays that it only fills made by NumPy.
+
+    Args:
+      function: such as an optimizer's ``init``; one that JAX can't trace is called as it is.
+      *args: its arguments; arrays that lie on several devices leave the work to JAX, too.
+    """
+    leaves = jax.tree.leaves(args)
+    if any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves):
+        return function(*args)
+    try:
+        jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    except TypeError:
+        # It looks at values, or returns what is no array.
+        return function(*args)
+    outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs))
+
+
+def _on_device(outputs: list[Any]) -> list[jax.Array]:
+    # Copied: a device array over NumPy's memory could not be donated.
+    return jax.device_put(outputs, may_alias=False)
+
+
+def _typed(key: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(key.shape, key.dtype)
+
+
+def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
+    treedef, leaves = inputs
+    # Inputs go in as their shapes: their values play no part in any initialiser.
+    zeros = [jnp.zeros(shape, dtype) for shape, dtype in leaves]
+    sample = jax.tree.unflatten(treedef, zeros)
+    return apply_module(module, None, sample, rngs={"params": key, "dropout": key})
+
+
+_init_jit = jax.jit(_init, static_argnums=(0, 2))
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(module: nn.Module, key: jax.ShapeDtypeStruct, inputs: Any) -> tuple[Any, Any]:
+    with staged():
+        jaxpr, shapes = jax.make_jaxpr(
+            functools.partial(_init, module, inputs=inputs), return_shape=True
+        )(key)
+    return jaxpr, jax.tree.structure(shapes)
+
+
+def _equations(jaxpr: Any) -> Any:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        if eqn.primitive.name in _JITS:
+            yield from _equations(_inner(eqn).jaxpr)
+
+
+def _inner(eqn: Any) -> Any:
+    return eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
+
+
+def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
+    """The outputs, equation by equation, without those that no output needs."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    equations = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(v in needed for v in eqn.outvars):
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+            equations.append(eqn)
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for eqn in reversed(equations):
+        outputs = _on_host(eqn, [read(v) for v in eqn.invars])
+        if outputs is None:
+            variables = [v for v in eqn.invars if not isinstance(v, Literal)]
+            alone = jaxpr.replace(
+                eqns=[eqn],
+                constvars=[],
+                invars=variables,
+                outvars=eqn.outvars,
+                debug_info=jaxpr.debug_info.with_unknown_names(),
+            )
+            outputs = jax.core.eval_jaxpr(alone, (), *map(read, variables))
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _on_host(eqn: Any, inputs: list[Any]) -> list[Any] | None:
+    """The outputs of an equation that only draws or fills; None for any other."""
+    name, params = eqn.primitive.name, eqn.params
+    if eqn.primitive is initialise_p:
+        generator = np.random.default_rng(np.asarray(inputs[0]).ravel().tolist())
+        shape, dtype = params["shape"], params["dtype"]
+        return [params["initializer"].draw_on_host(generator, shape, dtype)]
+    if name == "broadcast_in_dim" and np.ndim(inputs[0]) == 0 and len(inputs) == 1:
+        return [np.full(params["shape"], inputs[0], eqn.outvars[0].aval.dtype)]
+    if name in _JITS and all(map(_is_light, _equations(_inner(eqn).jaxpr))):
+        inner = _inner(eqn)
+        return _evaluate(inner.jaxpr, inner.consts, inputs)
+    return None
+
+
+def _is_light(eqn: Any) -> bool:
+    """Whether it takes no compilation: one that fills, draws or calls what does."""
+    return eqn.primitive is initialise_p or eqn.primitive.name in ("broadcast_in_dim", *_JITS)

@@ -1,0 +1,110 @@
+"""Channel attention: squeeze-and-excitation and its one-convolution sibling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.activations import as_activation
+from flaxzoo.errors import did_you_mean
+from flaxzoo.layers.conv import Conv
+
+
+class SqueezeExcite(nn.Module):
+    """Scales channels by gates computed from their means over the image.
+
+    Hu et al. 2018, https://arxiv.org/abs/1709.01507. Parameters are named as timm's ``SEModule``:
+    ``fc1``, ``fc2``, 1 x 1 convolutions with bias.
+
+    Attributes:
+      ratio: width between the two layers, as a part of the channels, rounded to a multiple of 8.
+      activation: between them.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    ratio: float = 1 / 16
+    activation: str | Callable[[jax.Array], jax.Array] = "relu"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, H, W, C]`` to the same shape."""
+        channels = x.shape[-1]
+        options = {"use_bias": True, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        gate = x.mean((1, 2), keepdims=True)
+        gate = Conv(divisible(channels * self.ratio), 1, name="fc1", **options)(gate)
+        gate = as_activation(self.activation)(gate)
+        gate = Conv(channels, 1, name="fc2", **options)(gate)
+        return x * nn.sigmoid(gate)
+
+
+class EfficientChannelAttention(nn.Module):
+    """Scales channels by gates that one short convolution along the channels computes.
+
+    Wang et al. 2020, https://arxiv.org/abs/1910.03151. The kernel's length grows with the
+    logarithm of the channels. The parameter is named as timm's ``EcaModule``: ``conv``.
+
+    Attributes:
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, H, W, C]`` to the same shape."""
+        reach = int((math.log2(x.shape[-1]) + 1) / 2)
+        size = max(reach if reach % 2 else reach + 1, 3)
+        gate = nn.Conv(
+            1,
+            (size,),
+            padding=size // 2,
+            use_bias=False,
+            name="conv",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )(x.mean((1, 2))[..., None])
+        return x * nn.sigmoid(gate)[:, None, None, :, 0]
+
+
+ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
+    "se": SqueezeExcite,
+    "eca": EfficientChannelAttention,
+}
+
+
+def as_attention(
+    attention: str | Callable[..., nn.Module] | None,
+) -> Callable[..., nn.Module] | None:
+    """An attention by name, ``"se"`` or ``"eca"``, or what was given instead.
+
+    Args:
+      attention: a name, None for none, or a Linen module class (or partial) that takes ``name``,
+        ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same shape.
+
+    Raises:
+      ValueError: no such name.
+    """
+    if attention is None or not isinstance(attention, str):
+        return attention
+    if attention not in ATTENTIONS:
+        hint = did_you_mean(attention, ATTENTIONS)
+        raise ValueError(
+            f"attention must be one of {', '.join(ATTENTIONS)}, None or a module, "
+            f"got {attention!r}.{hint}"
+        )
+    return ATTENTIONS[attention]
+
+
+def divisible(width: float, by: int = 8, minimum: int = 8) -> int:
+    """The multiple of ``by`` nearest to ``width``, at least ``minimum``."""
+    return max(minimum, int(width + by / 2) // by * by)

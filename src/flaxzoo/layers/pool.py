@@ -1,0 +1,53 @@
+"""Pooling with PyTorch's padding, and the blur of anti-aliased networks."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> jax.Array:
+    """Maximum over windows of ``[B, H, W, C]``; the padding never wins."""
+    pad = ((padding, padding), (padding, padding))
+    return nn.max_pool(x, (size, size), strides=(stride, stride), padding=pad)
+
+
+def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Mean over windows of ``[B, H, W, C]``; the padding's zeros count, as PyTorch's default."""
+    pad = ((padding, padding), (padding, padding))
+    return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
+
+
+def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
+    """The 2 x 2 mean of the D variant's shortcut (Bag of Tricks, fig. 2c).
+
+    At stride 2 an odd last row or column is averaged alone (PyTorch's ``ceil_mode`` without
+    counting the padding). At stride 1, in dilated stages, a row and a column of zeros are added
+    and counted, as timm's ``AvgPool2dSame`` does. https://arxiv.org/abs/1812.01187
+    """
+    if stride == 1:
+        return nn.avg_pool(x, (2, 2), strides=(1, 1), padding=((0, 1), (0, 1)))
+    pad = tuple((0, -size % stride) for size in x.shape[1:3])
+    return nn.avg_pool(x, (2, 2), strides=(stride, stride), padding=pad, count_include_pad=False)
+
+
+def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:
+    """Binomial 3 x 3 blur with reflected edges, then every ``stride``-th pixel.
+
+    "Making Convolutional Networks Shift-Invariant Again", https://arxiv.org/abs/1904.11486
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    for axis in (1, 2):
+        # (1, 2, 1) / 4 along one axis after the other is the outer product's blur.
+        size = x.shape[axis] - 2
+        before, middle, after = (
+            jax.lax.slice_in_dim(x, i, i + size, stride, axis) for i in range(3)
+        )
+        x = before * 0.25 + middle * 0.5 + after * 0.25
+    return x
+
+
+def anti_alias(x: jax.Array, kind: str, stride: int) -> jax.Array:
+    """Reduces the size by ``stride`` with little aliasing: ``"avg"`` or ``"blur"``."""
+    return blur_pool(x, stride) if kind == "blur" else avg_pool(x, stride, stride)

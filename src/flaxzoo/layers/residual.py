@@ -1,0 +1,155 @@
+"""Residual blocks: what ResNet and its kin repeat."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.activations import as_activation
+from flaxzoo.layers.attention import as_attention
+from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.initializers import ones, zeros
+from flaxzoo.layers.norm import as_norm, call_norm
+from flaxzoo.layers.pool import anti_alias, shortcut_pool
+
+
+class ResidualBlock(nn.Module):
+    """What all residual blocks share: their fields, the shortcut and the sum.
+
+    Attributes:
+      features: width of the stage; a block's output has ``expansion`` times as many channels.
+      stride: by which the block reduces the image.
+      dilation: of its 3 x 3 convolutions.
+      first_dilation: of the first one, where the stage before has another dilation.
+      project: whether the shortcut has a convolution, because shapes change.
+      groups: of the 3 x 3 convolution (ResNeXt's cardinality).
+      base_width: channels of a group, per 64 of ``features``.
+      reduce_first: by how much SENet-154 narrows the first convolution.
+      down_kernel_size: of the shortcut's convolution.
+      avg_down: whether the shortcut averages before a convolution of stride 1.
+      activation: by name or callable.
+      norm: ``"batch"``, ``"group"`` or a module (see ``flaxzoo.layers.norm.as_norm``).
+      attention: ``"se"``, ``"eca"``, a module, or None.
+      anti_aliasing: ``"avg"``, ``"blur"`` or None, in place of strided convolutions.
+      drop_path: rate at which an example's residual branch is dropped (stochastic depth).
+      zero_init_residual: whether the branch starts as zero, the block as the identity.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    first_dilation: int = 1
+    project: bool = False
+    groups: int = 1
+    base_width: int = 64
+    reduce_first: int = 1
+    down_kernel_size: int = 1
+    avg_down: bool = False
+    activation: Any = "relu"
+    norm: Any = "batch"
+    attention: Any = None
+    anti_aliasing: str | None = None
+    drop_path: float = 0.0
+    zero_init_residual: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def conv(self, features: int, kernel_size: int, name: str, **options: Any) -> Conv:
+        """A convolution without bias, in the block's dtypes."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Conv(features, kernel_size, name=name, **options, **dtypes)
+
+    def normalise(self, x: jax.Array, name: str, train: bool, last: bool = False) -> jax.Array:
+        """The block's norm; the branch's last one may start with a scale of zero."""
+        norm = as_norm(self.norm)(
+            name=name,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            scale_init=zeros if last and self.zero_init_residual else ones,
+        )
+        return call_norm(norm, x, train=train)
+
+    def shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        """The input, in the shape of the output."""
+        if not self.project:
+            return x
+        features = self.features * self.expansion
+        if self.avg_down:
+            if self.stride > 1 or self.dilation > 1:
+                x = shortcut_pool(x, self.stride if self.dilation == 1 else 1)
+            x = self.conv(features, 1, "downsample_1")(x)
+            return self.normalise(x, "downsample_2", train)
+        size = 1 if self.stride == self.dilation == 1 else self.down_kernel_size
+        dilation = self.first_dilation if size > 1 else 1
+        x = self.conv(features, size, "downsample_0", stride=self.stride, dilation=dilation)(x)
+        return self.normalise(x, "downsample_1", train)
+
+    def add(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
+        """Attention and stochastic depth on the branch, then the sum with the shortcut."""
+        attention = as_attention(self.attention)
+        if attention is not None:
+            branch = attention(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
+        if self.drop_path:
+            # One draw for all of an example's pixels and channels.
+            drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3))
+            branch = drop(branch, deterministic=not train)
+        return as_activation(self.activation)(branch + self.shortcut(x, train))
+
+    @property
+    def low_pass(self) -> str | None:
+        """The anti-aliasing that takes over the 3 x 3 convolution's stride, if any."""
+        reduces = self.stride == 2 or self.first_dilation != self.dilation
+        return self.anti_aliasing if reduces else None
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3 x 3 convolutions, as in ResNet-18 and -34."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
+        if self.groups != 1 or self.base_width != 64:
+            raise ValueError(
+                "a basic block takes groups=1 and base_width=64, "
+                f"got {self.groups} and {self.base_width}; block='bottleneck' takes others"
+            )
+        act = as_activation(self.activation)
+        stride = 1 if self.low_pass else self.stride
+        first = {"stride": stride, "dilation": self.first_dilation}
+        y = self.conv(self.features // self.reduce_first, 3, "conv1", **first)(x)
+        y = act(self.normalise(y, "bn1", train))
+        if self.low_pass:
+            y = anti_alias(y, self.low_pass, self.stride)
+        y = self.conv(self.features, 3, "conv2", dilation=self.dilation)(y)
+        y = self.normalise(y, "bn2", train, last=True)
+        return self.add(x, y, train)
+
+
+class Bottleneck(ResidualBlock):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the stride is in the 3 x 3 (ResNet v1.5)."""
+
+    expansion: ClassVar[int] = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
+        act = as_activation(self.activation)
+        width = self.features * self.base_width // 64 * self.groups
+        y = self.conv(width // self.reduce_first, 1, "conv1")(x)
+        y = act(self.normalise(y, "bn1", train))
+        stride = 1 if self.low_pass else self.stride
+        middle = {"stride": stride, "dilation": self.first_dilation, "groups": self.groups}
+        y = self.conv(width, 3, "conv2", **middle)(y)
+        y = act(self.normalise(y, "bn2", train))
+        if self.low_pass:
+            y = anti_alias(y, self.low_pass, self.stride)
+        y = self.conv(self.features * self.expansion, 1, "conv3")(y)
+        y = self.normalise(y, "bn3", train, last=True)
+        return self.add(x, y, train)
