@@ -14,6 +14,7 @@ __all__ = [
     "CallbackError",
     "CheckpointError",
     "DataError",
+    "DownloadError",
     "FlaxzooError",
     "MissingExtraError",
     "ShapeError",
@@ -49,6 +50,10 @@ class DataError(FlaxzooError, ValueError):
 
 class CheckpointError(FlaxzooError, ValueError):
     """A checkpoint or weight file that is damaged, or of another model."""
+
+
+class DownloadError(FlaxzooError, OSError):
+    """A file that could not be fetched from, or sent to, where weights are shared."""
 
 
 class UninitializedError(FlaxzooError, RuntimeError):

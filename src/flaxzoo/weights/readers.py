@@ -1,0 +1,211 @@
+"""Weight files of every kind, read into NumPy arrays under the names that the file has.
+
+Files are taken as hostile: nothing in them is executed, and no memory is taken on a header's word
+alone. A file that cannot be read ends in one ``CheckpointError`` with its name and the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import CheckpointError
+from flaxzoo.weights.npz import read_npz, too_large
+from flaxzoo.weights.torch_files import plain_names, read_torch
+
+# What the end of a file's name promises.
+_KINDS = {
+    ".safetensors": "safetensors",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".bin": "torch",
+    ".tar": "torch",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npz": "npz",
+}
+_SUFFIX = {"safetensors": ".safetensors", "torch": ".pth", "hdf5": ".h5", "npz": ".npz"}
+_IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")
+# Types of safetensors that NumPy has not, by their names in ml_dtypes.
+_EXTENDED = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+# Weights hardly compress, zeros do: what a file may unpack to without being asked about.
+_FREE_BYTES = 256 << 20
+_GROWTH = 16
+
+
+def read_tensors(
+    path: str | os.PathLike[str], *, use_ema: bool = True, max_bytes: int | None = None
+) -> dict[str, np.ndarray]:
+    """Reads all tensors of a weight file.
+
+    The name's end says what the file should be: ``.safetensors``; ``.pth``, ``.pt``, ``.bin`` or
+    ``.tar`` (PyTorch's, which needs torch); ``.h5`` or ``.hdf5``; ``.npz``. Under any other name
+    the content decides.
+
+    Args:
+      path: the file, or a directory with a ``model.safetensors`` or ``pytorch_model.bin``.
+      use_ema: whether a PyTorch training checkpoint that holds averaged weights beside the
+        trained ones (``state_dict_ema`` or ``model_ema``) gives the averaged ones.
+      max_bytes: how much the arrays of an ``.npz`` or HDF5 file, which may be compressed, or a
+        PyTorch one, where they may share data, can take; by default 16 times the file's size, or
+        256 MiB where that is more.
+
+    Returns:
+      Arrays under the names that the file has: groups of an HDF5 file are joined by ``/``; a
+      prefix ``module.``, ``model.`` or ``_orig_mod.`` that all names of a PyTorch or safetensors
+      file share, left by a wrapper of the model, is taken off.
+
+    Raises:
+      CheckpointError: the file is missing, damaged, of another kind than its name says, too
+        large, or would have to run code to be read.
+      MissingExtraError: (an ImportError) it is PyTorch's, and torch is not installed or too old
+        to read files safely.
+    """
+    path = _locate(Path(path))
+    kind, found = _KINDS.get(path.suffix.lower()), _sniff(path)
+    if found not in _SUFFIX or kind not in (None, found):
+        raise CheckpointError(_mismatch(path, kind, found))
+    read: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+        "safetensors": lambda: plain_names(_read_safetensors(path)),
+        "torch": lambda: read_torch(path, _limit(path, max_bytes), use_ema=use_ema),
+        "hdf5": lambda: _read_hdf5(path, _limit(path, max_bytes)),
+        "npz": lambda: read_npz(path, _limit(path, max_bytes)),
+    }
+    tensors = read[kind or found]()
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors")
+    return tensors
+
+
+def _locate(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in _IN_DIRECTORY:
+        if (path / name).is_file():
+            return path / name
+    index = next(path.glob("*.index.json"), None)
+    raise CheckpointError(
+        f"{path}: no weights in this directory; looked for {' and '.join(_IN_DIRECTORY)}"
+        + (f". It holds weights in several files ({index.name}): join them first" if index else "")
+    )
+
+
+def _limit(path: Path, max_bytes: int | None) -> int:
+    return max(_FREE_BYTES, _GROWTH * path.stat().st_size) if max_bytes is None else max_bytes
+
+
+def _sniff(path: Path) -> str:
+    """What the first bytes say: a key of ``_SUFFIX``, or words for what it is instead."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            # The signature of HDF5 may stand behind a user block of 512, 1024, ... bytes.
+            for start in (0, 512, 1024, 2048):
+                file.seek(start)
+                if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                    return "hdf5"
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such weight file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not head:
+        return "an empty file"
+    if head[:4] == b"PK\x03\x04":
+        # Both are zip archives; PyTorch keeps its members in a folder, and none of them is .npy.
+        name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return "npz" if name.endswith(b".npy") or b"/" not in name else "torch"
+    if head[:4] in (b"PK\x05\x06", b"PK\x07\x08"):
+        return "npz"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
+        return "safetensors"
+    if head[:1] == b"\x80" or head[257:262] == b"ustar":
+        return "torch"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<"):
+        return "a web page or XML, as a failed download leaves it"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: git lfs pull"
+    if text.startswith((b"{", b"[")):
+        return "a JSON document"
+    if head.startswith(b"\x1f\x8b"):
+        return "a gzip file: unpack it first"
+    return "unknown"
+
+
+def _mismatch(path: Path, kind: str | None, found: str) -> str:
+    if found in _SUFFIX:
+        return (
+            f"{path}: is named {path.suffix} but holds {found}; "
+            f"rename it to {path.with_suffix(_SUFFIX[found]).name}"
+        )
+    if found != "unknown":
+        return f"{path}: not a weight file but {found}"
+    if kind is not None:
+        return f"{path}: not a readable {kind} file: it begins with other bytes, or is cut short"
+    return f"{path}: unknown kind of weight file; flaxzoo reads {', '.join(_KINDS)}"
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    try:
+        # safe_open checks the header against the file's size; each tensor is copied once.
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118
+                dtype = file.get_slice(name).get_dtype()
+                tensors[name] = (
+                    _extended(path, name, dtype) if dtype in _EXTENDED else file.get_tensor(name)
+                )
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:
+        # NumPy's lack of a type comes as an AttributeError or TypeError.
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    return tensors
+
+
+def _extended(path: Path, name: str, dtype: str) -> np.ndarray:
+    # Older releases of safetensors cannot make NumPy arrays of these; the header has been checked.
+    import ml_dtypes
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+        start, end = entry["data_offsets"]
+        file.seek(8 + size + start)
+        data = bytearray(end - start)
+        file.readinto(data)
+    return np.frombuffer(data, getattr(ml_dtypes, _EXTENDED[dtype])).reshape(entry["shape"])
+
+
+def _read_hdf5(path: Path, limit: int) -> dict[str, np.ndarray]:
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item
+
+    try:
+        with h5py.File(path, "r") as file:
+            # Links to other files are not followed.
+            file.visititems(visit)
+            for name, data in datasets.items():
+                where = f"{path}: {name!r}"
+                if data.shape is None or data.dtype.kind not in "biufc":
+                    raise CheckpointError(f"{where} is no array of numbers ({data.dtype})")
+                if data.external or data.is_virtual:
+                    raise CheckpointError(f"{where} refused: its data is in other files")
+            total = sum(data.nbytes for data in datasets.values())
+            if total > limit:
+                raise CheckpointError(too_large(path, total, limit))
+            return {name: data[()] for name, data in datasets.items()}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not a readable HDF5 file ({error})") from error

@@ -1,0 +1,87 @@
+"""Which leaf of another package's variables becomes which of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from flaxzoo.errors import CheckpointError, UnknownNameError, did_you_mean
+from flaxzoo.weights.trees import SHOWN, unflatten
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_Entry = TypeVar("_Entry")
+
+
+class Renaming:
+    """Collects the pairs while a converter walks along a network, then moves the leaves.
+
+    Arrays keep their layout: the packages are Flax's own, with kernels in HWIO.
+
+    Attributes:
+      found: the other package's leaves by path, ``params/Conv_0/kernel``.
+    """
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        self.found = found
+        self._theirs: dict[str, str] = {}
+
+    def conv(self, ours: str, theirs: str, *, bias: bool = False) -> None:
+        """A convolution or dense layer of the backbone, or of the head."""
+        for leaf in ("kernel", "bias") if bias else ("kernel",):
+            self._theirs[f"params/{ours}/{leaf}"] = f"params/{theirs}/{leaf}"
+
+    def norm(self, ours: str, theirs: str) -> None:
+        """A BatchNorm with its statistics."""
+        for collection, leaf in (
+            ("params", "scale"),
+            ("params", "bias"),
+            ("batch_stats", "mean"),
+            ("batch_stats", "var"),
+        ):
+            self._theirs[f"{collection}/{ours}/{leaf}"] = f"{collection}/{theirs}/{leaf}"
+
+    def apply(self, source: str) -> dict[str, Any]:
+        """Our variables.
+
+        Args:
+          source: what the leaves are, to begin the error's message with.
+
+        Raises:
+          CheckpointError: a leaf is missing, or is left over; it lists the first ten of each.
+        """
+        used = set(self._theirs.values())
+        parts = [
+            f"{len(paths)} {what}: {', '.join(paths[:SHOWN])}{' ...' * (len(paths) > SHOWN)}"
+            for what, paths in (
+                ("missing", [path for path in self._theirs.values() if path not in self.found]),
+                ("without a place", [path for path in self.found if path not in used]),
+            )
+            if paths
+        ]
+        if parts:
+            raise CheckpointError(
+                f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
+            )
+        return unflatten({ours: self.found[path] for ours, path in self._theirs.items()})
+
+
+def pick(table: Mapping[str, _Entry], name: str, source: str) -> _Entry:
+    """The table's entry of an architecture.
+
+    Raises:
+      UnknownNameError: there is none; it lists those there are.
+    """
+    if name not in table:
+        raise UnknownNameError(
+            f"{source} has no weights for {name!r}.{did_you_mean(name, table)} "
+            f"It has some for {', '.join(table)}; pretrained=True has more"
+        )
+    return table[name]
+
+
+def numbered(names: Iterable[str], prefix: str) -> list[str]:
+    """Those that are ``prefix`` and a number, as Flax names submodules, in order."""
+    found = [n for n in names if n.startswith(prefix) and n[len(prefix) :].isdecimal()]
+    return sorted(found, key=lambda n: int(n[len(prefix) :]))

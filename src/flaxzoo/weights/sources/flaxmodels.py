@@ -1,0 +1,190 @@
+"""Variables and pretrained weights of the package flaxmodels: its ResNets.
+
+Its networks compute what ours of the same weights do, but normalise images themselves where
+``normalize=True``, and return probabilities where ``output="softmax"``; both are the default there.
+
+Reference: https://github.com/matthias-wright/flaxmodels
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import CheckpointError
+from flaxzoo.weights.sources._renaming import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Renaming,
+    numbered,
+    pick,
+)
+from flaxzoo.weights.trees import flatten
+
+# Convolutions of a block besides the shortcut's, and the stages' numbers of blocks.
+_DEPTHS = {
+    "resnet18": (2, (2, 2, 2, 2)),
+    "resnet34": (2, (3, 4, 6, 3)),
+    "resnet50": (3, (3, 4, 6, 3)),
+    "resnet101": (3, (3, 4, 23, 3)),
+    "resnet152": (3, (3, 8, 36, 3)),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The architectures, by our names, that the package has ImageNet weights for."""
+    return tuple(_DEPTHS)
+
+
+def preprocess(name: str) -> dict[str, Any]:
+    """How images become inputs for the package's weights; see ``sources.preprocess``.
+
+    They are torchvision's first ones. The package's own networks take pixels in [0, 1] and do the
+    normalisation inside; ours take normalised ones.
+
+    Raises:
+      UnknownNameError: the package has no weights for ``name``.
+    """
+    pick(_DEPTHS, name, "flaxmodels")
+    return {
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "interpolation": "bilinear",
+        "crop": 0.875,
+    }
+
+
+def load(name: str) -> dict[str, Any]:
+    """Loads the package's ImageNet weights; see ``sources.load``.
+
+    The file is the one that the package would fetch, kept where it keeps it: ``flaxmodels`` in the
+    system's temporary directory. It is fetched and checked here, since the package takes an error
+    page or a broken connection for a file and finds it again the next time.
+
+    Raises:
+      UnknownNameError: the package has no weights for ``name``; it lists those it has.
+      DownloadError: the file cannot be had, or is not what it should be.
+    """
+    from flaxzoo.weights.sources._download import cached
+
+    pick(_DEPTHS, name, "flaxmodels")
+    url: str = importlib.import_module("flaxmodels.resnet.resnet").URLS[name]
+    file = url.rpartition("/")[2].partition("?")[0]
+    path = Path(tempfile.gettempdir()) / "flaxmodels" / file
+    return cached(path, url, lambda file: _read(file, name), source="flaxmodels")
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    from flaxzoo.weights.readers import read_tensors
+
+    return from_flaxmodels(name, read_tensors(path))
+
+
+def from_flaxmodels(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts variables or a weight file's content of a flaxmodels ResNet to our names.
+
+    Args:
+      module: the network, a ``flaxmodels.ResNet18`` ... ``ResNet152``, or its name,
+        ``"resnet50"``.
+      variables: its ``params`` and ``batch_stats``; or what one of the package's h5 files holds,
+        nested or by path (``layer1/block0/conv1/weight``), an open ``h5py.File`` included.
+
+    Returns:
+      ``{"params": {"backbone": ..., "head": {"fc": ...}}, "batch_stats": {"backbone": ...}}``.
+
+    Raises:
+      UnknownNameError: there is no ResNet of that name in the package.
+      TypeError: ``module`` is neither.
+      CheckpointError: the variables are of another network, or a leaf is missing or left over; it
+        lists the first ten.
+
+    Example:
+      >>> with h5py.File("resnet50_weights.h5") as file:
+      ...     variables = from_flaxmodels("resnet50", file)
+    """
+    name = getattr(module, "architecture", module)
+    if not isinstance(name, str):
+        raise TypeError(
+            f"module must be a flaxmodels ResNet or its name, got {type(module).__name__}"
+        )
+    convs, depths = pick(_DEPTHS, name, "flaxmodels")
+    if "params" in variables:
+        found, source = flatten(variables), "flaxmodels' variables"
+        renaming = Renaming(found)
+        blocks = _walk_variables(renaming, depths, convs)
+    else:
+        source = "the arrays of flaxmodels' file"
+        found = _as_variables(flatten(variables))
+        renaming = Renaming(found)
+        blocks = _walk_file(renaming, depths, convs)
+    if blocks != sum(depths):
+        raise CheckpointError(
+            f"{source} are not those of {name!r}: they have {blocks} of its blocks, "
+            f"it has {sum(depths)}"
+        )
+    return renaming.apply(f"{source} for {name!r}")
+
+
+def _walk_variables(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
+    """Pairs what Flax numbered, and returns how many blocks there are."""
+    children = {path.split("/")[1] for path in renaming.found if path.startswith("params/")}
+    kind = "Bottleneck_" if convs == 3 else "BasicBlock_"
+    _ends(renaming, "Conv_0", "BatchNorm_0", "Dense_0")
+    places = [(s, i) for s, depth in enumerate(depths, 1) for i in range(depth)]
+    blocks = numbered(children, kind)
+    for (stage, i), theirs in zip(places, blocks, strict=False):
+        ours = f"backbone/layer{stage}_{i}"
+        for j in range(convs):
+            renaming.conv(f"{ours}/conv{j + 1}", f"{theirs}/Conv_{j}")
+            renaming.norm(f"{ours}/bn{j + 1}", f"{theirs}/BatchNorm_{j}")
+        if _projects(stage, i, convs):
+            renaming.conv(f"{ours}/downsample_0", f"{theirs}/Conv_{convs}")
+            renaming.norm(f"{ours}/downsample_1", f"{theirs}/BatchNorm_{convs}")
+    return len(blocks)
+
+
+def _walk_file(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
+    """Pairs what the h5 file names, and returns how many blocks there are."""
+    _ends(renaming, "conv1", "bn1", "fc")
+    for stage, depth in enumerate(depths, 1):
+        for i in range(depth):
+            ours, theirs = f"backbone/layer{stage}_{i}", f"layer{stage}/block{i}"
+            for j in range(1, convs + 1):
+                renaming.conv(f"{ours}/conv{j}", f"{theirs}/conv{j}")
+                renaming.norm(f"{ours}/bn{j}", f"{theirs}/bn{j}")
+            if _projects(stage, i, convs):
+                renaming.conv(f"{ours}/downsample_0", f"{theirs}/downsample/conv")
+                renaming.norm(f"{ours}/downsample_1", f"{theirs}/downsample/bn")
+    paths = (path.split("/") for path in renaming.found)
+    return len({tuple(p[1:3]) for p in paths if len(p) > 2 and p[2].startswith("block")})
+
+
+def _ends(renaming: Renaming, conv: str, norm: str, dense: str) -> None:
+    renaming.conv("backbone/conv1", conv)
+    renaming.norm("backbone/bn1", norm)
+    renaming.conv("head/fc", dense, bias=True)
+
+
+def _projects(stage: int, place: int, convs: int) -> bool:
+    """Whether the shortcut has a convolution: not in ResNet-18's first stage."""
+    return place == 0 and (stage > 1 or convs == 3)
+
+
+def _as_variables(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's arrays under the names of variables; the paths stay the file's."""
+    found = {}
+    for path, array in flat.items():
+        owner, _, leaf = path.rpartition("/")
+        if leaf == "num_batches_tracked":
+            # PyTorch's counter, which no computation uses.
+            continue
+        collection = "batch_stats" if leaf in ("mean", "var") else "params"
+        leaf = "kernel" if leaf == "weight" else leaf
+        # An open file's arrays are gone once it is closed.
+        found[f"{collection}/{owner}/{leaf}"] = np.asarray(array)
+    return found

@@ -1,0 +1,197 @@
+"""The ``config.json`` of timm's repositories, written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flaxzoo.errors import CheckpointError
+from flaxzoo.models.registry import Reference, facts
+from flaxzoo.weights.tags import catalog
+from flaxzoo.weights.trees import flatten
+
+if TYPE_CHECKING:
+    from flaxzoo.model import Model
+
+# Fields of a backbone that change neither its variables nor what it computes from them.
+_NEUTRAL = {"parent", "name", "dtype", "param_dtype", "drop_path", "remat", "zero_init_residual"}
+_POOLINGS = {"auto": "avg", "avg": "avg", "max": "max", "avg+max": "avgmax"}
+# What timm's model_args are called here.
+_ARGUMENTS = {
+    "drop_rate": "dropout",
+    "drop_path_rate": "drop_path",
+    "output_stride": "output_stride",
+    "zero_init_last": "zero_init_residual",
+}
+# Also read, but in another place than the keywords.
+_READ = {"num_classes", "in_chans", "global_pool", "img_size"}
+_DATA_SETS = {"in1k": "imagenet1k", "in12k": "imagenet12k"}
+
+
+def reference_of(name: str) -> Reference | None:
+    """How an architecture's names relate to timm's; None if they do not."""
+    from flaxzoo import models
+
+    # Registers the families.
+    return facts(name)["reference"] if name in models.list() else None
+
+
+def to_timm_config(model: Model) -> dict[str, Any] | None:
+    """The ``config.json`` from which timm builds ``model``.
+
+    Args:
+      model: with variables.
+
+    Returns:
+      None where timm has no such model: the architecture is not one of timm's, its backbone was
+      given other fields than timm's has, or the head is not just pooling and one linear layer.
+    """
+    from flaxzoo import models
+    from flaxzoo.models.classifier import Classifier
+    from flaxzoo.models.heads import Head
+
+    spec, module = model.spec, model.module
+    reference = reference_of(spec.name)
+    if reference is None or not isinstance(module, Classifier):
+        return None
+    head, backbone = module.head, module.backbone
+    plain = type(head) is Head and not head.hidden and (head.use_bias or head.num_classes == 0)
+    if not plain or head.pooling not in _POOLINGS:
+        return None
+    usual = models.get(spec.name).module.backbone
+    differing = _differing(usual, backbone)
+    if differing is None or differing - {"output_stride"}:
+        return None
+    leaves = flatten(model.variables or {})
+    if any(not path.startswith(("params/", "batch_stats/")) for path in leaves):
+        return None
+    pooling = _POOLINGS[head.pooling]
+    config: dict[str, Any] = {"architecture": spec.name, "num_classes": head.num_classes}
+    if head.num_classes:
+        config["num_features"] = int(leaves["params/head/fc/kernel"].shape[0])
+    config["global_pool"] = pooling
+    if spec.classes is not None:
+        config["label_names"] = list(spec.classes)
+    arguments: dict[str, Any] = {}
+    if pooling != "avg":
+        arguments["global_pool"] = pooling
+    if "output_stride" in differing:
+        arguments["output_stride"] = backbone.output_stride
+    if arguments:
+        config["model_args"] = arguments
+    config["pretrained_cfg"] = _pretrained_cfg(model, reference, leaves)
+    return config
+
+
+def from_timm_config(config: Mapping[str, Any], source: str) -> Model:
+    """The model that timm's ``config.json`` describes, without variables.
+
+    Args:
+      config: its content; the older form, without ``pretrained_cfg``, too.
+      source: names it in messages.
+
+    Raises:
+      CheckpointError: it is not timm's, or asks for a variation that flaxzoo lacks.
+      UnknownNameError: the architecture is not in the registry.
+      KeyError, TypeError, ValueError: a value is not what its key stands for.
+    """
+    from flaxzoo import models
+    from flaxzoo.preprocess import Preprocess
+
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str):
+        raise CheckpointError(
+            f"{source}: its config.json is neither flaxzoo's nor timm's: it names no architecture"
+        )
+    pretrained = config.get("pretrained_cfg", config)
+    arguments = config.get("model_args") or {}
+    if not isinstance(pretrained, Mapping) or not isinstance(arguments, Mapping):
+        raise CheckpointError(
+            f"{source}: pretrained_cfg and model_args in its config.json must be objects"
+        )
+    unknown = [key for key in arguments if key not in _ARGUMENTS and key not in _READ]
+    if unknown:
+        raise CheckpointError(
+            f"{source}: its config.json has model_args that flaxzoo does not read: "
+            f"{', '.join(unknown)}"
+        )
+    classes = arguments.get("num_classes", config.get("num_classes"))
+    if classes is None:
+        classes = pretrained.get("num_classes", 1000)
+    keywords = {_ARGUMENTS[key]: value for key, value in arguments.items() if key in _ARGUMENTS}
+    pooling = arguments.get("global_pool", config.get("global_pool"))
+    if pooling:
+        ours = {timm: name for name, timm in _POOLINGS.items()}
+        if pooling not in ours:
+            raise CheckpointError(
+                f"{source}: its config.json has the global_pool {pooling!r}; flaxzoo reads "
+                f"{', '.join(ours)}"
+            )
+        keywords["pooling"] = ours[pooling]
+    channels, height, width = pretrained.get("input_size") or (3, 224, 224)
+    channels = arguments.get("in_chans", channels)
+    model = models.get(architecture, num_classes=classes, in_channels=channels, **keywords)
+    preprocess = None
+    if channels in (1, 3):
+        settings = {**pretrained, "input_size": (channels, height, width)}
+        preprocess = Preprocess.from_timm(settings)
+    tag = pretrained.get("tag")
+    spec = dataclasses.replace(
+        model.spec,
+        tag=tag,
+        input_shape=(height, width, channels),
+        preprocess=preprocess,
+        classes=_classes(config, pretrained, tag, classes),
+        licence=pretrained.get("license") or "",
+        top1=None,
+    )
+    return dataclasses.replace(model, spec=spec)
+
+
+def _differing(usual: Any, backbone: Any) -> set[str] | None:
+    """Fields in which two modules differ, if they are of one class."""
+    if type(usual) is not type(backbone):
+        return None
+    names = {field.name for field in dataclasses.fields(usual)} - _NEUTRAL
+    return {name for name in names if getattr(usual, name) != getattr(backbone, name)}
+
+
+def _pretrained_cfg(
+    model: Model, reference: Reference, leaves: Mapping[str, Any]
+) -> dict[str, Any]:
+    spec = model.spec
+    height, width, channels = spec.input_shape or (224, 224, 3)
+    settings: dict[str, Any] = {"input_size": [channels, height, width]}
+    if spec.preprocess is not None:
+        settings |= spec.preprocess.to_timm()
+    kernels = [stem for stem in reference.stem if f"params/backbone/{stem}/kernel" in leaves]
+    settings |= {
+        "num_classes": model.module.head.num_classes,
+        "first_conv": re.sub(r"_(\d+)", r".\1", kernels[0]) if kernels else None,
+        "classifier": reference.head[0][1],
+    }
+    if spec.licence:
+        settings["license"] = spec.licence
+    return settings
+
+
+def _classes(
+    config: Mapping[str, Any], pretrained: Mapping[str, Any], tag: Any, count: int
+) -> tuple[str, ...] | None:
+    """The names of the classes: as written, or those of the data set in the weights' tag."""
+    labels = config.get("label_names") or pretrained.get("label_names") or pretrained.get("labels")
+    if isinstance(labels, Mapping):
+        # From the index, as text in JSON, to the name.
+        labels = [labels.get(str(i)) for i in range(count)]
+    if isinstance(labels, list | tuple) and len(labels) == count and None not in labels:
+        return tuple(str(label) for label in labels)
+    if not isinstance(tag, str):
+        return None
+    from flaxzoo.classes import class_names
+
+    entry = catalog().get(f"{config['architecture']}.{tag}", {})
+    table = entry.get("classes") or _DATA_SETS.get(tag.rpartition("_")[2])
+    names = class_names(table) if isinstance(table, str) else None
+    return names if names is not None and len(names) == count else None
