@@ -14,6 +14,7 @@ from flaxzoo._version import __version__
 if TYPE_CHECKING:
     from flaxzoo import (
         activations,
+        classes,
         data,
         debug,
         errors,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "activations": "flaxzoo.activations",
     "callbacks": "flaxzoo.training.callbacks",
+    "classes": "flaxzoo.classes",
     "data": "flaxzoo.data",
     "debug": "flaxzoo.debug",
     "errors": "flaxzoo.errors",
@@ -83,6 +85,7 @@ __all__ = [
     "__version__",
     "activations",
     "callbacks",
+    "classes",
     "create_train_state",
     "data",
     "debug",

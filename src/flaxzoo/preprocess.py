@@ -1,64 +1,214 @@
-"""From files, PIL images and arrays to what a model takes."""
+"""From files, PIL images and arrays to what a model takes; from its outputs to ranked classes."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import html
+import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
 
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.errors import DataError, ShapeError
+from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.images import CROP_MODES, INTERPOLATIONS, fit, is_encoded, is_pil, load_image
+
+_MAX_WORKERS = 8
+# What timm assumes of weights that do not say (timm.data.resolve_data_config).
+_TIMM_DEFAULTS: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
+_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """How one image becomes the model's input.
 
+    The picture is turned upright, converted to grey or RGB, resized, cropped, scaled to [0, 1] and
+    normalised. With ``crop`` the pixels are those of timm's inference transform.
+
     Attributes:
-      input_shape: ``(height, width, channels)``.
-      mean: subtracted per channel after scaling to [0, 1].
-      std: divided by per channel.
-      interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+      input_shape: ``(height, width, channels)``; 1 channel is grey, 3 are RGB.
+      mean: subtracted per channel after scaling to [0, 1]. One value holds for every channel; of
+        three values, a model of one channel takes the average.
+      std: divided by, likewise.
+      interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or
+        ``"hamming"``, antialiased as Pillow does.
+      crop: the part of the resized picture that is kept, as a fraction of its side (timm's
+        ``crop_pct``). None resizes straight to ``input_shape``, whatever the aspect ratio.
+      crop_mode: what ``crop`` is taken of. ``"center"``: the shorter side becomes
+        ``floor(size / crop)``, and the middle is kept. ``"squash"``: both sides do, changing the
+        aspect ratio. ``"border"``: the longer side does, and borders of the mean colour fill up.
+
+    Raises:
+      ValueError: sizes, ``mean``, ``std`` or ``crop`` out of range.
+      UnknownNameError: (a KeyError) an unknown ``interpolation`` or ``crop_mode``.
     """
 
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     interpolation: str = "bilinear"
+    crop: float | None = None
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("input_shape", "mean", "std"):
+            # Lists come from JSON; a spec is compared and hashed.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        shape = self.input_shape
+        if len(shape) != 3 or shape[-1] not in (1, 3) or min(shape) < 1:
+            raise ValueError(
+                f"input_shape must be (height, width, channels) with 1 or 3 channels, got {shape}"
+            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, 3) or not all(math.isfinite(v) for v in values):
+                raise ValueError(f"{name} must be one or three finite numbers, got {values}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UnknownNameError(
+                    f"unknown {name} {value!r}.{did_you_mean(str(value), known)} "
+                    f"There are: {', '.join(known)}"
+                )
+        if self.crop is None:
+            if self.crop_mode != "center":
+                raise ValueError(f"crop_mode {self.crop_mode!r} needs crop, 1.0 to keep everything")
+        elif not (math.isfinite(self.crop) and self.crop > 0):
+            raise ValueError(f"crop must be a positive fraction, got {self.crop}")
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any], *, test: bool = False) -> Preprocess:
+        """Reads the ``pretrained_cfg`` of timm's weights, as their ``config.json`` has it.
+
+        Args:
+          config: with any of ``input_size`` ``[C, H, W]``, ``mean``, ``std``, ``interpolation``,
+            ``crop_pct`` and ``crop_mode``; what is missing is what timm assumes: 224 x 224,
+            ImageNet's mean and std, bicubic, 0.875, center. Other keys are not looked at.
+          test: whether to take ``test_input_size`` and ``test_crop_pct`` where they are given,
+            the larger images at which many weights are more accurate.
+
+        Raises:
+          ValueError: a value that is no such setting; UnknownNameError for a name.
+        """
+        settings = {**_TIMM_DEFAULTS, **{k: v for k, v in config.items() if v is not None}}
+        if test:
+            for key in ("input_size", "crop_pct"):
+                settings[key] = settings.get(f"test_{key}") or settings[key]
+        size = tuple(settings["input_size"])
+        if len(size) != 3:
+            raise ValueError(f"input_size must be (channels, height, width), got {size}")
+        return cls(
+            input_shape=(size[1], size[2], size[0]),
+            mean=settings["mean"],
+            std=settings["std"],
+            interpolation=settings["interpolation"],
+            crop=settings["crop_pct"],
+            crop_mode=settings["crop_mode"],
+        )
+
+    def to_timm(self) -> dict[str, Any]:
+        """The same settings as timm's ``pretrained_cfg`` has them, for JSON.
+
+        ``from_timm`` of it makes the same pixels. A direct resize (``crop=None``) is timm's
+        ``"squash"`` of the whole picture.
+        """
+        height, width, channels = self.input_shape
+        direct = self.crop is None
+        return {
+            "input_size": [channels, height, width],
+            "mean": list(self._per_channel(self.mean)),
+            "std": list(self._per_channel(self.std)),
+            "interpolation": self.interpolation,
+            "crop_pct": 1.0 if direct else self.crop,
+            "crop_mode": "squash" if direct else self.crop_mode,
+        }
 
     def __call__(self, images: Any) -> np.ndarray:
         """Makes a batch.
 
+        Files are decoded in threads; no more than eight decoded pictures are held at a time.
+
         Args:
-          images: one or a sequence of paths, PIL images, or ``uint8`` arrays ``[H, W]`` or
-            ``[H, W, C]``; or a floating array ``[B, H, W, C]``, taken as preprocessed already.
+          images: one or an iterable, of any mixture, of paths, encoded bytes, binary file objects,
+            PIL images, ``uint8`` arrays ``[H, W]`` or ``[H, W, C]``, and floating arrays of
+            ``input_shape``, which are taken as preprocessed already; or a ``uint8`` array
+            ``[B, H, W]`` or ``[B, H, W, C]``, or a floating ``[B, H, W, C]``.
 
         Returns:
-          float32 ``[B, H, W, C]``.
+          float32 ``[B, H, W, C]``, in the order given.
 
         Raises:
-          DataError: a file is missing or is not an image; the message names it.
-          ShapeError: a floating array of another shape, or an array of a rank that is no image.
+          DataError: a file is missing or is not an image; the message names it and its place.
+          ShapeError: a floating array of another shape, or an array that is no image.
+          TypeError: none of these kinds.
         """
-        if hasattr(images, "dtype") and jnp.issubdtype(images.dtype, jnp.floating):
-            return self._checked(np.asarray(images, np.float32))
-        if (
-            isinstance(images, str | os.PathLike)
-            or _is_pil(images)
-            or (hasattr(images, "ndim") and images.ndim < 4 and not self._is_batch(images))
-        ):
-            images = [images]
-        items = list(images)
-        if not items:
+        items = self._items(images)
+        if len(items) == 0:
             raise DataError("images is empty: there is nothing to predict")
-        return np.stack([self._one(image) for image in items])
+        if isinstance(items, np.ndarray) and jnp.issubdtype(items.dtype, jnp.floating):
+            return np.asarray(items, np.float32)
+        return self._batch(items, 0, len(items))
 
-    def _is_batch(self, images: Any) -> bool:
-        # [B, H, W] of single-channel images and [H, W, C] have the same rank.
-        return images.ndim == 3 and images.shape[-1] not in (1, 3, 4)
+    def batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+        """Makes one batch at a time, for more images than fit into memory.
+
+        Args:
+          images: as for a call.
+          batch_size: of all but the last batch.
+
+        Yields:
+          float32 ``[<= batch_size, H, W, C]``.
+
+        Raises:
+          DataError, ShapeError, TypeError: as a call does, when the batch is reached.
+          ValueError: ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        items = self._items(images)
+        floating = isinstance(items, np.ndarray) and jnp.issubdtype(items.dtype, jnp.floating)
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            if floating:
+                yield part.astype(np.float32)
+            else:
+                yield self._batch(part, start, len(items))
+
+    def _items(self, images: Any) -> Any:
+        """What was given as a list of images or as an array of them."""
+        if isinstance(images, Mapping):
+            raise TypeError(
+                f"images is a mapping with the keys {', '.join(map(repr, images))}: pass its images"
+            )
+        if is_encoded(images) or is_pil(images):
+            return [images]
+        if hasattr(images, "__array__"):
+            images = np.asarray(images)
+            if jnp.issubdtype(images.dtype, jnp.floating):
+                return self._checked(images)
+            # Paths come in arrays, and in a data frame's column, as objects or text.
+            if images.dtype.kind not in "OUST":
+                # [B, H, W] of single-channel images and [H, W, C] have the same rank.
+                grey = images.ndim == 3 and images.shape[-1] not in (1, 2, 3, 4)
+                return images if images.ndim > 3 or grey else [images]
+        try:
+            return list(images)
+        except TypeError:
+            return [images]
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         if images.shape == self.input_shape:
@@ -71,59 +221,74 @@ class Preprocess:
             )
         return images
 
+    def _batch(self, items: Sequence[Any], start: int, total: int) -> np.ndarray:
+        """Preprocesses ``items``, which stand at ``start`` of ``total`` in what the caller gave."""
+        batch = np.empty((len(items), *self.input_shape), np.float32)
+
+        def fill(index: int) -> None:
+            batch[index] = self._one(items[index])
+
+        # Pillow decodes and resizes without holding Python's lock. A file that the caller opened
+        # may have one position for several images, so those stay in this thread.
+        files = [i for i, x in enumerate(items) if isinstance(x, str | os.PathLike | bytes)]
+        # Twice the processors, as some threads wait for the disk or for that lock.
+        workers = min(2 * _available_cpus(), len(files), _MAX_WORKERS)
+        with contextlib.ExitStack() as stack:
+            running = {}
+            if workers > 1:
+                pool = ThreadPoolExecutor(workers, "flaxzoo-images")
+                stack.callback(pool.shutdown, cancel_futures=True)
+                running = {index: pool.submit(fill, index) for index in files}
+            for index in range(len(items)):
+                try:
+                    if index in running:
+                        running[index].result()
+                    else:
+                        fill(index)
+                except (DataError, ShapeError, TypeError) as error:
+                    if total == 1:
+                        raise
+                    raise type(error)(f"images[{start + index}]: {error}") from error
+        return batch
+
     def _one(self, image: Any) -> np.ndarray:
+        if hasattr(image, "__array__") and not is_encoded(image):
+            image = np.asarray(image)
+            if jnp.issubdtype(image.dtype, jnp.floating):
+                return self._checked(image[None])[0]
+        mean, std = self._per_channel(self.mean), self._per_channel(self.std)
         height, width, channels = self.input_shape
-        pil = _upright(self._open(image))
-        if pil.mode.startswith("I"):
-            # Sixteen bits; Pillow's own conversion would clip them.
-            pil = pil.convert("I").point(lambda value: value / 257).convert("L")
-        pil = pil.convert("L" if channels == 1 else "RGB")
-        if pil.size != (width, height):
-            from PIL.Image import Resampling
+        picture = fit(
+            load_image(image, channels),
+            (height, width),
+            interpolation=self.interpolation,
+            crop=self.crop,
+            crop_mode=self.crop_mode,
+            fill=tuple(round(255 * value) for value in mean),
+        )
+        pixels = np.asarray(picture, np.float32).reshape(self.input_shape) / 255
+        return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
-            pil = pil.resize((width, height), Resampling[self.interpolation.upper()])
-        pixels = np.asarray(pil, np.float32).reshape(height, width, channels) / 255.0
-        return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-
-    def _open(self, image: Any) -> Any:
-        from PIL import Image
-
-        if _is_pil(image):
-            return image
-        if isinstance(image, str | os.PathLike):
-            try:
-                with Image.open(image) as opened:
-                    opened.load()
-                    return opened
-            except FileNotFoundError:
-                raise DataError(f"{os.fspath(image)}: no such file") from None
-            except OSError as error:
-                raise DataError(f"{os.fspath(image)}: not a readable image ({error})") from error
-        array = np.asarray(image)
-        if array.ndim == 3 and array.shape[-1] == 1:
-            array = array[..., 0]
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
-            raise ShapeError(
-                "an image array must be uint8 of shape [H, W] or [H, W, C], "
-                f"got {array.dtype}{list(array.shape)}"
-            )
-        return Image.fromarray(array)
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        channels = self.input_shape[-1]
+        if len(values) == channels:
+            return values
+        return (sum(values) / len(values),) * channels
 
 
-def _upright(image: Any) -> Any:
-    # Cameras store which way is up beside the pixels.
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def _is_pil(image: Any) -> bool:
-    return type(image).__module__.partition(".")[0] == "PIL"
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """What ``Model.predict`` returns for a batch.
+
+    ``predictions[0]`` is the first example's list of ``(label, probability)``, best first, a slice
+    is ``Predictions`` again, and iterating goes over the examples. ``print`` shows a line for each;
+    a notebook shows a table.
 
     Attributes:
       labels: for each example the ``top_k`` class names, best first (class numbers as text where
@@ -142,11 +307,22 @@ class Predictions:
     ) -> Predictions:
         """Softmax in float64, then the ``top_k`` largest; ties go to the lower class.
 
+        Args:
+          logits: ``[B, classes]``.
+          top_k: how many classes to keep of each example.
+          classes: a name per class; None for their numbers.
+
         Raises:
           DataError: a logit is NaN or infinite.
+          ShapeError: there are not as many names as classes.
         """
         if not np.isfinite(logits.astype(np.float64)).all():
             raise DataError("the model's outputs are not finite: its variables may have diverged")
+        if classes and len(classes) != logits.shape[-1]:
+            raise ShapeError(
+                f"the model gives {logits.shape[-1]} outputs, but there are {len(classes)} class "
+                "names"
+            )
         shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         probabilities = np.exp(shifted)
         probabilities /= probabilities.sum(-1, keepdims=True)
@@ -161,8 +337,36 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @overload
+    def __getitem__(self, index: int) -> list[tuple[str, float]]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Predictions: ...
+
+    def __getitem__(self, index: int | slice) -> list[tuple[str, float]] | Predictions:
+        if isinstance(index, slice):
+            return Predictions(self.labels[index], self.indices[index], self.probabilities[index])
+        values = [float(value) for value in self.probabilities[index]]
+        return list(zip(self.labels[index], values, strict=True))
+
+    def __iter__(self) -> Iterator[list[tuple[str, float]]]:
+        return (self[index] for index in range(len(self)))
+
     def __str__(self) -> str:
-        return "\n".join(
-            ", ".join(f"{name} {p:.1%}" for name, p in zip(names, row, strict=True))
-            for names, row in zip(self.labels, self.probabilities, strict=True)
+        return "\n".join(", ".join(f"{name} {p:.1%}" for name, p in row) for row in self)
+
+    def __repr__(self) -> str:
+        lines = [f"  {line}" for line in str(self[:_SHOWN]).splitlines()]
+        if len(self) > _SHOWN:
+            lines.append(f"  ... {len(self) - _SHOWN} more")
+        return "\n".join([f"Predictions({len(self)} examples)", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{index}</th>"
+            + "".join(f"<td>{html.escape(name)} {p:.1%}</td>" for name, p in row)
+            + "</tr>"
+            for index, row in enumerate(self[:_SHOWN])
         )
+        more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
+        return f"<table>{rows}</table>{more}"

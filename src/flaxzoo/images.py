@@ -1,0 +1,243 @@
+"""From files and PIL images to upright eight-bit pictures, and their resizing and cropping."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import DataError, ShapeError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+CROP_MODES = ("center", "squash", "border")
+
+# Above this many pixels only the part that the crop keeps is computed.
+_MAX_RESIZED = 1 << 26
+_ORIENTATION = 0x0112
+
+
+def is_pil(image: Any) -> bool:
+    """Whether this is a PIL image, without importing PIL."""
+    return any(cls.__module__.partition(".")[0] == "PIL" for cls in type(image).__mro__)
+
+
+def is_encoded(image: Any) -> bool:
+    """Whether this is an image still to be decoded: a path, the bytes of a file, or a file."""
+    return isinstance(image, str | os.PathLike | bytes | bytearray) or hasattr(image, "read")
+
+
+def load_image(image: Any, channels: int) -> Any:
+    """Decodes one image, turns it upright and converts it to what a model takes.
+
+    Args:
+      image: a path, a file's bytes, a binary file object, a PIL image, or a ``uint8`` array
+        ``[H, W]`` or ``[H, W, C]`` of grey (C = 1), grey with alpha (2), RGB (3) or RGB with
+        alpha (4).
+      channels: 1 for grey, 3 for RGB.
+
+    Returns:
+      A PIL image of mode ``L`` or ``RGB``.
+
+    Raises:
+      DataError: not a readable image; the message names the file.
+      ShapeError: an array of another shape or dtype.
+      TypeError: none of these kinds.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not (is_pil(image) or is_encoded(image)):
+        return _convert(_from_array(image), channels)
+    name = _name(image)
+    try:
+        if is_pil(image):
+            # Pillow decodes an opened image only now.
+            image.load()
+            return _upright(image, channels)
+        if isinstance(image, bytes | bytearray):
+            image = io.BytesIO(image)
+        with Image.open(image) as opened:
+            opened.load()
+            return _upright(opened, channels)
+    except (DataError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{name}: a directory, not an image file") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not a readable image (no format that Pillow knows)") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name}: too many pixels to decode safely ({error}); if you trust the file, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    except Exception as error:
+        # Pillow's decoders meet damaged files with errors of many classes, SyntaxError among them.
+        raise DataError(f"{name}: not a readable image ({error})") from error
+
+
+def fit(
+    image: Any,
+    size: tuple[int, int],
+    *,
+    interpolation: str,
+    crop: float | None,
+    crop_mode: str,
+    fill: tuple[int, ...],
+) -> Any:
+    """Resizes and crops an image, as ``flaxzoo.Preprocess`` describes.
+
+    The sizes and their rounding are those of timm 1.0's ``transforms_imagenet_eval`` and
+    torchvision's ``Resize`` and ``CenterCrop``.
+
+    Args:
+      image: a PIL image.
+      size: ``(height, width)`` of the result.
+      interpolation: one of ``INTERPOLATIONS``.
+      crop: the part of the resized picture that is kept; None to resize to ``size`` directly.
+      crop_mode: one of ``CROP_MODES``.
+      fill: colour of the borders that ``"border"`` adds, per channel.
+    """
+    if crop is None:
+        return _resize(image, size, interpolation)
+    height, width = image.height, image.width
+    goal = (math.floor(size[0] / crop), math.floor(size[1] / crop))
+    if crop_mode == "squash":
+        resized = goal
+    elif crop_mode == "center" and goal[0] == goal[1]:
+        shorter, longer = goal[0], int(goal[0] * max(height, width) / min(height, width))
+        resized = (longer, shorter) if width <= height else (shorter, longer)
+    else:
+        ratios = (height / goal[0], width / goal[1])
+        ratio = max(ratios) if crop_mode == "border" else min(ratios)
+        resized = (max(round(height / ratio), 1), max(round(width / ratio), 1))
+    if resized[0] * resized[1] > _MAX_RESIZED:
+        image, resized = _narrow(image, size, resized, interpolation)
+    else:
+        image = _resize(image, resized, interpolation)
+    return _center(image, size, fill if crop_mode == "border" else (0,) * len(fill))
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    if isinstance(image, bytes | bytearray):
+        return f"{len(image)} bytes"
+    name = getattr(image, "filename", "") or getattr(image, "name", "")
+    return str(name) if name else f"a {type(image).__name__}"
+
+
+def _from_array(image: Any) -> Any:
+    from PIL import Image
+
+    if not hasattr(image, "__array__") and not isinstance(image, list | tuple):
+        raise TypeError(
+            "an image must be a path, the bytes of a file, a file object, a PIL image or an "
+            f"array, got {type(image).__name__}"
+        )
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 2, 3, 4))
+    ):
+        raise ShapeError(
+            "an image array must be uint8 of shape [H, W] or [H, W, C] with 1 to 4 channels, "
+            f"got {array.dtype}{list(array.shape)}"
+        )
+    if array.size == 0:
+        raise DataError(f"an image array of shape {list(array.shape)} has no pixels")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _upright(image: Any, channels: int) -> Any:
+    from PIL.Image import Transpose
+
+    if 0 in image.size:
+        raise DataError(f"{_name(image)}: the image has no pixels ({image.width} x {image.height})")
+    try:
+        # Cameras store which way is up beside the pixels.
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:
+        # A damaged note on a sound picture.
+        orientation = None
+    image = _convert(image, channels)
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _convert(image: Any, channels: int) -> Any:
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        # The same colours as straight to RGB, of which Pillow warns.
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _eight_bits(image: Any) -> Any:
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all():
+            raise DataError(f"{_name(image)}: the image holds NaN or infinite values")
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    # Sixteen bits; Pillow's own conversion clips them, or drops the lower eight.
+    values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def _resize(image: Any, size: tuple[int, int], interpolation: str, box: Any = None) -> Any:
+    from PIL.Image import Resampling
+
+    if box is None and image.size == size[::-1]:
+        return image
+    return image.resize(size[::-1], Resampling[interpolation.upper()], box)
+
+
+def _narrow(
+    image: Any, size: tuple[int, int], resized: tuple[int, int], interpolation: str
+) -> tuple[Any, tuple[int, int]]:
+    """Resizes only the middle of a picture that is so narrow that the whole would not fit."""
+    kept = (min(size[0], resized[0]), min(size[1], resized[1]))
+    scale = (image.height / resized[0], image.width / resized[1])
+    top, left = (round((a - b) / 2) for a, b in zip(resized, kept, strict=True))
+    box = (
+        left * scale[1],
+        top * scale[0],
+        min((left + kept[1]) * scale[1], image.width),
+        min((top + kept[0]) * scale[0], image.height),
+    )
+    return _resize(image, kept, interpolation, box), kept
+
+
+def _center(image: Any, size: tuple[int, int], fill: tuple[int, ...]) -> Any:
+    """The middle of a picture, with borders where it is smaller than ``size``."""
+    from PIL import Image
+
+    height, width = max(image.height, size[0]), max(image.width, size[1])
+    if (height, width) != (image.height, image.width):
+        border = Image.new(image.mode, (width, height), fill if len(fill) > 1 else fill[0])
+        border.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = border
+    if (height, width) == size:
+        return image
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    return image.crop((left, top, left + size[1], top + size[0]))
