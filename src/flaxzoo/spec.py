@@ -160,11 +160,12 @@ def _config_value(key: str, value: Any) -> Any:
     try:
         # dtypes, as bfloat16 or jnp.float32.
         return jnp.dtype(value).name
-    except TypeError:
+    except (TypeError, ValueError):
         written = to_config(value) if callable(value) else None
         if written is not None:
             return written
         raise ValueError(
-            f"the argument {key}={value!r} cannot be written to a file; register the function "
-            "under a name (flaxzoo.activations.register) and pass the name"
+            f"the argument {key}={value!r} cannot be written to a file. Register an activation "
+            "under a name (flaxzoo.activations.register) and pass the name; save a model with "
+            "modules of your own as flaxzoo.Model(model.module, model.variables)"
         ) from None

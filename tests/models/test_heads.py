@@ -6,7 +6,7 @@ import pytest
 
 from flaxzoo import Classifier
 from flaxzoo.errors import ShapeError
-from flaxzoo.models import CNN, Head
+from flaxzoo.models import CNN, Head, Identity
 from flaxzoo.models.heads import global_pool
 
 
@@ -89,3 +89,36 @@ def test_classifier_takes_any_modules():
     assert set(variables["params"]) == {"backbone", "head"}
     assert net.apply(variables, x).shape == (2, 3)
     assert net.apply(variables, x, method="features").shape == (2, 6)
+
+
+def test_auto_pools_maps_and_leaves_vectors():
+    maps = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    out = Head(0).apply({}, maps)
+    np.testing.assert_allclose(out, maps.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    for shape in ((2, 5), (2, 7, 5)):
+        # Sequences are not averaged unasked: their last axis but one may be anything.
+        assert Head(0).apply({}, np.ones(shape)).shape == shape
+
+
+def test_auto_and_avg_are_the_same_on_maps():
+    maps = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    variables = Head(3).init(jax.random.key(0), maps)
+    out = Head(3, pooling="avg").apply(variables, maps)
+    np.testing.assert_array_equal(Head(3).apply(variables, maps), out)
+
+
+def test_a_narrow_head_keeps_wide_parameters():
+    head = Head(3, hidden=(4,), batch_norm=True, use_bias=False, dtype=jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((2, 3, 3, 5), jnp.bfloat16)
+    out, variables = jax.eval_shape(head.init_with_output, jax.random.key(0), x)
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert set(variables["params"]["fc"]) == {"kernel"}
+
+
+def test_the_identity_returns_whatever_it_gets():
+    maps = {"stem": jnp.ones(2), "layer1": jnp.zeros(3)}
+    assert Identity().apply({}, maps) is maps
+    net = Classifier(backbone=CNN(num_classes=0, hidden=(6,)), head=Identity())
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.ones((2, 8, 8, 1)))
+    assert set(variables["params"]) == {"backbone"}

@@ -255,7 +255,7 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
 
 
 def test_a_source_of_another_kind():
-    with pytest.raises(TypeError, match="PathLike"):
+    with pytest.raises(TypeError, match=r"pretrained must be True.* got 3.5"):
         fz.models.get("resnet18", pretrained=3.5)
 
 
@@ -270,3 +270,10 @@ def test_the_catalogues_facts():
     assert two.spec.classes is None
     assert two.spec.top1 is None
     assert two.spec.preprocess == model.spec.preprocess
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_in_channels_adapt_our_own_layout_too(weights, tmp_path, channels, assert_trees_equal):
+    get(weights).save(tmp_path)
+    options = {"input_shape": None, "in_channels": channels}
+    assert_trees_equal(get(tmp_path, **options).variables, get(weights, **options).variables)

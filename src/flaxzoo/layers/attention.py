@@ -92,12 +92,14 @@ def as_attention(
         ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same shape.
 
     Raises:
-      ValueError: no such name.
+      ValueError: no such name, or nothing that makes a module.
     """
-    if attention is None or not isinstance(attention, str):
+    if attention is None or attention == "none":
+        return None
+    if not isinstance(attention, str) and callable(attention):
         return attention
     if attention not in ATTENTIONS:
-        hint = did_you_mean(attention, ATTENTIONS)
+        hint = did_you_mean(attention, ATTENTIONS) if isinstance(attention, str) else ""
         raise ValueError(
             f"attention must be one of {', '.join(ATTENTIONS)}, None or a module, "
             f"got {attention!r}.{hint}"

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo.layers.checks import check_size
 from flaxzoo.layers.initializers import HeNormal, zeros
 
 
@@ -47,6 +48,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves ``[B, H, W, C]`` to ``[B, H', W', features]``."""
+        check_size("features", self.features)
         size = self.kernel_size
         shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)

@@ -42,7 +42,8 @@ class BatchNorm(nn.BatchNorm):
             "use_running_average", self.use_running_average, use_running_average
         )
         update = not average and not self.is_initializing()
-        before: Any = self.get_variable("batch_stats", "var") if update else None
+        # Without statistics yet, Flax starts from ones.
+        before: Any = self.get_variable("batch_stats", "var", 1.0) if update else None
         y = super().__call__(x, use_running_average, mask=mask)
         if update:
             count = self._count(x, mask)
@@ -84,12 +85,12 @@ def as_norm(norm: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         ``param_dtype`` and ``scale_init``.
 
     Raises:
-      ValueError: no such name.
+      ValueError: no such name, or nothing that makes a module.
     """
-    if not isinstance(norm, str):
+    if not isinstance(norm, str) and callable(norm):
         return norm
     if norm not in NORMS:
-        hint = did_you_mean(norm, NORMS)
+        hint = did_you_mean(norm, NORMS) if isinstance(norm, str) else ""
         raise ValueError(f"norm must be one of {', '.join(NORMS)} or a module, got {norm!r}.{hint}")
     return NORMS[norm]
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
+from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import as_attention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import ones, zeros
@@ -61,6 +62,7 @@ class ResidualBlock(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    @nn.nowrap
     def conv(self, features: int, kernel_size: int, name: str, **options: Any) -> Conv:
         """A convolution without bias, in the block's dtypes."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -100,7 +102,15 @@ class ResidualBlock(nn.Module):
             # One draw for all of an example's pixels and channels.
             drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3))
             branch = drop(branch, deterministic=not train)
-        return as_activation(self.activation)(branch + self.shortcut(x, train))
+        shortcut = self.shortcut(x, train)
+        if branch.shape != shortcut.shape:
+            # JAX would broadcast a map of 1 x 1.
+            raise ShapeError(
+                f"block {self.name!r} cannot add maps of {list(branch.shape)} and "
+                f"{list(shortcut.shape)}: with anti_aliasing={self.anti_aliasing!r} the height and "
+                f"width of what it gets must be even, got {list(x.shape)}"
+            )
+        return as_activation(self.activation)(branch + shortcut)
 
     @property
     def low_pass(self) -> str | None:

@@ -126,6 +126,14 @@ def get(
         input_shape = tuple(entry["input_shape"])
     check_size("num_classes", num_classes, minimum=0, optional=True)
     check_size("in_channels", in_channels, optional=True)
+    if num_classes and config.get("features") is True:
+        raise ValueError(
+            f"features=True returns maps, which num_classes={num_classes} can't change"
+        )
+    if not isinstance(pretrained, bool | str | os.PathLike) and pretrained is not None:
+        raise TypeError(
+            f"pretrained must be True, False, the name of a source or a path, got {pretrained!r}"
+        )
     theirs = entry.get("num_classes", config.get("num_classes"))
     model = _build(base, config, num_classes, theirs, input_shape, in_channels, entry)
     if pretrained is False or pretrained is None:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ShapeError, did_you_mean
 from flaxzoo.layers.attention import SqueezeExcite
 from flaxzoo.layers.checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.layers.conv import Conv
@@ -134,6 +134,7 @@ class ResNet(nn.Module):
         every = self.feature_maps if feature_maps is None else feature_maps
         return maps if every else x
 
+    @nn.nowrap
     def _dtypes(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -169,6 +170,7 @@ class ResNet(nn.Module):
     def _norm(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         return call_norm(as_norm(self.norm)(name=name, **self._dtypes()), x, train=train)
 
+    @nn.nowrap
     def _blocks(self, channels: int) -> list[list[nn.Module]]:
         """The stages' blocks; ``channels`` is what the first one gets."""
         kinds = (
@@ -197,7 +199,8 @@ class ResNet(nn.Module):
                         stride=stride if i == 0 else 1,
                         dilation=dilation,
                         first_dilation=previous,
-                        project=i == 0 and (stride != 1 or channels != outputs),
+                        # Dilated stages keep the shortcut that they have when strided.
+                        project=i == 0 and (stage > 1 or channels != outputs),
                         groups=self.groups,
                         base_width=self.base_width,
                         reduce_first=self.reduce_first,
@@ -219,6 +222,7 @@ class ResNet(nn.Module):
             stages.append(blocks)
         return stages
 
+    @nn.nowrap
     def _check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_widths("layers", self.layers)
@@ -235,16 +239,22 @@ class ResNet(nn.Module):
                 f"block must be one, or one for each of {len(self.layers)} stages, "
                 f"got {len(_each(self.block))}"
             )
-        for name, value, choices in (
-            ("stem", self.stem, _STEMS),
-            ("stem_pool", self.stem_pool, ("max", "conv")),
-            *(("block", b, _BLOCKS) for b in _each(self.block) if isinstance(b, str)),
-        ):
-            if as_choice(name, value, choices) is None:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        for block in _each(self.block):
+            kind = getattr(block, "func", block)
+            if not (isinstance(kind, type) and issubclass(kind, ResidualBlock)):
+                _check_choice("block", block, tuple(_BLOCKS), " or a ResidualBlock class")
+        _check_choice("stem", self.stem, _STEMS)
+        _check_choice("stem_pool", self.stem_pool, ("max", "conv"))
         for name in ("stem_width", "groups", "base_width", "reduce_first", "down_kernel_size"):
             check_size(name, getattr(self, name))
         check_rate("drop_path", self.drop_path)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...], others: str = "") -> None:
+    if not isinstance(value, str) or value not in choices:
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {listed}{others}, got {value!r}.{hint}")
 
 
 def _each(value: Any) -> tuple[Any, ...]:

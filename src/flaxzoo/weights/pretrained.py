@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo.errors import CheckpointError, did_you_mean
-from flaxzoo.weights.names import from_reference, reference_name
+from flaxzoo.weights.names import adapt_channels, from_reference, reference_name
 from flaxzoo.weights.tags import catalog_entry
 from flaxzoo.weights.trees import compare, flatten, unflatten
 
@@ -123,6 +124,7 @@ def load_pretrained(model: Model, weights: Weights, *, fresh_head: bool) -> Mode
         wanted = {k: v for k, v in expected.items() if k not in head}
     owner = f"{model.spec.name!r}"
     if weights.ours:
+        tensors = _with_channels(tensors, wanted, facts(model.spec.name)["reference"])
         compare(wanted, tensors, source=weights.source, owner=owner)
     else:
         tensors = from_reference(wanted, tensors, reference, source=weights.source, owner=owner)
@@ -131,6 +133,20 @@ def load_pretrained(model: Model, weights: Weights, *, fresh_head: bool) -> Mode
     if len(wanted) < len(expected):
         flat |= flatten(_fresh_head(model, unflatten(flat)))
     return dataclasses.replace(model, variables=unflatten({k: flat[k] for k in expected}))
+
+
+def _with_channels(
+    tensors: Mapping[str, Any], wanted: Mapping[str, Any], reference: Reference | None
+) -> Mapping[str, Any]:
+    """The tensors, the first convolution's kernel adapted to the images' channels."""
+    for stem in reference.stem if reference else ():
+        path = f"params/backbone/{stem}/kernel"
+        if path in wanted and path in tensors:
+            kernel, shape = np.asarray(tensors[path]), wanted[path].shape
+            if kernel.ndim == 4 and kernel.shape[2] != shape[2]:
+                kernel = adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2])
+                tensors = {**tensors, path: kernel.transpose(2, 3, 1, 0)}
+    return tensors
 
 
 def _size(shape: tuple[int, ...]) -> list[int]:

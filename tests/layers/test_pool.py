@@ -1,0 +1,71 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxzoo.layers.pool import anti_alias, avg_pool, blur_pool, max_pool, shortcut_pool
+
+
+def image(rows):
+    return np.asarray(rows, np.float32)[None, :, :, None]
+
+
+def test_max_pool_pads_on_both_sides():
+    x = -image(np.arange(1.0, 17).reshape(4, 4))
+    # Windows start at row and column -1 and 1; what is outside never wins.
+    np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[-1, -2], [-5, -6]])
+    assert max_pool(x, stride=1).shape == x.shape
+    assert max_pool(np.zeros((1, 7, 5, 2), np.float32)).shape == (1, 4, 3, 2)
+
+
+def test_avg_pool_counts_its_padding():
+    x = image(np.ones((3, 3)))
+    expected = [[4 / 9, 4 / 9], [4 / 9, 4 / 9]]
+    np.testing.assert_allclose(avg_pool(x, 3, 2, padding=1)[0, :, :, 0], expected, rtol=1e-6)
+    # An odd last row is dropped.
+    assert avg_pool(x, 2, 2).shape == (1, 1, 1, 1)
+
+
+def test_shortcut_pool_averages_odd_edges_alone():
+    x = image([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    np.testing.assert_array_equal(shortcut_pool(x, 2)[0, :, :, 0], [[3, 4.5], [7.5, 9]])
+    even = image([[1, 2, 3, 4], [5, 6, 7, 8]])
+    np.testing.assert_array_equal(shortcut_pool(even, 2)[0, :, :, 0], [[3.5, 5.5]])
+    np.testing.assert_array_equal(shortcut_pool(image([[5]]), 2)[0, :, :, 0], [[5]])
+
+
+def test_shortcut_pool_of_dilated_stages_counts_a_row_of_zeros():
+    x = image([[4, 8], [12, 16]])
+    np.testing.assert_array_equal(shortcut_pool(x, 1)[0, :, :, 0], [[10, 6], [7, 4]])
+
+
+def test_blur_by_hand():
+    x = image([[0, 0, 0], [0, 16, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(blur_pool(x, 1)[0, :, :, 0], [[4, 4, 4], [4, 4, 4], [4, 4, 4]])
+    x = image(np.arange(25.0).reshape(5, 5))
+    # Inside, a ramp stays; at the edge the reflected neighbour brings the pixel towards it.
+    assert float(blur_pool(x)[0, 1, 1, 0]) == 12
+    assert float(blur_pool(x)[0, 0, 0, 0]) == (0 * 4 + 1 * 4 + 5 * 4 + 6 * 4) / 16
+    assert blur_pool(x).shape == (1, 3, 3, 1)
+    assert blur_pool(np.zeros((1, 6, 4, 1), np.float32)).shape == (1, 3, 2, 1)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_blur_is_the_convolution_with_the_outer_product(size, rng):
+    x = rng.standard_normal((2, *size, 3)).astype(np.float32)
+    taps = np.array([1, 2, 1]) / 4
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
+    expected = np.einsum("bhwcij,i,j->bhwc", windows, taps, taps)
+    np.testing.assert_allclose(blur_pool(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_blurring_keeps_the_dtype():
+    assert blur_pool(jnp.ones((1, 4, 4, 1), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_anti_aliasing_by_name(rng):
+    x = rng.standard_normal((2, 6, 6, 3)).astype(np.float32)
+    np.testing.assert_array_equal(anti_alias(x, "blur", 2), blur_pool(x))
+    np.testing.assert_array_equal(anti_alias(x, "avg", 2), avg_pool(x, 2, 2))
+    # In a dilated stage nothing is dropped.
+    np.testing.assert_array_equal(anti_alias(x, "avg", 1), x)
