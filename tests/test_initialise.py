@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,3 +170,43 @@ def test_states_share_no_buffer_and_train_with_donation(rng):
     images = rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
     trainer.fit((images, np.arange(8) % 3), epochs=1, batch_size=4)
     assert all(np.isfinite(x).all() for x in flatten(trainer.state.params).values())
+
+
+MODEL = fz.models.get("test_resnet", num_classes=3, input_shape=(16, 16, 3))
+
+
+def test_states_and_variables_under_transformations():
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), MODEL.init(KEY).variables)
+
+    def variables(key):
+        return MODEL.init(key).variables
+
+    for make in (jax.jit(variables), functools.partial(jax.eval_shape, variables)):
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), make(KEY)) == shapes
+    many = jax.vmap(variables)(jax.random.split(KEY, 2))
+    kernels = many["params"]["backbone"]["conv1_0"]["kernel"]
+    assert not np.array_equal(kernels[0], kernels[1])
+    for model in (MODEL, MODEL.init()):
+        abstract = jax.eval_shape(lambda k, m=model: fz.create_train_state(m, rng=k), KEY)
+        real = fz.create_train_state(model, rng=KEY)
+        for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_ensembles_of_linens_vmap():
+    ensemble = nn.vmap(
+        Net, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=3
+    )()
+    kernels = np.asarray(initialise(ensemble, KEY, IMAGE)["params"]["b"]["kernel"])
+    assert kernels.shape == (3, 5, 5, 64, 256)
+    std = np.sqrt(2 / (256 * 25))
+    assert all(abs(k.std() / std - 1) < 0.02 for k in kernels)
+    assert not np.array_equal(kernels[0], kernels[1])
+
+
+def test_double_precision():
+    with jax.enable_x64(True):
+        kernel = initialise(Net(param_dtype=jnp.float64), KEY, IMAGE)["params"]["b"]["kernel"]
+    kernel = np.asarray(kernel)
+    assert kernel.dtype == np.float64
+    assert (kernel != kernel.astype(np.float32)).mean() > 0.99

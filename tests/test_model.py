@@ -92,7 +92,9 @@ def test_replace_head(model, assert_trees_equal):
     new = model.replace_head(Head(5, hidden=(4,)), rng=1)
     assert new(jnp.ones((2, 8, 8, 1))).shape == (2, 5)
     assert_trees_equal(new.variables["params"]["backbone"], model.variables["params"]["backbone"])
-    assert new.spec.config is None
+    # A Head of ours goes into the spec; one of the user's can't be told in words.
+    assert new.spec.head == {"num_classes": 5, "hidden": (4,)}
+    assert model.replace_head(nn.Dense(2)).spec.config is None
     with pytest.raises(TypeError, match=r"replace_head needs a Classifier\(backbone, head\)"):
         fz.Model(nn.Dense(3)).replace_head(Head(2))
 
@@ -176,7 +178,7 @@ def test_predict_bad_input(model, tmp_path):
         model.predict(np.zeros((2, 9, 9, 1), np.float32))
     with pytest.raises(ShapeError, match=r"uint8 of shape .* got int64\[8, 8\]"):
         model.predict([np.zeros((8, 8), np.int64)])
-    with pytest.raises(ValueError, match="top_k and batch_size must be at least 1"):
+    with pytest.raises(ValueError, match=r"(top_k|batch_size) must be an int of at least 1"):
         model.predict(np.zeros((2, 8, 8), np.uint8), top_k=0)
 
 
@@ -257,8 +259,25 @@ def test_save_and_load(model, tmp_path, assert_trees_equal):
     assert_trees_equal(again.variables, model.variables)
 
 
+def test_a_head_of_ours_comes_back_by_itself(model, tmp_path, assert_trees_equal):
+    head = Head(2, hidden=(4,), batch_norm=True, dropout=0.5, activation=nn.gelu)
+    new = model.replace_head(head, classes=("cat", "dog"))
+    new.save(tmp_path / "saved")
+    new.save_pretrained(tmp_path / "shared")
+    for loaded in (
+        fz.Model.load(tmp_path / "saved"),
+        fz.Model.from_pretrained(tmp_path / "shared"),
+    ):
+        assert_trees_equal(loaded.variables, new.variables)
+        assert loaded.module == new.module
+        assert loaded.spec.classes == ("cat", "dog")
+        assert loaded.spec.parameters == new.summary().parameters
+    with pytest.raises(ValueError, match="2 outputs, but classes has 3 names"):
+        model.replace_head(head, classes="abc")
+
+
 def test_a_head_of_your_own_needs_its_module_to_load(model, tmp_path, assert_trees_equal):
-    new = model.replace_head(Head(2))
+    new = model.replace_head(nn.Dense(2))
     new.save(tmp_path)
     with pytest.raises(CheckpointError, match="pass the module: Model.load"):
         fz.Model.load(tmp_path)

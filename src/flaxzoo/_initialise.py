@@ -40,11 +40,28 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
     """
     leaves, treedef = jax.tree.flatten(sample)
     inputs = (treedef, tuple((x.shape, x.dtype) for x in leaves))
-    jaxpr, tree = _traced(module, _typed(key), inputs)
+    if _tracing(key):
+        return _init_jit(module, key, inputs)
+    with staged():
+        jaxpr, shapes = jax.make_jaxpr(
+            functools.partial(_init, module, inputs=inputs), return_shape=True
+        )(key)
     if not any(eqn.primitive is initialise_p for eqn in _equations(jaxpr.jaxpr)):
         return _init_jit(module, key, inputs)
     outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, [key])
-    return jax.tree.unflatten(tree, _on_device(outputs))
+    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs, [key]))
+
+
+def variable_shapes(module: nn.Module, sample: Any) -> Any:
+    """The variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, remembered for a while."""
+    leaves, treedef = jax.tree.flatten(sample)
+    inputs = (treedef, tuple((x.shape, x.dtype) for x in leaves))
+    return _variable_shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
+
+
+@functools.lru_cache(maxsize=32)
+def _variable_shapes(module: nn.Module, inputs: Any, widest: Any) -> Any:
+    return jax.eval_shape(functools.partial(_init, module, inputs=inputs), jax.random.PRNGKey(0))
 
 
 def filled(function: Callable[..., Any], *args: Any) -> Any:
@@ -55,7 +72,7 @@ def filled(function: Callable[..., Any], *args: Any) -> Any:
       *args: its arguments; arrays that lie on several devices leave the work to JAX, too.
     """
     leaves = jax.tree.leaves(args)
-    if any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves):
+    if _tracing(*leaves) or len(_devices(leaves)) > 1:
         return function(*args)
     try:
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -63,16 +80,25 @@ def filled(function: Callable[..., Any], *args: Any) -> Any:
         # It looks at values, or returns what is no array.
         return function(*args)
     outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
-    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs))
+    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs, leaves))
 
 
-def _on_device(outputs: list[Any]) -> list[jax.Array]:
+def _on_device(outputs: list[Any], inputs: list[Any]) -> list[jax.Array]:
     # Copied: a device array over NumPy's memory could not be donated.
-    return jax.device_put(outputs, may_alias=False)
+    device = next(iter(_devices(inputs)), None)
+    return jax.device_put(outputs, device, may_alias=False)
 
 
-def _typed(key: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(key.shape, key.dtype)
+def _devices(leaves: list[Any]) -> set[Any]:
+    """Where the arrays lie that were put somewhere on purpose."""
+    placed = [x for x in leaves if isinstance(x, jax.Array) and x.committed]
+    return {device for x in placed for device in x.devices()}
+
+
+def _tracing(*leaves: Any) -> bool:
+    """Whether a transformation is under way, in which no value can be looked at."""
+    # Under jit even what depends on no argument is traced.
+    return any(isinstance(x, jax.core.Tracer) for x in (*leaves, jnp.zeros(())))
 
 
 def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
@@ -84,15 +110,6 @@ def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
 
 
 _init_jit = jax.jit(_init, static_argnums=(0, 2))
-
-
-@functools.lru_cache(maxsize=16)
-def _traced(module: nn.Module, key: jax.ShapeDtypeStruct, inputs: Any) -> tuple[Any, Any]:
-    with staged():
-        jaxpr, shapes = jax.make_jaxpr(
-            functools.partial(_init, module, inputs=inputs), return_shape=True
-        )(key)
-    return jaxpr, jax.tree.structure(shapes)
 
 
 def _equations(jaxpr: Any) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import apply_module
-from flaxzoo._initialise import initialise
+from flaxzoo._initialise import initialise, variable_shapes
 from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
 from flaxzoo._version import __version__
 from flaxzoo.data.arrays import check_finite
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
+from flaxzoo.images import is_pil
+from flaxzoo.layers.checks import check_size
 from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import Head
 from flaxzoo.preprocess import Predictions
 from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
@@ -117,8 +120,7 @@ class Model:
         """
         if self.variables is not None:
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.variables)
-        sample = self._sample(inputs)
-        return jax.eval_shape(functools.partial(_init_fn, self.module), as_key(0), sample)
+        return jax.tree.map(lambda x: x, variable_shapes(self.module, self._sample(inputs)))
 
     def __call__(self, inputs: Any) -> Any:
         """Runs the module for inference, compiled once per input shape.
@@ -140,6 +142,11 @@ class Model:
             )
         if isinstance(inputs, list):
             inputs = np.asarray(inputs)
+        if self.spec.preprocess is not None and getattr(inputs, "dtype", None) == np.uint8:
+            raise TypeError(
+                "a model takes images that are preprocessed already, got uint8: use model.predict, "
+                "or model.spec.preprocess(images)"
+            )
         return _forward(self.module, self.variables, inputs)
 
     def features(self, inputs: Any) -> Any:
@@ -190,13 +197,12 @@ class Model:
           ValueError: ``top_k`` or ``batch_size`` is below 1.
         """
         self._require_variables()
-        if top_k < 1 or batch_size < 1:
-            raise ValueError(
-                f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
-            )
+        check_size("top_k", top_k)
+        check_size("batch_size", batch_size)
         if self.spec.preprocess is not None:
             outputs = self._predict_images(inputs, batch_size)
         else:
+            self._refuse_images(inputs)
             check_finite(inputs, "inputs")
             leaves = jax.tree.leaves(inputs)
             if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
@@ -205,6 +211,17 @@ class Model:
         if self.spec.task != "classification" or np.ndim(outputs) != 2:
             return outputs
         return Predictions.from_logits(outputs, min(top_k, outputs.shape[-1]), self.spec.classes)
+
+    def _refuse_images(self, inputs: Any) -> None:
+        """Without preprocessing there is no way from a picture to an input."""
+        first = inputs[0] if isinstance(inputs, list | tuple) and inputs else inputs
+        if isinstance(first, str | bytes | os.PathLike) or is_pil(first):
+            shape = self.spec.input_shape
+            batch = "batches" if shape is None else f"[B, {', '.join(map(str, shape))}]"
+            raise DataError(
+                f"model {self.spec.name!r} has no preprocessing for pictures: pass {batch} of "
+                "floats, or set spec.preprocess (flaxzoo.Preprocess, for 1 or 3 channels)"
+            )
 
     def _predict_images(self, images: Any, batch_size: int) -> Any:
         parts: list[Any] = []
@@ -228,19 +245,36 @@ class Model:
         sample = self._sample(inputs)
         return summarize(self.module, self.shapes(inputs), sample, name=self.spec.name)
 
-    def replace_head(self, head: nn.Module, *, rng: Any = 0) -> Model:
+    def replace_head(
+        self, head: nn.Module, *, classes: Sequence[str] | None = None, rng: Any = 0
+    ) -> Model:
         """A model with the same backbone and a freshly initialised head.
 
         Args:
           head: any Linen module that takes the backbone's features.
+          classes: the names of its classes, in the order of its outputs.
           rng: an int seed or a key, for the head.
 
         Raises:
-          TypeError: the model is not a ``Classifier``.
+          TypeError: the model is not a ``Classifier``, or ``head`` no module.
+          ValueError: ``classes`` are not as many as a ``flaxzoo.models.Head`` has outputs.
         """
         self._require_classifier("replace_head")
         module = Classifier(backbone=self.module.backbone, head=head)
-        spec = dataclasses.replace(self.spec, config=None, classes=None, top1=None)
+        named = None if classes is None else tuple(str(name) for name in classes)
+        width = getattr(head, "num_classes", None)
+        if named is not None and width not in (None, len(named)):
+            raise ValueError(f"the head has {width} outputs, but classes has {len(named)} names")
+        ours = type(head) is Head and self.spec.config is not None
+        spec = dataclasses.replace(
+            self.spec,
+            # Other heads are not from the registry: what holds them cannot be rebuilt by name.
+            config=self.spec.config if ours else None,
+            head=_head_fields(head) if ours else None,
+            task="features" if width == 0 else "classification",
+            classes=named,
+            top1=None,
+        )
         model = Model(module, None, spec)
         if self.variables is None:
             return model
@@ -291,16 +325,14 @@ class Model:
 
         directory = Path(directory)
         document = _read_config(directory / "config.json")
-        spec = ModelSpec.from_json(document["spec"])
+        spec = document["spec"]
         if module is None:
             if spec.config is None:
                 raise CheckpointError(
                     f"{directory}: holds {document['module']!r}, which is not from the registry; "
                     "pass the module: Model.load(directory, module=...)"
                 )
-            # A file never says where else to read from.
-            config = {k: v for k, v in spec.config.items() if k != "pretrained"}
-            module = models.get(spec.name, **config).module
+            module = models.module_of(spec)
         model = cls(module, None, spec)
         expected = model.shapes() if spec.input_shape is not None else None
         variables = load_variables(directory / "model.safetensors", expected)
@@ -393,6 +425,14 @@ def init_head(model: Model, variables: Any, rng: Any) -> Any:
     return initialise(model.module.head, as_key(rng), features)
 
 
+def _head_fields(head: Any) -> dict[str, Any]:
+    """The fields of a ``Head`` that are not the default."""
+    fields = (
+        f for f in dataclasses.fields(head) if f.name not in ("parent", "name", "kernel_init")
+    )
+    return {f.name: v for f in fields if (v := getattr(head, f.name)) != f.default}
+
+
 def _part(variables: Any, group: str) -> dict[str, Any]:
     return {name: tree[group] for name, tree in variables.items() if group in tree}
 
@@ -410,10 +450,6 @@ def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_si
             )
         parts.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], forward(part)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-
-
-def _init_fn(module: nn.Module, key: jax.Array, inputs: Any) -> Any:
-    return apply_module(module, None, inputs, rngs={"params": key, "dropout": key})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -435,20 +471,25 @@ def _plain(tree: Any) -> Any:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """The document, with the spec read."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is this a saved model?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != "flaxzoo.model":
         hint = ""
         if isinstance(document, dict) and {"flaxzoo", "architecture"} & set(document):
             hint = "; flaxzoo.Model.from_pretrained reads it"
         raise CheckpointError(f"{path}: not what Model.save writes{hint}")
-    if document["format_version"] > _FORMAT:
-        raise CheckpointError(
-            f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "
-            "pip install -U flaxzoo"
-        )
-    return document
+    try:
+        if document["format_version"] > _FORMAT:
+            raise CheckpointError(
+                f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "
+                "pip install -U flaxzoo"
+            )
+        return {"module": str(document["module"]), "spec": ModelSpec.from_json(document["spec"])}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(f"{path}: not understood ({reason})") from error

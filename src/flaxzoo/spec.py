@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo.activations import to_config
 from flaxzoo.errors import ShapeError
@@ -22,9 +23,10 @@ class ModelSpec:
 
     Attributes:
       name: in the registry, or the module's class for one of your own.
-      tag: which pretrained weights, as in ``cnn.digits``; None for none.
+      tag: which pretrained weights it has or began with, as in ``cnn.digits``; None for none.
       config: the keywords that ``flaxzoo.models.get(name, **config)`` builds the module from;
         None for a module that is not from the registry.
+      head: the fields of a ``flaxzoo.models.Head`` that has replaced the architecture's own.
       input_shape: of one example, without the batch; None where it is not known yet.
       input_dtype: of the inputs.
       declared: whether ``input_shape`` was asked for, so that data of another shape is a mistake,
@@ -43,6 +45,7 @@ class ModelSpec:
     name: str
     tag: str | None = None
     config: Mapping[str, Any] | None = None
+    head: Mapping[str, Any] | None = None
     input_shape: tuple[int, ...] | None = None
     input_dtype: str = "float32"
     declared: bool = False
@@ -58,10 +61,14 @@ class ModelSpec:
     @functools.cached_property
     def _summary(self) -> Summary:
         from flaxzoo import models
+        from flaxzoo.model import Model
 
-        config = dict(self.config or {})
-        shape = config.pop("input_shape", self.input_shape)
-        return models.get(self.name, input_shape=shape, **config).summary()
+        spec = self if self.config is not None else dataclasses.replace(self, config={})
+        return Model(models.module_of(spec), None, spec).summary()
+
+    def __hash__(self) -> int:
+        # Configurations are dictionaries, which have no hash.
+        return hash((self.name, self.tag, self.input_shape, self.task, self.classes))
 
     @property
     def parameters(self) -> int:
@@ -114,10 +121,27 @@ class ModelSpec:
             "pretrained": ", ".join(f"{self.name}.{tag}" for tag in self.tags) or "none",
             "top-1": None if self.top1 is None else f"{self.top1} %",
             "licence": self.licence,
+            "classes": self._classes(),
+            "images": self._images(),
             "paper": self.paper,
         }
         lines += [f"  {key:<10} {value}" for key, value in facts.items() if value]
         return "\n".join(lines)
+
+    def _images(self) -> str | None:
+        images = self.preprocess
+        if images is None:
+            return None
+        crop = "" if images.crop is None else f", {images.crop_mode} crop {images.crop}"
+        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (images.mean, images.std))
+        return f"{images.interpolation}{crop}, mean {mean}, std {std}"
+
+    def _classes(self) -> str | None:
+        if not self.classes:
+            return None
+        return (
+            f"{len(self.classes)}: {', '.join(self.classes[:3])}{', ...' * (len(self.classes) > 3)}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that ``from_json`` reads back.
@@ -128,8 +152,9 @@ class ModelSpec:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.preprocess is not None:
             data["preprocess"] = dataclasses.asdict(self.preprocess)
-        if self.config is not None:
-            data["config"] = {key: _config_value(key, v) for key, v in self.config.items()}
+        for name in ("config", "head"):
+            if data[name] is not None:
+                data[name] = {key: _config_value(key, v) for key, v in data[name].items()}
         return data
 
     @classmethod
@@ -153,19 +178,22 @@ def _tuples(value: Any) -> Any:
 
 
 def _config_value(key: str, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Sequence):
         return [_config_value(key, item) for item in value]
     try:
-        # dtypes, as bfloat16 or jnp.float32.
-        return jnp.dtype(value).name
-    except (TypeError, ValueError):
+        if key.endswith("dtype"):
+            return jnp.dtype(value).name
         written = to_config(value) if callable(value) else None
-        if written is not None:
-            return written
-        raise ValueError(
-            f"the argument {key}={value!r} cannot be written to a file. Register an activation "
-            "under a name (flaxzoo.activations.register) and pass the name; save a model with "
-            "modules of your own as flaxzoo.Model(model.module, model.variables)"
-        ) from None
+    except (TypeError, ValueError):
+        written = None
+    if written is not None:
+        return written
+    raise ValueError(
+        f"the argument {key}={value!r} cannot be written to a file. Register an activation "
+        "under a name (flaxzoo.activations.register) and pass the name; save a model with "
+        "modules of your own as flaxzoo.Model(model.module, model.variables)"
+    )

@@ -158,7 +158,7 @@ def test_equal_models_share_compiled_code():
 def test_an_unknown_variant_names_the_closest():
     with pytest.raises(UnknownNameError, match=r"unknown model 'resnet5'.*resnet50"):
         fz.models.get("resnet5")
-    with pytest.raises(UnknownArgumentError, match=r"does not take 'drop_path_rate'.*'drop_path'"):
+    with pytest.raises(UnknownArgumentError, match="timm's 'drop_path_rate' is called 'drop_path'"):
         fz.models.get("resnet18", drop_path_rate=0.1)
 
 

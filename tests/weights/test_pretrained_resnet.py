@@ -246,7 +246,7 @@ def test_tags():
 
 def test_options_are_checked_before_anything_is_read(tmp_path):
     absent = tmp_path / "absent.safetensors"
-    with pytest.raises(fz.errors.UnknownArgumentError, match="does not take 'drop_rate'"):
+    with pytest.raises(fz.errors.UnknownArgumentError, match="'drop_rate' is called 'dropout'"):
         fz.models.get("resnet18", pretrained=absent, drop_rate=0.1)
     with pytest.raises(ValueError, match="num_classes must be an int of at least 0 or None"):
         fz.models.get("resnet18", pretrained=absent, num_classes=-1)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 
 _STAGED: contextvars.ContextVar[bool] = contextvars.ContextVar("staged", default=False)
 
@@ -105,8 +105,8 @@ class HeNormal(Initializer):
         self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
     ) -> np.ndarray:
         """A kernel ``[..., in, out]``, by NumPy."""
-        numbers = generator.standard_normal(shape, np.float32)
-        numbers *= np.float32(self.std(shape))
+        numbers = _standard_normal(generator, shape, dtype)
+        numbers *= numbers.dtype.type(self.std(shape))
         return numbers.astype(dtype, copy=False)
 
 
@@ -126,12 +126,21 @@ class LecunNormal(Initializer):
         self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
     ) -> np.ndarray:
         """A kernel ``[..., in, out]``, by NumPy."""
-        numbers = generator.standard_normal(shape, np.float32)
+        numbers = _standard_normal(generator, shape, dtype)
         while (outside := np.abs(numbers) > 2).any():
-            numbers[outside] = generator.standard_normal(int(outside.sum()), np.float32)
+            numbers[outside] = _standard_normal(generator, (int(outside.sum()),), dtype)
         # 0.8796 is the deviation that the cut leaves of one.
-        numbers *= np.float32(math.sqrt(1 / math.prod(shape[:-1])) / 0.87962566103423978)
+        std = math.sqrt(1 / math.prod(shape[:-1])) / 0.87962566103423978
+        numbers *= numbers.dtype.type(std)
         return numbers.astype(dtype, copy=False)
+
+
+def _standard_normal(
+    generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    # Half precision is drawn in single.
+    wide = np.float64 if jnp.dtype(dtype) == np.float64 else np.float32
+    return generator.standard_normal(shape, wide)
 
 
 zeros = Constant(0.0)
@@ -150,5 +159,11 @@ def _abstract(key: Any, *, initializer: Initializer, shape: Any, dtype: Any) -> 
     return jax.core.ShapedArray(shape, dtype)
 
 
+def _batched(args: Any, axes: Any, *, initializer: Initializer, shape: Any, dtype: Any) -> Any:
+    keys = jnp.moveaxis(args[0], axes[0], 0)
+    return jax.vmap(lambda key: initializer.draw(key, shape, dtype))(keys), 0
+
+
+batching.primitive_batchers[initialise_p] = _batched
 # Inside a loop or a remat the equation stays where it is, and JAX draws.
 mlir.register_lowering(initialise_p, mlir.lower_fun(_initialise, multiple_results=False))

@@ -56,11 +56,12 @@ class BatchNorm(nn.BatchNorm):
     def _count(self, x: jax.Array, mask: jax.Array | None) -> Any:
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         kept = {axis % x.ndim for axis in axes}
+        reduced = tuple(i for i in range(x.ndim) if i not in kept)
         if mask is None:
-            count: Any = math.prod(size for i, size in enumerate(x.shape) if i not in kept)
+            count: Any = math.prod(x.shape[i] for i in reduced)
         else:
-            shape = tuple(1 if i in kept else size for i, size in enumerate(x.shape))
-            count = jnp.broadcast_to(mask, shape).sum(dtype=jnp.float32)
+            # By feature, for masks that have them.
+            count = jnp.broadcast_to(mask, x.shape).sum(reduced, dtype=jnp.float32)
         if self.axis_name is not None:
             count = jax.lax.psum(count, self.axis_name, axis_index_groups=self.axis_index_groups)
         return jnp.asarray(count, jnp.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -95,6 +95,11 @@ class Identity(nn.Module):
 
 def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
     """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names."""
+    if isinstance(x, Mapping):
+        raise ShapeError(
+            f"a head takes one array of features, got the maps {', '.join(map(str, x))}: give it "
+            "one of them, or ask for the backbone without features=True"
+        )
     pooling = as_choice("pooling", pooling, _POOLINGS)
     if pooling == "auto":
         pooling = "avg" if x.ndim == 4 else None

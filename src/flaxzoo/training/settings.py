@@ -124,7 +124,7 @@ def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
     from flaxzoo import models
 
     spec = ModelSpec.from_json(document["model"])
-    return Model(models.get(spec.name, **(spec.config or {})).module, None, spec)
+    return Model(models.module_of(spec), None, spec)
 
 
 def _to_json(value: Any) -> Any:

@@ -153,6 +153,7 @@ def create_train_state(
       UnknownNameError: (a KeyError) a name is not registered, or ``freeze`` matches nothing.
       UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
       ShapeError: the input shape is not known and ``inputs`` is not given.
+      ValueError: the model returns features and no ``loss`` says what to do with them.
     """
     model = as_model(model)
     key = as_key(rng)
@@ -162,6 +163,13 @@ def create_train_state(
     variables = dict(model.variables)
     params = variables.pop("params")
     task = model.spec.task
+    config = model.spec.config or {}
+    bare = config.get("features") is True or config.get("num_classes") == 0
+    if loss is None and bare and model.spec.head is None:
+        raise ValueError(
+            f"model {model.spec.name!r} returns features, which are no predictions: give it a "
+            "head (num_classes=, or model.replace_head), or name a loss that takes features"
+        )
     default_loss = DEFAULT_LOSS.get(task, DEFAULT_LOSS["classification"])
     if metrics is None:
         metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()

@@ -158,12 +158,11 @@ class Trainer:
             self._total_steps = total_steps
             # The model keeps its own variables: the trainer's will be donated.
             self.state = jax.tree.map(jnp.copy, state)
-            if inputs is not None and self._model.variables is None:
-                self._model = dataclasses.replace(
-                    self._model, spec=self._model.spec.with_inputs(inputs)
-                )
         if inputs is not None:
             self._inputs = inputs
+            # Whoever loads the run is told the size that it was trained on.
+            spec = self._model.spec.with_inputs(inputs)
+            self._model = dataclasses.replace(self._model, spec=spec)
         return self.state
 
     @property

@@ -27,6 +27,7 @@ from flaxzoo.weights.trees import flatten, unflatten
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
+    from flaxzoo.spec import ModelSpec
 
 _FORMAT = 1
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -140,20 +141,23 @@ def from_pretrained(
       DownloadError: the repository can't be had.
       ValueError: ``source`` is malformed, or ``revision`` is given for a directory or twice.
     """
+    from flaxzoo import models
     from flaxzoo.model import Model
     from flaxzoo.weights.pretrained import Weights, load_pretrained
     from flaxzoo.weights.readers import read_tensors
 
-    config_path, weights, label = _find(source, revision)
-    config = _read_json(config_path, label)
+    config_path, weights, label = find(source, revision)
+    config = read_json(config_path, label)
     if config.get("format") == "flaxzoo.model":
         return Model.load(config_path.parent, module)
+    spec = read_spec(config, label)
     with _naming(label):
-        if "flaxzoo" in config:
-            model = _from_section(config, module, label)
-        else:
-            model = from_timm_config(config, label)
-            model = model if module is None else Model(module, None, model.spec)
+        if module is None and spec.config is None:
+            raise CheckpointError(
+                f"{label}: holds {config['flaxzoo']['module']!r}, which is not from the registry; "
+                "pass the module: from_pretrained(source, module=...)"
+            )
+        model = Model(models.module_of(spec) if module is None else module, None, spec)
     tensors = read_tensors(weights)
     flat = any(name.startswith("params/") for name in tensors)
     if flat and model.spec.input_shape is None:
@@ -259,33 +263,35 @@ def model_card(model: Model, repo_id: str, *, licence: str | None = None) -> str
     return "\n".join(lines) + "\n"
 
 
-def _from_section(config: Mapping[str, Any], module: nn.Module | None, label: str) -> Model:
-    """The model that our part of a ``config.json`` describes, without variables."""
-    from flaxzoo import models
-    from flaxzoo.model import Model
+def read_spec(config: Mapping[str, Any], label: str) -> ModelSpec:
+    """What a ``config.json`` says of its model: one of ours in either form, or one of timm's.
+
+    Args:
+      config: its content.
+      label: names it in messages.
+
+    Raises:
+      CheckpointError: it is none of these, or damaged.
+      UnknownNameError: timm's architecture is not in the registry.
+    """
     from flaxzoo.spec import ModelSpec
 
-    section = config["flaxzoo"]
-    version, written = section["format_version"], section["version"]
-    if version > _FORMAT:
-        raise CheckpointError(
-            f"{label}: written by flaxzoo {written} in a later format; pip install -U flaxzoo"
-        )
-    spec, name = ModelSpec.from_json(section["spec"]), section["module"]
-    if module is None and spec.config is None and "architecture" in config:
-        # A new head, but one that timm has too.
-        described = from_timm_config(config, label)
-        module, spec = described.module, dataclasses.replace(spec, config=described.spec.config)
-    elif module is None:
-        if spec.config is None:
+    with _naming(label):
+        if config.get("format") == "flaxzoo.model":
+            return ModelSpec.from_json(config["spec"])
+        if "flaxzoo" not in config:
+            return from_timm_config(config, label).spec
+        section = config["flaxzoo"]
+        version, written = section["format_version"], section["version"]
+        if version > _FORMAT:
             raise CheckpointError(
-                f"{label}: holds {name!r}, which is not from the registry; "
-                "pass the module: from_pretrained(source, module=...)"
+                f"{label}: written by flaxzoo {written} in a later format; pip install -U flaxzoo"
             )
-        # A file may not send us to other weights.
-        keywords = {key: value for key, value in spec.config.items() if key != "pretrained"}
-        module = models.get(spec.name, **keywords).module
-    return Model(module, None, spec)
+        spec = ModelSpec.from_json(section["spec"])
+        if spec.config is None and "architecture" in config:
+            # A new head, but one that timm has too.
+            spec = dataclasses.replace(spec, config=from_timm_config(config, label).spec.config)
+        return spec
 
 
 @contextlib.contextmanager
@@ -302,8 +308,14 @@ def _naming(label: str) -> Iterator[None]:
         raise CheckpointError(f"{label}: its {_CONFIG} is not understood ({reason})") from error
 
 
-def _find(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, Path, str]:
-    """Where the config and the weights lie, and what to call them in messages."""
+def find(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, Path, str]:
+    """Where the config and the weights of a directory or repository lie, and their name.
+
+    Raises:
+      CheckpointError: no such directory.
+      DownloadError: the repository can't be had.
+      ValueError: ``source`` is malformed, or two revisions are given.
+    """
     from flaxzoo.weights import hub
 
     text = os.fspath(source)
@@ -331,7 +343,8 @@ def _find(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, P
     return config, hub.weight_file(repo_id, revision), f"hf:{repo_id} ({config.parent})"
 
 
-def _read_json(path: Path, label: str) -> Mapping[str, Any]:
+def read_json(path: Path, label: str) -> Mapping[str, Any]:
+    """The content of a ``config.json``; CheckpointError where it is no JSON object."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -339,7 +352,7 @@ def _read_json(path: Path, label: str) -> Mapping[str, Any]:
             f"{label}: no {_CONFIG} in it; for weights alone, "
             "flaxzoo.models.get(name, pretrained=path)"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{label}: its {_CONFIG} is not readable JSON ({error})") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{label}: its {_CONFIG} is not a JSON object")

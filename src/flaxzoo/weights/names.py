@@ -32,6 +32,8 @@ from flaxzoo.weights.trees import compare
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
+# Channels of the images that published weights are for.
+RGB = 3
 _INDEX = re.compile(r"_(\d+)(?=$|_)")
 
 
@@ -62,6 +64,7 @@ def from_reference(
     *,
     source: str,
     owner: str = "this model",
+    adapt: bool = True,
 ) -> dict[str, np.ndarray]:
     """Our leaves from a reference checkpoint.
 
@@ -71,6 +74,8 @@ def from_reference(
       reference: what the family adds to the rule.
       source: names the checkpoint in messages.
       owner: says there what it should fit.
+      adapt: whether a stem of any other number of input channels is adapted, rather than only
+        that of weights for RGB images.
 
     Returns:
       The leaves by our paths; kernels are views in our layout, not copies. Kernels of the stem
@@ -88,7 +93,9 @@ def from_reference(
         if name in wanted or not any(fnmatch.fnmatchcase(name, g) for g in reference.ignored)
     }
     for name in _stem_kernels(expected, names, reference):
-        if name in found and _differs_in_channels(found[name].shape, wanted[name].shape):
+        shape = found[name].shape if name in found else ()
+        other = _differs_in_channels(shape, wanted[name].shape)
+        if other and (adapt or shape[1] == RGB):
             found[name] = adapt_channels(found[name], wanted[name].shape[1])
     compare(wanted, found, source=source, owner=owner)
     return {path: _from_layout(path, found[name]) for path, name in names.items()}

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.errors import CheckpointError, did_you_mean
-from flaxzoo.weights.names import adapt_channels, from_reference, reference_name
-from flaxzoo.weights.tags import catalog_entry
+from flaxzoo.errors import CheckpointError, closest
+from flaxzoo.weights import names as names_module
+from flaxzoo.weights.names import RGB, from_reference
+from flaxzoo.weights.tags import catalog_entry, tags
 from flaxzoo.weights.trees import compare, flatten, unflatten
 
 if TYPE_CHECKING:
@@ -75,14 +76,40 @@ def read_weights(name: str, source: bool | str | os.PathLike[str], tag: str | No
     if text in PACKAGES:
         from flaxzoo.weights import sources
 
-        tree, facts = sources.load(name, text), {"preprocess": sources.preprocess(name, text)}
-        return Weights(flatten(tree), f"{name} of {text}", ours=True, facts=facts)
-    if text.startswith("hf:"):
-        return _read_hub(name, text)
-    return _read_file(Path(text), text)
+        facts = {"preprocess": sources.preprocess(name, text), "classes": "imagenet1k"}
+        return Weights(
+            flatten(sources.load(name, text)), f"{name} of {text}", ours=True, facts=facts
+        )
+    path = Path(text).expanduser()
+    if text.startswith("hf:") or (path.is_dir() and (path / "config.json").is_file()):
+        return _read_described(name, text if text.startswith("hf:") else str(path))
+    if not text or not path.exists():
+        raise CheckpointError(f"{text!r}: no such weight file{_advice(name, text)}")
+    return _read_file(path, text)
 
 
-def load_pretrained(model: Model, weights: Weights, *, fresh_head: bool) -> Model:
+def _advice(name: str, text: str) -> str:
+    """What someone may have meant who asked for weights that are no file."""
+    near = closest(text, PACKAGES)
+    if text in tags(name):
+        return (
+            f"; the tag is part of the name: flaxzoo.models.get('{name}.{text}', pretrained=True)"
+        )
+    if near and os.sep not in text:
+        return f"; did you mean {near[0]!r}?"
+    if len(Path(text).parts) == 2 and not Path(text).suffix[1:].isalpha():
+        return f"; a repository of the Hub is written 'hf:{text}'"
+    return ""
+
+
+def load_pretrained(
+    model: Model,
+    weights: Weights,
+    *,
+    fresh_head: bool,
+    adapt_channels: bool = False,
+    rng: Any = 0,
+) -> Model:
     """Returns ``model`` with the variables of ``weights``.
 
     Only what the weights do not provide is initialised: nothing, or a head of another width.
@@ -90,18 +117,21 @@ def load_pretrained(model: Model, weights: Weights, *, fresh_head: bool) -> Mode
     Args:
       model: its variables need not be initialised.
       weights: from ``read_weights``.
-      fresh_head: whether the head may differ from the weights', and is then initialised.
+      fresh_head: whether the head may be of another width than the weights', or they may have
+        none; it is then initialised.
+      adapt_channels: whether the first convolution may have other channels than in the weights;
+        those of weights for RGB images are always adapted.
+      rng: an int seed or a key, for a fresh head.
 
     Raises:
       CheckpointError: the weights are another model's; the first ten keys that differ are listed.
     """
+    from flaxzoo.model import init_head
     from flaxzoo.models.registry import facts
 
     expected = flatten(model.shapes())
     head = [path for path in expected if path.split("/")[1] == "head"]
     if weights.ours:
-        names = {path: path for path in expected}
-        shapes = {path: tuple(leaf.shape) for path, leaf in weights.tensors.items()}
         prefixes: tuple[str, ...] = ("params/head/", "batch_stats/head/")
     else:
         reference = facts(model.spec.name)["reference"]
@@ -111,53 +141,48 @@ def load_pretrained(model: Model, weights: Weights, *, fresh_head: bool) -> Mode
                 f"holds {', '.join(sorted(weights.tensors)[:3])}), and {model.spec.name!r} has no "
                 "reference checkpoints"
             )
-        names = {path: reference_name(path, reference) for path in expected}
-        shapes = {k: tuple(v.shape) for k, v in weights.tensors.items()}
         prefixes = tuple(f"{name}." for _, name in reference.head)
     given = {name for name in weights.tensors if name.startswith(prefixes)}
-    same = {names[path] for path in head} == given and all(
-        _size(expected[path].shape) == _size(shapes[names[path]]) for path in head
-    )
+    width = expected["params/head/fc/kernel"].shape[-1] if head else 0
+    theirs = weights.num_classes(None if weights.ours else reference)
+    other = theirs != width if theirs is not None else not given
     tensors, wanted = weights.tensors, expected
-    if not same and (fresh_head or not head):
+    if not head or (fresh_head and other):
         tensors = {k: v for k, v in tensors.items() if k not in given}
         wanted = {k: v for k, v in expected.items() if k not in head}
     owner = f"{model.spec.name!r}"
     if weights.ours:
-        tensors = _with_channels(tensors, wanted, facts(model.spec.name)["reference"])
+        reference = facts(model.spec.name)["reference"]
+        tensors = _with_channels(tensors, wanted, reference, adapt_channels)
         compare(wanted, tensors, source=weights.source, owner=owner)
     else:
-        tensors = from_reference(wanted, tensors, reference, source=weights.source, owner=owner)
+        tensors = from_reference(
+            wanted, tensors, reference, source=weights.source, owner=owner, adapt=adapt_channels
+        )
     # As wide as the model wants them, not as the file has them.
     flat = {k: jnp.asarray(tensors[k], wanted[k].dtype) for k in wanted}
     if len(wanted) < len(expected):
-        flat |= flatten(_fresh_head(model, unflatten(flat)))
+        fresh = init_head(model, unflatten(flat), rng)
+        flat |= flatten({name: {"head": tree} for name, tree in fresh.items()})
     return dataclasses.replace(model, variables=unflatten({k: flat[k] for k in expected}))
 
 
 def _with_channels(
-    tensors: Mapping[str, Any], wanted: Mapping[str, Any], reference: Reference | None
+    tensors: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    reference: Reference | None,
+    adapt: bool,
 ) -> Mapping[str, Any]:
     """The tensors, the first convolution's kernel adapted to the images' channels."""
     for stem in reference.stem if reference else ():
         path = f"params/backbone/{stem}/kernel"
         if path in wanted and path in tensors:
             kernel, shape = np.asarray(tensors[path]), wanted[path].shape
-            if kernel.ndim == 4 and kernel.shape[2] != shape[2]:
-                kernel = adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2])
+            other = kernel.ndim == 4 and kernel.shape[2] != shape[2]
+            if other and (adapt or kernel.shape[2] == RGB):
+                kernel = names_module.adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2])
                 tensors = {**tensors, path: kernel.transpose(2, 3, 1, 0)}
     return tensors
-
-
-def _size(shape: tuple[int, ...]) -> list[int]:
-    # Transposed or not: which of the two is the comparison's business.
-    return sorted(shape)
-
-
-def _fresh_head(model: Model, variables: Any) -> dict[str, Any]:
-    from flaxzoo.model import init_head
-
-    return {name: {"head": tree} for name, tree in init_head(model, variables, rng=0).items()}
 
 
 def _read_catalogued(name: str, tag: str | None) -> Weights:
@@ -171,30 +196,29 @@ def _read_catalogued(name: str, tag: str | None) -> Weights:
     return dataclasses.replace(_read_file(path, f"{entry['hub']} ({path})"), facts=entry)
 
 
-def _read_hub(name: str, text: str) -> Weights:
-    from flaxzoo.preprocess import Preprocess
-    from flaxzoo.weights import hub
+def _read_described(name: str, source: str) -> Weights:
+    """The weights of a directory or a repository, with what its ``config.json`` says of them."""
+    from flaxzoo.weights.export import find, read_json, read_spec
 
-    repo_id, revision = hub.parse(text)
-    config = hub.read_config(repo_id, revision)
-    architecture = config.get("architecture")
-    if architecture is not None and architecture != name:
-        hint = did_you_mean(str(architecture), [name])
-        raise CheckpointError(
-            f"{text} holds a {architecture!r}, not a {name!r}.{hint} "
-            f"flaxzoo.Model.from_pretrained({text!r}) takes the architecture from the repository"
-        )
-    facts: dict[str, Any] = {}
-    timm = config.get("pretrained_cfg")
-    if isinstance(timm, Mapping) and "input_size" in timm:
-        preprocess = dataclasses.asdict(Preprocess.from_timm(timm))
-        facts["input_shape"] = preprocess.pop("input_shape")
+    config, weights, label = find(source, None)
+    spec = read_spec(read_json(config, label), label)
+    if spec.name != name:
+        known = f"flaxzoo.models.get({spec.name!r}, pretrained={source!r})"
+        raise CheckpointError(f"{label} holds a {spec.name!r}, not a {name!r}: {known}")
+    facts: dict[str, Any] = {
+        "config": {k: v for k, v in (spec.config or {}).items() if k != "pretrained"},
+        "classes": spec.classes,
+        "licence": spec.licence,
+        "tag": spec.tag,
+        "top1": spec.top1,
+    }
+    if spec.input_shape is not None:
+        facts["input_shape"] = spec.input_shape
+    if spec.preprocess is not None:
+        preprocess = dataclasses.asdict(spec.preprocess)
+        preprocess.pop("input_shape")
         facts["preprocess"] = preprocess
-    labels = config.get("label_names") or (timm or {}).get("label_names")
-    if isinstance(labels, list | tuple):
-        facts["classes"] = [str(label) for label in labels]
-    path = hub.weight_file(repo_id, revision)
-    return dataclasses.replace(_read_file(path, f"{text} ({path})"), facts=facts)
+    return dataclasses.replace(_read_file(weights, label), facts=facts)
 
 
 def _read_file(path: Path, source: str) -> Weights:
