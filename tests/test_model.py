@@ -260,7 +260,7 @@ def test_save_and_load(model, tmp_path, assert_trees_equal):
 
 
 def test_a_head_of_ours_comes_back_by_itself(model, tmp_path, assert_trees_equal):
-    head = Head(2, hidden=(4,), batch_norm=True, dropout=0.5, activation=nn.gelu)
+    head = Head(2, hidden=(4,), batch_norm=True, dropout=0.5, activation="silu")
     new = model.replace_head(head, classes=("cat", "dog"))
     new.save(tmp_path / "saved")
     new.save_pretrained(tmp_path / "shared")
@@ -277,6 +277,8 @@ def test_a_head_of_ours_comes_back_by_itself(model, tmp_path, assert_trees_equal
 
 
 def test_a_head_of_your_own_needs_its_module_to_load(model, tmp_path, assert_trees_equal):
+    # An activation without a name is one's own, too.
+    assert model.replace_head(Head(2, activation=lambda x: x)).spec.config is None
     new = model.replace_head(nn.Dense(2))
     new.save(tmp_path)
     with pytest.raises(CheckpointError, match="pass the module: Model.load"):

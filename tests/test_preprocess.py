@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import threading
 import time
 import warnings
@@ -411,6 +412,16 @@ def test_settings_are_checked():
         ({"crop": 0.0}, "crop must be a positive fraction"),
         ({"crop": float("nan")}, "crop must be a positive fraction"),
         ({"crop_mode": "border"}, "crop_mode 'border' needs crop"),
+        ({"input_shape": (8.0, 8, 3)}, r"input_shape must be .* all integers, got \(8.0, 8, 3"),
+        ({"input_shape": (True, 8, 3)}, "input_shape must be"),
+        ({"input_shape": 8}, "input_shape must be .*, got 8"),
+        ({"mean": "abc"}, "mean must be .*, got 'abc'"),
+        ({"mean": 0.5}, "mean must be .* in a tuple, got 0.5"),
+        ({"std": (1.0, None, 1.0)}, "std must be"),
+        ({"crop": ".9"}, "crop must be a positive fraction, got '.9'"),
+        ({"crop": 40.0}, "crop=40.0 of 8 x 8 pixels .* below 1"),
+        ({"crop": 40.0, "crop_mode": "border"}, "crop=40.0 of 8 x 8 pixels"),
+        ({"crop": 1e-9}, "crop=1e-09 of 8 x 8 pixels .* above 1,048,576"),
     ]:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(PLAIN, **wrong)
@@ -428,6 +439,15 @@ def test_settings_are_values():
     assert Preprocess(**written) == ours
     spec = fz.ModelSpec("mine", input_shape=(8, 8, 3), preprocess=ours)
     assert fz.ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))).preprocess == ours
+
+
+def test_numbers_of_numpy_become_pythons():
+    shape, mean = np.array([8, 6, 3]), np.array([0.5, 0.25, 0.125], np.float32)
+    found = Preprocess(shape, mean, crop=np.float32(0.5))
+    assert found == Preprocess((8, 6, 3), (0.5, 0.25, 0.125), crop=0.5)
+    assert Preprocess.from_timm(json.loads(json.dumps(found.to_timm()))) == Preprocess(
+        (8, 6, 3), (0.5, 0.25, 0.125), (1.0, 1.0, 1.0), crop=0.5
+    )
 
 
 def test_from_and_to_timm():
@@ -454,6 +474,14 @@ def test_from_and_to_timm():
     assert assumed == Preprocess((224, 224, 3), *imagenet, "bicubic", 0.875)
     with pytest.raises(ValueError, match="input_size must be"):
         Preprocess.from_timm({"input_size": [224, 224]})
+    for field, wrong in {
+        "input_size": [3, "a", 2],
+        "mean": 0.5,
+        "std": "abc",
+        "crop_pct": ".9",
+    }.items():
+        with pytest.raises(ValueError, match=f"{field} must be .*, got {re.escape(repr(wrong))}"):
+            Preprocess.from_timm({field: wrong})
     with pytest.raises(UnknownNameError, match="'random'"):
         Preprocess.from_timm({"interpolation": "random"})
 

@@ -265,12 +265,13 @@ class Model:
         width = getattr(head, "num_classes", None)
         if named is not None and width not in (None, len(named)):
             raise ValueError(f"the head has {width} outputs, but classes has {len(named)} names")
-        ours = type(head) is Head and self.spec.config is not None
+        fields = _head_fields(head) if type(head) is Head else None
+        ours = fields is not None and self.spec.has_config(head=fields)
         spec = dataclasses.replace(
             self.spec,
             # Other heads are not from the registry: what holds them cannot be rebuilt by name.
             config=self.spec.config if ours else None,
-            head=_head_fields(head) if ours else None,
+            head=fields if ours else None,
             task="features" if width == 0 else "classification",
             classes=named,
             top1=None,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import html
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ _TIMM_DEFAULTS: dict[str, Any] = {
     "crop_mode": "center",
 }
 _SHOWN = 20
+# Of the picture that is cut from, in pixels.
+_MAX_SIDE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +66,21 @@ class Preprocess:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        for name in ("input_shape", "mean", "std"):
-            # Lists come from JSON; a spec is compared and hashed.
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        shape = self.input_shape
-        if len(shape) != 3 or shape[-1] not in (1, 3) or min(shape) < 1:
+        # Lists come from JSON; a spec is compared, hashed and written.
+        shape = _sizes("input_shape", self.input_shape, "(height, width, channels)")
+        object.__setattr__(self, "input_shape", shape)
+        if shape[-1] not in (1, 3) or min(shape) < 1:
             raise ValueError(
                 f"input_shape must be (height, width, channels) with 1 or 3 channels, got {shape}"
             )
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) not in (1, 3) or not all(math.isfinite(v) for v in values):
-                raise ValueError(f"{name} must be one or three finite numbers, got {values}")
+            given = getattr(self, name)
+            values = _numbers(given)
+            if values is None or len(values) not in (1, 3):
+                raise ValueError(
+                    f"{name} must be one or three finite numbers in a tuple, got {given!r}"
+                )
+            object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
@@ -87,8 +93,14 @@ class Preprocess:
         if self.crop is None:
             if self.crop_mode != "center":
                 raise ValueError(f"crop_mode {self.crop_mode!r} needs crop, 1.0 to keep everything")
-        elif not (math.isfinite(self.crop) and self.crop > 0):
-            raise ValueError(f"crop must be a positive fraction, got {self.crop}")
+        else:
+            crop = _crop("crop", self.crop)
+            object.__setattr__(self, "crop", crop)
+            if not (min(shape[:2]) / crop >= 1 and max(shape[:2]) / crop <= _MAX_SIDE):
+                raise ValueError(
+                    f"crop={crop} of {shape[0]} x {shape[1]} pixels would be cut from a picture "
+                    f"whose sides are below 1 or above {_MAX_SIDE:,}"
+                )
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], *, test: bool = False) -> Preprocess:
@@ -108,15 +120,13 @@ class Preprocess:
         if test:
             for key in ("input_size", "crop_pct"):
                 settings[key] = settings.get(f"test_{key}") or settings[key]
-        size = tuple(settings["input_size"])
-        if len(size) != 3:
-            raise ValueError(f"input_size must be (channels, height, width), got {size}")
+        size = _sizes("input_size", settings["input_size"], "(channels, height, width)")
         return cls(
             input_shape=(size[1], size[2], size[0]),
             mean=settings["mean"],
             std=settings["std"],
             interpolation=settings["interpolation"],
-            crop=settings["crop_pct"],
+            crop=_crop("crop_pct", settings["crop_pct"]),
             crop_mode=settings["crop_mode"],
         )
 
@@ -274,6 +284,34 @@ class Preprocess:
         if len(values) == channels:
             return values
         return (sum(values) / len(values),) * channels
+
+
+def _sizes(name: str, given: Any, form: str) -> tuple[int, int, int]:
+    try:
+        if any(isinstance(value, bool) for value in given):
+            raise TypeError
+        first, second, third = map(operator.index, given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {form}, all integers, got {given!r}") from None
+    return first, second, third
+
+
+def _numbers(given: Any) -> tuple[float, ...] | None:
+    """Finite numbers, of Python's or NumPy's; None where there are other things."""
+    try:
+        if any(isinstance(value, str | bytes | bool) for value in given):
+            return None
+        values = tuple(float(value) for value in given)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _crop(name: str, given: Any) -> float:
+    values = _numbers((given,))
+    if values is None or values[0] <= 0:
+        raise ValueError(f"{name} must be a positive fraction, got {given!r}")
+    return values[0]
 
 
 def _available_cpus() -> int:

@@ -143,6 +143,16 @@ class ModelSpec:
             f"{len(self.classes)}: {', '.join(self.classes[:3])}{', ...' * (len(self.classes) > 3)}"
         )
 
+    def has_config(self, **changes: Any) -> bool:
+        """Whether a file can hold how the module is built, after these changes to the spec."""
+        if self.config is None:
+            return False
+        try:
+            dataclasses.replace(self, **changes).to_json()
+        except ValueError:
+            return False
+        return True
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that ``from_json`` reads back.
 

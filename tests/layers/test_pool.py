@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,3 +70,25 @@ def test_anti_aliasing_by_name(rng):
     np.testing.assert_array_equal(anti_alias(x, "avg", 2), avg_pool(x, 2, 2))
     # In a dilated stage nothing is dropped.
     np.testing.assert_array_equal(anti_alias(x, "avg", 1), x)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 1), (1, 3), (3, 3), (2, 1)])
+def test_shortcut_pool_of_large_batches(size):
+    # XLA's own padded windows are wrong here for sides of 1.
+    x = np.random.default_rng(0).normal(size=(359, *size, 64)).astype(np.float32)
+
+    def mean(values):
+        height, width = size
+        rows = [slice(i, i + 2) for i in range(0, height, 2)]
+        columns = [slice(i, i + 2) for i in range(0, width, 2)]
+        out = [[values[:, r, c].mean((1, 2)) for c in columns] for r in rows]
+        return np.stack([np.stack(row, 1) for row in out], 1)
+
+    pooled = jax.jit(lambda v: shortcut_pool(v, 2))
+    np.testing.assert_allclose(pooled(x), mean(x), rtol=1e-5, atol=1e-6)
+    gradient = jax.jit(jax.grad(lambda v: (shortcut_pool(v, 2) ** 2).sum()))(x)
+    means = np.repeat(np.repeat(mean(x), 2, 1), 2, 2)[:, : size[0], : size[1]]
+    rows = np.array([min(2, size[0] - i // 2 * 2) for i in range(size[0])])
+    columns = np.array([min(2, size[1] - i // 2 * 2) for i in range(size[1])])
+    share = 1 / (rows[:, None] * columns[None, :])[None, :, :, None]
+    np.testing.assert_allclose(gradient, 2 * means * share, rtol=1e-5, atol=1e-6)

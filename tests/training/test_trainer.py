@@ -393,8 +393,8 @@ def test_data_of_another_shape_than_was_asked_for(digits):
     (images, labels), _ = digits
     with pytest.raises(ShapeError, match=r"shape \[B, 8, 8, 1\], for which the model 'mlp'"):
         fz.Trainer(mlp()).fit((np.repeat(images, 3, -1), labels), progress=False)
-    cnn = fz.Trainer(fz.models.get("cnn", input_shape=(8, 8, 1)).init())
-    with pytest.raises(ShapeError, match="backbone/conv_0 takes 1 channels, got 3"):
+    cnn = fz.Trainer(fz.Model(fz.models.CNN(10)).init(inputs=images[:1]))
+    with pytest.raises(ShapeError, match="conv_0 takes 1 channels, got 3"):
         cnn.fit((np.repeat(images, 3, -1), labels), progress=False)
 
 

@@ -1,6 +1,7 @@
 """Downloads and uploads against a real HTTP server; see ``hub_server``."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -138,11 +139,78 @@ def test_weight_files_and_configs(filled, hub_server):
     assert weight_file("org/old").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("content", [b"[1, 2]", b"<html>", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"[1, 2]", b"<html>", b"\xff\xfe", b"[" * 200_000])
 def test_configs_must_be_json_objects(filled, content):
     filled.repos[REPO].commit({"config.json": content})
     with pytest.raises(CheckpointError, match=f"config.json of {REPO}"):
         read_config(REPO)
+
+
+def hashed(monkeypatch):
+    """The paths that are read for their digest, from now on."""
+    paths, original = [], weights_hub._hash
+
+    def count(path, **options):
+        paths.append(path)
+        return original(path, **options)
+
+    monkeypatch.setattr(weights_hub, "_hash", count)
+    return paths
+
+
+@pytest.fixture(params=["branch", "commit", "offline"])
+def again(request, filled, monkeypatch):
+    """Asks for the file that is in the cache already, in each way that finds it there."""
+    download(REPO)
+    commit = filled.repos[REPO].branches["main"]
+    if request.param == "offline":
+        filled.stop()
+    return lambda: download(REPO, revision=commit if request.param == "commit" else None)
+
+
+def test_digests_are_compared_once(filled, again, monkeypatch):
+    paths = hashed(monkeypatch)
+    assert again().read_bytes() == WEIGHTS
+    assert not paths
+    # As another program leaves the cache, and one that was killed before it compared.
+    (note,) = filled.home.glob("hub/models--*/.flaxzoo/*")
+    note.unlink()
+    requests = filled.count("GET")
+    path = again()
+    assert (again(), again(), paths) == (path, path, [path])
+    # Whatever was written since is another file.
+    os.utime(path, ns=(0, 0))
+    assert (again(), again(), paths) == (path, path, [path, path])
+    assert filled.count("GET") == requests
+
+
+def test_damage_in_the_cache_is_found(filled, again):
+    path = download(REPO)
+    blob = path.resolve()
+    blob.write_bytes(WEIGHTS[::-1])
+    text = fails("damaged in the cache: its SHA-256 is", again)
+    assert f"Delete {blob} and try again" in text
+    assert blob.read_bytes() == WEIGHTS[::-1]
+    fails("damaged in the cache", again)
+
+
+def test_a_damaged_file_that_was_deleted_is_fetched_again(filled):
+    path = download(REPO)
+    path.resolve().write_bytes(WEIGHTS[::-1])
+    fails("damaged in the cache")
+    path.resolve().unlink()
+    assert download(REPO).read_bytes() == WEIGHTS
+
+
+def test_read_only_caches_are_believed(filled, again, monkeypatch):
+    (note,) = filled.home.glob("hub/models--*/.flaxzoo/*")
+    note.unlink()
+    paths = hashed(monkeypatch)
+    # Permissions do not bind root, as whom tests may run.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert again().read_bytes() == WEIGHTS
+    assert not paths
+    assert not note.exists()
 
 
 def test_errors_are_not_made_of_a_failure_to_explain_them(filled, hub_server):
@@ -235,6 +303,21 @@ def test_a_process_that_ends_in_a_download_leaves_no_damaged_file(filled, how):
     assert not filled.cached_files()
     filled.faults.hold = False
     assert download(REPO).read_bytes() == WEIGHTS
+
+
+@pytest.mark.slow
+def test_damage_is_found_though_the_process_that_fetched_it_was_killed(filled):
+    filled.faults.corrupt = True
+    program = (
+        "import os, signal\nfrom flaxzoo.weights import hub\n"
+        "hub._hash = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n" + _PROGRAM
+    )
+    process = start(filled.environment(filled.home), program)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert filled.cached_files()
+    filled.faults.corrupt = False
+    fails("damaged in the cache")
 
 
 @pytest.mark.slow
@@ -344,6 +427,8 @@ def test_what_cannot_be_uploaded(hub, tmp_path):
         upload(tmp_path / "empty", REPO)
     with pytest.raises(ValueError, match="org/repo"):
         upload(tmp_path, "repo")
+    with pytest.raises(ValueError, match="org/repo"):
+        weights_hub.check_names("repo")
     assert not hub.requests
 
 

@@ -1,9 +1,11 @@
 import io
+import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 
 import h5py
@@ -100,6 +102,22 @@ def test_small_floats(tmp_path):
     assert [found[name].dtype for name in header] == [np.dtype(t) for t in types]
     for array in found.values():
         np.testing.assert_array_equal(array.astype(np.float64), values)
+
+
+def test_many_small_floats_are_read_in_one_pass(tmp_path):
+    names = [f"t{i}" for i in range(2000)]
+    header = {
+        name: {"dtype": "BF16", "shape": [], "data_offsets": [2 * i, 2 * i + 2]}
+        for i, name in enumerate(names)
+    }
+    text, values = json.dumps(header).encode(), np.arange(2000).astype(ml_dtypes.bfloat16)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + values.tobytes())
+    start = time.perf_counter()
+    found = read_tensors(path)
+    # With the header parsed for each it takes some eight seconds.
+    assert time.perf_counter() - start < 1
+    assert [found[name] for name in names] == values.tolist()
 
 
 def test_npz_of_bfloat16_fortran_order_and_big_endian(tmp_path):
@@ -277,6 +295,31 @@ def test_a_header_that_asks_for_more_than_there_is(tmp_path, shape):
     refused(path, "which does not fit its 16 bytes of data")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': (((",
+        "(" * 500,
+        "-" * 9000 + "1",
+        "{[]: 1}",
+        "{1: 2, 'a': 3}",
+        "  x\n y",
+        " " * 20000,
+        "{'descr': (), 'fortran_order': False, 'shape': (4,)}",
+        "{'descr': ('i1', (2,)), 'fortran_order': False, 'shape': (8,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1,) * 70 + (4,)}}}",
+        f"{{'descr': 'V2', 'fortran_order': False, 'shape': (0, {1 << 70})}}",
+    ],
+)
+def test_headers_that_numpy_chokes_on(tmp_path, header):
+    path = tmp_path / "weights.npz"
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", start + bytes(0 if "(0," in header else 16))
+    refused(path, "'w' is not a readable array|'w' is no array of numbers")
+
+
 def test_members_that_are_no_numbers(tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path, names=np.array(["a", "b"]))
@@ -308,6 +351,20 @@ def test_hdf5_that_asks_for_too_much_or_reaches_out(tmp_path):
         file["w"] = np.ones(2)
         file["link"] = h5py.ExternalLink("other.h5", "/half")
     assert read_tensors(path).keys() == {"w"}
+
+
+def test_hdf5_that_is_too_deep(tmp_path):
+    path = tmp_path / "weights.h5"
+    for depth, fits in ((63, True), (64, False), (1000, False)):
+        with h5py.File(path, "w") as file:
+            group = file
+            for _ in range(depth):
+                group = group.create_group("g")
+            group["w"] = np.ones(2)
+        if fits:
+            assert read_tensors(path).keys() == {"g/" * depth + "w"}
+        else:
+            refused(path, "groups more than 64 deep")
 
 
 def test_without_torch_the_error_says_what_to_install(tmp_path):

@@ -9,6 +9,11 @@ from flaxzoo.cli.data import data_source
 from flaxzoo.cli.values import checkpoint, choice, choices, key_value
 from flaxzoo.errors import did_you_mean
 
+SOURCES = (
+    "a weight file (.safetensors, .pth, .h5, .npz), the directory of a saved model, "
+    "hf:org/repo[@revision], jax_resnet or flaxmodels"
+)
+
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Shows defaults, but only those that say something."""
@@ -75,6 +80,22 @@ def add_set(parser: Any, text: str) -> None:
     parser.add_argument(
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=text
     )
+
+
+def add_target(parser: Any) -> None:
+    """Adds MODEL, and what goes with it where it is a name."""
+    parser.add_argument(
+        "target",
+        metavar="MODEL",
+        help="directory of a run or of a saved model (flaxzoo's or timm's), hf:org/repo[@revision],"
+        " NAME.TAG of pretrained weights, or a NAME",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="SOURCE",
+        help=f"with a NAME, its weights: {SOURCES}; by default its own pretrained ones",
+    )
+    add_set(parser, "with a NAME, its configuration, such as num_classes=2; may be repeated")
 
 
 def add_data(group: Any, *, required: bool, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flaxzoo.cli.configs import as_sequences, describe
 from flaxzoo.cli.data import DataSource, Splits, load
+from flaxzoo.cli.targets import check_source
 from flaxzoo.cli.use import (
     MODEL_DIRECTORY,
     RUN_FILE,
@@ -27,6 +28,7 @@ from flaxzoo.errors import DataError
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
+    from flaxzoo.spec import ModelSpec
     from flaxzoo.training.callbacks import Callback
     from flaxzoo.training.history import History
     from flaxzoo.training.trainer import Trainer
@@ -132,16 +134,30 @@ def _model(args: argparse.Namespace, splits: Splits) -> Model:
     if "num_classes" in MODELS.parameters(spec.name):
         config["num_classes"] = len(splits.classes)
     shape = tuple(splits.train[0].shape[1:])
+    check_source(args.weights, "--weights")
     with settings(what):
         model = models.get(
             args.model, pretrained=args.weights or args.pretrained, input_shape=shape, **config
         )
         _trace(model)
-    if model.spec.task == "classification" and model.spec.classes is None:
-        model = dataclasses.replace(
-            model, spec=dataclasses.replace(model.spec, classes=splits.classes)
-        )
-    return model
+    return dataclasses.replace(model, spec=_spec_for(model.spec, splits))
+
+
+def _spec_for(spec: ModelSpec, splits: Splits) -> ModelSpec:
+    """What is true of the model once it is trained on this data.
+
+    Pretrained weights bring the preprocessing, the classes and the accuracy of what they were
+    trained on; the licence stays, since what is trained from them is still under it.
+    """
+    from flaxzoo.preprocess import Preprocess
+
+    shape = tuple(splits.train[0].shape[1:])
+    preprocess = None
+    if spec.task != "reconstruction" and len(shape) == 3 and shape[-1] in (1, 3):
+        # The data are pixels in [0, 1] at their own size.
+        preprocess = Preprocess(input_shape=shape)
+    classes = splits.classes if spec.task == "classification" else None
+    return dataclasses.replace(spec, preprocess=preprocess, classes=classes, top1=None)
 
 
 def _trace(model: Model) -> None:

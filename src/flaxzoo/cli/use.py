@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxzoo.cli.data import DEFAULT_FRACTION, DataSource, Splits, load
-from flaxzoo.cli.values import SettingError, settings
-from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError
+from flaxzoo.cli.targets import is_run, load_model
+from flaxzoo.cli.values import SettingError, pairs, settings
+from flaxzoo.errors import CheckpointError, DataError, ShapeError
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
+    from flaxzoo.spec import ModelSpec
     from flaxzoo.training.trainer import Trainer
 
 RUN_FILE = "run.json"
@@ -32,14 +33,16 @@ def evaluate(args: argparse.Namespace) -> None:
     spec = trainer.model_with_state().spec
     if spec.input_shape is not None and spec.input_shape != images.shape[1:]:
         raise ShapeError(
-            f"{args.target} takes inputs [B, {', '.join(map(str, spec.input_shape))}]; the images "
+            f"{_title(args)} takes inputs [B, {', '.join(map(str, spec.input_shape))}]; the images "
             f"of {source.name} are [B, {', '.join(map(str, images.shape[1:]))}]"
         )
+    images = _as_inputs(images, spec)
     data = images if spec.task == "reconstruction" else (images, labels)
     values = trainer.evaluate(data, batch_size=args.batch_size)
     if args.json:
         document = {
             "model": args.target,
+            "weights": args.weights,
             "data": str(source),
             "split": name,
             "examples": len(images),
@@ -49,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
         }
         print(json.dumps(document))
         return
-    print(f"{args.target} on {source.name}: {len(images)} {name} examples")
+    print(f"{_title(args)} on {source.name}: {len(images)} {name} examples")
     width = max(map(len, values))
     for key, value in values.items():
         print(f"  {key.ljust(width)}  {value:.4f}")
@@ -174,7 +177,7 @@ def _trainer(args: argparse.Namespace) -> Trainer:
     from flaxzoo.training.trainer import Trainer
 
     given = measures(args)
-    if _is_run(args.target):
+    if is_run(args.target) and args.weights is None and not args.set:
         overrides = {key: value for key, value in given.items() if value is not None}
         with settings("--loss and --metrics"):
             return Trainer.load(args.target, which=args.which or "last", **overrides)
@@ -187,37 +190,23 @@ def _trainer(args: argparse.Namespace) -> Trainer:
 
 
 def _model(args: argparse.Namespace) -> Model:
-    """The model of a run, of a directory that ``Model.save`` wrote, or of a pretrained name."""
-    from flaxzoo.model import Model
-
-    path = Path(args.target)
-    if _is_run(args.target):
-        from flaxzoo.training.trainer import Trainer
-
-        return Trainer.load(path, which=args.which or "last").model
-    if args.which is not None:
-        raise SettingError(
-            f"--which chooses a checkpoint of a run's directory; {args.target} is none"
-        )
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(
-                f"{path} is neither a run (no trainer.json) nor a saved model (no config.json)"
-            )
-        return Model.load(path)
-    return _pretrained(args.target)
+    config = pairs(args.set, "--set", {"pretrained": "use --weights"})
+    return load_model(args.target, weights=args.weights, config=config, which=args.which)
 
 
-def _pretrained(name: str) -> Model:
-    from flaxzoo import models
-
-    if os.sep in name or Path(name).exists():
-        raise CheckpointError(f"{name}: not a directory of a run or of a saved model")
-    try:
-        return models.get(name, pretrained=True)
-    except UnknownNameError as error:
-        raise UnknownNameError(f"there is no directory {name!r}, and {error}") from error
+def _title(args: argparse.Namespace) -> str:
+    return args.target if args.weights is None else f"{args.target} with {args.weights}"
 
 
-def _is_run(target: str) -> bool:
-    return (Path(target) / "trainer.json").is_file()
+def _as_inputs(images: Any, spec: ModelSpec) -> Any:
+    """The data's images, which are in [0, 1], as ``predict`` gives those of files to the model.
+
+    They are of the model's size already: nothing is resized or cropped.
+    """
+    import numpy as np
+
+    if spec.preprocess is None:
+        return images
+    options = spec.preprocess.to_timm()
+    mean, std = (np.asarray(options[key], np.float32) for key in ("mean", "std"))
+    return (images - mean) / std

@@ -28,8 +28,10 @@ def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
     """
     if stride == 1:
         return nn.avg_pool(x, (2, 2), strides=(1, 1), padding=((0, 1), (0, 1)))
-    pad = tuple((0, -size % stride) for size in x.shape[1:3])
-    return nn.avg_pool(x, (2, 2), strides=(stride, stride), padding=pad, count_include_pad=False)
+    # XLA on CPU sums padded windows wrongly where a side of a large batch is 1 (jaxlib 0.10.2).
+    window = tuple(min(stride, size) for size in x.shape[1:3])
+    pad = tuple((0, -size % n) for size, n in zip(x.shape[1:3], window, strict=True))
+    return nn.avg_pool(x, window, strides=window, padding=pad, count_include_pad=False)
 
 
 def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:

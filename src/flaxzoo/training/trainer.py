@@ -158,12 +158,15 @@ class Trainer:
             self._total_steps = total_steps
             # The model keeps its own variables: the trainer's will be donated.
             self.state = jax.tree.map(jnp.copy, state)
+            self._note_inputs(inputs)
+        return self.state
+
+    def _note_inputs(self, inputs: Any) -> None:
+        """Whoever saves the model or loads the run is told the size that it was trained on."""
         if inputs is not None:
             self._inputs = inputs
-            # Whoever loads the run is told the size that it was trained on.
             spec = self._model.spec.with_inputs(inputs)
             self._model = dataclasses.replace(self._model, spec=spec)
-        return self.state
 
     @property
     def position_in_epoch(self) -> int:
@@ -562,7 +565,8 @@ class Trainer:
     def _build_for(self, feed: Feed, epochs: int | None) -> None:
         inputs = feed.first().inputs
         if self.state is not None and not (self._provisional and epochs is not None):
-            self._inputs = inputs
+            if epochs is not None:
+                self._note_inputs(inputs)
             return
         total = None
         if self._needs_length() and epochs is not None:

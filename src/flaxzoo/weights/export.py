@@ -202,6 +202,7 @@ def push_to_hub(
     """
     from flaxzoo.weights import hub
 
+    hub.check_names(repo_id, revision)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         save_pretrained(model, directory)
@@ -366,9 +367,6 @@ def _has_card(repo_id: str, revision: str | None, token: str | None) -> bool:
 
     try:
         return HfApi(token=token).file_exists(repo_id, _CARD, revision=revision)
-    except ValueError:
-        # A malformed name: the upload explains it.
-        return False
     except Exception as error:
         raise explain(error, repo_id, None, revision, upload=True) from error
 

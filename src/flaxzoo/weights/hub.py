@@ -21,7 +21,7 @@ from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DownloadError
 from flaxzoo.weights.hub_errors import explain, is_absent_file, is_final, is_transient
 
-__all__ = ["HubSource", "download", "parse", "read_config", "upload", "weight_file"]
+__all__ = ["HubSource", "check_names", "download", "parse", "read_config", "upload", "weight_file"]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -57,7 +57,7 @@ def parse(source: str) -> HubSource:
     if prefix or not rest or (at and not revision):
         raise ValueError(f"a Hub source is written {_FORM}; got {source!r}")
     found = HubSource(repo_id, revision or None)
-    _check(*found)
+    check_names(*found)
     return found
 
 
@@ -68,8 +68,8 @@ def download(
 
     A file that is there already costs one request, which asks whether the revision has moved; none
     if the revision is a commit, or if ``HF_HUB_OFFLINE=1``. Without a connection the cached file is
-    used. Of a file that was just downloaded the digest (SHA-256, or git's SHA-1 for small files) is
-    compared with the Hub's.
+    used. The digest of a file (SHA-256, or git's SHA-1 for small ones) is compared with the Hub's
+    once: when it was downloaded, or when it is first found in a cache that can be written.
 
     Args:
       repo_id: ``"org/repo"``.
@@ -80,7 +80,7 @@ def download(
       DownloadError: the file cannot be had; the message says why and what to do.
       ValueError: ``repo_id``, ``filename`` or ``revision`` is malformed.
     """
-    _check(repo_id, revision, filename)
+    check_names(repo_id, revision, filename)
     try:
         return _fetch(repo_id, filename, revision)
     except DownloadError:
@@ -101,7 +101,7 @@ def weight_file(repo_id: str, revision: str | None = None) -> Path:
         ``download``.
       ValueError: ``repo_id`` or ``revision`` is malformed.
     """
-    _check(repo_id, revision)
+    check_names(repo_id, revision)
     preferred, other = WEIGHT_FILES
     try:
         return _fetch(repo_id, preferred, revision)
@@ -111,7 +111,7 @@ def weight_file(repo_id: str, revision: str | None = None) -> Path:
         if not is_absent_file(error):
             cached = _cached(repo_id, other, revision) if not is_final(error) else None
             if cached is not None:
-                return cached
+                return _verify(cached, repo_id, other, found=True)
             raise explain(error, repo_id, preferred, revision) from error
     try:
         return _fetch(repo_id, other, revision)
@@ -139,7 +139,7 @@ def read_config(repo_id: str, revision: str | None = None) -> dict[str, Any]:
     path = download(repo_id, "config.json", revision=revision)
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"config.json of {repo_id} is not JSON ({error}): {path}") from error
     if not isinstance(config, dict):
         raise CheckpointError(
@@ -175,7 +175,7 @@ def upload(
       ValueError: ``repo_id`` or ``revision`` is malformed, or ``directory`` is no directory or
         has no files.
     """
-    _check(repo_id, revision)
+    check_names(repo_id, revision)
     directory = Path(directory)
     if not directory.is_dir() or not any(path.is_file() for path in directory.rglob("*")):
         raise ValueError(f"{directory} is not a directory with files to upload")
@@ -199,7 +199,12 @@ def upload(
     return str(url) if revision is None else f"{url}/tree/{revision}"
 
 
-def _check(repo_id: str, revision: str | None, filename: str = "config.json") -> None:
+def check_names(repo_id: str, revision: str | None = None, filename: str = "config.json") -> None:
+    """Checks the names of a repository, a revision and a file before any server is asked.
+
+    Raises:
+      ValueError: one is malformed, or leads out of the cache.
+    """
     if (
         not isinstance(repo_id, str)
         or not _REPO.fullmatch(repo_id)
@@ -227,7 +232,7 @@ def _fetch(repo_id: str, filename: str, revision: str | None) -> Path:
         # There is nobody to ask, or nothing: a commit never moves.
         cached = _cached(repo_id, filename, revision)
         if cached is not None:
-            return cached
+            return _verify(cached, repo_id, filename, found=True)
     import huggingface_hub as hub
 
     metadata = None
@@ -242,15 +247,22 @@ def _fetch(repo_id: str, filename: str, revision: str | None) -> Path:
     except Exception as error:
         cached = None if is_final(error) else _cached(repo_id, filename, revision)
         if cached is not None:
-            return cached
+            return _verify(cached, repo_id, filename, found=True)
         if not is_transient(error):
             raise
+    etag = metadata.etag if metadata else None
     cached = _cached(repo_id, filename, revision)
     if cached and metadata and cached == _cached(repo_id, filename, metadata.commit_hash):
-        return cached
+        return _verify(cached, repo_id, filename, etag, found=True)
     path = Path(hub.hf_hub_download(repo_id, filename, revision=revision, **_AGENT))
-    _verify(path, repo_id, filename, metadata.etag if metadata else None)
-    return path
+    return _verify(path, repo_id, filename, etag)
+
+
+def _folder(repo_id: str) -> Path:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    return cache / f"models--{repo_id.replace('/', '--')}"
 
 
 def _cached(repo_id: str, filename: str, revision: str | None) -> Path | None:
@@ -258,8 +270,7 @@ def _cached(repo_id: str, filename: str, revision: str | None) -> Path | None:
     # first, which takes longer than all else here.
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
-    folder = cache / f"models--{repo_id.replace('/', '--')}"
+    folder = _folder(repo_id)
     try:
         commit = (folder / "refs" / (revision or constants.DEFAULT_REVISION)).read_text().strip()
     except OSError:
@@ -268,30 +279,53 @@ def _cached(repo_id: str, filename: str, revision: str | None) -> Path | None:
     return path if commit and os.path.isfile(path) else None
 
 
-def _verify(path: Path, repo_id: str, filename: str, etag: str | None) -> None:
-    """Compares a file with the digest that the Hub gave for it, and deletes one that differs."""
+def _verify(
+    path: Path, repo_id: str, filename: str, etag: str | None = None, *, found: bool = False
+) -> Path:
+    """Compares a file with the digest that the Hub gave for it, once, and returns its path.
+
+    A process that is killed leaves a file that it had no time to compare, as do programs that do
+    not; so ``.flaxzoo/<digest>`` beside the blobs notes the size and the time of each that was.
+    One that arrived and differs is deleted; one that was ``found`` there is the user's to delete.
+    """
     # The cache names its blobs by the digest. Without symbolic links there are no blobs.
     blob = path.parent / os.readlink(path) if path.is_symlink() else path
     digest = blob.name if blob != path else etag
     if digest is None or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digest):
-        return
+        return path
+    folder, stat = _folder(repo_id), path.stat()
+    note, state = folder / ".flaxzoo" / digest, f"{stat.st_size} {stat.st_mtime_ns}\n"
+    with contextlib.suppress(OSError, ValueError):
+        if note.read_text() == state:
+            return path
+    if found and not os.access(folder, os.W_OK):
+        # A read-only cache is its owner's word: nothing could be noted, and each load would hash.
+        return path
     kind = "SHA-256" if len(digest) == 64 else "git SHA-1"
     try:
-        found = _hash(path, git=len(digest) == 40)
-        if found == digest:
-            return
-        from huggingface_hub import constants
+        actual = _hash(path, git=len(digest) == 40)
+        if actual != digest:
+            from huggingface_hub import constants
 
-        raise DownloadError(
-            f"{filename} of {repo_id} arrived damaged and was deleted: its {kind} is {found}, "
-            f"{constants.ENDPOINT} says {digest}. Try again; if it stays so, the server or a proxy "
-            "on the way changes files: try another HF_ENDPOINT or network."
-        )
+            if found:
+                raise DownloadError(
+                    f"{filename} of {repo_id} is damaged in the cache: its {kind} is {actual}, the "
+                    f"Hub says {digest}. Delete {blob.resolve()} and try again."
+                )
+            raise DownloadError(
+                f"{filename} of {repo_id} arrived damaged and was deleted: its {kind} is {actual}, "
+                f"{constants.ENDPOINT} says {digest}. Try again; if it stays so, the server or a "
+                "proxy on the way changes files: try another HF_ENDPOINT or network."
+            )
     except BaseException:
-        # Also when interrupted: an unchecked file must not be found in the cache next time.
-        for name in {path, blob, Path(os.path.realpath(path))}:
+        # Also when interrupted: it need not be found in the cache next time.
+        for name in () if found else {path, blob, Path(os.path.realpath(path))}:
             name.unlink(missing_ok=True)
         raise
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(state)
+    return path
 
 
 def _hash(path: Path, *, git: bool) -> str:

@@ -81,13 +81,17 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
         if version not in _HEADERS:
             raise ValueError(f"format version {version}, which only structured arrays need")
         shape, fortran, dtype = _HEADERS[version](stream)
-    except ValueError as error:
-        raise CheckpointError(f"{where} is not a readable array ({error})") from error
+        if any(type(size) is not int for size in shape):
+            raise ValueError(f"a shape of {shape}")
+    except Exception as error:
+        # NumPy parses the header as Python's literals, which fails in ways of many classes.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{where} is not a readable array ({reason})") from error
     if dtype.hasobject:
         raise CheckpointError(
             f"{where} refused: it holds Python objects, which could only be unpickled"
         )
-    bfloat16 = dtype.kind == "V" and dtype.itemsize == 2 and not dtype.fields
+    bfloat16 = dtype.kind == "V" and dtype.itemsize == 2 and not (dtype.fields or dtype.subdtype)
     if dtype.kind not in "biufc" and not bfloat16:
         raise CheckpointError(f"{where} is no array of numbers ({dtype})")
     header, count = stream.tell(), math.prod(shape)
@@ -112,4 +116,8 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
         array = array.view(ml_dtypes.bfloat16)
     elif not dtype.isnative:
         array = array.astype(dtype.newbyteorder("="))
-    return array.reshape(shape, order="F" if fortran else "C")
+    try:
+        return array.reshape(shape, order="F" if fortran else "C")
+    except (ValueError, OverflowError) as error:
+        # Too many axes, or an empty array of sizes that overflow.
+        raise CheckpointError(f"{where} is not a readable array ({error})") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ _IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")
 _EXTENDED = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 # Weights hardly compress, zeros do: what a file may unpack to without being asked about.
 _FREE_BYTES = 256 << 20
+# HDF5 takes seconds to open what lies thousands of groups deep; no network nests like that.
+_MAX_DEPTH = 64
 _GROWTH = 16
 
 
@@ -157,29 +159,39 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         # safe_open checks the header against the file's size; each tensor is copied once.
         with safe_open(path, "np") as file:
+            extended = {}
             for name in file.keys():  # noqa: SIM118
                 dtype = file.get_slice(name).get_dtype()
-                tensors[name] = (
-                    _extended(path, name, dtype) if dtype in _EXTENDED else file.get_tensor(name)
-                )
+                if dtype in _EXTENDED:
+                    extended[name] = _EXTENDED[dtype]
+                else:
+                    tensors[name] = file.get_tensor(name)
+            if extended:
+                tensors |= _read_extended(path, extended)
     except (SafetensorError, OSError, AttributeError, TypeError) as error:
         # NumPy's lack of a type comes as an AttributeError or TypeError.
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     return tensors
 
 
-def _extended(path: Path, name: str, dtype: str) -> np.ndarray:
-    # Older releases of safetensors cannot make NumPy arrays of these; the header has been checked.
+def _read_extended(path: Path, dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The tensors of ``ml_dtypes``' types, of a file whose header ``safe_open`` has checked."""
+    # Older releases of safetensors cannot make NumPy arrays of these.
     import ml_dtypes
 
+    tensors = {}
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
-        start, end = entry["data_offsets"]
-        file.seek(8 + size + start)
-        data = bytearray(end - start)
-        file.readinto(data)
-    return np.frombuffer(data, getattr(ml_dtypes, _EXTENDED[dtype])).reshape(entry["shape"])
+        header = json.loads(file.read(size))
+        for name, dtype in dtypes.items():
+            start, end = header[name]["data_offsets"]
+            file.seek(8 + size + start)
+            data = bytearray(end - start)
+            file.readinto(data)
+            tensors[name] = np.frombuffer(data, getattr(ml_dtypes, dtype)).reshape(
+                header[name]["shape"]
+            )
+    return tensors
 
 
 def _read_hdf5(path: Path, limit: int) -> dict[str, np.ndarray]:
@@ -188,6 +200,8 @@ def _read_hdf5(path: Path, limit: int) -> dict[str, np.ndarray]:
     datasets: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
+        if name.count("/") >= _MAX_DEPTH:
+            raise CheckpointError(f"{path}: refused: groups more than {_MAX_DEPTH} deep")
         if isinstance(item, h5py.Dataset):
             datasets[name] = item
 
