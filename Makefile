@@ -4,7 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
-TORCH  ?= torch==2.13.0
+# What make parity compares with.
+TORCH       ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
+TIMM        ?= timm==1.0.31
 
 .PHONY: demo test lint format parity bench docs digits clean
 
@@ -31,6 +34,7 @@ parity: $(STAMPS)/parity
 bench: $(STAMPS)/parity
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/lstm.py
+	$(BIN)/python benchmarks/startup.py
 
 docs: $(STAMPS)/docs
 	$(BIN)/zensical build
@@ -56,8 +60,11 @@ $(STAMPS)/lint: pyproject.toml | $(STAMPS)
 	$(PIP) -e '.[test,lint]'
 	touch $@ $(STAMPS)/test $(STAMPS)/demo
 
+# torchvision's own dependencies name the build of torch that it was made with, not the one here.
 $(STAMPS)/parity: $(STAMPS)/test
 	$(PIP) $(TORCH)
+	$(PIP) pillow pyyaml huggingface_hub safetensors
+	$(PIP) --no-deps $(TORCHVISION) $(TIMM)
 	touch $@
 
 $(STAMPS)/docs: pyproject.toml | $(STAMPS)

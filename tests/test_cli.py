@@ -1,16 +1,21 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
 import argparse
+import dataclasses
 import gzip
+import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +26,8 @@ from flaxzoo.cli.data import DataSource, data_source, load
 from flaxzoo.cli.look import KINDS, in_columns
 from flaxzoo.cli.values import Choice, checkpoint, choice, fraction, integer, key_value, literal
 from flaxzoo.models import registry as model_registry
+from flaxzoo.preprocess import Preprocess
+from flaxzoo.weights.tags import catalog
 
 MODEL = ["train", "mlp", "--data", "digits", "--set", "features=8"]
 
@@ -73,6 +80,14 @@ def fails(capsys, argv, code=1):
     return last.partition("error: ")[2]
 
 
+def predicted(capsys, argv):
+    """The probabilities that ``predict`` prints, by class."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, argv), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]["predictions"]
+    return [p["probability"] for p in sorted(found, key=lambda p: p["index"])]
+
+
 # --- parsing -----------------------------------------------------------------------------------
 
 
@@ -93,7 +108,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"flaxzoo {fz.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["info"], ["train"], ["evaluate"], ["predict"]])
+@pytest.mark.parametrize(
+    "command", [[], ["list"], ["info"], ["train"], ["evaluate"], ["predict"], ["verify"]]
+)
 def test_help_has_examples(capsys, command):
     assert main([*command, "--help"]) == 0
     captured = capsys.readouterr()
@@ -214,6 +231,72 @@ def test_list_on_a_terminal_makes_columns(capsys, monkeypatch):
 def test_columns_read_downwards():
     assert in_columns(["a", "b", "c", "d", "e"], 8) == "a  c  e\nb  d"
     assert in_columns(["long_name", "b"], 3) == "long_name\nb"
+    # A long name widens its own column only.
+    assert in_columns(["a", "long_name", "c", "d"], 16) == "a          c\nlong_name  d"
+    assert in_columns(["a", "b", "c", "long_name"], 18) == "a  b  c  long_name"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["resnet18.a1*"],
+            "no models match 'resnet18.a1*'. It matches pretrained weights (1): "
+            "flaxzoo list --pretrained 'resnet18.a1*'",
+        ),
+        (["cnn.digits"], "(1): flaxzoo list --pretrained cnn.digits"),
+        (
+            ["--pretrained", "cnn"],
+            "no pretrained weights match 'cnn'. They are listed as NAME.TAG: "
+            "flaxzoo list --pretrained 'cnn.*'",
+        ),
+        (["--pretrained", "cnn.digit"], "Did you mean 'cnn.digits'"),
+    ],
+)
+def test_a_pattern_for_the_other_list_says_which(capsys, argv, message):
+    assert message in fails(capsys, ["list", *argv])
+    if "flaxzoo list" in message:
+        command = message[message.index("flaxzoo list") :]
+        assert main(shlex.split(command)[1:]) == 0
+        assert capsys.readouterr().out
+
+
+def test_info_has_a_line_for_each_weights(capsys):
+    spec = fz.models.info("resnet50")
+    assert main(["info", "resnet50"]) == 0
+    out = capsys.readouterr().out
+    before, _, table = out.partition("  pretrained (the first is the default)\n")
+    rows = table.splitlines()
+    assert [row.split()[0] for row in rows] == [f"resnet50.{tag}" for tag in spec.tags]
+    first = fz.models.info(f"resnet50.{spec.tags[0]}")
+    assert rows[0].split() == [
+        f"resnet50.{first.tag}", "top-1", f"{first.top1:.2f}", "%", "224x224", first.licence
+    ]  # fmt: skip
+    assert f"parameters {spec.parameters:,}" in before
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_info_of_weights_counts_the_others(capsys):
+    tags = fz.models.info("resnet18").tags
+    assert main(["info", f"resnet18.{tags[1]}"]) == 0
+    out = capsys.readouterr().out
+    assert f"others     {len(tags) - 1} more weights: flaxzoo info resnet18\n" in out
+    assert tags[0] not in out
+    assert main(["info", "cnn.digits"]) == 0
+    assert "more weights" not in capsys.readouterr().out
+
+
+def test_info_of_a_saved_model(run, capsys, monkeypatch):
+    spec = fz.Model.load(run / "model").spec
+    for target in (run, run / "model"):
+        assert main(["info", str(target), "--layers"]) == 0
+        out = capsys.readouterr().out
+        assert "input      float32 [B, 8, 8, 1]" in out
+        assert f"parameters {spec.parameters:,}, " in out
+    assert "--set goes with a model's name" in fails(capsys, ["info", run, "--set", "features=8"])
+    monkeypatch.chdir(run)
+    assert main(["info", "model"]) == 0
+    assert f"parameters {spec.parameters:,}" in capsys.readouterr().out
 
 
 def test_info_of_a_model(capsys):
@@ -483,7 +566,8 @@ def test_reconstruction_needs_no_labels(tmp_path, monkeypatch, capsys):
         (["--freeze", "backbon"], "Did you mean 'backbone'"),
         (["--batch-size", "2000"], "batch_size 2000 is larger than the data"),
         (["--validation-fraction", "0.0001"], "neither part may be empty"),
-        (["--weights", "nowhere.safetensors"], "nowhere.safetensors: no such weight file"),
+        (["--weights", "nowhere.safetensors"], "no such weight file"),
+        (["--weights", "hf:nothing"], "--weights: a Hub repository is org/repo"),
     ],
 )
 def test_training_mistakes(capsys, tmp_path, monkeypatch, options, message):
@@ -579,6 +663,37 @@ def test_programming_errors_keep_their_traceback(tmp_path, monkeypatch, error):
         main([*MODEL, "--run-dir", str(tmp_path / "run")])
 
 
+def test_a_pretrained_model_is_trained_on_what_predict_gives_it(tmp_path, monkeypatch, capsys, rng):
+    image = pytest.importorskip("PIL.Image")
+    # Weights whose inputs are not those of the data.
+    entry = {"mean": [0.5], "std": [0.25], "interpolation": "bicubic", "crop": 0.875}
+    monkeypatch.setitem(catalog()["cnn.digits"], "preprocess", entry)
+    monkeypatch.setitem(catalog()["cnn.digits"], "classes", list("abcdefghij"))
+    assert fz.models.info("cnn.digits").preprocess.crop == 0.875
+    directory = tmp_path / "run"
+    argv = ["train", "cnn", "--data", "digits", "--pretrained", "--epochs", "1"]
+    argv += ["--validation-fraction", "0.9"]
+    assert main([*argv, "--run-dir", str(directory)]) == 0
+    model = fz.Model.load(directory / "model")
+    spec = model.spec
+    assert spec.preprocess == Preprocess(input_shape=(8, 8, 1))
+    assert spec.classes == tuple("0123456789")
+    # Of the weights: their accuracy is gone, their licence holds on.
+    assert (spec.top1, spec.licence) == (None, "apache-2.0")
+    pixels = rng.integers(0, 256, (8, 8), np.uint8)
+    image.fromarray(pixels).save(tmp_path / "noise.png")
+    logits = np.asarray(model(pixels[None, ..., None].astype(np.float32) / 255))[0]
+    expected = np.exp(logits - logits.max())
+    expected /= expected.sum()
+    got = predicted(capsys, [directory / "model", tmp_path / "noise.png", "--top-k", "10"])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-7)
+    # What evaluate measures is what training measured.
+    last = fz.Trainer.load(directory).history.last()
+    assert main(["evaluate", str(directory), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
+
+
 # --- evaluate and predict ----------------------------------------------------------------------
 
 
@@ -633,10 +748,13 @@ def test_evaluation_mistakes(run, tmp_path, capsys):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
     for argv, message in (
-        ([tmp_path / "nowhere"], "not a directory of a run or of a saved model"),
+        (
+            [tmp_path / "nowhere"],
+            "nowhere: there is no such directory. MODEL is a run's directory, ",
+        ),
         (["nowhere"], "there is no directory 'nowhere', and unknown model 'nowhere'"),
         ([empty], "neither a run (no trainer.json) nor a saved model (no config.json)"),
-        ([tmp_path / "damaged"], "not readable as JSON"),
+        ([tmp_path / "damaged"], "damaged: its config.json is not readable JSON"),
         ([run, "--which", "7"], "no checkpoint of step 7"),
         ([run, "--split", "test"], "no test part of its own"),
         ([run, "--metrics", "acuracy"], "Did you mean 'accuracy'"),
@@ -691,6 +809,128 @@ def test_prediction_mistakes(run, tmp_path, capsys):
     flat.save(tmp_path / "flat")
     message = fails(capsys, ["predict", tmp_path / "flat", "nowhere.png"])
     assert "takes inputs [B, 5], no images" in message
+
+
+def test_evaluate_normalises_as_predict_does(tmp_path, capsys):
+    model = fz.models.get("cnn.digits", pretrained=True)
+    preprocess = Preprocess(input_shape=(8, 8, 1), mean=(0.4, 0.5, 0.6), std=(0.25,))
+    model = dataclasses.replace(
+        model, spec=dataclasses.replace(model.spec, preprocess=preprocess, input_shape=(8, 8, 1))
+    )
+    model.save(tmp_path)
+    images, labels = fz.data.load_digits()[1]
+    expected = fz.Trainer(model).evaluate(((images - 0.5) / 0.25, labels))
+    assert main(["evaluate", str(tmp_path), "--data", "digits", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small ResNet, written in every form, and a picture."""
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path_factory.mktemp("tiny")
+    model = fz.models.get("test_resnet", num_classes=4, input_shape=(32, 32, 3)).init(0)
+    # A fresh network answers with next to the same number for every class.
+    model = model.with_variables(jax.tree.map(lambda x: x * 2, model.variables))
+    model.save(root / "own")
+    model.save_pretrained(root / "both")
+    (root / "timm").mkdir()
+    config = json.loads((root / "both" / "config.json").read_text())
+    del config["flaxzoo"]
+    (root / "timm" / "config.json").write_text(json.dumps(config))
+    weights = (root / "both" / "model.safetensors").read_bytes()
+    (root / "timm" / "model.safetensors").write_bytes(weights)
+    np.savez(root / "weights.npz", **model.to_torch_state_dict(as_numpy=True))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)
+    image.fromarray(pixels).save(root / "picture.png")
+    return root, model
+
+
+def by_class(predictions):
+    return predictions.probabilities[0][np.argsort(predictions.indices[0])]
+
+
+@pytest.mark.parametrize("form", ["own", "both", "timm"])
+def test_predict_with_a_saved_model_of_any_form(tiny, capsys, form):
+    root, _ = tiny
+    expected = by_class(fz.Model.from_pretrained(root / form).predict(root / "picture.png"))
+    assert np.ptp(expected) > 0.01
+    assert predicted(capsys, [root / form, root / "picture.png"]) == pytest.approx(
+        expected.tolist(), rel=1e-4
+    )
+
+
+def test_predict_with_a_repository(tiny, capsys, monkeypatch, tmp_path):
+    root, model = tiny
+    path = Path(__file__).parent / "weights" / "hub_server.py"
+    spec = importlib.util.spec_from_file_location("hub_server", path)
+    hub_server = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, hub_server)
+    spec.loader.exec_module(hub_server)
+    files = {file.name: file.read_bytes() for file in (root / "both").iterdir()}
+    expected = pytest.approx(by_class(model.predict(root / "picture.png")).tolist(), rel=1e-4)
+    with hub_server.HubServer() as server:
+        server.patch(monkeypatch, tmp_path / "hf")
+        server.repos["me/tiny"] = hub_server.Repo(files)
+        for argv in (
+            ["hf:me/tiny"],
+            ["hf:me/tiny@main"],
+            ["test_resnet", "--weights", "hf:me/tiny", "--set", "input_shape=32,32,3"],
+        ):
+            assert predicted(capsys, [argv[0], root / "picture.png", *argv[1:]]) == expected
+        assert main(["info", "hf:me/tiny"]) == 0
+        assert "input      float32 [B, 32, 32, 3]" in capsys.readouterr().out
+        message = fails(capsys, ["predict", "hf:me/absent", "x.png"])
+        assert "me/absent" in message
+
+
+@pytest.mark.parametrize("file", ["both/model.safetensors", "weights.npz", "own"])
+def test_predict_with_weights_for_a_name(tiny, capsys, file):
+    root, _ = tiny
+    model = fz.models.get("test_resnet", pretrained=root / file, input_shape=(32, 32, 3))
+    expected = by_class(model.predict(root / "picture.png"))
+    argv = ["test_resnet", root / "picture.png", "--weights", root / file]
+    argv += ["--set", "input_shape=32,32,3"]
+    assert predicted(capsys, argv) == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_evaluate_weights_for_a_name(run, capsys):
+    expected = fz.Trainer.load(run).history.last()
+    weights = str(run / "model" / "model.safetensors")
+    argv = ["mlp", "--weights", weights, "--data", "digits", "--set", "features=8"]
+    argv += ["--set", "num_classes=10", "--set", "input_shape=8,8,1"]
+    assert main(["evaluate", *argv, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["model"], document["weights"]) == ("mlp", weights)
+    assert document["metrics"]["accuracy"] == pytest.approx(expected["val_accuracy"], rel=1e-5)
+    assert main(["evaluate", *argv]) == 0
+    assert capsys.readouterr().out.startswith(f"mlp with {weights} on digits: 359 validation")
+
+
+def test_targets_that_are_no_model(tiny, run, tmp_path, monkeypatch, capsys):
+    root, _ = tiny
+    file = root / "weights.npz"
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.safetensors").write_bytes(b"")
+    for argv, message in (
+        ([file], f"is a file: weights are read by NAME --weights {file}"),
+        ([tmp_path / "bare"], f"weights alone are read by NAME --weights {tmp_path / 'bare'}"),
+        (["timm/resnet18"], "there is no such directory. MODEL is a run's directory, a saved"),
+        (["hf:resnet18"], "MODEL: a Hub repository is org/repo"),
+        (["test_resnet", "--weights", "hf:x"], "--weights: a Hub repository is org/repo"),
+        (["test_resnet", "--weights", "gone.npz"], "gone.npz"),
+        (["tst_resnet", "--weights", file], "Did you mean 'test_resnet'"),
+        ([run, "--weights", file], "--weights goes with a model's name"),
+        (["hf:me/tiny", "--weights", file], "--weights goes with a model's name"),
+        (["cnn", "--weights", "jax_resnet"], "jax_resnet"),
+        ([run, "--set", "features=4"], "--set goes with a model's name"),
+        (["cnn", "--set", "pretrained=x"], "use --weights"),
+        (["cnn.digits", "--set", "feature=4"], "Did you mean 'features'"),
+        (["cnn", "--weights", file, "--which", "best"], "--which chooses a checkpoint of a run's"),
+    ):
+        for command in (["predict", *argv, "x.png"], ["evaluate", *argv, "--data", "digits"]):
+            assert message in fails(capsys, command)
 
 
 # --- processes ---------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         plots,
         schedules,
         transfer,
+        verify,
         weights,
     )
     from flaxzoo.debug import profile
@@ -54,6 +55,7 @@ _MODULES = {
     "plots": "flaxzoo.plots",
     "schedules": "flaxzoo.schedules",
     "transfer": "flaxzoo.transfer",
+    "verify": "flaxzoo.verify",
     "weights": "flaxzoo.weights",
 }
 # Public classes and functions and the module that defines them.
@@ -101,6 +103,7 @@ __all__ = [
     "schedules",
     "train_step",
     "transfer",
+    "verify",
     "weights",
 ]
 

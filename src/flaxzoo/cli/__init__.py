@@ -1,4 +1,4 @@
-"""The ``flaxzoo`` command: ``list``, ``info``, ``train``, ``evaluate``, ``predict``.
+"""The ``flaxzoo`` command: ``list``, ``info``, ``train``, ``evaluate``, ``predict``, ``verify``.
 
 Parsing imports nothing heavy: ``--help``, ``--version`` and usage errors answer at once, and jax
 loads when a command begins to work.
@@ -29,6 +29,7 @@ _COMMANDS = {
     "train": "flaxzoo.cli.train:train",
     "evaluate": "flaxzoo.cli.use:evaluate",
     "predict": "flaxzoo.cli.use:predict",
+    "verify": "flaxzoo.cli.verify:verify",
 }
 # How the library's messages point to a registry.
 _LIST_CALL = re.compile(rf"\b(?:flaxzoo|fz)\.({'|'.join(KINDS)})\.list\(\)")

@@ -9,55 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from flaxzoo._version import __version__
-from flaxzoo.cli.arguments import Parser, add_data, add_measures, add_set, add_which, command
+from flaxzoo.cli import examples
+from flaxzoo.cli.arguments import (
+    SOURCES,
+    Parser,
+    add_data,
+    add_measures,
+    add_set,
+    add_target,
+    add_which,
+    command,
+)
 from flaxzoo.cli.data import DEFAULT_FRACTION
 from flaxzoo.cli.values import KINDS, fraction, integer, key_value, names, number
 
-_LIST_EXAMPLES = """\
+_VERIFY_EXAMPLES = """\
 examples:
-  flaxzoo list                              every model
-  flaxzoo list 'resnet*'                    those whose names match (quote the glob)
-  flaxzoo list --pretrained                 pretrained weights, as NAME.TAG
-  flaxzoo list --kind optimizers '*ada*'    other registries work alike
-"""
-_INFO_EXAMPLES = """\
-examples:
-  flaxzoo info cnn                          input, parameters, GFLOPs, weights, paper
-  flaxzoo info cnn --layers                 with a table of the layers
-  flaxzoo info cnn --layers --set features=16,32 --set num_classes=2
-  flaxzoo info adamw                        an optimizer and the options it takes
-"""
-_TRAIN_EXAMPLES = """\
-examples:
-  flaxzoo train cnn --data digits
-  flaxzoo train cnn --data mnist:data/mnist --epochs 5 --schedule cosine
-  flaxzoo train mlp --data digits --set features=64,32 --set dropout=0.2
-  flaxzoo train cnn --data digits --optimizer sgd --lr 0.1 --optimizer-set momentum=0.9
-  flaxzoo train cnn --data digits --pretrained --freeze backbone
-  flaxzoo train cnn --data digits --epochs 50 --resume        goes on where it stopped
-
-what is written below --run-dir:
-  checkpoints/   the last and the best epoch (by val_loss); resuming and --which read them
-  model/         the trained model, for flaxzoo.Model.load, evaluate and predict
-  history.csv    the metrics of every epoch
-  *.png          training curves, confusion matrix, some predictions (extra "plots")
-  tensorboard/   logs for TensorBoard (extra "tensorboard")
-  *.json         the settings of the run
-
-Ctrl-C and SIGTERM save the last step first.
-"""
-_EVALUATE_EXAMPLES = """\
-examples:
-  flaxzoo evaluate runs/cnn-digits                 on the run's own data, held-out part
-  flaxzoo evaluate runs/cnn-digits --which best
-  flaxzoo evaluate runs/cnn-mnist/model --data mnist:data/mnist --json
-  flaxzoo evaluate cnn.digits --data digits --metrics accuracy,f1:average=macro
-"""
-_PREDICT_EXAMPLES = """\
-examples:
-  flaxzoo predict cnn.digits digit.png
-  flaxzoo predict runs/cnn-digits *.png --top-k 1
-  flaxzoo predict runs/cnn-digits/model digit.png --json
+  flaxzoo verify resnet50                          the same random weights in both
+  flaxzoo verify resnet50.a1_in1k                  pretrained ones
+  flaxzoo verify resnet50 --weights my.safetensors --size 224
 """
 _MAIN_EPILOG = """\
 examples:
@@ -66,6 +36,7 @@ examples:
   flaxzoo train cnn --data digits
   flaxzoo evaluate runs/cnn-digits
   flaxzoo predict runs/cnn-digits digit.png
+  flaxzoo verify resnet50
 
 "flaxzoo COMMAND --help" explains a command and its options.
 
@@ -113,6 +84,7 @@ def build() -> Parser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_verify(commands)
     return parser
 
 
@@ -122,7 +94,7 @@ def _add_list(commands: Any) -> None:
         "list",
         "names of models, or of optimizers, losses, ...",
         "Lists names: in columns on a terminal, one per line in a pipe.",
-        _LIST_EXAMPLES,
+        examples.LIST,
         "[PATTERN]",
     )
     parser.add_argument(
@@ -140,10 +112,15 @@ def _add_info(commands: Any) -> None:
         "info",
         "what is known about a model, an optimizer, ...",
         "Shows what is known about a name, and the options it takes.",
-        _INFO_EXAMPLES,
+        examples.INFO,
         "NAME",
     )
-    parser.add_argument("name", metavar="NAME", help="a name that 'flaxzoo list' shows")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a name that 'flaxzoo list' shows, the directory of a run or of a saved model, or "
+        "hf:org/repo",
+    )
     parser.add_argument(
         "--kind",
         choices=KINDS,
@@ -161,7 +138,7 @@ def _add_train(commands: Any) -> None:
         "train a model on digits or MNIST",
         "Trains a model, validates after each epoch, and writes a run's directory.\n"
         "Input shape and number of classes are taken from the data.",
-        _TRAIN_EXAMPLES,
+        examples.TRAIN,
         "MODEL --data digits|mnist:DIR",
     )
     parser.add_argument("model", metavar="MODEL", help="a name that 'flaxzoo list' shows")
@@ -190,8 +167,8 @@ def _add_train(commands: Any) -> None:
     )
     weights.add_argument(
         "--weights",
-        metavar="PATH",
-        help="start from a .safetensors file or a directory of a saved model",
+        metavar="SOURCE",
+        help=f"start from {SOURCES}",
     )
     model.add_argument(
         "--freeze",
@@ -306,12 +283,10 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         "loss and metrics of a trained model",
         "Prints the loss and metrics of a trained model over examples that training held out.",
-        _EVALUATE_EXAMPLES,
+        examples.EVALUATE,
         "MODEL",
     )
-    parser.add_argument(
-        "target", metavar="MODEL", help="directory of a run or of a saved model, or NAME.TAG"
-    )
+    add_target(parser)
     data = parser.add_argument_group("data")
     add_data(data, required=False, text="what to evaluate on; by default the run's data")
     data.add_argument(
@@ -341,12 +316,10 @@ def _add_predict(commands: Any) -> None:
         "predict",
         "classify image files",
         "Classifies image files: they are resized and normalised as the model needs it.",
-        _PREDICT_EXAMPLES,
+        examples.PREDICT,
         "MODEL FILE [FILE ...]",
     )
-    parser.add_argument(
-        "target", metavar="MODEL", help="directory of a run or of a saved model, or NAME.TAG"
-    )
+    add_target(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="image files")
     parser.add_argument(
         "--top-k", type=integer(1), default=5, metavar="K", help="how many classes to show"
@@ -356,6 +329,42 @@ def _add_predict(commands: Any) -> None:
         "--batch-size", type=integer(1), default=64, metavar="N", help="images per step"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, one item per file")
+
+
+def _add_verify(commands: Any) -> None:
+    parser = command(
+        commands,
+        "verify",
+        "compare a model with timm's",
+        "Runs a model and timm's of the same name on the same weights and images, and prints the\n"
+        "largest differences after each stage. The exit code is 1 where they differ. Needs timm.",
+        _VERIFY_EXAMPLES,
+        "NAME",
+    )
+    parser.add_argument("name", metavar="NAME", help="a model, or pretrained weights as NAME.TAG")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a weight file, or hf:org/repo; by default those of the tag, else random ones",
+    )
+    parser.add_argument(
+        "--size", type=integer(1), default=96, metavar="N", help="height and width of the images"
+    )
+    parser.add_argument("--batch", type=integer(1), default=2, metavar="N", help="number of images")
+    parser.add_argument(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="of the images, which are noise, and of random weights",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=fraction,
+        default=1e-5,
+        metavar="X",
+        help="largest difference that passes, relative to timm's largest value",
+    )
 
 
 def _check_together(parser: Parser, args: argparse.Namespace) -> None:

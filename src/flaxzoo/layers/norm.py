@@ -64,7 +64,7 @@ class BatchNorm(nn.BatchNorm):
             count = jnp.broadcast_to(mask, x.shape).sum(reduced, dtype=jnp.float32)
         if self.axis_name is not None:
             count = jax.lax.psum(count, self.axis_name, axis_index_groups=self.axis_index_groups)
-        return jnp.asarray(count, jnp.float32)
+        return jnp.asarray(count, jnp.promote_types(jnp.float32, x.dtype))
 
 
 class GroupNorm(nn.GroupNorm):

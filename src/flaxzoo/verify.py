@@ -1,0 +1,341 @@
+"""Checks a model against timm, the reference implementation, on a user's own machine.
+
+``verify("resnet50")`` gives both the same weights and the same images and compares what they
+compute after every stage. timm is no dependency of flaxzoo: ``pip install timm``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo._calls import apply_module
+from flaxzoo.errors import (
+    MissingExtraError,
+    ShapeError,
+    UninitializedError,
+    UnknownNameError,
+)
+from flaxzoo.layers.checks import check_size
+from flaxzoo.model import Model
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.trees import compare as compare_trees
+
+__all__ = ["Difference", "Report", "compare", "verify"]
+
+# float32 through a hundred layers: about 1e-6 apart where the arithmetic is the same.
+TOLERANCE = 1e-5
+_KEPT: list[Any] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one output is from the reference's.
+
+    Attributes:
+      shape: of the output.
+      absolute: the largest absolute difference.
+      relative: that, divided by the reference's largest absolute value.
+    """
+
+    shape: tuple[int, ...]
+    absolute: float
+    relative: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What ``verify`` found; ``print`` it.
+
+    Attributes:
+      name: of the architecture.
+      reference: what it was compared with.
+      weights: which were used.
+      input_shape: of the images, ``[B, H, W, C]``.
+      tolerance: largest relative difference that passes.
+      differences: by output: the stages' maps in order, the pooled ``features``, the ``logits``.
+    """
+
+    name: str
+    reference: str
+    weights: str
+    input_shape: tuple[int, ...]
+    tolerance: float
+    differences: Mapping[str, Difference]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The outputs that differ by more than the tolerance, or are not finite."""
+        # "not <=" instead of ">", so that NaN fails.
+        return tuple(
+            k for k, found in self.differences.items() if not found.relative <= self.tolerance
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether all outputs agree within the tolerance."""
+        return not self.failed
+
+    def __str__(self) -> str:
+        rows = [("", "shape", "absolute", "relative")]
+        for name, found in self.differences.items():
+            numbers = (f"{found.absolute:.1e}", f"{found.relative:.1e}")
+            rows.append((name, str(list(found.shape)), *numbers))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{self.name} against {self.reference}: {self.weights}, "
+            f"images {list(self.input_shape)}",
+            *(
+                "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+                for row in rows
+            ),
+            f"the same: all within {self.tolerance:g} of the reference's largest value"
+            if self.ok
+            else f"different: {', '.join(self.failed)} by more than {self.tolerance:g} "
+            "of the reference's largest value",
+        ]
+        return "\n".join(lines)
+
+
+def verify(
+    name: str,
+    weights: bool | str | os.PathLike[str] | None = None,
+    *,
+    size: int = 96,
+    batch: int = 2,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Compares a model with timm's of the same name, on the same weights and images.
+
+    The weights reach the two by separate ways: timm loads them itself, with ``strict=True``.
+
+    Args:
+      name: of an architecture, ``"resnet50"``, or of pretrained weights, ``"resnet50.a1_in1k"``.
+      weights: what ``flaxzoo.models.get`` takes as ``pretrained``: a file, ``"hf:org/repo"``, True
+        for the default tag. By default those of the tag in ``name``, or else random ones, random
+        BatchNorm statistics included (``flaxzoo.weights.synthetic``).
+      size: height and width of the images, which are noise.
+      batch: number of images.
+      seed: of the images and of random weights.
+      tolerance: largest relative difference that passes.
+
+    Returns:
+      The differences after each stage, of the pooled features and of the logits. The report's
+      ``ok`` says whether all are within the tolerance.
+
+    Raises:
+      UnknownNameError: flaxzoo or timm has no such model.
+      MissingExtraError: timm or torch is not installed.
+      CheckpointError: the weights don't fit one of the two.
+      DownloadError: they can't be downloaded.
+      ShapeError: timm's model does not take images of this size.
+      ValueError: a number is out of range.
+
+    Example:
+      >>> report = verify("resnet50")  # doctest: +SKIP
+      >>> print(report)  # doctest: +SKIP
+    """
+    from flaxzoo import models
+    from flaxzoo.models.registry import facts
+    from flaxzoo.weights.names import to_reference
+    from flaxzoo.weights.pretrained import Weights, load_pretrained, read_weights
+
+    for label, value, least in (("size", size, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        check_size(label, value, minimum=least)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
+    model = models.get(name)
+    base, tag = model.spec.name, model.spec.tag
+    rules = facts(base)["reference"]
+    if rules is None:
+        raise UnknownNameError(
+            f"{base!r} is not one of timm's models: there is nothing to verify it against"
+        )
+    timm = import_timm()
+    if not timm.is_model(base):
+        raise UnknownNameError(f"timm {timm.__version__}, which is installed, has no {base!r}")
+    source = weights if weights is not None else tag is not None
+    if source is False:
+        reference = timm.create_model(base)
+        shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+        what = f"random weights (seed {seed})"
+        read = Weights(synthetic_tensors(shapes, seed), what, ours=False)
+        model = load_pretrained(model, read, fresh_head=False)
+    else:
+        model = models.get(name, pretrained=source)
+        read = read_weights(base, source, tag)
+        what = read.source
+        reference = timm.create_model(base, num_classes=model.module.head.num_classes)
+    tensors = read.tensors
+    if read.ours:
+        tensors = to_reference(tensors, rules)
+    load_reference(reference, tensors, source=what)
+    images = synthetic_images((batch, size, size, 3), seed)
+    return Report(
+        name=base,
+        reference=f"timm {timm.__version__}",
+        weights=what,
+        input_shape=images.shape,
+        tolerance=tolerance,
+        differences=compare(model, reference, images),
+    )
+
+
+def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
+    """Compares what a model and timm's compute from the same images, stage by stage.
+
+    For a pair that ``verify`` does not build: with other fields, or weights of your own.
+
+    Args:
+      model: a ``Classifier`` whose backbone has stages, with variables.
+      reference: timm's ``torch.nn.Module``, with the same weights.
+      images: ``[B, H, W, C]``, floating.
+
+    Returns:
+      The differences of the stages' maps in order, of ``features`` and of ``logits``.
+
+    Raises:
+      UninitializedError: the model has no variables.
+      ShapeError: timm's model does not take images of this size, or an output has another shape
+        than the reference's.
+    """
+    images = np.asarray(images, np.float32)
+    theirs = reference_outputs(reference, images)
+    ours = outputs(model, images)
+    if len(ours) != len(theirs):
+        raise ShapeError(f"the model has {len(ours) - 2} stages, its reference {len(theirs) - 2}")
+    return {
+        key: _difference(key, found, expected)
+        for (key, found), expected in zip(ours.items(), theirs, strict=True)
+    }
+
+
+def outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
+    """The stages' maps ``[B, H, W, C]`` in order, then ``features`` and ``logits``."""
+    if model.variables is None:
+        raise UninitializedError(f"model {model.spec.name!r} has no variables yet")
+    # Accelerators multiply float32 in fewer bits by default.
+    with jax.default_matmul_precision("highest"):
+        found = _outputs(model.module, model.variables, jnp.asarray(images))
+    return {key: np.asarray(value) for key, value in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(module: Any, variables: Any, images: jax.Array) -> OrderedDict[str, jax.Array]:
+    backbone, head = (
+        {name: tree[group] for name, tree in variables.items() if group in tree}
+        for group in ("backbone", "head")
+    )
+    found = apply_module(module.backbone.clone(feature_maps=True), backbone, images)
+    found = OrderedDict(found)
+    last = next(reversed(found.values()))
+    found["features"] = apply_module(module.head.clone(num_classes=0), head, last)
+    found["logits"] = apply_module(module.head, head, last)
+    return found
+
+
+def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
+    """What ``outputs`` gives, of timm's model, in inference mode."""
+    import torch
+
+    training = reference.training
+    reference.eval()
+    try:
+        with torch.no_grad():
+            x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+            last, maps = reference.forward_intermediates(x)
+            features = reference.forward_head(last, pre_logits=True)
+            found = [m.permute(0, 2, 3, 1) for m in maps] + [features, reference(x)]
+    except RuntimeError as error:
+        # Average anti-aliasing fails where a stage's input is odd.
+        raise ShapeError(
+            f"timm's model does not take images {list(images.shape)}: {str(error).strip()}"
+        ) from error
+    finally:
+        reference.train(training)
+    return [value.numpy() for value in found]
+
+
+def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
+    """Loads tensors into timm's model, all of them and nothing else.
+
+    Args:
+      reference: timm's model.
+      tensors: by the reference's names.
+      source: names them in messages.
+
+    Raises:
+      CheckpointError: they don't fit it; the first ten keys that differ are listed.
+    """
+    import torch
+
+    expected = {
+        key: value
+        for key, value in reference.state_dict().items()
+        # Files older than these counters lack them; torch starts them at 0.
+        if key in tensors or not key.endswith("num_batches_tracked")
+    }
+    compare_trees(expected, tensors, source=source, owner="timm's model")
+    state = {
+        # A copy: files may be mapped read-only, and in types that torch can't take from NumPy.
+        key: torch.from_numpy(np.array(v, None if v.dtype.kind in "iub" else np.float32))
+        for key, v in tensors.items()
+    }
+    reference.load_state_dict(state, strict=True)
+
+
+def import_timm() -> ModuleType:
+    """timm, also beside a torchvision that was built for another torch.
+
+    The operators of such a torchvision don't load, and its import stops at the first one that it
+    looks up. No classification model uses them: declaring their signatures is enough.
+
+    Raises:
+      MissingExtraError: timm, torch or torchvision is not installed.
+    """
+    for package in ("torch", "torchvision", "timm"):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            raise MissingExtraError(
+                f"verify compares with timm and needs {package}, which is not installed: "
+                "pip install timm"
+            ) from error
+        except RuntimeError as error:
+            if package != "torchvision" or "operator torchvision::" not in str(error):
+                raise
+            _declare_operators()
+            importlib.import_module(package)
+    return importlib.import_module("timm")
+
+
+def _declare_operators() -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    # The declarations live as long as this object does.
+    _KEPT.append(library)
+
+
+def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    if ours.shape != theirs.shape:
+        raise ShapeError(f"{name}: got {list(ours.shape)}, the reference {list(theirs.shape)}")
+    absolute = float(np.abs(ours - theirs).max())
+    largest = float(np.abs(theirs).max())
+    relative = absolute / largest if largest else (0.0 if absolute == 0 else float("inf"))
+    return Difference(ours.shape, absolute, relative)
