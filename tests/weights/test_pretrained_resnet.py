@@ -250,7 +250,7 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
         fz.models.get("resnet18", pretrained=absent, drop_rate=0.1)
     with pytest.raises(ValueError, match="num_classes must be an int of at least 0 or None"):
         fz.models.get("resnet18", pretrained=absent, num_classes=-1)
-    with pytest.raises(CheckpointError, match=r"absent.safetensors: no such"):
+    with pytest.raises(CheckpointError, match=r"absent.safetensors.: no such"):
         fz.models.get("resnet18", pretrained=absent)
 
 
