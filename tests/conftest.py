@@ -1,8 +1,13 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import flaxzoo as fz
+
+# The same examples in every run; --hypothesis-profile=default looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")
