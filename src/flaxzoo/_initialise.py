@@ -38,8 +38,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
     Returns:
       The variables, JAX arrays by collection.
     """
-    leaves, treedef = jax.tree.flatten(sample)
-    inputs = (treedef, tuple((x.shape, x.dtype) for x in leaves))
+    inputs = _hashable(sample)
     if _tracing(key):
         return _init_jit(module, key, inputs)
     with staged():
@@ -54,8 +53,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
 
 def variable_shapes(module: nn.Module, sample: Any) -> Any:
     """The variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, remembered for a while."""
-    leaves, treedef = jax.tree.flatten(sample)
-    inputs = (treedef, tuple((x.shape, x.dtype) for x in leaves))
+    inputs = _hashable(sample)
     return _variable_shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
 
 
@@ -99,6 +97,11 @@ def _tracing(*leaves: Any) -> bool:
     """Whether a transformation is under way, in which no value can be looked at."""
     # Under jit even what depends on no argument is traced.
     return any(isinstance(x, jax.core.Tracer) for x in (*leaves, jnp.zeros(())))
+
+
+def _hashable(sample: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(sample)
+    return treedef, tuple((x.shape, x.dtype) for x in leaves)
 
 
 def _init(module: nn.Module, key: Any, inputs: Any) -> Any:

@@ -260,6 +260,8 @@ class Model:
           ValueError: ``classes`` are not as many as a ``flaxzoo.models.Head`` has outputs.
         """
         self._require_classifier("replace_head")
+        if not isinstance(head, nn.Module):
+            raise TypeError(f"head must be a flax.linen.Module instance, got {head!r}")
         module = Classifier(backbone=self.module.backbone, head=head)
         named = None if classes is None else tuple(str(name) for name in classes)
         width = getattr(head, "num_classes", None)

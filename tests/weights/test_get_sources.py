@@ -285,3 +285,30 @@ def test_a_module_of_ones_own_is_saved_without_the_registry(tmp_path):
     plain.save(tmp_path)
     again = fz.Model.load(tmp_path, module=model.module)
     jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
+
+
+class OwnHead(nn.Module):
+    """A head whose last layer is not called fc."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="last")(x.mean((1, 2)))
+
+
+class OwnNet(nn.Module):
+    """A network that the registry has never heard of."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
+
+
+def test_modules_of_ones_own_come_back_from_a_directory(tmp_path):
+    small = fz.models.get(NAME, input_shape=SMALL).init()
+    net = fz.Model(OwnNet()).init(inputs=np.zeros((1, 4), np.float32))
+    for name, model in (("head", small.replace_head(OwnHead())), ("net", net)):
+        model.save_pretrained(tmp_path / name)
+        with pytest.raises(CheckpointError, match="pass the module"):
+            fz.Model.from_pretrained(tmp_path / name)
+        again = fz.Model.from_pretrained(tmp_path / name, module=model.module)
+        jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)

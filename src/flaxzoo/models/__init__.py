@@ -324,11 +324,7 @@ def info(name: str) -> ModelSpec:
 
     base, tag = _split(name)
     entry = catalog_entry(base, tag) if tag else {}
-    config = dict(entry.get("config", {}))
-    if "num_classes" in entry:
-        config["num_classes"] = entry["num_classes"]
-    shape = tuple(entry["input_shape"]) if "file" in entry else None
-    spec = _spec(base, config, shape, None, entry)
+    spec = _build(base, _Asked(None, None, None, None, {}), entry, None).spec
     if not tag and spec.tags:
         # Whoever asks for the pretrained model gets the default tag's.
         spec = dataclasses.replace(spec, licence=catalog_entry(base, None)["licence"])

@@ -143,8 +143,7 @@ def from_pretrained(
     """
     from flaxzoo import models
     from flaxzoo.model import Model
-    from flaxzoo.weights.pretrained import Weights, load_pretrained
-    from flaxzoo.weights.readers import read_tensors
+    from flaxzoo.weights.pretrained import load_pretrained, read_file
 
     config_path, weights, label = find(source, revision)
     config = read_json(config_path, label)
@@ -158,14 +157,13 @@ def from_pretrained(
                 "pass the module: from_pretrained(source, module=...)"
             )
         model = Model(models.module_of(spec) if module is None else module, None, spec)
-    tensors = read_tensors(weights)
-    flat = any(name.startswith("params/") for name in tensors)
-    if flat and model.spec.input_shape is None:
+    read = read_file(weights, label)
+    if read.ours and model.spec.input_shape is None:
         # Several inputs, as a module of one's own may have: there is nothing to compare with.
-        return model.with_variables(jax.tree.map(jnp.asarray, unflatten(tensors)))
+        return model.with_variables(jax.tree.map(jnp.asarray, unflatten(read.tensors)))
     # What a module of the registry finds wrong with its fields, the file is to blame for.
     with _naming(label) if module is None else contextlib.nullcontext():
-        return load_pretrained(model, Weights(tensors, label, ours=flat), fresh_head=False)
+        return load_pretrained(model, read, fresh_head=False)
 
 
 def push_to_hub(

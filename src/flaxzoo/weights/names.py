@@ -92,11 +92,10 @@ def from_reference(
         for name, tensor in tensors.items()
         if name in wanted or not any(fnmatch.fnmatchcase(name, g) for g in reference.ignored)
     }
-    for name in _stem_kernels(expected, names, reference):
-        shape = found[name].shape if name in found else ()
-        other = _differs_in_channels(shape, wanted[name].shape)
-        if other and (adapt or shape[1] == RGB):
-            found[name] = adapt_channels(found[name], wanted[name].shape[1])
+    for path in stem_kernels(expected, reference):
+        name = names[path]
+        if name in found:
+            found[name] = fit_channels(found[name], wanted[name].shape, any_number=adapt)
     compare(wanted, found, source=source, owner=owner)
     return {path: _from_layout(path, found[name]) for path, name in names.items()}
 
@@ -156,6 +155,31 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return wide.astype(kernel.dtype)
 
 
+def fit_channels(kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool) -> np.ndarray:
+    """A stem's kernel with the input channels of another shape, where it may be adapted.
+
+    Args:
+      kernel: ``[out, in, height, width]``.
+      shape: wanted, likewise.
+      any_number: whether a kernel of any number of channels is adapted, rather than only one for
+        RGB images.
+
+    Returns:
+      The kernel adapted, or as it is where it may not be or differs in more than its channels.
+    """
+    found = tuple(kernel.shape)
+    alike = len(found) == len(shape) == 4 and (found[0], *found[2:]) == (shape[0], *shape[2:])
+    if not alike or found[1] == shape[1] or not (any_number or found[1] == RGB):
+        return kernel
+    return adapt_channels(kernel, shape[1])
+
+
+def stem_kernels(expected: Mapping[str, Any], reference: Reference) -> list[str]:
+    """Our paths of the kernels that see the image's channels."""
+    paths = (f"params/backbone/{stem}/kernel" for stem in reference.stem)
+    return [path for path in paths if path in expected]
+
+
 class _Shaped:
     """A shape in the form that ``compare`` reads."""
 
@@ -182,15 +206,3 @@ def _to_layout(path: str, leaf: np.ndarray) -> np.ndarray:
     if _is_kernel(path):
         leaf = leaf.transpose(leaf.ndim - 1, leaf.ndim - 2, *range(leaf.ndim - 2))
     return np.require(leaf, requirements="C")
-
-
-def _stem_kernels(
-    expected: Mapping[str, Any], names: Mapping[str, str], reference: Reference
-) -> list[str]:
-    paths = [f"params/backbone/{stem}/kernel" for stem in reference.stem]
-    return [names[path] for path in paths if path in expected]
-
-
-def _differs_in_channels(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    same = (*found[:1], *found[2:]) == (*wanted[:1], *wanted[2:])
-    return len(found) == len(wanted) == 4 and same and found[1] != wanted[1]

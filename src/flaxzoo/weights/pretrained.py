@@ -13,17 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.errors import CheckpointError, closest
-from flaxzoo.weights import names as names_module
-from flaxzoo.weights.names import RGB, from_reference
+from flaxzoo.weights.names import fit_channels, from_reference, stem_kernels
+from flaxzoo.weights.sources import SOURCES
 from flaxzoo.weights.tags import catalog_entry, tags
 from flaxzoo.weights.trees import compare, flatten, unflatten
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
     from flaxzoo.models.registry import Reference
-
-# Packages whose own pretrained weights can be asked for by their name.
-PACKAGES = ("jax_resnet", "flaxmodels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ def read_weights(name: str, source: bool | str | os.PathLike[str], tag: str | No
     if source is True:
         return _read_catalogued(name, tag)
     text = os.fspath(source)  # type: ignore[arg-type]
-    if text in PACKAGES:
+    if text in SOURCES:
         from flaxzoo.weights import sources
 
         facts = {"preprocess": sources.preprocess(name, text), "classes": "imagenet1k"}
@@ -85,12 +82,12 @@ def read_weights(name: str, source: bool | str | os.PathLike[str], tag: str | No
         return _read_described(name, text if text.startswith("hf:") else str(path))
     if not text or not path.exists():
         raise CheckpointError(f"{text!r}: no such weight file{_advice(name, text)}")
-    return _read_file(path, text)
+    return read_file(path, text)
 
 
 def _advice(name: str, text: str) -> str:
     """What someone may have meant who asked for weights that are no file."""
-    near = closest(text, PACKAGES)
+    near = closest(text, SOURCES)
     if text in tags(name):
         return (
             f"; the tag is part of the name: flaxzoo.models.get('{name}.{text}', pretrained=True)"
@@ -127,35 +124,42 @@ def load_pretrained(
       CheckpointError: the weights are another model's; the first ten keys that differ are listed.
     """
     from flaxzoo.model import init_head
-    from flaxzoo.models.registry import facts
+    from flaxzoo.weights.timm_config import reference_of
 
+    reference = reference_of(model.spec.name)
     expected = flatten(model.shapes())
     head = [path for path in expected if path.split("/")[1] == "head"]
     if weights.ours:
         prefixes: tuple[str, ...] = ("params/head/", "batch_stats/head/")
+    elif reference is None:
+        raise CheckpointError(
+            f"{weights.source}: not written by flaxzoo: no tensor is named 'params/...' (it "
+            f"holds {', '.join(sorted(weights.tensors)[:3])}), and {model.spec.name!r} has no "
+            "reference checkpoints"
+        )
     else:
-        reference = facts(model.spec.name)["reference"]
-        if reference is None:
-            raise CheckpointError(
-                f"{weights.source}: not written by flaxzoo: no tensor is named 'params/...' (it "
-                f"holds {', '.join(sorted(weights.tensors)[:3])}), and {model.spec.name!r} has no "
-                "reference checkpoints"
-            )
         prefixes = tuple(f"{name}." for _, name in reference.head)
     given = {name for name in weights.tensors if name.startswith(prefixes)}
-    width = expected["params/head/fc/kernel"].shape[-1] if head else 0
-    theirs = weights.num_classes(None if weights.ours else reference)
-    other = theirs != width if theirs is not None else not given
+    # A head of one's own has no such layer, and is never exchanged.
+    kernel = expected.get("params/head/fc/kernel")
+    theirs = weights.num_classes(reference)
+    other = not given if theirs is None or kernel is None else theirs != kernel.shape[-1]
     tensors, wanted = weights.tensors, expected
     if not head or (fresh_head and other):
         tensors = {k: v for k, v in tensors.items() if k not in given}
         wanted = {k: v for k, v in expected.items() if k not in head}
     owner = f"{model.spec.name!r}"
     if weights.ours:
-        reference = facts(model.spec.name)["reference"]
-        tensors = _with_channels(tensors, wanted, reference, adapt_channels)
+        tensors = dict(tensors)
+        for path in stem_kernels(wanted, reference) if reference else ():
+            if path in tensors and np.ndim(tensors[path]) == 4:
+                stem = np.asarray(tensors[path]).transpose(3, 2, 0, 1)
+                height, width, channels, features = wanted[path].shape
+                shape = (features, channels, height, width)
+                stem = fit_channels(stem, shape, any_number=adapt_channels)
+                tensors[path] = stem.transpose(2, 3, 1, 0)
         compare(wanted, tensors, source=weights.source, owner=owner)
-    else:
+    elif reference is not None:
         tensors = from_reference(
             wanted, tensors, reference, source=weights.source, owner=owner, adapt=adapt_channels
         )
@@ -167,33 +171,15 @@ def load_pretrained(
     return dataclasses.replace(model, variables=unflatten({k: flat[k] for k in expected}))
 
 
-def _with_channels(
-    tensors: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    reference: Reference | None,
-    adapt: bool,
-) -> Mapping[str, Any]:
-    """The tensors, the first convolution's kernel adapted to the images' channels."""
-    for stem in reference.stem if reference else ():
-        path = f"params/backbone/{stem}/kernel"
-        if path in wanted and path in tensors:
-            kernel, shape = np.asarray(tensors[path]), wanted[path].shape
-            other = kernel.ndim == 4 and kernel.shape[2] != shape[2]
-            if other and (adapt or kernel.shape[2] == RGB):
-                kernel = names_module.adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2])
-                tensors = {**tensors, path: kernel.transpose(2, 3, 1, 0)}
-    return tensors
-
-
 def _read_catalogued(name: str, tag: str | None) -> Weights:
     entry = catalog_entry(name, tag)
     if "file" in entry:
         with resources.as_file(resources.files("flaxzoo.weights") / entry["file"]) as path:
-            return dataclasses.replace(_read_file(path, str(path)), facts=entry)
+            return dataclasses.replace(read_file(path, str(path)), facts=entry)
     from flaxzoo.weights import hub
 
     path = hub.download(entry["hub"])
-    return dataclasses.replace(_read_file(path, f"{entry['hub']} ({path})"), facts=entry)
+    return dataclasses.replace(read_file(path, f"{entry['hub']} ({path})"), facts=entry)
 
 
 def _read_described(name: str, source: str) -> Weights:
@@ -218,10 +204,11 @@ def _read_described(name: str, source: str) -> Weights:
         preprocess = dataclasses.asdict(spec.preprocess)
         preprocess.pop("input_shape")
         facts["preprocess"] = preprocess
-    return dataclasses.replace(_read_file(weights, label), facts=facts)
+    return dataclasses.replace(read_file(weights, label), facts=facts)
 
 
-def _read_file(path: Path, source: str) -> Weights:
+def read_file(path: Path, source: str) -> Weights:
+    """The tensors of a file or directory, whose names say whether they are ours."""
     from flaxzoo.weights.readers import read_tensors
 
     tensors = read_tensors(path)
