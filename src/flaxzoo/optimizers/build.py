@@ -12,6 +12,7 @@ import optax
 from flaxzoo import schedules
 from flaxzoo.errors import UnknownArgumentError, did_you_mean
 from flaxzoo.optimizers import catalog, decay
+from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.config import NotJsonableError, freeze, jsonable, tuples
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
 from flaxzoo.optimizers.recipes import transformation
@@ -23,6 +24,7 @@ COMMON = (
     "weight_decay",
     "weight_decay_mask",
     "accumulate_steps",
+    "ema_decay",
     "total_steps",
     "schedule_options",
 )
@@ -42,6 +44,7 @@ def get(
     weight_decay: float | None = None,
     weight_decay_mask: Any = None,
     accumulate_steps: int = 1,
+    ema_decay: float | None = None,
     total_steps: int | None = None,
     schedule_options: Mapping[str, Any] | None = None,
     **own: Any,
@@ -60,6 +63,8 @@ def get(
         function from parameters to it: True where weight decay applies. None is
         ``optimizers.decay_mask``: everything but biases and norm parameters.
       accumulate_steps: average the gradients of so many calls and update on the last one.
+      ema_decay: keep an exponential moving average of the parameters, which ``eval_params`` (and
+        with it evaluation, prediction and ``Trainer.model``) then uses; see ``average``.
       total_steps: calls of ``update`` in the whole run, for schedules that need to know. The
         schedule gets ``total_steps // accumulate_steps``, as it counts updates. Ignored where
         nothing needs it.
@@ -85,6 +90,7 @@ def get(
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         accumulate_steps=accumulate_steps,
+        ema_decay=ema_decay,
         total_steps=total_steps,
         schedule_options=schedule_options,
         own=own,
@@ -101,7 +107,7 @@ def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) ->
       needs: what a transformation of the user's own must be given besides gradients; see
         ``Optimizer.needs``. Registered optimizers know theirs.
       **options: as in ``get``. A built transformation takes ``clip_norm``, ``weight_decay``,
-        ``weight_decay_mask`` and ``accumulate_steps``; its learning rate is inside it.
+        ``weight_decay_mask``, ``accumulate_steps`` and ``ema_decay``; its learning rate is inside it.
 
     Returns:
       An ``Optimizer``; ``value`` itself if it is one and there are no options.
@@ -187,6 +193,7 @@ def _build(
     weight_decay: Any,
     weight_decay_mask: Any,
     accumulate_steps: Any,
+    ema_decay: Any,
     total_steps: Any,
     schedule_options: Mapping[str, Any] | None,
     own: dict[str, Any],
@@ -199,9 +206,10 @@ def _build(
     weight_decay = _alias(recipe.decay_keyword, "weight_decay", weight_decay, own)
     weight_decay_mask = _alias(recipe.mask_keyword, "weight_decay_mask", weight_decay_mask, own)
     _check_own(recipe, own)
-    clip_norm, weight_decay, accumulate_steps = _check_common(
-        clip_norm, weight_decay, accumulate_steps
+    clip_norm, weight_decay, accumulate_steps, ema_decay = _check_common(
+        clip_norm, weight_decay, accumulate_steps, ema_decay
     )
+    _check_average(recipe.name, ema_decay)
     if recipe.rate_keyword is None and learning_rate is not None:
         raise UnknownArgumentError(f"optimizer {recipe.name!r} does not take 'learning_rate'")
     rate = _rate(recipe, learning_rate, schedule_options, total_steps, accumulate_steps)
@@ -218,6 +226,7 @@ def _build(
             "weight_decay": weight_decay,
             "weight_decay_mask": weight_decay_mask,
             "accumulate_steps": accumulate_steps,
+            "ema_decay": ema_decay,
             **own,
         }
         return _finish(
@@ -227,6 +236,7 @@ def _build(
             strict=named,
             clip_norm=clip_norm,
             accumulate_steps=accumulate_steps,
+            ema_decay=ema_decay,
             learning_rate=None if recipe.rate_keyword is None else schedules.as_schedule(rate),
             config=_config(recipe.name, rate, options) if named else None,
         )
@@ -239,6 +249,7 @@ def _build(
         weight_decay,
         weight_decay_mask,
         accumulate_steps,
+        ema_decay,
         needs,
         own,
     )
@@ -248,7 +259,7 @@ def _build(
 def _wrap(
     tx: optax.GradientTransformation, needs: frozenset[str], options: dict[str, Any]
 ) -> Optimizer:
-    takes = ("clip_norm", "weight_decay", "weight_decay_mask", "accumulate_steps")
+    takes = ("clip_norm", "weight_decay", "weight_decay_mask", "accumulate_steps", "ema_decay")
     options = {key: value for key, value in options.items() if value is not None}
     options.pop("total_steps", None)  # loops pass it always; there is no schedule to tell
     unknown = [key for key in options if key not in takes]
@@ -258,12 +269,16 @@ def _wrap(
             f"learning rate and other options are inside it. It takes: {', '.join(takes)}. To "
             "set more, pass a name or a factory"
         )
-    clip_norm, weight_decay, steps = _check_common(
-        options.get("clip_norm"), options.get("weight_decay"), options.get("accumulate_steps", 1)
+    clip_norm, weight_decay, steps, ema_decay = _check_common(
+        options.get("clip_norm"),
+        options.get("weight_decay"),
+        options.get("accumulate_steps", 1),
+        options.get("ema_decay"),
     )
     name, rate = "custom", None
     if isinstance(tx, Optimizer):
-        if clip_norm is None and weight_decay is None and steps == 1 and needs <= tx.needs:
+        given = (clip_norm, weight_decay, ema_decay)
+        if given == (None, None, None) and steps == 1 and needs <= tx.needs:
             return tx
         needs, name, rate = needs | tx.needs, tx.name, tx.learning_rate
         if steps > 1 and tx.accumulate_steps > 1:
@@ -271,6 +286,7 @@ def _wrap(
                 f"accumulate_steps: optimizer {name!r} accumulates over {tx.accumulate_steps} "
                 "steps already"
             )
+    _check_average(name, ema_decay)
     if "per_example_gradients" in needs:
         _check_private(name, clip_norm, steps)
         if weight_decay is not None:
@@ -286,12 +302,13 @@ def _wrap(
             strict=False,
             clip_norm=clip_norm,
             accumulate_steps=steps,
+            ema_decay=ema_decay,
             inner_steps=tx.accumulate_steps if isinstance(tx, Optimizer) else 1,
             learning_rate=rate,
             config=None,
         )
 
-    return _remembered(("wrap", tx, needs, clip_norm, weight_decay, mask, steps), make)
+    return _remembered(("wrap", tx, needs, clip_norm, weight_decay, mask, steps, ema_decay), make)
 
 
 def _finish(
@@ -302,12 +319,15 @@ def _finish(
     strict: bool,
     clip_norm: float | None,
     accumulate_steps: int,
+    ema_decay: float | None,
     learning_rate: Callable[[Any], Any] | None,
     config: dict[str, Any] | None,
     inner_steps: int = 1,
 ) -> Optimizer:
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if ema_decay is not None:
+        tx = average(tx, ema_decay)
     if accumulate_steps > 1:
         tx = accumulate(tx, accumulate_steps, mean_value="value_fn" not in needs)
     return Optimizer(
@@ -350,13 +370,21 @@ def _check_own(recipe: catalog.Recipe, own: Mapping[str, Any]) -> None:
 
 
 def _check_common(
-    clip_norm: Any, weight_decay: Any, accumulate_steps: Any
-) -> tuple[float | None, float | None, int]:
+    clip_norm: Any, weight_decay: Any, accumulate_steps: Any, ema_decay: Any
+) -> tuple[float | None, float | None, int, float | None]:
     return (
         None if clip_norm is None else checks.positive("clip_norm", clip_norm),
         None if weight_decay is None else checks.rate("weight_decay", weight_decay),
         checks.steps("accumulate_steps", accumulate_steps, least=1),
+        None if ema_decay is None else checks.fraction("ema_decay", ema_decay),
     )
+
+
+def _check_average(name: str, ema_decay: float | None) -> None:
+    if ema_decay is not None and name.startswith("schedule_free"):
+        raise ValueError(
+            f"ema_decay does not go with {name!r}, which evaluates at an average of its own"
+        )
 
 
 def _check_private(name: str, clip_norm: Any, accumulate_steps: int) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.optimizers.averaging import AverageState
 
 NEEDS = frozenset({"value", "value_fn", "obj_fn", "per_example_gradients"})
 
@@ -247,25 +248,32 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     """The parameters to evaluate and predict with.
 
     Schedule-free optimizers train at one point and evaluate at another, the running average of
-    the iterates; this finds their state wherever it sits (in a chain, under gradient
-    accumulation, in a group of ``partition``) and returns the average. For every other
-    optimizer it returns ``params``. It may be called inside ``jax.jit``.
+    the iterates, and ``ema_decay`` keeps a moving average; this finds their state wherever it
+    sits (in a chain, under gradient accumulation, in a group of ``partition``) and returns the
+    average. For every other optimizer it returns ``params``. It may be called inside ``jax.jit``.
 
     Args:
       opt_state: state of the optimizer.
       params: parameters that are being trained.
 
     Returns:
-      A tree like ``params``; leaves that the schedule-free optimizer does not train are the
-      given ones.
+      A tree like ``params``; leaves that such an optimizer does not train are the given ones.
 
     Source: Defazio et al., The Road Less Scheduled (https://arxiv.org/abs/2405.15682).
     """
 
     def found(node: Any) -> bool:
-        return isinstance(node, optax.contrib.ScheduleFreeState)
+        return isinstance(node, optax.contrib.ScheduleFreeState | AverageState)
 
     for state in filter(found, jax.tree.leaves(opt_state, is_leaf=found)):
+        if isinstance(state, AverageState):
+            params = jax.tree.map(
+                lambda mean, y: y if is_masked(mean) else mean.astype(y.dtype),
+                state.mean,
+                params,
+                is_leaf=is_masked,
+            )
+            continue
         # y = b1 x + (1 - b1) z, where y is what trains and x is the average.
         params = jax.tree.map(
             lambda z, y, b1=state.b1: (

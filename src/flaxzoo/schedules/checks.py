@@ -36,6 +36,19 @@ def rate(label: str, value: Any) -> float:
     return result
 
 
+def fraction(label: str, value: Any) -> float:
+    """``value`` as a float in [0, 1).
+
+    Raises:
+      TypeError: it is not a number.
+      ValueError: it is out of range.
+    """
+    result = number(label, value)
+    if not 0 <= result < 1:
+        raise ValueError(f"{label} must be in [0, 1), got {result}")
+    return result
+
+
 def positive(label: str, value: Any) -> float:
     """``value`` as a finite float above zero.
 
