@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,12 +14,34 @@ from flaxzoo.errors import DataError
 from flaxzoo.training.batches import Batch, as_batch, batch_size
 
 
+@runtime_checkable
+class EpochData(Protocol):
+    """A data set that knows its epochs: what resumes in mid-epoch without reading what is past.
+
+    Attributes:
+      num_examples: in an epoch.
+      batch_size: examples in every batch but the last, which may be shorter unless there is a
+        true ``drop_last``.
+    """
+
+    num_examples: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Any]:
+        """The batches of an epoch from number ``start_batch`` on, the same at every call."""
+
+
 class Feed:
     """Batches of one data set, epoch by epoch.
 
     Args:
       data: arrays (``(inputs, targets)``, ``(inputs, targets, weight)``, a mapping of arrays, or
-        inputs alone for reconstruction); or any iterable of batches (a torch DataLoader,
+        inputs alone for reconstruction), or what holds such as its ``arrays``; or a data set
+        that gives the batches of each epoch from any one on (``flaxzoo.data.ArrayDataset``,
+        ``ImageFolder``: see ``EpochData``); or any iterable of batches (a torch DataLoader,
         ``as_numpy_iterator()``, Grain, a list); or a function that returns such an iterable,
         called once per epoch.
       batch_size: examples per batch, for arrays only.
@@ -52,14 +74,16 @@ class Feed:
         self.checked = False
         self.pad = True
         self._limit = steps_per_epoch
-        self._arrays: ArrayDataset | None = None
+        self._dataset: EpochData | None = None
         self._factory: Callable[[], Iterable[Any]] | None = None
         self._iterator: Iterator[Any] | None = None
         self._batch_size: int | None = None
-        if isinstance(data, ArrayDataset):
-            self._arrays = data
+        if not isinstance(data, EpochData) and _is_arrays(getattr(data, "arrays", None)):
+            data = data.arrays
+        if isinstance(data, EpochData):
+            self._dataset = data
         elif _is_arrays(data):
-            self._arrays = ArrayDataset(
+            self._dataset = ArrayDataset(
                 as_batch(data), batch_size, shuffle=shuffle, seed=seed, drop_last=False
             )
         elif callable(data) and not hasattr(data, "__iter__"):
@@ -73,27 +97,27 @@ class Feed:
                 f"{name} must be arrays (inputs, targets), an iterable of batches or a function "
                 f"that returns one, got {type(data).__name__}"
             )
-        if self._arrays is not None:
-            self._batch_size = self._arrays.batch_size
         # Whole batches need no weights; where a short one may come, all of them get weights, so
         # that they are of one structure and the step compiles once.
-        self._whole = self._arrays is not None and (
-            self._arrays.drop_last or self._arrays.num_examples % self._arrays.batch_size == 0
-        )
+        self._whole = False
+        if self._dataset is not None:
+            self._batch_size = self._dataset.batch_size
+            rest = self._dataset.num_examples % self._batch_size
+            self._whole = getattr(self._dataset, "drop_last", False) or rest == 0
         self._position = 0
 
     @property
     def arrays(self) -> Any | None:
         """The whole data where it is in memory, else None."""
-        return None if self._arrays is None else self._arrays.arrays
+        return self._dataset.arrays if isinstance(self._dataset, ArrayDataset) else None
 
     @property
     def steps_per_epoch(self) -> int | None:
         """Number of batches in an epoch, or None where only the end will tell."""
         if self._limit is not None:
             return self._limit
-        if self._arrays is not None:
-            return len(self._arrays)
+        if self._dataset is not None:
+            return len(self._dataset)
         data: Any = self._factory() if self._factory is not None else None
         try:
             return len(data) if data is not None and hasattr(data, "__len__") else None
@@ -132,16 +156,16 @@ class Feed:
                 raise DataError(f"{self.name} is empty: it gave no batch")
 
     def _raw(self, epoch: int, start: int) -> Iterator[Any]:
-        if self._arrays is not None:
-            total = len(self._arrays)
+        if self._dataset is not None:
+            total = len(self._dataset)
             if self._limit is None:
-                yield from self._arrays.epoch(epoch, start_batch=start)
+                yield from self._dataset.epoch(epoch, start_batch=start)
                 return
             # Epochs of another length than the data's run on through its own epochs.
             done = epoch * self._limit + start
             for position in range(done, (epoch + 1) * self._limit):
                 if position == done or position % total == 0:
-                    batches = self._arrays.epoch(position // total, start_batch=position % total)
+                    batches = self._dataset.epoch(position // total, start_batch=position % total)
                 yield next(batches)
             return
         if self._iterator is not None:
