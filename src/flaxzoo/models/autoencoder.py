@@ -42,7 +42,7 @@ def _check(name: str, x: Array, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class _Dense(nn.Module):
-    """Dense layers; the activation is applied after all but the last."""
+    """Dense layers ``start`` to ``stop``; each but the first of all begins with the activation."""
 
     features: Sequence[int]
     activation: Activation
@@ -50,9 +50,9 @@ class _Dense(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
         activation = as_activation(self.activation)
-        for i, width in enumerate(self.features):
+        for i, width in list(enumerate(self.features))[start:stop]:
             x = activation(x) if i else x
             x = nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=f"layers_{i}")(
                 x
@@ -86,15 +86,72 @@ class AutoEncoder(nn.Module):
 
     def setup(self) -> None:
         """Builds both halves."""
+        common = (self.activation, self.dtype, self.param_dtype)
+        encoder, decoder = self._widths()
+        self.encoder = _Dense(encoder, *common)
+        self.decoder = _Dense(decoder, *common)
+
+    @nn.nowrap
+    def _widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the layers of both halves; raises ValueError for what a field does not take."""
         check_widths("input_shape", self.input_shape)
         check_widths("encoder_features", self.encoder_features)
         hidden = self.decoder_features
         if hidden is None:
             hidden = tuple(self.encoder_features[:-1])[::-1]
         check_widths("decoder_features", hidden, allow_empty=True)
-        common = (self.activation, self.dtype, self.param_dtype)
-        self.encoder = _Dense(tuple(self.encoder_features), *common)
-        self.decoder = _Dense((*hidden, math.prod(self.input_shape)), *common)
+        return tuple(self.encoder_features), (*hidden, math.prod(self.input_shape))
+
+    @nn.nowrap
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Of one example before the first stage and after each."""
+        encoder, decoder = self._widths()
+        image = tuple(self.input_shape)
+        return [image, *((width,) for width in (*encoder, *decoder[:-1])), image]
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The layers, ``encoder_0`` and so on, then ``decoder_0`` and so on.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        halves = zip(("encoder", "decoder"), self._widths(), strict=True)
+        return {
+            f"{half}_{i}": (f"{half}/layers_{i}",)
+            for half, widths in halves
+            for i in range(len(widths))
+        }
+
+    def run_stages(
+        self, x: Array, start: int = 0, stop: int | None = None, *, train: bool = False
+    ) -> Array:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: [..., *example], or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: makes no difference.
+
+        Raises:
+          ShapeError: ``x`` does not end in the shape of an example at this point.
+        """
+        del train
+        x = jnp.asarray(x)
+        shapes = self._shapes()
+        stop = len(shapes) - 1 if stop is None else stop
+        batch = _check("x", x, shapes[start])
+        half = len(self.encoder_features)
+        if not start:
+            x = x.reshape(*batch, math.prod(self.input_shape))
+        if start < half:
+            x = self.encoder(x, start, stop)
+        if stop > half:
+            x = self.decoder(x, max(start - half, 0), stop - half)
+        if stop == len(shapes) - 1:
+            x = _output(self.output)(x.reshape(*batch, *self.input_shape))
+        return x
 
     def encode(self, x: Array, *, train: bool = False) -> Array:
         """Latent vectors [..., latent] of examples [..., *input_shape].
@@ -134,14 +191,14 @@ class _ConvEncoder(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for i, width in enumerate(self.features):
+        for i, width in list(enumerate(self.features))[start:stop]:
             x = activation(x) if i else x
             size = (self.kernel_size, self.kernel_size)
             x = nn.Conv(width, size, strides=2, padding="SAME", name=f"stages_{i}", **dtypes)(x)
-        if self.latent_dim is None:
+        if self.latent_dim is None or (stop is not None and stop <= len(self.features)):
             return x
         x = activation(x).reshape(x.shape[0], -1)
         return nn.Dense(self.latent_dim, name="latent", **dtypes)(x)
@@ -157,13 +214,17 @@ class _ConvDecoder(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if self.from_vector:
+        # The number of the first convolution among the stages.
+        first = int(self.from_vector)
+        if self.from_vector and not start:
             x = nn.Dense(math.prod(self.shapes[0]), name="latent", **dtypes)(x)
             x = activation(x.reshape(-1, *self.shapes[0]))
-        for i, (height, width, channels) in enumerate(self.shapes[1:]):
+        stop = first + len(self.shapes) - 1 if stop is None else stop
+        run = list(enumerate(self.shapes[1:]))[max(start - first, 0) : max(stop - first, 0)]
+        for i, (height, width, channels) in run:
             x = activation(x) if i else x
             size = (self.kernel_size, self.kernel_size)
             x = nn.ConvTranspose(
@@ -219,6 +280,18 @@ class ConvAutoEncoder(nn.Module):
 
     def setup(self) -> None:
         """Builds both halves."""
+        self._check_fields()
+        common = (self.activation, self.dtype, self.param_dtype)
+        self.encoder = _ConvEncoder(
+            tuple(self.features), self.kernel_size, self.latent_dim, *common
+        )
+        self.decoder = _ConvDecoder(
+            self.stage_shapes[::-1], self.kernel_size, self.latent_dim is not None, *common
+        )
+
+    @nn.nowrap
+    def _check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
         check_widths("input_shape", self.input_shape)
         check_widths("features", self.features)
         check_size("kernel_size", self.kernel_size)
@@ -227,13 +300,61 @@ class ConvAutoEncoder(nn.Module):
             raise ShapeError(
                 f"input_shape must be (height, width, channels), got {tuple(self.input_shape)}"
             )
-        common = (self.activation, self.dtype, self.param_dtype)
-        self.encoder = _ConvEncoder(
-            tuple(self.features), self.kernel_size, self.latent_dim, *common
-        )
-        self.decoder = _ConvDecoder(
-            self.stage_shapes[::-1], self.kernel_size, self.latent_dim is not None, *common
-        )
+
+    @nn.nowrap
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Of one example before the first stage and after each."""
+        down = list(self.stage_shapes)
+        latent = [] if self.latent_dim is None else [(self.latent_dim,), down[-1]]
+        return [*down, *latent, *down[-2::-1]]
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """``encoder_0`` and so on, then ``decoder_0`` and so on.
+
+        With ``latent_dim`` there are ``encoder_latent`` and ``decoder_latent`` in between.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        self._check_fields()
+        convs = range(len(self.features))
+        latent = [] if self.latent_dim is None else ["latent"]
+        encoder, decoder = [*convs, *latent], [*latent, *convs]
+        names = [("encoder", part) for part in encoder] + [("decoder", part) for part in decoder]
+        return {
+            f"{half}_{part}": (f"{half}/{part}" if part == "latent" else f"{half}/stages_{part}",)
+            for half, part in names
+        }
+
+    def run_stages(
+        self, x: Array, start: int = 0, stop: int | None = None, *, train: bool = False
+    ) -> Array:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: [..., *example], or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: makes no difference.
+
+        Raises:
+          ShapeError: ``x`` does not end in the shape of an example at this point.
+        """
+        del train
+        x = jnp.asarray(x)
+        shapes = self._shapes()
+        stop = len(shapes) - 1 if stop is None else stop
+        batch = _check("x", x, shapes[start])
+        half = len(self.features) + (self.latent_dim is not None)
+        x = x.reshape(math.prod(batch), *shapes[start])
+        if start < half:
+            x = self.encoder(x, start, stop)
+        if stop > half:
+            x = self.decoder(x, max(start - half, 0), stop - half)
+        if stop == len(shapes) - 1:
+            x = _output(self.output)(x)
+        return x.reshape(*batch, *shapes[stop])
 
     def encode(self, x: Array, *, train: bool = False) -> Array:
         """Latents [..., *latent_shape] of images [..., H, W, C].

@@ -53,7 +53,23 @@ class CNN(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    @nn.compact
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The layers, ``conv_0`` to ``fc``, and the submodules of each.
+
+        A stage ends with the pooling; the first dense one begins with flattening the maps.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        self._check_fields()
+        found = {
+            f"conv_{i}": (f"conv_{i}", f"norm_{i}")[: 1 + self.batch_norm]
+            for i in range(len(self.features))
+        }
+        dense = [f"dense_{i}" for i in range(len(self.hidden))]
+        return found | {name: (name,) for name in (*dense, *["fc"] * bool(self.num_classes))}
+
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Computes logits.
 
@@ -69,35 +85,66 @@ class CNN(nn.Module):
           ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a
             rate outside [0, 1).
         """
+        return self.run_stages(x, train=train)
+
+    @nn.compact
+    def run_stages(
+        self, x: jax.Array, start: int = 0, stop: int | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: images, or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: as for a call.
+
+        Raises:
+          ShapeError: ``x`` is too small for the pooling, or no maps where these are taken.
+          ValueError: a field holds what it does not take.
+        """
         pooling = self._check_fields()
-        if x.ndim != 4:
-            raise ShapeError(f"images must have shape [B, H, W, C], got {list(x.shape)}")
-        shrink = 2 ** len(self.features) if pooling else 1
-        if min(x.shape[1:3]) < shrink:
-            raise ShapeError(
-                f"images must be at least {shrink} x {shrink} for {len(self.features)} poolings, "
-                f"got {list(x.shape)}"
-            )
+        names = list(self.stages())
+        convs = len(self.features)
+        stop = len(names) if stop is None else stop
+        if not start or start < convs:
+            what = "maps" if start else "images"
+            self._check_images(what, x, max(min(stop, convs) - start, 0), pooling)
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         size = self.kernel_size
         kernel = tuple(size) if isinstance(size, Sequence) else (size, size)
-        for i, width in enumerate(self.features):
+        for i, width in list(enumerate(self.features))[start:stop]:
             x = nn.Conv(width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = _pool(activation(x), pooling)
-        x = x.reshape(x.shape[0], -1)
-        for i, width in enumerate(self.hidden):
+        if stop > convs or stop == len(names):
+            x = x.reshape(x.shape[0], -1)
+        for i, name in enumerate(names[convs:]):
+            if not start <= convs + i < stop:
+                continue
             if self.dropout:
-                x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = activation(nn.Dense(width, name=f"dense_{i}", **dtypes)(x))
-        if self.num_classes == 0:
-            return x
-        if self.dropout:
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return nn.Dense(self.num_classes, name="fc", **dtypes)(x)
+                # Named, so that a slice draws what the whole network does.
+                x = nn.Dropout(self.dropout, name=f"Dropout_{i}")(x, deterministic=not train)
+            if name == "fc":
+                return nn.Dense(self.num_classes, name=name, **dtypes)(x)
+            x = activation(nn.Dense(self.hidden[i], name=name, **dtypes)(x))
+        return x
 
+    @nn.nowrap
+    def _check_images(self, what: str, x: jax.Array, convs: int, pooling: str | None) -> None:
+        """Raises ShapeError for images that so many convolutions and poolings can't take."""
+        if x.ndim != 4:
+            raise ShapeError(f"{what} must have shape [B, H, W, C], got {list(x.shape)}")
+        shrink = 2**convs if pooling else 1
+        if min(x.shape[1:3]) < shrink:
+            raise ShapeError(
+                f"{what} must be at least {shrink} x {shrink} for {convs} poolings, "
+                f"got {list(x.shape)}"
+            )
+
+    @nn.nowrap
     def _check_fields(self) -> str | None:
         """Raises ValueError for what a field does not take; returns the kind of pooling."""
         check_size("num_classes", self.num_classes, minimum=0)

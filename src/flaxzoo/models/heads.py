@@ -85,7 +85,10 @@ class Head(nn.Module):
 
 
 class Identity(nn.Module):
-    """Returns what it gets: the head of a ``Classifier`` that is asked for feature maps."""
+    """Returns what it gets: stands for the half that a ``Classifier`` lacks.
+
+    That is the head of one that is asked for feature maps, and what ``slice_model`` cuts off.
+    """
 
     @nn.compact
     def __call__(self, x: Any) -> Any:

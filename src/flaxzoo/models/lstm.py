@@ -84,7 +84,23 @@ class LSTM(nn.Module):
         dtype = self.param_dtype if self.dtype is None else self.dtype
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
-    @nn.compact
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The embedding if there is one, the layers, the linear layer if there is one.
+
+        Pooling belongs to the last layer.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        self._check_fields()
+        found: dict[str, tuple[str, ...]] = {}
+        if self.vocab_size is not None:
+            found["embedding"] = ("embedding",)
+        for n in range(self.num_layers):
+            found[f"l{n}"] = (f"l{n}", f"l{n}_reverse")[: self.num_directions]
+        return found | ({"head": ("head",)} if self.num_classes else {})
+
     def __call__(
         self,
         inputs: Any,
@@ -124,21 +140,64 @@ class LSTM(nn.Module):
           ValueError: a field holds what it does not take: an unknown pooling, a size below 1, or a
             rate outside [0, 1).
         """
+        return self.run_stages(
+            inputs, lengths=lengths, mask=mask, carry=carry, return_carry=return_carry, train=train
+        )
+
+    @nn.compact
+    def run_stages(
+        self,
+        inputs: Any,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        carry: Carry | None = None,
+        return_carry: bool = False,
+        train: bool = False,
+    ) -> Any:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          inputs: as for a call, or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          lengths: as for a call.
+          mask: as for a call.
+          carry: as for a call, of the layers in the range.
+          return_carry: also return that.
+          train: as for a call.
+
+        Returns:
+          As a call. Before the last layer of all, where steps are masked, a mapping with ``inputs``
+          and ``mask``, which the next range takes.
+
+        Raises:
+          ShapeError, DataError, UnknownNameError, ValueError: as a call does.
+        """
+        names = list(self.stages())[start:stop]
+        layers = [n for n in range(self.num_layers) if f"l{n}" in names]
         inputs, lengths, mask = _unpack(inputs, lengths, mask)
-        self._check_fields()
-        x, valid = self._embed(*self._check_inputs(jnp.asarray(inputs), lengths, mask))
+        x, valid = jnp.asarray(inputs), None
+        if names != ["head"]:
+            x, valid = self._check_inputs(x, lengths, mask, ids="embedding" in names)
+            x, valid = self._embed(x, valid, ids="embedding" in names)
         batch = x.shape[0]
         if carry is not None:
-            _check_carry(carry, self.initialize_carry(batch)[0].shape)
+            shape = (len(layers) * self.num_directions, batch, self.hidden_size)
+            _check_carry(carry, shape)
 
         last: list[Carry] = []
-        for layer in range(self.num_layers):
+        for layer in layers:
             if layer and self.dropout:
-                x = nn.Dropout(self.dropout)(x, deterministic=not train)
+                # Named, so that a slice draws what the whole network does.
+                drop = nn.Dropout(self.dropout, name=f"Dropout_{layer - 1}")
+                x = drop(x, deterministic=not train)
             outputs = []
             for direction in range(self.num_directions):
                 index = len(last)
-                start = None if carry is None else (carry[0][index], carry[1][index])
+                state = None if carry is None else (carry[0][index], carry[1][index])
                 y, state = LSTMLayer(
                     self.hidden_size,
                     reverse=direction == 1,
@@ -149,23 +208,40 @@ class LSTM(nn.Module):
                     dtype=self.dtype,
                     param_dtype=self.param_dtype,
                     name=f"l{layer}" + "_reverse" * direction,
-                )(x, start, valid)
+                )(x, state, valid)
                 outputs.append(y)
                 last.append(state)
             x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
 
+        if layers and layers[-1] == self.num_layers - 1:
+            x = self._pooled(x, valid, last)
+        elif valid is not None:
+            # The form in which inputs carry their mask.
+            masked = {"inputs": x, "mask": valid}
+            return (masked, self._stacked(last, batch)) if return_carry else masked
+        if "head" in names:
+            x = nn.Dense(
+                self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head"
+            )(x)
+        return (x, self._stacked(last, batch)) if return_carry else x
+
+    @nn.nowrap
+    def _stacked(self, last: list[Carry], batch: int) -> Carry:
+        """The layers' states in one array each; a range may have no layer."""
+        if not last:
+            h, c = self.initialize_carry(batch)
+            return h[:0], c[:0]
+        return jnp.stack([h for h, _ in last]), jnp.stack([c for _, c in last])
+
+    @nn.nowrap
+    def _pooled(self, x: Array, valid: Array | None, last: list[Carry]) -> Array:
         if self.pooling == "last":
             x = jnp.concatenate([h for h, _ in last[-self.num_directions :]], axis=-1)
         elif self.pooling in POOLINGS:
             x = _pool(x, valid, self.pooling)
-        if self.num_classes:
-            x = nn.Dense(
-                self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head"
-            )(x)
-        if not return_carry:
-            return x
-        return x, (jnp.stack([h for h, _ in last]), jnp.stack([c for _, c in last]))
+        return x
 
+    @nn.nowrap
     def _check_fields(self) -> None:
         if not (is_size(self.hidden_size) and is_size(self.num_layers)):
             raise ValueError(
@@ -187,13 +263,16 @@ class LSTM(nn.Module):
         if self.pad_id is not None and self.vocab_size is None:
             raise ValueError("pad_id needs vocab_size: only token ids can be compared with it")
 
-    def _check_inputs(self, x: Array, lengths: Any, mask: Any) -> tuple[Array, Array | None]:
+    @nn.nowrap
+    def _check_inputs(
+        self, x: Array, lengths: Any, mask: Any, ids: bool
+    ) -> tuple[Array, Array | None]:
         """The inputs, and the valid steps [B, T] or None where every step is."""
-        if self.vocab_size is None:
+        if not ids:
             if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ShapeError(
-                    f"inputs must be floats [B, T, F], got {x.dtype} {list(x.shape)}; "
-                    "for token ids [B, T] set vocab_size"
+                    f"inputs must be floats [B, T, F], got {x.dtype} {list(x.shape)}"
+                    + ("; for token ids [B, T] set vocab_size" * (self.vocab_size is None))
                 )
         elif x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ShapeError(
@@ -212,13 +291,13 @@ class LSTM(nn.Module):
                     f"mask must be [B, T] = {list(x.shape[:2])}, got {list(mask.shape)}"
                 )
             valid = mask.astype(bool) if valid is None else valid & mask.astype(bool)
-        if self.pad_id is not None:
+        if self.pad_id is not None and ids:
             tokens = x != self.pad_id
             valid = tokens if valid is None else valid & tokens
         return x, valid
 
-    def _embed(self, x: Array, valid: Array | None) -> tuple[Array, Array | None]:
-        if self.vocab_size is not None:
+    def _embed(self, x: Array, valid: Array | None, ids: bool) -> tuple[Array, Array | None]:
+        if ids and self.vocab_size is not None:
             # Padding may hold any number, also one outside the vocabulary.
             x = x if valid is None else jnp.where(valid, x, 0)
             x = nn.Embed(

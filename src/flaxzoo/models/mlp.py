@@ -49,7 +49,18 @@ class MLP(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    @nn.compact
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The layers, ``dense_0`` and so on, each with its norm.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        norm = self._check_fields()
+        found = {f"dense_{i}": (f"dense_{i}", f"norm_{i}") for i in range(len(self.features))}
+        plain = list(found) if norm is None else [] if self.activate_final else [list(found)[-1]]
+        return found | {name: (name,) for name in plain}
+
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Computes ``[..., features[-1]]`` from ``[..., *example]``; any leading batch axes.
 
@@ -58,7 +69,43 @@ class MLP(nn.Module):
           ValueError: a field holds what it does not take: an unknown norm, a width below 1, no
             widths, a rate outside [0, 1).
         """
+        return self.run_stages(x, train=train)
+
+    @nn.compact
+    def run_stages(
+        self, x: jax.Array, start: int = 0, stop: int | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: examples, or what the stage before returns, ``[..., features[start - 1]]``.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: whether Dropout drops and BatchNorm uses the batch's statistics.
+
+        Raises:
+          ShapeError, ValueError: as a call does.
+        """
         norm = self._check_fields()
+        if not start:
+            x = self._flatten(x)
+        activation = as_activation(self.activation)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for i, width in list(enumerate(self.features))[start:stop]:
+            y = nn.Dense(width, name=f"dense_{i}", **dtypes)(x)
+            if i < len(self.features) - 1 or self.activate_final:
+                y = self._normalise(y, norm, f"norm_{i}", train=train)
+                y = activation(y)
+                if self.dropout:
+                    # Named, so that a slice draws what the whole network does.
+                    drop = nn.Dropout(self.dropout, name=f"Dropout_{i}")
+                    y = drop(y, deterministic=not train)
+            x = x + y if self.residual and x.shape[-1] == width else y
+        return x
+
+    @nn.nowrap
+    def _flatten(self, x: jax.Array) -> jax.Array:
+        """Examples ``[..., *example]`` as vectors."""
         if x.ndim < self.input_ndim:
             axes = _AXES.get(self.input_ndim) or ", ".join(f"D{i}" for i in range(self.input_ndim))
             raise ShapeError(
@@ -66,19 +113,9 @@ class MLP(nn.Module):
                 f"got shape {list(x.shape)}"
             )
         batch = x.shape[: x.ndim - self.input_ndim]
-        x = x.reshape(*batch, math.prod(x.shape[x.ndim - self.input_ndim :]))
-        activation = as_activation(self.activation)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for i, width in enumerate(self.features):
-            y = nn.Dense(width, name=f"dense_{i}", **dtypes)(x)
-            if i < len(self.features) - 1 or self.activate_final:
-                y = self._normalise(y, norm, f"norm_{i}", train=train)
-                y = activation(y)
-                if self.dropout:
-                    y = nn.Dropout(self.dropout)(y, deterministic=not train)
-            x = x + y if self.residual and x.shape[-1] == width else y
-        return x
+        return x.reshape(*batch, math.prod(x.shape[x.ndim - self.input_ndim :]))
 
+    @nn.nowrap
     def _check_fields(self) -> str | None:
         """Raises ValueError for what a field does not take; returns the kind of norm."""
         check_widths("features", self.features, allow_empty=True)

@@ -102,7 +102,21 @@ class ResNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    @nn.compact
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The stem and the blocks, ``layer1_0`` and so on, and the submodules of each.
+
+        Raises:
+          ValueError: a field holds what it does not take.
+        """
+        self._check_fields()
+        convs = ["conv1"]
+        if self.stem != "conv7":
+            convs = ["conv1_0", "conv1_1", "conv1_3", "conv1_4", "conv1_6"]
+        pool = ["maxpool_0", self._pool_norm()] if self.stem_pool == "conv" else []
+        blocks = (f"layer{n}_{i}" for n, count in enumerate(self.layers, 1) for i in range(count))
+        return {"stem": (*convs, "bn1", *pool), **{name: (name,) for name in blocks}}
+
     def __call__(
         self, x: jax.Array, *, train: bool = False, feature_maps: bool | None = None
     ) -> Any:
@@ -121,17 +135,51 @@ class ResNet(nn.Module):
           ShapeError: ``x`` is not of rank 4.
           ValueError: a field holds what it does not take.
         """
-        self._check_fields()
+        return self.run_stages(x, train=train, feature_maps=feature_maps)
+
+    @nn.compact
+    def run_stages(
+        self,
+        x: jax.Array,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        train: bool = False,
+        feature_maps: bool | None = None,
+    ) -> Any:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: images, or the map ``[B, H, W, C]`` that the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: as for a call.
+          feature_maps: whether to return the maps of those layers whose last block is in the range.
+
+        Raises:
+          ShapeError: ``x`` is not of rank 4.
+          ValueError: a field holds what it does not take, or maps are asked for and none is
+            complete within the range.
+        """
+        names = list(self.stages())
         if x.ndim != 4:
-            raise ShapeError(f"images must have shape [B, H, W, C], got {list(x.shape)}")
+            what = "maps" if start else "images"
+            raise ShapeError(f"{what} must have shape [B, H, W, C], got {list(x.shape)}")
+        blocks = self._blocks(names[start:stop])
         # A plain dictionary comes out of jit sorted by its keys.
-        maps = OrderedDict(stem=self._stem(x, train))
-        x = self._pool(maps["stem"], train)
-        for stage, blocks in enumerate(self._blocks(x.shape[-1]), 1):
-            for block in blocks:
-                x = block(x, train)
-            maps[f"layer{stage}"] = x
+        maps: OrderedDict[str, jax.Array] = OrderedDict()
+        for name in names[start:stop]:
+            if name == "stem":
+                maps[name] = self._stem(x, train)
+                x = self._pool(maps[name], train)
+                continue
+            x = blocks[name](x, train)
+            layer, _, number = name.partition("_")
+            if int(number) == self.layers[int(layer.removeprefix("layer")) - 1] - 1:
+                maps[layer] = x
         every = self.feature_maps if feature_maps is None else feature_maps
+        if every and not maps:
+            raise ValueError(f"no map is complete within {', '.join(names[start:stop])}")
         return maps if every else x
 
     @nn.nowrap
@@ -158,8 +206,7 @@ class ResNet(nn.Module):
             x = Conv(x.shape[-1], 3, stride=stride, name="maxpool_0", **self._dtypes())(x)
             if kind:
                 x = anti_alias(x, kind, 2)
-            # The list of modules that the reference checkpoint names has the blur in between.
-            x = self._norm(x, "maxpool_2" if kind else "maxpool_1", train)
+            x = self._norm(x, self._pool_norm(), train)
             return as_activation(self.activation)(x)
         if kind == "avg":
             return anti_alias(x, "avg", 2)
@@ -167,18 +214,27 @@ class ResNet(nn.Module):
             return anti_alias(max_pool(x, stride=1), "blur", 2)
         return max_pool(x)
 
+    @nn.nowrap
+    def _pool_norm(self) -> str:
+        # The list of modules that the reference checkpoint names has the blur in between.
+        kind = as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
+        return "maxpool_2" if kind else "maxpool_1"
+
     def _norm(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         return call_norm(as_norm(self.norm)(name=name, **self._dtypes()), x, train=train)
 
     @nn.nowrap
-    def _blocks(self, channels: int) -> list[list[nn.Module]]:
-        """The stages' blocks; ``channels`` is what the first one gets."""
+    def _blocks(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        """The blocks of these names."""
         kinds = (
             self.block if isinstance(self.block, list | tuple) else [self.block] * len(self.layers)
         )
         total, index = sum(self.layers), 0
         reached, dilation, previous = 4, 1, 1
-        stages: list[list[nn.Module]] = []
+        channels = 64 if self.stem == "conv7" else 2 * self.stem_width
+        # Static: whether a block trains decides what is traced.
+        remat = self.remat and not self.is_initializing()
+        blocks: dict[str, nn.Module] = {}
         for stage, (kind, count, width) in enumerate(
             zip(kinds, self.layers, self.widths, strict=True), 1
         ):
@@ -188,13 +244,11 @@ class ResNet(nn.Module):
             if reached >= self.output_stride:
                 dilation, stride = dilation * stride, 1
             reached *= stride
-            # Static: whether a block trains decides what is traced.
-            remat = self.remat and not self.is_initializing()
             build = nn.remat(block, static_argnums=(2,)) if remat else block
-            blocks: list[nn.Module] = []
             for i in range(count):
-                blocks.append(
-                    build(
+                name = f"layer{stage}_{i}"
+                if name in names:
+                    blocks[name] = build(
                         features=width,
                         stride=stride if i == 0 else 1,
                         dilation=dilation,
@@ -214,13 +268,11 @@ class ResNet(nn.Module):
                         ),
                         drop_path=self.drop_path * index / max(total - 1, 1),
                         zero_init_residual=self.zero_init_residual,
-                        name=f"layer{stage}_{i}",
+                        name=name,
                         **self._dtypes(),
                     )
-                )
                 channels, previous, index = outputs, dilation, index + 1
-            stages.append(blocks)
-        return stages
+        return blocks
 
     @nn.nowrap
     def _check_fields(self) -> None:

@@ -1,0 +1,289 @@
+"""A backbone as an ordered sequence of named stages: what belongs to each, and running some.
+
+A module takes part by two methods:
+
+* ``stages()`` gives the names of its stages in the order of the forward pass, and with each name
+  the submodules that belong to it (paths below the module, such as ``("conv1", "bn1")``);
+* ``run_stages(x, start, stop, *, train=False, **options)`` computes the stages from number
+  ``start`` up to, without, ``stop``; what it returns, the next range takes.
+
+All backbones of the zoo have both, and a ``Sequential`` (Flax's or jax-resnet's) has its layers.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from flaxzoo.errors import UnknownNameError, did_you_mean
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import Identity
+from flaxzoo.weights.trees import SHOWN, flatten
+
+
+def stages_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The stages of a module, in the order of the forward pass.
+
+    Args:
+      module: one with a method ``stages``, a ``Sequential``, or a ``Classifier``. A
+        ``Classifier`` has the stages of its backbone and then ``head``; a backbone without stages
+        counts as one, called ``backbone``. An ``Identity`` on either side is no stage.
+
+    Returns:
+      From the name of each stage to the paths of the submodules that belong to it.
+
+    Raises:
+      TypeError: the module has no stages, or its ``stages`` returns something else.
+    """
+    if isinstance(module, Classifier):
+        return _classifier_stages(module)
+    named = as_staged(module)
+    if named is None:
+        raise TypeError(
+            f"a {type(module).__name__} has no stages: give it the method stages(), which returns "
+            "a dictionary from each stage's name to the names of its submodules, or make it the "
+            "backbone of a flaxzoo.Classifier, whose stages are then 'backbone' and 'head'"
+        )
+    found = named.stages()
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f"{type(module).__name__}.stages() must return a dictionary from each stage's name to "
+            f"the names of its submodules, got {found!r}"
+        )
+    return {str(name): _children(module, name, value) for name, value in found.items()}
+
+
+def _children(module: nn.Module, name: str, value: Any) -> tuple[str, ...]:
+    """The submodules of one stage, checked."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"{type(module).__name__}.stages() must give a tuple of submodules for the stage "
+            f"{name!r}, got {value!r}"
+        )
+    return tuple(str(child) for child in value)
+
+
+def _classifier_stages(module: Classifier) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    backbone, head = module.backbone, module.head
+    if not isinstance(backbone, Identity):
+        inner = {} if as_staged(backbone) is None else stages_of(backbone)
+        for name, children in inner.items():
+            # An LSTM with a linear layer of its own calls that its head.
+            name = "backbone/head" if name == "head" else name
+            found[name] = tuple(f"backbone/{child}" for child in children)
+        # Without a stage there is still the work between them: a CNN of no layers flattens.
+        found = found or {"backbone": ("backbone",)}
+    if not isinstance(head, Identity):
+        found["head"] = ("head",)
+    return found
+
+
+def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Which parameters belong to which stage.
+
+    Args:
+      module: as for ``stages_of``.
+      params: its parameters, or their shapes; nested dictionaries. Another collection, such as
+        ``batch_stats``, will do as well.
+
+    Returns:
+      From the name of each stage, in the order of the forward pass, to the paths of its
+      parameters, such as ``"backbone/layer1_0/conv1/kernel"``. A stage without parameters has
+      none.
+
+    Raises:
+      TypeError: the module has no stages.
+      ValueError: a parameter belongs to no stage.
+    """
+    stages = stages_of(module)
+    owners = {child: name for name in reversed(stages) for child in stages[name]}
+    found: dict[str, list[str]] = {name: [] for name in stages}
+    lost: list[str] = []
+    for path in flatten(params):
+        owner = next((owners[group] for group in _groups(path) if group in owners), None)
+        (lost if owner is None else found[owner]).append(path)
+    if lost:
+        more = " ..." if len(lost) > SHOWN else ""
+        raise ValueError(
+            f"the stages of {type(module).__name__} do not say where these belong: "
+            f"{', '.join(lost[:SHOWN])}{more}. Stages: {', '.join(stages)}"
+        )
+    return {name: tuple(paths) for name, paths in found.items()}
+
+
+def _groups(path: str) -> list[str]:
+    """The path and every group above it, the path first."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def position(names: Iterable[str], where: int | str) -> int:
+    """The number of a stage.
+
+    Args:
+      names: of all stages, in order.
+      where: a number as in Python's slices, so that -1 is the last stage and ``len(names)`` is
+        behind it; a stage's name; or that of a group, ``"layer3"``, for its first stage,
+        ``"layer3_0"``.
+
+    Returns:
+      An int from 0 to ``len(names)``.
+
+    Raises:
+      UnknownNameError: (a KeyError) no stage has this name or number; it lists the closest.
+      TypeError: ``where`` is neither.
+    """
+    names = tuple(names)
+    if isinstance(where, numbers.Integral) and not isinstance(where, bool):
+        index = int(where)
+        if not -len(names) <= index <= len(names):
+            raise UnknownNameError(
+                f"no stage {index}: the {len(names)} stages are 0 to {len(names) - 1}, or "
+                f"{-len(names)} to -1 from the end: {_listed(names)}"
+            )
+        return index + len(names) if index < 0 else index
+    if not isinstance(where, str):
+        raise TypeError(f"a stage is given by its name or number, got {where!r}")
+    if where in names:
+        return names.index(where)
+    for index, name in enumerate(names):
+        if name.startswith(f"{where}_"):
+            return index
+    groups = dict.fromkeys(name.rpartition("_")[0] for name in names if "_" in name)
+    hint = did_you_mean(where, (*groups, *names))
+    raise UnknownNameError(f"no stage {where!r}.{hint} Stages: {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= 2 * SHOWN:
+        return ", ".join(names)
+    return ", ".join((*names[:SHOWN], "...", *names[-SHOWN:]))
+
+
+class Slice(nn.Module):
+    """Some consecutive stages of a module, under the parameter paths that they have in it.
+
+    ``flaxzoo.transfer.slice_model`` makes it and cuts the variables to fit.
+
+    Attributes:
+      module: has the methods ``stages`` and ``run_stages``.
+      start: number of the first stage.
+      stop: number of the first stage that is left out.
+      feature_maps: whether to return the maps of the stages that end inside the range, for
+        backbones that have them; None leaves it to the module.
+    """
+
+    module: nn.Module
+    start: int
+    stop: int
+    feature_maps: bool | None = None
+
+    def setup(self) -> None:
+        """Takes the module's place among the parameters."""
+        nn.share_scope(self, self.module)
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The stages of the range and their submodules."""
+        return dict(list(stages_of(self.module).items())[self.start : self.stop])
+
+    def __call__(self, x: Any, *, train: bool = False, **options: Any) -> Any:
+        """Computes the stages of the range.
+
+        Args:
+          x: what the first of them takes.
+          train: whether this is a training step.
+          **options: go to the module, such as an LSTM's ``lengths``.
+
+        Returns:
+          What the last of them returns, or with ``feature_maps`` the dictionary of maps.
+
+        Raises:
+          TypeError: ``feature_maps`` is set for a module that has none.
+        """
+        return self.run_stages(x, 0, self.stop - self.start, train=train, **options)
+
+    def run_stages(
+        self,
+        x: Any,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        train: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Computes the stages ``start`` to ``stop``, counted from the slice's own first one."""
+        if self.feature_maps is not None:
+            if not hasattr(self.module, "feature_maps"):
+                kind = type(self.module).__name__
+                raise TypeError(f"a {kind} has no stages to give feature maps of")
+            options = {"feature_maps": self.feature_maps, **options}
+        last = self.stop if stop is None else self.start + stop
+        run: Any = self.module
+        return run.run_stages(x, self.start + start, last, train=train, **options)
+
+
+class Layers(nn.Module):
+    """The layers of a ``Sequential`` as stages, ``layers_0``, ``layers_1``, ...
+
+    The names are those that Flax gives the parameters of a ``Sequential``; layers without any, such
+    as ``nn.relu``, count as well, so that numbers are those of ``module.layers``.
+
+    Attributes:
+      layers: modules and functions, each called with what the one before returns.
+    """
+
+    layers: Sequence[Callable[..., Any]]
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """Each layer by itself."""
+        names = (f"layers_{i}" for i in range(len(self.layers)))
+        return {name: (name,) for name in names}
+
+    def __call__(self, x: Any, **options: Any) -> Any:
+        """Calls all layers, the first with the options."""
+        return self.run_stages(x, **options)
+
+    def run_stages(
+        self,
+        x: Any,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        train: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Calls the layers ``start`` to ``stop``; a tuple or dictionary in between is spread out.
+
+        ``train`` is not passed on: a ``Sequential`` does not know it either.
+        """
+        del train
+        for number, layer in enumerate(self.layers[start:stop], start):
+            if number and isinstance(x, tuple):
+                x = layer(*x, **options)
+            elif number and isinstance(x, dict):
+                x = layer(**x, **options)
+            else:
+                x = layer(x, **options)
+            options = {}
+        return x
+
+
+def as_staged(module: nn.Module) -> Any | None:
+    """The module, in the form that has ``stages``; None where there is none.
+
+    It has ``run_stages`` as well if the module can be sliced.
+    """
+    if callable(getattr(module, "stages", None)):
+        return module
+    layers = getattr(module, "layers", None)
+    # jax-resnet's is a class of its own; importing it to ask would be dear.
+    sequential = any(cls.__name__ == "Sequential" for cls in type(module).__mro__)
+    if sequential and isinstance(layers, Sequence) and all(map(callable, layers)):
+        return Layers(tuple(layers))
+    return None
