@@ -1,0 +1,273 @@
+"""Finding image files and their labels: class folders, and tables of files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+
+# What Pillow reads and people call pictures; other files beside them are not looked at.
+EXTENSIONS = frozenset(
+    (
+        *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_SHOWN = 5
+
+
+def scan_folders(
+    root: str | os.PathLike[str], class_names: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """The image files of a directory with one folder per class.
+
+    Args:
+      root: the directory.
+      class_names: the folders to expect, in the order of their labels; None for all of them,
+        sorted as text.
+
+    Returns:
+      Paths, sorted by class and then as text; int32 labels; class names.
+
+    Raises:
+      DataError: ``root`` is no directory, has no class folders or only one, has others than
+        ``class_names``, or a folder without image files.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"root {os.fspath(root)!r} {what}; it must be a directory of class folders")
+    entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+    found = sorted(entry.name for entry in entries if entry.is_dir())
+    if not found:
+        hint = ": use ImageCSV for files with a table" if any(map(is_image, entries)) else ""
+        raise DataError(f"{root} has no class folders in it{hint}")
+    if class_names is None:
+        if set(map(str.lower, found)) <= _PARTS and all(_has_folders(root / x) for x in found):
+            raise DataError(
+                f"{root} holds the parts {', '.join(found)}, not classes: pass one of them, such "
+                f"as {os.fspath(root / found[0])!r}"
+            )
+        class_names = found
+    names = check_class_names(class_names, f"{root} has the folders {_listed(found)}")
+    _same_names(names, found, root)
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        members = _images_in(root / name)
+        if not members:
+            raise DataError(
+                f"class folder {os.fspath(root / name)!r} has no image files "
+                f"({', '.join(sorted(EXTENSIONS))})"
+            )
+        files += members
+        labels += [label] * len(members)
+    return files, np.asarray(labels, np.int32), names
+
+
+def read_table(
+    table: Any,
+    root: str | os.PathLike[str] | None,
+    *,
+    file_column: str,
+    label_column: str,
+    class_names: Sequence[str] | None,
+    delimiter: str,
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """The files and labels that a CSV file, a data frame or a mapping of columns names.
+
+    Args:
+      table: path of a CSV file with a header, or columns by name.
+      root: the directory that the paths are relative to; None for the CSV file's own.
+      file_column: name of the column with the paths.
+      label_column: name of the column with the classes.
+      class_names: the classes in the order of their labels; None for those in the table, sorted
+        as numbers if they are whole numbers, else as text.
+      delimiter: between columns.
+
+    Returns:
+      Paths, in the table's order; int32 labels; class names.
+
+    Raises:
+      DataError: no table or an empty one, empty cells, a file listed twice or missing, one class
+        only, a label that is not in ``class_names``. The first few are listed.
+      UnknownNameError: (a KeyError) no such column; the columns are listed.
+    """
+    if isinstance(table, str | os.PathLike):
+        name = os.fspath(table)
+        columns, lines = _read_csv(name, delimiter)
+        root = Path(name).parent if root is None else root
+    else:
+        name = f"the {type(table).__name__}"
+        columns, lines = _columns_of(table), None
+    for argument, column in (("file_column", file_column), ("label_column", label_column)):
+        if column not in columns:
+            raise UnknownNameError(
+                f"{argument} {column!r} is not a column of {name}."
+                f"{did_you_mean(str(column), columns)} "
+                f"There are: {', '.join(map(repr, columns)) or 'none'}"
+            )
+    paths, texts = columns[file_column], columns[label_column]
+    if not paths:
+        raise DataError(f"{name} has no rows")
+    where = lines or range(len(paths))
+    kind = "line" if lines else "row"
+    for column, values in ((file_column, paths), (label_column, texts)):
+        empty = [str(place) for place, value in zip(where, values, strict=True) if not value]
+        if empty:
+            raise DataError(f"{name} has no {column!r} in {kind} {_listed(empty)}")
+    files = [os.path.normpath(os.path.join(root or "", path)) for path in paths]
+    first: dict[str, int] = {}
+    for place, path, file in zip(where, paths, files, strict=True):
+        if first.setdefault(file, place) != place:
+            raise DataError(
+                f"{name} lists {path!r} twice, in {kind}s {first[file]} and {place}: every file "
+                "must have one label and belong to one part of a split"
+            )
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} files of {name} do not exist: {_listed(missing)}"
+        )
+    names = check_class_names(
+        _sorted_classes(texts) if class_names is None else class_names,
+        f"{name} has the labels {_listed(_sorted_classes(texts))}",
+    )
+    index = {text: label for label, text in enumerate(names)}
+    unknown = [(place, text) for place, text in zip(where, texts, strict=True) if text not in index]
+    if unknown:
+        place, text = unknown[0]
+        raise DataError(
+            f"{len(unknown)} labels of {name} are not in class_names: the first is {text!r} in "
+            f"{kind} {place}.{did_you_mean(text, names)} The classes are {_listed(names)}"
+        )
+    return files, np.asarray([index[text] for text in texts], np.int32), names
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is named like an image and is not hidden."""
+    name = os.path.basename(os.fspath(path))
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def check_class_names(names: Iterable[Any], found: str) -> list[str]:
+    """``names`` as a list of at least two different texts; ``found`` is what there is instead."""
+    if isinstance(names, str):
+        raise DataError(f"class_names must be a list of names, got the text {names!r}")
+    result = [str(name) for name in names]
+    if len(set(result)) != len(result):
+        raise DataError(f"class_names holds a name twice: {', '.join(result)}")
+    if len(result) < 2:
+        raise DataError(
+            f"a classifier needs at least two classes, got {_listed(result) or 'none'}; {found}"
+        )
+    return result
+
+
+def _listed(values: Sequence[str]) -> str:
+    more = len(values) - _SHOWN
+    return ", ".join(values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _same_names(names: list[str], found: list[str], root: Path) -> None:
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise DataError(
+            f"{root} has no folder for the class {absent[0]!r}.{did_you_mean(absent[0], found)} "
+            f"It has {_listed(found)}"
+        )
+    extra = [name for name in found if name not in names]
+    if extra:
+        raise DataError(f"{root} has folders that are not in class_names: {_listed(extra)}")
+
+
+def _has_folders(path: Path) -> bool:
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _images_in(folder: Path) -> list[str]:
+    """Image files at any depth, sorted by their path inside ``folder``."""
+    found: list[tuple[str, ...]] = []
+    seen = set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            # A link to a folder above it would go round for ever.
+            folders.clear()
+            continue
+        seen.add(real)
+        # Two ways to one folder: the first one, on every machine.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(directory).relative_to(folder).parts
+        found += [(*inside, name) for name in files if is_image(name)]
+    return [os.path.join(folder, *parts) for parts in sorted(found)]
+
+
+def _read_csv(path: str, delimiter: str) -> tuple[dict[str, list[str]], list[int]]:
+    """Columns as text, and the line that each row ends in."""
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such CSV file")
+    try:
+        # Spreadsheets write a byte-order mark, which is no part of the first name.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows, lines = [], []
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {len(row)} values for the "
+                        f"{len(header)} columns {', '.join(header)}"
+                    )
+                rows.append([value.strip() for value in row])
+                lines.append(reader.line_num)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error})") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    if not header:
+        raise DataError(f"{path} is empty")
+    if len(set(header)) != len(header):
+        raise DataError(f"{path} has two columns of one name: {', '.join(header)}")
+    values = zip(*rows, strict=True) if rows else [[] for _ in header]
+    return dict(zip(header, map(list, values), strict=True)), lines
+
+
+def _columns_of(table: Any) -> dict[str, list[str]]:
+    if not isinstance(table, Mapping) and not hasattr(table, "columns"):
+        raise DataError(
+            "csv must be the path of a CSV file, a data frame or a mapping of columns, got "
+            f"{type(table).__name__}"
+        )
+    names = table if isinstance(table, Mapping) else table.columns
+    columns = {name: [_text(value) for value in table[name]] for name in names}
+    if len({len(values) for values in columns.values()}) > 1:
+        lengths = ", ".join(f"{name} has {len(values)}" for name, values in columns.items())
+        raise DataError(f"the columns differ in length: {lengths}")
+    return columns
+
+
+def _text(value: Any) -> str:
+    # A data frame's missing values, none of which has a text.
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return ""
+    if isinstance(value, float | np.floating) and np.isnan(value):
+        return ""
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _sorted_classes(texts: Sequence[str]) -> list[str]:
+    classes = set(texts)
+    # Numbers keep their meaning: "2" comes before "10", and 0, 1, 2 are their own labels.
+    if all(text.isascii() and text.isdigit() and str(int(text)) == text for text in classes):
+        return sorted(classes, key=int)
+    return sorted(classes)

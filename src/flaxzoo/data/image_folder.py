@@ -1,0 +1,152 @@
+"""Your own images: a folder per class, or a table of files and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from flaxzoo.data.image_dataset import ImageDataset
+from flaxzoo.data.image_files import read_table, scan_folders
+from flaxzoo.preprocess import Preprocess
+
+
+class ImageFolder(ImageDataset):
+    """Images in one folder per class: ``root/cat/1.jpg``, ``root/dog/a/2.png``.
+
+    The classes are the folders, sorted as text; their files are found at any depth and sorted
+    likewise, so that labels and order do not depend on the file system. Hidden files and files
+    that are not named like images are passed over; links are followed.
+
+    Args:
+      root: the directory of class folders.
+      class_names: the folders to expect, in the order of their labels, such as those of the
+        training set for a test set; None for all there are.
+      split: ``"train"`` or ``"validation"`` for that part of the files, None for all of them.
+      validation_fraction: for ``split``, as in the method ``split``.
+      split_seed: for ``split``; not ``seed``, so that a run with another order keeps its parts.
+      size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors, fast_decode,
+        threads, workers: as for ``ImageDataset``. A validation part is never shuffled.
+
+    Attributes:
+      files, labels, class_names, num_classes, num_examples, batch_size, preprocess, skipped: as
+        for ``ImageDataset``.
+
+    Raises:
+      DataError: no such directory, no class folders or only one, a folder without images, or a
+        setting out of range.
+      UnknownNameError: (a KeyError) an unknown ``split`` or ``errors``.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        size: int | tuple[int, int] | None = None,
+        batch_size: int = 32,
+        preprocess: Preprocess | None = None,
+        class_names: Sequence[str] | None = None,
+        split: str | None = None,
+        validation_fraction: float | int = 0.2,
+        split_seed: int = 0,
+        channels: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        errors: str = "raise",
+        fast_decode: bool = False,
+        threads: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            *scan_folders(root, class_names),
+            size=size,
+            batch_size=batch_size,
+            preprocess=preprocess,
+            channels=channels,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            errors=errors,
+            fast_decode=fast_decode,
+            threads=threads,
+            workers=workers,
+        )
+        self._keep(split, validation_fraction, split_seed)
+
+
+class ImageCSV(ImageDataset):
+    """Images that a table names: a column of files and a column of labels.
+
+    Args:
+      csv: path of a UTF-8 CSV file with a header; or a data frame, or a mapping of columns.
+      root: the directory that the files are relative to; None for the CSV file's own, or the
+        working directory.
+      file_column: name of the column with the paths.
+      label_column: name of the column with the classes.
+      class_names: the classes in the order of their labels; None for those in the table, sorted as
+        numbers if all are whole numbers, else as text.
+      delimiter: between the columns of a file.
+      split, validation_fraction, split_seed: as for ``ImageFolder``.
+      size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors, fast_decode,
+        threads, workers: as for ``ImageDataset``.
+
+    Attributes:
+      files, labels, class_names, num_classes, num_examples, batch_size, preprocess, skipped: as
+        for ``ImageDataset``. Files are in the order of the table.
+
+    Raises:
+      DataError: a table that cannot be read, empty cells, a file that does not exist or is listed
+        twice, a label that is not in ``class_names``, one class only, or a setting out of range.
+      UnknownNameError: (a KeyError) no such column, or an unknown ``split`` or ``errors``.
+    """
+
+    def __init__(
+        self,
+        csv: Any,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        file_column: str = "file",
+        label_column: str = "label",
+        class_names: Sequence[str] | None = None,
+        delimiter: str = ",",
+        size: int | tuple[int, int] | None = None,
+        batch_size: int = 32,
+        preprocess: Preprocess | None = None,
+        split: str | None = None,
+        validation_fraction: float | int = 0.2,
+        split_seed: int = 0,
+        channels: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        errors: str = "raise",
+        fast_decode: bool = False,
+        threads: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        files, labels, names = read_table(
+            csv,
+            root,
+            file_column=file_column,
+            label_column=label_column,
+            class_names=class_names,
+            delimiter=delimiter,
+        )
+        super().__init__(
+            files,
+            labels,
+            names,
+            size=size,
+            batch_size=batch_size,
+            preprocess=preprocess,
+            channels=channels,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            errors=errors,
+            fast_decode=fast_decode,
+            threads=threads,
+            workers=workers,
+        )
+        self._keep(split, validation_fraction, split_seed)

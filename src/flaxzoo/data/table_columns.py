@@ -1,0 +1,305 @@
+"""Columns of a table to float32 features: fitted to the training part, then the same for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+
+SCALINGS = ("standard", "minmax", "none")
+MISSING = ("mean", "median", "most_frequent", "indicator", "error")
+ENCODINGS = ("onehot", "integer")
+# What a missing value of a categorical column is called among the categories.
+ABSENT = "(missing)"
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericColumn:
+    """A column of numbers.
+
+    Attributes:
+      name: of the column.
+      fill: what a missing value becomes; None refuses it.
+      shift: subtracted first.
+      scale: divided by then.
+      indicator: whether a second feature says where the value was missing.
+    """
+
+    name: str
+    fill: float | None
+    shift: float
+    scale: float
+    indicator: bool
+
+    @classmethod
+    def fit(
+        cls, name: str, values: np.ndarray, rows: np.ndarray, scaling: str, missing: str
+    ) -> NumericColumn:
+        """The statistics of training values.
+
+        They are scikit-learn's: those of ``SimpleImputer`` before ``StandardScaler`` or
+        ``MinMaxScaler``.
+
+        Args:
+          name: of the column.
+          values: all of them, float64 ``[N]`` with NaN where missing.
+          rows: those of the training part.
+          scaling: one of ``SCALINGS``.
+          missing: one of ``MISSING``.
+
+        Raises:
+          DataError: the values are all missing or all the same, or missing where none may be.
+        """
+        if missing == "error":
+            _refuse_missing(name, np.isnan(values))
+        values = values[rows]
+        absent = np.isnan(values)
+        known = values[~absent]
+        if not len(known):
+            raise DataError(
+                f"column {name!r} has no value in the training part ({len(values)} rows); leave it "
+                "out of the features"
+            )
+        if known.min() == known.max():
+            raise DataError(
+                f"column {name!r} is constant in the training part (always {known[0]:g}): it says "
+                "nothing; leave it out of the features"
+            )
+        fill = None
+        if missing in ("mean", "indicator"):
+            fill = float(known.mean())
+        elif missing == "median":
+            fill = float(np.median(known))
+        elif missing == "most_frequent":
+            distinct, counts = np.unique(known, return_counts=True)
+            fill = float(distinct[np.argmax(counts)])
+        if fill is not None:
+            values = np.where(absent, fill, values)
+        shift, scale = 0.0, 1.0
+        if scaling == "standard":
+            shift, scale = float(values.mean()), float(values.std())
+        elif scaling == "minmax":
+            shift, scale = float(values.min()), float(values.max() - values.min())
+        return cls(name, fill, shift, scale, missing == "indicator" and bool(absent.any()))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features that it becomes."""
+        return (f"{self.name}", f"{self.name}{ABSENT}") if self.indicator else (f"{self.name}",)
+
+    def encode(self, values: np.ndarray, out: np.ndarray) -> None:
+        """Writes the features of some rows into ``out``, float32 ``[N, features]``."""
+        absent = np.isnan(values)
+        if self.fill is None:
+            _refuse_missing(self.name, absent)
+        elif absent.any():
+            values = np.where(absent, self.fill, values)
+        out[:, 0] = (values - self.shift) / self.scale
+        if self.indicator:
+            out[:, 1] = absent
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalColumn:
+    """A column of categories.
+
+    Attributes:
+      name: of the column.
+      categories: as text, in order; ``"(missing)"`` may be one of them.
+      onehot: whether each category becomes a feature that is 0 or 1; else the column becomes one
+        feature, the category's number from 1 on. A category that was not in the training part is
+        0 everywhere.
+      fill: category that a missing value becomes; None leaves it ``"(missing)"``.
+      refuse: whether a missing value is an error.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    onehot: bool
+    fill: str | None
+    refuse: bool
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        encoding: str,
+        missing: str,
+        limit: int,
+    ) -> CategoricalColumn:
+        """The categories of training values.
+
+        Args:
+          name: of the column.
+          labels: all of them, as ``labels_of`` makes them.
+          rows: those of the training part.
+          encoding: one of ``ENCODINGS``.
+          missing: one of ``MISSING``; numbers' means and medians leave ``"(missing)"``.
+          limit: most categories.
+
+        Raises:
+          DataError: the values are all missing or all the same, too many are different, or
+            some are missing where none may be.
+        """
+        if missing == "error":
+            _refuse_missing(name, labels == ABSENT)
+        labels = labels[rows]
+        absent = labels == ABSENT
+        if absent.all():
+            raise DataError(
+                f"column {name!r} has no value in the training part ({len(labels)} rows); leave it "
+                "out of the features"
+            )
+        counts = Counter(labels[~absent].tolist())
+        # The first by letter where several are as frequent.
+        most = max(sorted(counts), key=counts.__getitem__)
+        fill = most if missing == "most_frequent" else None
+        categories = tuple(sorted(counts, key=by_value))
+        if absent.any() and fill is None:
+            categories = (*categories, ABSENT)
+        if len(categories) == 1:
+            raise DataError(
+                f"column {name!r} is constant in the training part (always {categories[0]!r}): it "
+                "says nothing; leave it out of the features"
+            )
+        if len(categories) > limit:
+            hint = _nearly_numeric(categories)
+            raise DataError(
+                f"column {name!r} has {len(categories)} categories in {len(labels)} rows, more "
+                f"than max_categories={limit}: leave it out of the features if its values are "
+                f"names or numbers of the rows, or raise max_categories.{hint}"
+            )
+        return cls(name, categories, encoding == "onehot", fill, missing == "error")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features that it becomes."""
+        if self.onehot:
+            return tuple(f"{self.name}={category}" for category in self.categories)
+        return (f"{self.name}",)
+
+    def encode(self, labels: np.ndarray, out: np.ndarray) -> None:
+        """Writes the features of some rows into ``out``, float32 ``[N, features]``."""
+        if self.refuse:
+            _refuse_missing(self.name, labels == ABSENT)
+        if self.fill is not None:
+            labels = np.where(labels == ABSENT, self.fill, labels)
+        codes = codes_of(labels, self.categories)
+        if self.onehot:
+            out[:] = 0
+            known = np.flatnonzero(codes >= 0)
+            out[known, codes[known]] = 1
+        else:
+            out[:, 0] = codes + 1
+
+
+def labels_of(series: Any) -> np.ndarray:
+    """Categories as text, object ``[N]``; missing ones are ``"(missing)"``.
+
+    A whole number reads the same whether a file's other rows made it an int or a float.
+    """
+    import pandas as pd
+
+    codes, values = pd.factorize(series)
+    names = np.array([*map(_label, values), ABSENT], dtype=object)
+    return names[codes]
+
+
+def codes_of(labels: np.ndarray, categories: Iterable[str]) -> np.ndarray:
+    """The place of each label among the categories, int64 ``[N]``; -1 for others."""
+    import pandas as pd
+
+    return pd.Index(list(categories), dtype=object).get_indexer(pd.Index(labels, dtype=object))
+
+
+def numbers_of(series: Any, name: str) -> np.ndarray:
+    """Numbers, float64 ``[N]``; NaN where missing.
+
+    Raises:
+      DataError: a value is no number, or is infinite; the message gives its row.
+    """
+    import pandas as pd
+
+    if pd.api.types.is_complex_dtype(series.dtype) or pd.api.types.is_datetime64_any_dtype(
+        series.dtype
+    ):
+        raise DataError(
+            f"column {name!r} holds {series.dtype} values; make numbers of them first, such as "
+            "days since a date"
+        )
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(object)
+    values = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = np.isnan(values) & ~series.isna().to_numpy()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"column {name!r} is numeric, but row {row} (from 0) holds {series.iloc[row]!r} "
+            f"({int(wrong.sum())} of {len(values)} values are no numbers)"
+        )
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values)))
+        raise DataError(f"column {name!r} holds {values[row]} in row {row} (from 0)")
+    return values
+
+
+def is_numeric(series: Any) -> bool:
+    """Whether a column's type is one of numbers; bool counts."""
+    import pandas as pd
+
+    return bool(pd.api.types.is_numeric_dtype(series.dtype))
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses a setting that is not one of its choices."""
+    if value not in choices:
+        raise UnknownNameError(
+            f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} It is one of "
+            f"{', '.join(choices)}"
+        )
+
+
+def _refuse_missing(name: str, absent: np.ndarray) -> None:
+    if absent.any():
+        raise DataError(
+            f"column {name!r} lacks {int(absent.sum())} of {len(absent)} values (first in row "
+            f"{int(np.argmax(absent))}, from 0) and missing='error' allows none"
+        )
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def by_value(label: str) -> tuple[int, float, str]:
+    """Numbers by size, before words by letter."""
+    number = _number(label)
+    return (1, 0.0, label) if number is None else (0, number, label)
+
+
+def _nearly_numeric(labels: tuple[str, ...]) -> str:
+    """A hint where most of a column's values are numbers after all."""
+    words = [label for label in labels if label != ABSENT and _number(label) is None]
+    if len(words) > len(labels) // 2 or not words:
+        return ""
+    return (
+        f" Most of its values are numbers, but not {', '.join(map(repr, words[:3]))}: "
+        "read_options={'na_values': [...]} makes such values missing"
+    )
+
+
+def _number(label: Any) -> float | None:
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return None if np.isnan(number) else number

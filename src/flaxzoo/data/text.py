@@ -1,0 +1,201 @@
+"""Texts to tokens: standardise, split, leave out stop words, join n-grams.
+
+Tokens are UTF-8 bytes inside. Lower-casing, deleting and splitting bytes touch ASCII alone, which
+is just what the TensorFlow operations behind Keras's ``TextVectorization`` do, and it is fast.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.data.stop_words import stop_words as stop_words_of
+from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+
+Standardize = str | Callable[[str], str] | None
+Split = str | Callable[[str], Iterable[str]] | None
+
+STANDARDIZERS = ("lower_and_strip_punctuation", "lower", "strip_punctuation")
+SPLITS = ("whitespace", "character")
+PUNCTUATION = "!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
+# Texts that are lower-cased and stripped in one go.
+_CHUNK = 4096
+# A byte that UTF-8 never holds, so that joined texts can be parted again.
+_SEPARATOR = b"\xff"
+_DELETE = PUNCTUATION.encode()
+
+
+class Tokenizer:
+    """What makes tokens of a text.
+
+    Args:
+      standardize: see ``TextVectorizer``, as are the others.
+      split: likewise.
+      ngrams: likewise.
+      stop_words: likewise.
+
+    Attributes:
+      widths: of the n-grams, in their order; None where tokens stay single.
+      stop_words: as they are compared, after ``standardize``.
+
+    Raises:
+      UnknownNameError: an unknown ``standardize``, ``split`` or language of stop words.
+      ValueError: n-grams of a width below 1, or stop words of characters.
+    """
+
+    def __init__(
+        self,
+        standardize: Standardize = "lower_and_strip_punctuation",
+        split: Split = "whitespace",
+        ngrams: int | Iterable[int] | None = None,
+        stop_words: str | Iterable[str] | None = None,
+    ) -> None:
+        _check_choice("standardize", standardize, STANDARDIZERS)
+        _check_choice("split", split, SPLITS)
+        self.standardize = standardize
+        self.split = split
+        self.widths = _widths(ngrams)
+        if stop_words is not None and split == "character":
+            raise ValueError("stop_words are words; split='character' has none to leave out")
+        if isinstance(stop_words, str):
+            stop_words = stop_words_of(stop_words)
+        # Words meet the list after they were standardised: "Don't" has become "dont" by then.
+        self.stop_words = frozenset(self._standardized(encode_all(stop_words or (), "stop_words")))
+
+    def __call__(self, texts: Iterable[Any], name: str = "texts") -> Iterator[list[bytes]]:
+        """The tokens of one text after another; ``texts`` is read as far as needed.
+
+        Args:
+          texts: str, or bytes in UTF-8; batches of them (lists, tuples, arrays) are opened.
+          name: of the argument, for messages.
+
+        Raises:
+          DataError: something is not a text; the message gives its place.
+        """
+        encoded = encode_all(texts, name)
+        while chunk := list(itertools.islice(encoded, _CHUNK)):
+            for text in self._standardized(chunk):
+                tokens = self._split(text)
+                if self.stop_words:
+                    tokens = [token for token in tokens if token not in self.stop_words]
+                yield tokens if self.widths is None else _ngrams(tokens, self.widths)
+
+    def _standardized(self, texts: Iterable[bytes]) -> list[bytes]:
+        texts = list(texts)
+        if not texts or self.standardize is None:
+            return texts
+        if callable(self.standardize):
+            made = (self.standardize(text.decode("utf-8", "surrogatepass")) for text in texts)
+            return [_encode(text, "standardize(text)") for text in made]
+        joined = _SEPARATOR.join(texts)
+        if self.standardize != "strip_punctuation":
+            joined = joined.lower()
+        if self.standardize != "lower":
+            joined = joined.translate(None, _DELETE)
+        return joined.split(_SEPARATOR)
+
+    def _split(self, text: bytes) -> list[bytes]:
+        if self.split == "whitespace":
+            return text.split()
+        if self.split is None:
+            return [text]
+        string = text.decode("utf-8", "surrogatepass")
+        if self.split == "character":
+            return [character.encode("utf-8", "surrogatepass") for character in string]
+        made = self.split(string)  # type: ignore[operator]
+        if isinstance(made, str | bytes):
+            raise DataError(f"split(text) must return the tokens of a text, got {_kind(made)}")
+        return [_encode(token, "a token of split(text)") for token in made]
+
+
+def encode_all(texts: Iterable[Any], name: str) -> Iterator[bytes]:
+    """UTF-8 bytes of each text; batches of texts are opened.
+
+    Raises:
+      DataError: ``texts`` is a single text or a table, or holds what is no text.
+    """
+    single = isinstance(texts, str | bytes)
+    # Iterating over these gives the names of columns.
+    table = isinstance(texts, Mapping) or hasattr(texts, "columns")
+    if single or table or not isinstance(texts, Iterable):
+        hint = "; put it in a list" if single else "; pass one of its columns" if table else ""
+        what = type(texts).__name__ if table else _kind(texts)
+        raise DataError(f"{name} must be a list or another iterable of str, got {what}{hint}")
+    return (_encode(text, f"{name}[{index}]") for index, text in enumerate(_opened(texts)))
+
+
+def _opened(texts: Iterable[Any]) -> Iterator[Any]:
+    for text in texts:
+        if isinstance(text, str | bytes):
+            yield text
+        elif isinstance(text, list | tuple):
+            yield from text
+        elif hasattr(text, "__array__"):
+            # Batches of NumPy and TensorFlow.
+            yield from np.asarray(text).ravel().tolist()
+        else:
+            yield text
+
+
+def _encode(text: Any, name: str) -> bytes:
+    if isinstance(text, str):
+        # Half of a surrogate pair is no character, but files hold such things.
+        return text.encode("utf-8", "surrogatepass")
+    if isinstance(text, bytes):
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from None
+        return text
+    missing = text is None or (isinstance(text, float) and text != text)
+    raise DataError(
+        f"{name} is {'missing' if missing else f'{_kind(text)}'} where a str is expected"
+        + ("; fill or drop missing texts first" if missing else "")
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str | bytes):
+        return f"the {type(value).__name__} {value[:40]!r}"
+    return f"{type(value).__name__} {value!r:.40}"
+
+
+def _ngrams(tokens: list[bytes], widths: tuple[int, ...]) -> list[bytes]:
+    """All n-grams of the first width, then all of the second, and so on."""
+    made: list[bytes] = []
+    for width in widths:
+        if width == 1:
+            made += tokens
+        else:
+            shifted = (itertools.islice(tokens, start, None) for start in range(width))
+            made += map(b" ".join, zip(*shifted, strict=False))
+    return made
+
+
+def _widths(ngrams: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    if ngrams is None:
+        return None
+    if isinstance(ngrams, int) and not isinstance(ngrams, bool):
+        widths: tuple[Any, ...] = tuple(range(1, ngrams + 1))
+    elif isinstance(ngrams, Iterable) and not isinstance(ngrams, str):
+        widths = tuple(ngrams)
+    else:
+        widths = ()
+    whole = all(isinstance(width, int) and not isinstance(width, bool) for width in widths)
+    if not widths or not whole or min(widths) < 1:
+        raise ValueError(
+            f"ngrams must be None, an int of at least 1 or a tuple of such ints, got {ngrams!r}"
+        )
+    return widths
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value is None or callable(value) or (isinstance(value, str) and value in choices):
+        return
+    raise UnknownNameError(
+        f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} It is one of "
+        f"{', '.join(choices)}, a function, or None"
+    )

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from flaxzoo.data.image_files import read_table, scan_folders
+from flaxzoo.errors import DataError, UnknownNameError
+
+
+def make(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"not read here")
+    return root
+
+
+def table(path, text, **options):
+    path.write_text(text, options.pop("encoding", "utf-8"))
+    return read(path, **options)
+
+
+def read(source, root=None, **options):
+    defaults = {
+        "file_column": "file",
+        "label_column": "label",
+        "class_names": None,
+        "delimiter": ",",
+    }
+    return read_table(source, root, **{**defaults, **options})
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_folders_and_files_are_sorted_as_text(tmp_path):
+    make(tmp_path, "b/10.jpg", "b/9.PNG", "a/z/1.webp", "a/B.gif", "a/a.jpeg", "Z/0.bmp")
+    files, labels, names = scan_folders(tmp_path)
+    assert names == ["Z", "a", "b"]
+    inside = [os.path.relpath(file, tmp_path).replace(os.sep, "/") for file in files]
+    assert inside == ["Z/0.bmp", "a/B.gif", "a/a.jpeg", "a/z/1.webp", "b/10.jpg", "b/9.PNG"]
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [0, 1, 1, 1, 2, 2]
+    assert scan_folders(str(tmp_path))[0] == files
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path):
+    make(tmp_path, "a/1.jpg", "b/1.jpg", ".git/1.jpg", "a/.x.jpg", "a/.hidden/2.jpg")
+    make(tmp_path, "a/notes.txt", "b/Thumbs.db", "read.me")
+    files, labels, names = scan_folders(tmp_path)
+    assert names == ["a", "b"]
+    assert labels.tolist() == [0, 1]
+    assert all(file.endswith("1.jpg") for file in files)
+
+
+def test_links_are_followed_and_circles_end(tmp_path):
+    make(tmp_path / "store", "x.jpg", "deep/y.jpg")
+    root = make(tmp_path / "root", "a/1.jpg")
+    (root / "b").symlink_to(tmp_path / "store", target_is_directory=True)
+    (root / "a" / "2.jpg").symlink_to(tmp_path / "store" / "x.jpg")
+    (tmp_path / "store" / "deep" / "again").symlink_to(tmp_path / "store")
+    files, _, names = scan_folders(root)
+    assert names == ["a", "b"]
+    assert [os.path.relpath(file, root) for file in files] == [
+        os.path.join(*parts)
+        for parts in (("a", "1.jpg"), ("a", "2.jpg"), ("b", "deep", "y.jpg"), ("b", "x.jpg"))
+    ]
+
+
+def test_class_names_give_the_labels(tmp_path):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    _, labels, names = scan_folders(tmp_path, ["b", "a"])
+    assert names == ["b", "a"]
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names", "message"),
+    [
+        ((), None, "has no class folders in it$"),
+        (("1.jpg", "2.jpg"), None, "use ImageCSV for files with a table"),
+        (("a/1.jpg",), None, "at least two classes, got a; .* has the folders a"),
+        (("a/1.jpg", "b/1.txt"), None, r"class folder '.*b' has no image files \(.*\.jpg"),
+        (("train/a/1.jpg", "val/a/1.jpg"), None, "holds the parts train, val, not classes"),
+        (("cats/1.jpg", "dogs/1.jpg"), ["cats", "dog"], "no folder for .* 'dog'.*mean 'dogs'"),
+        (("a/1.jpg", "b/1.jpg", "c/1.jpg"), ["a", "b"], "not in class_names: c"),
+        (("a/1.jpg", "b/1.jpg"), ["a", "a"], "a name twice"),
+        (("a/1.jpg", "b/1.jpg"), "ab", "must be a list of names"),
+    ],
+)
+def test_folders_at_fault(tmp_path, paths, names, message):
+    with pytest.raises(DataError, match=message):
+        scan_folders(make(tmp_path, *paths), names)
+
+
+def test_a_root_that_is_no_directory(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        scan_folders(tmp_path / "nowhere")
+    (tmp_path / "file.zip").write_bytes(b"")
+    with pytest.raises(DataError, match="is a file; it must be a directory of class folders"):
+        scan_folders(tmp_path / "file.zip")
+
+
+def test_classes_may_be_called_train_and_test(tmp_path):
+    assert scan_folders(make(tmp_path, "train/1.jpg", "test/2.jpg"))[2] == ["test", "train"]
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    return make(tmp_path / "images", "1.jpg", "2.jpg", "sub/3.jpg")
+
+
+def test_a_table_keeps_its_order(tmp_path, images):
+    text = "label,width,file\ndog,3,2.jpg\ncat,4,sub/3.jpg\ndog,5, 1.jpg \n"
+    files, labels, names = table(tmp_path / "t.csv", text, root=images)
+    assert names == ["cat", "dog"]
+    assert labels.tolist() == [1, 0, 1]
+    assert files == [str(images / "2.jpg"), str(images / "sub" / "3.jpg"), str(images / "1.jpg")]
+
+
+def test_files_are_relative_to_the_table_or_absolute(tmp_path, images):
+    text = f"file;what\nimages/1.jpg;x\n{images / '2.jpg'};y\n"
+    files, _, names = table(
+        tmp_path / "t.csv", text, label_column="what", delimiter=";", encoding="utf-8-sig"
+    )
+    assert files == [str(images / "1.jpg"), str(images / "2.jpg")]
+    assert names == ["x", "y"]
+
+
+def test_whole_numbers_are_sorted_as_such(tmp_path, images):
+    rows = {"file": ["1.jpg", "2.jpg", "sub/3.jpg"]}
+    assert read({**rows, "label": [10, 9, 2]}, images)[2] == ["2", "9", "10"]
+    assert read({**rows, "label": ["10", "9", "02"]}, images)[2] == ["02", "10", "9"]
+    _, labels, _ = read({**rows, "label": [0, 1, 1]}, images)
+    assert labels.tolist() == [0, 1, 1]
+    _, labels, names = read({**rows, "label": [0, 1, 1]}, images, class_names=["1", "0"])
+    assert (labels.tolist(), names) == ([1, 0, 0], ["1", "0"])
+
+
+def test_a_data_frame(tmp_path, images):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"file": [images / "1.jpg", images / "2.jpg"], "label": ["a", "b"]})
+    files, labels, names = read(frame[::-1])
+    assert [os.path.basename(file) for file in files] == ["2.jpg", "1.jpg"]
+    assert (labels.tolist(), names) == ([1, 0], ["a", "b"])
+    for missing in (None, float("nan"), pandas.NA):
+        frame = pandas.DataFrame({"file": ["1.jpg", "2.jpg"], "label": ["a", missing]})
+        with pytest.raises(DataError, match="the DataFrame has no 'label' in row 1"):
+            read(frame, images)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("file,label\n", "has no rows"),
+        ("file,label\n1.jpg,a\n2.jpg\n", r"t\.csv, line 3: 1 values for the 2 columns file, label"),
+        ("file,label\n1.jpg,a\n,b\n", "has no 'file' in line 3"),
+        ("file,label\n1.jpg,a\n\n2.jpg,\n", "has no 'label' in line 4"),
+        ("file,label\n1.jpg,a\n./1.jpg,b\n", r"lists './1\.jpg' twice, in lines 2 and 3"),
+        ("file,label\n1.jpg,a\n8.jpg,b\n9.jpg,b\n", r"2 of 3 files of .*exist: .*8\.jpg, .*9\.jpg"),
+        ("file,label\n1.jpg,a\nsub,b\n", "1 of 2 files .* do not exist: .*sub$"),
+        ("file,label\n1.jpg,a\n2.jpg,a\n", "at least two classes, got a"),
+        ("file,label,label\n1.jpg,a,b\n", "two columns of one name"),
+        ('file,label\n1.jpg,"a\n', "line 2: unexpected end of data"),
+    ],
+)
+def test_tables_at_fault(tmp_path, images, text, message):
+    with pytest.raises(DataError, match=message):
+        table(tmp_path / "t.csv", text, root=images)
+
+
+def test_more_tables_at_fault(tmp_path, images):
+    with pytest.raises(DataError, match=r"none\.csv: no such CSV file"):
+        read(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes("file,label\n1.jpg,größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv is not UTF-8"):
+        read(tmp_path / "latin.csv", images)
+    with pytest.raises(DataError, match="the columns differ in length: file has 2, label has 1"):
+        read({"file": ["1.jpg", "2.jpg"], "label": ["a"]}, images)
+    with pytest.raises(DataError, match="must be the path of a CSV file, .* got list"):
+        read([("1.jpg", "a")])
+    rows = {"file": ["1.jpg", "2.jpg"], "label": ["cat", "dogs"]}
+    with pytest.raises(DataError, match="1 labels .* 'dogs' in row 1. Did you mean 'dog'"):
+        read(rows, images, class_names=["cat", "dog"])
+
+
+def test_an_unknown_column_lists_the_columns(tmp_path, images):
+    rows = {"file": ["1.jpg"], "labels": ["a"]}
+    message = "label_column 'label' .* Did you mean 'labels'.* There are: 'file', 'labels'"
+    with pytest.raises(UnknownNameError, match=message):
+        read(rows, images)
