@@ -14,6 +14,7 @@ from flaxzoo._version import __version__
 if TYPE_CHECKING:
     from flaxzoo import (
         activations,
+        augment,
         classes,
         data,
         debug,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # Public modules and where they live.
 _MODULES = {
     "activations": "flaxzoo.activations",
+    "augment": "flaxzoo.augment",
     "callbacks": "flaxzoo.training.callbacks",
     "classes": "flaxzoo.classes",
     "data": "flaxzoo.data",
@@ -86,6 +88,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "activations",
+    "augment",
     "callbacks",
     "classes",
     "create_train_state",

@@ -13,12 +13,12 @@ class AverageState(NamedTuple):
     """State of ``average``.
 
     Attributes:
-      count: int32 scalar, the number of updates.
+      updates: int32 scalar, their number so far.
       mean: the moving average of the parameters, in float32 at least.
       inner: state of the optimizer.
     """
 
-    count: jax.Array
+    updates: jax.Array
     mean: Any
     inner: Any
 
@@ -54,12 +54,12 @@ def average(
         if params is None:
             raise ValueError("an average of the parameters needs update(grads, state, params)")
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        share = 1 - jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        share = 1 - jnp.minimum(decay, (1 + state.updates) / (10 + state.updates))
         mean = jax.tree.map(
             lambda m, p: m + share.astype(m.dtype) * (p.astype(m.dtype) - m),
             state.mean,
             optax.apply_updates(params, updates),
         )
-        return updates, AverageState(state.count + 1, mean, inner_state)
+        return updates, AverageState(state.updates + 1, mean, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -107,7 +107,8 @@ def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) ->
       needs: what a transformation of the user's own must be given besides gradients; see
         ``Optimizer.needs``. Registered optimizers know theirs.
       **options: as in ``get``. A built transformation takes ``clip_norm``, ``weight_decay``,
-        ``weight_decay_mask``, ``accumulate_steps`` and ``ema_decay``; its learning rate is inside it.
+        ``weight_decay_mask``, ``accumulate_steps`` and ``ema_decay``; its learning rate is
+        inside it.
 
     Returns:
       An ``Optimizer``; ``value`` itself if it is one and there are no options.

@@ -102,6 +102,9 @@ def _arrays(tree: Any) -> Any:
             if hasattr(tree, "_fields")
             else tuple(_arrays(value) for value in tree)
         )
+    if hasattr(tree, "detach"):
+        # torch refuses NumPy conversion while a tensor requires a gradient or lies on a device.
+        tree = tree.detach().cpu()
     # torch and TensorFlow tensors, Python numbers.
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from flaxzoo.training.nonfinite import NonFiniteError, NonFiniteReport, TerminateOnNaN
     from flaxzoo.training.progress import ProgressBar
     from flaxzoo.training.tensorboard import TensorBoard
+    from flaxzoo.training.unfreezing import GradualUnfreezing
 
 # Callbacks in files of their own, loaded when first asked for.
 _LAZY = {
     "CSVLogger": "flaxzoo.training.csv_logger",
+    "GradualUnfreezing": "flaxzoo.training.unfreezing",
     "ModelCheckpoint": "flaxzoo.training.checkpoint",
     "NonFiniteError": "flaxzoo.training.nonfinite",
     "NonFiniteReport": "flaxzoo.training.nonfinite",
@@ -42,6 +44,7 @@ __all__ = [
     "Callback",
     "CallbackError",
     "EarlyStopping",
+    "GradualUnfreezing",
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
@@ -225,19 +228,26 @@ def _copy_model_state(state: Any) -> dict[str, Any]:
     # The optimizer state belongs to it: schedule-free optimizers evaluate parameters with it.
     fields = ("params", "batch_stats", "collections", "opt_state")
     kept = {name: getattr(state, name) for name in fields if hasattr(state, name)}
-    return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, kept)
+    copies = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, kept)
+    # And to the optimizer state belongs what was frozen then, which may change in mid-run.
+    static = ("tx", "frozen", "optimizer", "groups")
+    return copies | {name: getattr(state, name) for name in static if hasattr(state, name)}
 
 
 class LearningRateMonitor(Callback):
     """Adds ``learning_rate``, as it is at the end of the epoch, to the epoch's metrics.
 
-    Put it before the callbacks that are to see it, such as ``CSVLogger``.
+    Where groups have rates of their own it is the head's, and those of all groups follow as
+    ``learning_rate/<group>``; with ``layer_decay`` they all shrink alike, and the head's is the
+    only one. Put it before the callbacks that are to see it, such as ``CSVLogger``.
     """
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """Adds the learning rate, if the trainer knows one."""
         if trainer.learning_rate is not None:
             logs["learning_rate"] = float(trainer.learning_rate)
+        for group, rate in getattr(trainer, "group_learning_rates", {}).items():
+            logs[f"learning_rate/{group}"] = rate
 
 
 class LambdaCallback(Callback):

@@ -21,6 +21,7 @@ from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.monitor import monitored, resolve_mode
 from flaxzoo.training.state import TrainState
+from flaxzoo.transfer.unfreezing import with_freezing
 from flaxzoo.weights.files import save_variables
 from flaxzoo.weights.trees import compare, flatten, unflatten
 
@@ -62,7 +63,7 @@ def from_bytes(state: TrainState, data: bytes) -> TrainState:
     """A state with the arrays that ``to_bytes`` wrote.
 
     Args:
-      state: of the same model and optimizer.
+      state: of the same model, optimizer and frozen parameters.
       data: the bytes.
 
     Raises:
@@ -239,6 +240,8 @@ def restore(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Reads a checkpoint; the directory is left as it is, whatever happens.
 
+    What was frozen when it was written is frozen in the state that comes back.
+
     Args:
       directory: the directory with all checkpoints.
       state: of the same model and optimizer; the result has its configuration.
@@ -257,6 +260,12 @@ def restore(
     step = find_step(directory, which)
     path = directory / str(step)
     meta = read_meta(path)
+    if meta.get("freezing") is not None:
+        # What is frozen had changed since the run began, and with it the optimizer's state.
+        try:
+            state = with_freezing(state, meta["freezing"])
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path} does not fit this model: {error}") from error
     expected = state_arrays(state)
     try:
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:

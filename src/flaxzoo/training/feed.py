@@ -10,6 +10,13 @@ import jax
 import numpy as np
 
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
+from flaxzoo.data.examples import (
+    ExampleDataset,
+    check_endless,
+    grouped,
+    holds_examples,
+    is_example,
+)
 from flaxzoo.errors import DataError
 from flaxzoo.training.batches import Batch, as_batch, batch_size
 
@@ -41,13 +48,16 @@ class Feed:
       data: arrays (``(inputs, targets)``, ``(inputs, targets, weight)``, a mapping of arrays, or
         inputs alone for reconstruction), or what holds such as its ``arrays``; or a data set
         that gives the batches of each epoch from any one on (``flaxzoo.data.ArrayDataset``,
-        ``ImageFolder``: see ``EpochData``); or any iterable of batches (a torch DataLoader,
-        ``as_numpy_iterator()``, Grain, a list); or a function that returns such an iterable,
-        called once per epoch.
-      batch_size: examples per batch, for arrays only.
-      shuffle: whether each epoch of arrays has an order of its own.
+        ``ImageFolder``: see ``EpochData``); or a data set of single examples (Hugging Face's,
+        torch's, ``grain.MapDataset``), which becomes an ``ExampleDataset``; or any iterable of
+        batches (a torch DataLoader, a ``tf.data.Dataset``, Grain, a list) or of examples, which
+        are put together as they come; or a function that returns such an iterable, called once
+        per epoch.
+      batch_size: examples per batch, for arrays and examples.
+      shuffle: whether each epoch of arrays or numbered examples has an order of its own.
       seed: of that order.
-      steps_per_epoch: where to end an epoch; needed for endless iterables.
+      steps_per_epoch: where to end an epoch; needed for endless iterables. An iterable is read on
+        from there in the next epoch, and afresh when it ends.
       name: of the argument, for messages.
 
     Attributes:
@@ -74,12 +84,21 @@ class Feed:
         self.checked = False
         self.pad = True
         self._limit = steps_per_epoch
+        self._group = batch_size
         self._dataset: EpochData | None = None
         self._factory: Callable[[], Iterable[Any]] | None = None
         self._iterator: Iterator[Any] | None = None
+        # An iterable that is read on from epoch to epoch, and where reading it stands.
+        self._reusable = False
+        self._of_examples: bool | None = None
+        self._passes: Iterator[Any] | None = None
         self._batch_size: int | None = None
         if not isinstance(data, EpochData) and _is_arrays(getattr(data, "arrays", None)):
             data = data.arrays
+        if steps_per_epoch is None:
+            check_endless(data, name)
+        if holds_examples(data):
+            data = ExampleDataset(data, batch_size, shuffle=shuffle, seed=seed)
         if isinstance(data, EpochData):
             self._dataset = data
         elif _is_arrays(data):
@@ -90,8 +109,15 @@ class Feed:
             self._factory = data
         elif isinstance(data, Iterator):
             self._iterator = data
+        elif isinstance(data, Mapping):
+            # A DatasetDict of Hugging Face, or columns that are lists.
+            raise DataError(
+                f"{name} is a mapping of {', '.join(map(str, list(data)[:5])) or 'nothing'}, whose "
+                "values are no arrays: pass one of its data sets, or make arrays of its columns"
+            )
         elif isinstance(data, Iterable):
             self._factory = lambda: data
+            self._reusable = True
         else:
             raise DataError(
                 f"{name} must be arrays (inputs, targets), an iterable of batches or a function "
@@ -120,13 +146,19 @@ class Feed:
             return len(self._dataset)
         data: Any = self._factory() if self._factory is not None else None
         try:
-            return len(data) if data is not None and hasattr(data, "__len__") else None
+            size = len(data) if data is not None and hasattr(data, "__len__") else None
         except TypeError:
             return None
+        # What has a batch size of its own, like torch's loaders, gives batches.
+        if size and self._of_examples is None:
+            own = isinstance(getattr(data, "batch_size", None), int)
+            self._of_examples = not own and is_example(next(iter(data), None))
+        return -(-size // self._group) if size and self._of_examples else size
 
     def first(self) -> Batch:
         """The first batch as the epochs give it, without taking it away from them."""
         if self._iterator is not None:
+            self._iterator = grouped(self._iterator, self._group)
             head = next(self._iterator, None)
             if head is None:
                 raise DataError(f"{self.name} is empty: it gave no batch")
@@ -174,11 +206,13 @@ class Feed:
             for _ in itertools.islice(self._iterator, max(0, wanted - self._position)):
                 self._position += 1
             batches = self._iterator
+        elif self._reusable and self._limit is not None:
+            batches = self._read_on(epoch * self._limit + start)
         else:
             source = self._factory()  # type: ignore[misc]
             if hasattr(source, "set_epoch"):
                 source.set_epoch(epoch)
-            batches = itertools.islice(iter(source), start, None)
+            batches = itertools.islice(grouped(source, self._group), start, None)
         if self._limit is not None:
             batches = itertools.islice(batches, self._limit - start)
         for batch in batches:
@@ -188,6 +222,26 @@ class Feed:
             yield jax.tree.map(
                 lambda x: x.copy() if isinstance(x, np.ndarray) else x, as_batch(batch)
             )
+
+    def _read_on(self, wanted: int) -> Iterator[Any]:
+        """An iterable's batches from number ``wanted`` of all epochs on."""
+        if self._passes is None or self._position != wanted:
+            self._passes, self._position = self._pass_after_pass(), 0
+            for _ in itertools.islice(self._passes, wanted):
+                self._position += 1
+        return self._passes
+
+    def _pass_after_pass(self) -> Iterator[Any]:
+        source: Any = self._factory()  # type: ignore[misc]
+        for number in itertools.count():
+            if hasattr(source, "set_epoch"):
+                source.set_epoch(number)
+            empty = True
+            for batch in grouped(source, self._group):
+                empty = False
+                yield batch
+            if empty:
+                return
 
     def _shaped(self, batch: Batch) -> Batch:
         size = batch_size(batch)

@@ -15,20 +15,27 @@ from flaxzoo.weights.trees import flatten
 
 @contextlib.contextmanager
 def training_modes(
-    params: Mapping[str, Any], frozen: frozenset[str], weights: Any | None
+    params: Mapping[str, Any],
+    frozen: frozenset[str],
+    weights: Any | None,
+    *,
+    freeze_batch_norm: bool = False,
 ) -> Iterator[None]:
     """Within it, BatchNorm and Dropout follow what is frozen and which examples count.
 
-    A BatchNorm or Dropout inside frozen parameters runs in inference mode, so that its statistics
-    stay what they are. Where examples are weighted, those of weight 0 are left out of BatchNorm's
-    batch statistics, so that a padded batch gives the numbers of the batch without the padding.
+    A BatchNorm or Dropout (which stochastic depth is as well) inside frozen parameters runs in
+    inference mode, so that its statistics stay what they are. One of which only a part is frozen,
+    such as the scale alone, trains like any other. Where examples are weighted, those of weight 0
+    are left out of BatchNorm's batch statistics, so that a padded batch gives the numbers of the
+    batch without the padding.
 
     Args:
       params: the model's parameters, for their paths.
       frozen: paths of the frozen ones.
       weights: ``[B]`` or None.
+      freeze_batch_norm: whether every BatchNorm runs in inference mode, frozen or not.
     """
-    if not frozen and weights is None:
+    if not frozen and weights is None and not freeze_batch_norm:
         yield
         return
     paths = list(flatten(params))
@@ -37,7 +44,10 @@ def training_modes(
         module = context.module
         if context.method_name == "__call__" and isinstance(module, nn.BatchNorm | nn.Dropout):
             batch_norm = isinstance(module, nn.BatchNorm)
-            if frozen and _is_frozen("/".join(module.path), paths, frozen):
+            fixed = (batch_norm and freeze_batch_norm) or (
+                bool(frozen) and _is_frozen("/".join(module.path), paths, frozen)
+            )
+            if fixed:
                 flag = "use_running_average" if batch_norm else "deterministic"
                 if getattr(module, flag) is None:
                     # Both take the flag as their second positional argument too.

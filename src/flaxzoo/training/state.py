@@ -19,7 +19,10 @@ from flaxzoo import optimizers as optimizers_module
 from flaxzoo._initialise import filled
 from flaxzoo._random import as_key
 from flaxzoo.model import Model
-from flaxzoo.transfer.freezing import FreezeSpec, freeze, matching_paths
+from flaxzoo.models.heads import Identity
+from flaxzoo.transfer.freezing import FreezeSpec, frozen_paths
+from flaxzoo.transfer.groups import decayed_plan, plan
+from flaxzoo.transfer.rates import check_decay, decay_factors
 from flaxzoo.weights.trees import flatten, unflatten
 
 DEFAULT_LOSS = {
@@ -44,7 +47,10 @@ class TrainState(train_state.TrainState):
       loss: a ``flaxzoo.losses.Loss``; static.
       metrics: ``MetricSpec`` of what ``train_step`` and ``eval_step`` compute; static.
       frozen: paths of the frozen parameters; static.
+      freeze_batch_norm: whether every BatchNorm uses and keeps its running statistics; static.
       optimizer: the optimizer before freezing, as ``flaxzoo.optimizers.get`` made it; static.
+      groups: how ``tx`` came about, for ``flaxzoo.transfer.refreeze``; static.
+      augment: what ``train_step`` does to each batch, ``(key, Batch) -> Batch``; static.
       reconstruct: whether targets default to the inputs; static.
     """
 
@@ -55,7 +61,10 @@ class TrainState(train_state.TrainState):
     loss: Any = struct.field(pytree_node=False, default=None)
     metrics: tuple[metrics_module.MetricSpec, ...] = struct.field(pytree_node=False, default=())
     frozen: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
+    freeze_batch_norm: bool = struct.field(pytree_node=False, default=False)
     optimizer: Any = struct.field(pytree_node=False, default=None)
+    groups: Any = struct.field(pytree_node=False, default=None)
+    augment: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -121,6 +130,10 @@ def create_train_state(
     loss: Any = None,
     metrics: Iterable[Any] | str | None = None,
     freeze: FreezeSpec = None,
+    freeze_until: int | str | None = None,
+    freeze_batch_norm: bool = False,
+    layer_decay: float | None = None,
+    augment: Any = None,
     rng: Any = 0,
     inputs: Any = None,
     total_steps: int | None = None,
@@ -132,7 +145,9 @@ def create_train_state(
       model: a ``flaxzoo.Model``, initialised here if it has no variables, or a Linen module.
       optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
       learning_rate: a float, a schedule, or a schedule's name; by default the optimizer's own
-        (``flaxzoo.optimizers.default_learning_rate``).
+        (``flaxzoo.optimizers.default_learning_rate``). A mapping from patterns, such as
+        ``{"*": 1e-4, "head": 1e-3}``, gives each group its own; see
+        ``flaxzoo.transfer.group_rates``.
       loss: a name of ``flaxzoo.losses``, a ``Loss``, or a function of predictions and targets. By
         default cross-entropy of integer labels for classifiers, the mean squared error for
         autoencoders.
@@ -140,7 +155,16 @@ def create_train_state(
         accuracy for classifiers with the default loss, none otherwise. The loss is always there.
       freeze: what not to train: a group such as ``"backbone"``, globs, or a predicate over paths;
         see ``flaxzoo.transfer.matching_paths``.
-      rng: an int seed or a key, for the initialisation and for dropout.
+      freeze_until: a stage, by name or position, before which nothing trains; it adds to
+        ``freeze``. See ``flaxzoo.transfer.slice_model`` for stages.
+      freeze_batch_norm: whether every BatchNorm normalises by its running statistics and leaves
+        them as they are; their scales and biases train unless ``freeze`` has them.
+      layer_decay: factor from the learning rate of a stage to that of the one before it; the
+        head has ``learning_rate``. See ``flaxzoo.transfer.layer_decay_rates``.
+      augment: what ``train_step`` does to each batch, on the device: a name of
+        ``flaxzoo.augment``, an ``Augmentation``, several of them, or a hashable function
+        ``(key, Batch) -> Batch``; the key depends on ``rng`` and the step alone.
+      rng: an int seed or a key, for the initialisation, dropout and augmentation.
       inputs: a batch of inputs to initialise with, for models whose input shape is not known.
       total_steps: length of training in steps, for schedules that end.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
@@ -150,7 +174,8 @@ def create_train_state(
       A ``TrainState``.
 
     Raises:
-      UnknownNameError: (a KeyError) a name is not registered, or ``freeze`` matches nothing.
+      UnknownNameError: (a KeyError) a name is not registered, ``freeze`` matches nothing, or what
+        trains has no learning rate.
       UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
       ShapeError: the input shape is not known and ``inputs`` is not given.
       ValueError: the model returns features and no ``loss`` says what to do with them.
@@ -165,7 +190,8 @@ def create_train_state(
     task = model.spec.task
     config = model.spec.config or {}
     bare = config.get("features") is True or config.get("num_classes") == 0
-    if loss is None and bare and model.spec.head is None:
+    headless = isinstance(getattr(model.module, "head", None), Identity)
+    if loss is None and (headless or (bare and model.spec.head is None)):
         raise ValueError(
             f"model {model.spec.name!r} returns features, which are no predictions: give it a "
             "head (num_classes=, or model.replace_head), or name a loss that takes features"
@@ -175,18 +201,22 @@ def create_train_state(
         metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()
     elif isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics):
         metrics = (metrics,)
-    rate = {"learning_rate": learning_rate, "total_steps": total_steps}
-    optimizer_options |= {key: value for key, value in rate.items() if value is not None}
-    built = optimizers_module.as_optimizer(optimizer, **optimizer_options)
-    frozen = matching_paths(params, freeze)
-    tx = _freeze_cached(built, tuple(flatten(params)), frozen) if frozen else built
+    if total_steps is not None:
+        optimizer_options["total_steps"] = total_steps
+    if layer_decay is None:
+        options = plan(optimizer, learning_rate, optimizer_options)
+    else:
+        factors = decay_factors(model.module, params, layer_decay)
+        options = decayed_plan(optimizer, learning_rate, factors, optimizer_options)
+    frozen = frozen_paths(model.module, params, freeze, freeze_until)
+    groups = options.build(tuple(flatten(params)), frozen)
     # Buffers of the model must not be donated with the state's.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=_apply_fn(model.module),
         params=params,
-        tx=tx,
-        opt_state=filled(tx.init, params),
+        tx=groups.tx,
+        opt_state=filled(groups.tx.init, params),
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,
@@ -194,7 +224,10 @@ def create_train_state(
         loss=losses_module.as_loss(default_loss if loss is None else loss),
         metrics=tuple(metrics_module.as_metric(metric) for metric in metrics),
         frozen=frozen,
-        optimizer=built,
+        freeze_batch_norm=bool(freeze_batch_norm),
+        optimizer=groups.optimizer,
+        groups=groups,
+        augment=_as_augmentation(augment, model),
         reconstruct=task == "reconstruction",
     )
 
@@ -208,16 +241,34 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     options = dict(settings)
     loss, metrics = options.pop("loss"), options.pop("metrics")
-    options.pop("freeze")
+    for key in ("freeze", "freeze_until", "freeze_batch_norm"):
+        options.pop(key, None)
+    if options.get("augment") is not None:
+        from flaxzoo.augment import as_augmentation
+
+        as_augmentation(options["augment"])
+    options.pop("augment", None)
     if loss is not None:
         losses_module.as_loss(loss)
     for metric in metrics if isinstance(metrics, tuple) else filter(None, (metrics,)):
         metrics_module.as_metric(metric)
     given = {key: value for key, value in options.items() if value is not None}
+    optimizer, rate = given.pop("optimizer"), given.pop("learning_rate", None)
     # Any length will do: what is built here is thrown away.
-    if isinstance(given.get("learning_rate"), str):
+    if any(isinstance(one, str) for one in each_rate(rate)):
         given["total_steps"] = 10**9
-    optimizers_module.as_optimizer(given.pop("optimizer"), **given)
+    decay = given.pop("layer_decay", None)
+    if decay is None:
+        plan(optimizer, rate, given).check()
+    else:
+        decayed_plan(optimizer, rate, {"*": check_decay(decay)}, given).check()
+
+
+def each_rate(learning_rate: Any) -> tuple[Any, ...]:
+    """The learning rates in what may be one or a mapping to several."""
+    if isinstance(learning_rate, Mapping):
+        return tuple(learning_rate.values())
+    return (learning_rate,)
 
 
 def as_model(model: Any) -> Model:
@@ -234,15 +285,17 @@ def as_model(model: Any) -> Model:
     raise TypeError(f"model must be a flaxzoo.Model or a flax.linen.Module, got {model!r}{hint}")
 
 
+def _as_augmentation(augment: Any, model: Model) -> Any:
+    if augment is None:
+        return None
+    from flaxzoo.augment import as_augmentation
+
+    classes = getattr(getattr(model.module, "head", model.module), "num_classes", None)
+    return as_augmentation(augment, preprocess=model.spec.preprocess, num_classes=classes)
+
+
 @functools.lru_cache(maxsize=64)
 def _apply_fn(module: nn.Module) -> Callable[..., Any]:
     # Bound methods compare by identity of their object: one per equal module lets compiled
     # steps be shared between states.
     return module.apply
-
-
-@functools.lru_cache(maxsize=64)
-def _freeze_cached(
-    tx: optax.GradientTransformation, paths: tuple[str, ...], frozen: frozenset[str]
-) -> optax.GradientTransformation:
-    return freeze(tx, unflatten(dict.fromkeys(paths)), lambda path: path in frozen)

@@ -22,7 +22,8 @@ from flaxzoo.training.state import TrainState, merge, split
 def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollection]:
     """Takes one optimizer step; compiled once per model, optimizer and batch shape.
 
-    Gradients are taken for trainable parameters alone. BatchNorm statistics and other mutable
+    The batch is augmented first if the state says so. Gradients are taken for trainable
+    parameters alone. BatchNorm statistics and other mutable
     collections are updated; dropout draws from ``state.rng`` folded with ``state.step``, so that
     the same state and batch always give the same result. ``state`` is left as it is and may be
     kept; ``Trainer`` donates its own to save memory.
@@ -91,9 +92,16 @@ def prepare(state: TrainState, batch: Any) -> Batch:
     if batch.targets is None:
         if not state.reconstruct:
             raise DataError("the batch has no targets: pass (inputs, targets)")
-        batch = batch._replace(targets=batch.inputs)
+        check_values(state, with_targets(batch))
+        # Targets that are the inputs follow what an augmentation makes of them.
+        return batch if state.augment is not None else with_targets(batch)
     check_values(state, batch)
     return batch
+
+
+def with_targets(batch: Batch) -> Batch:
+    """The batch with its inputs as targets where it has none."""
+    return batch if batch.targets is not None else batch._replace(targets=batch.inputs)
 
 
 def check_values(state: TrainState, batch: Batch) -> None:
@@ -124,6 +132,8 @@ def output_shapes(state: TrainState, inputs: Any) -> Any:
 
 
 _OUTPUT_SHAPES: dict[Any, Any] = {}
+# A fold of the step's key that its split, for dropout, does not use.
+_AUGMENT_STREAM = 2
 
 
 def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollection]:
@@ -132,6 +142,8 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
     if not trainable:
         raise ValueError("every parameter is frozen: there is nothing to train")
     key = jax.random.fold_in(state.rng, state.step)
+    if state.augment is not None:
+        batch = with_targets(state.augment(jax.random.fold_in(key, _AUGMENT_STREAM), batch))
     objective = functools.partial(_objective, state, frozen, key)
     needs = state.optimizer.needs if state.optimizer is not None else frozenset()
     if "per_example_gradients" in needs:
@@ -156,15 +168,17 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
         **({"obj_fn": value_fn} if "obj_fn" in needs else {}),
         **_split_collections(collections),
     )
+    # Metrics of labels see the class that has the largest share of a mixed example.
+    labels = batch.targets.argmax(-1) if _is_soft(state, batch.targets) else batch.targets
     metrics = metrics_module.collect(
-        state.metrics, outputs, batch.targets, weights=batch.weights, loss=values
+        state.metrics, outputs, labels, weights=batch.weights, loss=values
     )
     return new_state, metrics
 
 
 def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
-    variables = state.eval_variables
+    variables, batch = state.eval_variables, with_targets(batch)
     outputs = apply_module(state.module, variables, batch.inputs, rngs=_eval_rngs(state))
     state.loss.check(outputs, batch.targets)
     values = state.loss.values(outputs, batch.targets)
@@ -185,7 +199,9 @@ def _objective(
     params = merge(trainable, frozen)
     collections = state.model_state
     dropout_key, other_key = jax.random.split(key)
-    with training_modes(params, state.frozen, batch.weights):
+    with training_modes(
+        params, state.frozen, batch.weights, freeze_batch_norm=state.freeze_batch_norm
+    ):
         outputs = apply_module(
             state.module,
             {"params": params, **collections},
@@ -204,12 +220,21 @@ def _objective(
                 lambda new, old: jnp.where(counts, new, old), dict(updated), dict(collections)
             )
         collections = updated
-    loss = state.loss
+    loss = state.loss.with_soft_targets() if _is_soft(state, batch.targets) else state.loss
     loss.check(outputs, batch.targets)
     penalty = loss.regularization(params)
     value = loss.mean(outputs, batch.targets, batch.weights) + penalty
     values = loss.values(outputs, batch.targets) + penalty
     return value, (outputs, values, collections)
+
+
+def _is_soft(state: TrainState, targets: Any) -> bool:
+    """Whether an augmentation has made shares of classes out of class labels."""
+    return (
+        state.augment is not None
+        and state.loss.integer_labels
+        and jnp.issubdtype(jnp.result_type(targets), jnp.floating)
+    )
 
 
 def _per_example_gradients(

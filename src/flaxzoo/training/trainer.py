@@ -18,6 +18,7 @@ import numpy as np
 
 from flaxzoo import optimizers, schedules
 from flaxzoo.data.arrays import check_finite, pad_batch
+from flaxzoo.data.examples import holds_examples
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
 from flaxzoo.metrics import MetricSpec
@@ -37,12 +38,13 @@ from flaxzoo.training.checkpoint import (
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.history import History
 from flaxzoo.training.interrupts import StopRequest, stop_requests
+from flaxzoo.training.marks import marked
 from flaxzoo.training.state import (
     TrainState,
     as_model,
     check_settings,
     create_train_state,
-    split,
+    each_rate,
 )
 from flaxzoo.training.steps import (
     empty_totals,
@@ -51,8 +53,10 @@ from flaxzoo.training.steps import (
     output_shapes,
     predict_step,
     prepare,
+    with_targets,
 )
 from flaxzoo.transfer.freezing import FreezeSpec
+from flaxzoo.transfer.unfreezing import freezing_to_json, refreeze, with_freezing
 
 
 class Trainer:
@@ -66,10 +70,16 @@ class Trainer:
       model: a ``flaxzoo.Model`` or a Linen module.
       optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
       learning_rate: a float, a schedule, or a schedule's name, which then spans the first ``fit``;
-        by default the optimizer's own.
+        by default the optimizer's own. A mapping gives groups their own; see
+        ``create_train_state``.
       loss: a name of ``flaxzoo.losses``, a ``Loss`` or a function; see ``create_train_state``.
       metrics: names of ``flaxzoo.metrics`` or functions; see ``create_train_state``.
       freeze: what not to train; see ``create_train_state``.
+      freeze_until: the first stage that trains; see ``create_train_state``.
+      freeze_batch_norm: whether BatchNorm keeps its running statistics; see
+        ``create_train_state``.
+      layer_decay: of the learning rate, by stage; see ``create_train_state``.
+      augment: what to do to training batches; see ``create_train_state``.
       seed: of the initialisation, dropout and the order of the data.
       run_dir: where checkpoints and logs go; made at the first ``fit``.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps``, ...
@@ -91,6 +101,10 @@ class Trainer:
         loss: Any = None,
         metrics: Iterable[Any] | str | None = None,
         freeze: FreezeSpec = None,
+        freeze_until: int | str | None = None,
+        freeze_batch_norm: bool = False,
+        layer_decay: float | None = None,
+        augment: Any = None,
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
         **optimizer_options: Any,
@@ -101,7 +115,11 @@ class Trainer:
             "learning_rate": learning_rate,
             "loss": loss,
             "metrics": metrics if metrics is None or _is_one(metrics) else tuple(metrics),
-            "freeze": freeze,
+            "freeze": _as_patterns(freeze),
+            "freeze_until": freeze_until,
+            "freeze_batch_norm": freeze_batch_norm or None,
+            "layer_decay": layer_decay,
+            "augment": augment,
             **optimizer_options,
         }
         self.seed = int(seed)
@@ -119,6 +137,8 @@ class Trainer:
         self._provisional = False
         self._inputs: Any = None
         self._loaded = False
+        # Whether what is frozen has changed since the state was made.
+        self._refrozen = False
         # Where the run stands: finished epochs, batches of the next one, and its metrics so far.
         self._epoch = 0
         self._batch = 0
@@ -142,6 +162,7 @@ class Trainer:
         Returns:
           The state.
         """
+        before = self.state
         if self.state is not None and self._provisional and total_steps is not None:
             self.state = None
         if self.state is None:
@@ -156,6 +177,8 @@ class Trainer:
                 **self._settings,
             )
             self._total_steps = total_steps
+            if before is not None and self._refrozen:
+                state = with_freezing(state, freezing_to_json(before))
             # The model keeps its own variables: the trainer's will be donated.
             self.state = jax.tree.map(jnp.copy, state)
             self._note_inputs(inputs)
@@ -188,11 +211,22 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float | None:
-        """At the current step; None where the optimizer does not say."""
+        """At the current step, the head's if groups differ; None where the optimizer hides it."""
         optimizer = None if self.state is None else self.state.optimizer
         if optimizer is None or optimizer.learning_rate is None:
             return None
         return float(optimizer.learning_rate(self.step // optimizer.accumulate_steps))
+
+    @property
+    def group_learning_rates(self) -> dict[str, float]:
+        """At the current step, by entry of a ``learning_rate`` that is a mapping; else empty.
+
+        Those of frozen groups are what they would train at.
+        """
+        if self.state is None or not isinstance(self._settings["learning_rate"], Mapping):
+            return {}
+        state: Any = self.state
+        return state.groups.rates(self.step // state.optimizer.accumulate_steps)
 
     def hyperparameters(self) -> dict[str, str | int | float | bool]:
         """The run's settings, flat, for logs."""
@@ -206,19 +240,28 @@ class Trainer:
         }
 
     def summary(self) -> Summary:
-        """The model's layer table, with the number of parameters that train."""
+        """The model's layer table, with what trains, and at which rate where rates differ."""
         summary = self.model_with_state().summary()
-        if self.state is None or not self.state.frozen:
-            return summary
-        trainable, _ = split(self.state.params, self.state.frozen)
-        layers = tuple(
-            dataclasses.replace(layer, kind=f"{layer.kind} (frozen)")
-            if layer.parameters and _all_frozen(layer.path, self.state)
-            else layer
-            for layer in summary.layers
-        )
-        count = sum(leaf.size for leaf in trainable.values())
-        return dataclasses.replace(summary, layers=layers, trainable=count)
+        return summary if self.state is None else marked(summary, self.state, self.step)
+
+    def refreeze(self, freeze: FreezeSpec = None, *, freeze_until: int | str | None = None) -> None:
+        """Changes what is frozen from the next step on; see ``flaxzoo.transfer.refreeze``.
+
+        It counts from then on, instead of what the trainer was made with; checkpoints hold it.
+
+        Args:
+          freeze: as for the trainer; None for nothing.
+          freeze_until: likewise.
+
+        Raises:
+          RuntimeError: there is no state yet.
+          As ``flaxzoo.transfer.refreeze``.
+        """
+        if self.state is None:
+            raise RuntimeError("there is nothing to refreeze before fit, evaluate or build")
+        state = refreeze(self.state, freeze, freeze_until=freeze_until)
+        self._refrozen = self._refrozen or state is not self.state
+        self.state = state
 
     # --- training ------------------------------------------------------------------------------
 
@@ -510,6 +553,7 @@ class Trainer:
             "totals": totals,
             "history": self.history.to_json(),
             "callbacks": self._callbacks.states(),
+            "freezing": freezing_to_json(self.state) if self._refrozen else None,  # type: ignore[arg-type]
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
@@ -537,6 +581,7 @@ class Trainer:
     def _restore(self, directory: Path, which: int | str) -> None:
         state, meta = restore(directory, self.state, which)  # type: ignore[arg-type]
         self.state = state
+        self._refrozen = meta.get("freezing") is not None
         self.step = int(state.step)
         self._epoch, self._batch = meta["epoch"], meta["batch"]
         self._totals, self._saved_totals = None, meta["totals"]
@@ -559,8 +604,8 @@ class Trainer:
     # --- helpers -------------------------------------------------------------------------------
 
     def _needs_length(self) -> bool:
-        rate = self._settings["learning_rate"]
-        return isinstance(rate, str) and schedules.needs_total_steps(rate)
+        rates = each_rate(self._settings["learning_rate"])
+        return any(isinstance(rate, str) and schedules.needs_total_steps(rate) for rate in rates)
 
     def _build_for(self, feed: Feed, epochs: int | None) -> None:
         inputs = feed.first().inputs
@@ -580,7 +625,7 @@ class Trainer:
 
     def _inspect(self, feed: Feed) -> None:
         state: Any = self.state
-        batch = self._prepared(feed.first())
+        batch = with_targets(self._prepared(feed.first()))
         outputs = output_shapes(state, batch.inputs)
         if feed.arrays is not None:
             # Arrays are looked at once, as a whole, instead of batch by batch.
@@ -596,11 +641,11 @@ class Trainer:
         )
 
 
-def _all_frozen(path: str, state: TrainState) -> bool:
-    from flaxzoo.weights.trees import flatten
-
-    inside = [p for p in flatten(state.params) if p.startswith(f"{path}/")]
-    return bool(inside) and all(p in state.frozen for p in inside)
+def _as_patterns(freeze: FreezeSpec) -> FreezeSpec:
+    if isinstance(freeze, str) or not isinstance(freeze, Iterable):
+        return freeze
+    # What can be read only once would be gone after the first look.
+    return tuple(freeze)
 
 
 def _for_examples(outputs: Any, examples: int) -> Any:
@@ -615,12 +660,17 @@ def _is_one(metric: Any) -> bool:
 
 
 def _length(data: Any) -> int | None:
+    if holds_examples(data):
+        return len(data)
+    data = getattr(data, "arrays", data)
     leaves = jax.tree.leaves(data) if isinstance(data, tuple | list | Mapping) else [data]
     shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
     return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_describe(item)}" for key, item in value.items())
     if isinstance(value, tuple | list):
         return ", ".join(map(_describe, value))
     return str(getattr(value, "name", None) or getattr(value, "__name__", None) or value)

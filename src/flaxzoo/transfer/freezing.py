@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import optax
 
 from flaxzoo.errors import UnknownNameError, did_you_mean
@@ -20,11 +21,17 @@ TRAIN, FREEZE = "train", "freeze"
 def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str]:
     """The paths of the parameters that ``spec`` freezes.
 
+    Several patterns are read in order, as in a ``.gitignore``: each adds what it matches to what
+    the ones before it chose, and one that begins with ``!`` takes what it matches out again. A
+    list that begins with a ``!`` starts from everything: ``["backbone", "!backbone/layer4*"]`` is
+    the backbone without its last stage, ``["!head", "!*/bias"]`` everything but the head and the
+    biases.
+
     Args:
       params: nested dictionaries of parameters, or of their shapes.
       spec: a group (``"backbone"``), a glob over paths (``"backbone/conv_[01]*"``; it matches a
-        parameter or any group above it), several of these, ``"!head"`` for everything but a
-        group, a predicate over paths such as ``"backbone/conv_0/kernel"``, or None for nothing.
+        parameter or any group above it), ``"!head"`` for everything but a group, several of
+        these, a predicate over paths such as ``"backbone/conv_0/kernel"``, or None for nothing.
 
     Returns:
       Paths joined by ``/``.
@@ -44,21 +51,68 @@ def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str
         raise TypeError(
             f"freeze must be a pattern, several patterns, a predicate or None, got {spec!r}"
         )
-    frozen: set[str] = set()
-    for pattern in spec:
+    chosen: set[str] = set()
+    for i, pattern in enumerate(spec):
         if not isinstance(pattern, str):
             raise TypeError(f"a freeze pattern must be text, got {pattern!r}")
-        wanted = pattern.removeprefix("!").strip("/")
-        hits = {path for path in paths if _matches(path, wanted)}
-        if not hits:
-            groups = {prefix for path in paths for prefix in _prefixes(path)}
-            hint = did_you_mean(wanted, groups)
-            raise UnknownNameError(
-                f"freeze pattern {pattern!r} matches no parameter.{hint} "
-                f"Top-level groups: {', '.join(params)}"
-            )
-        frozen |= set(paths) - hits if pattern.startswith("!") else hits
-    return frozenset(frozen)
+        hits = matched(paths, pattern.removeprefix("!"), label=f"freeze pattern {pattern!r}")
+        if pattern.startswith("!"):
+            chosen = (set(paths) if i == 0 else chosen) - hits
+        else:
+            chosen |= hits
+    return frozenset(chosen)
+
+
+def matched(paths: Iterable[str], pattern: str, *, label: str) -> set[str]:
+    """The paths that one pattern matches, itself or by a group above them.
+
+    Args:
+      paths: of all parameters.
+      pattern: a group or a glob.
+      label: names the pattern in messages.
+
+    Raises:
+      UnknownNameError: there are none; it lists the nearest groups and paths.
+    """
+    paths, wanted = list(paths), pattern.strip("/")
+    hits = {path for path in paths if _matches(path, wanted)}
+    if not hits:
+        groups = dict.fromkeys(prefix for path in paths for prefix in prefixes(path))
+        hint = did_you_mean(wanted, groups)
+        top = dict.fromkeys(path.partition("/")[0] for path in paths)
+        raise UnknownNameError(
+            f"{label} matches no parameter.{hint} Top-level groups: {', '.join(top)}"
+        )
+    return hits
+
+
+def paths_before(module: nn.Module, params: Mapping[str, Any], where: int | str) -> frozenset[str]:
+    """The paths of all parameters before a stage, for ``freeze_until``.
+
+    Args:
+      module: a ``Classifier`` or a backbone with stages.
+      params: its parameters, or their shapes.
+      where: the first stage that is left out, by name (``"layer3_0"``), as a group of stages
+        (``"layer3"``), or by position; negative ones count from the end, where the head of a
+        ``Classifier`` is the last.
+
+    Raises:
+      UnknownNameError: (a KeyError) there is no such stage; it lists the nearest ones.
+    """
+    from flaxzoo.models.stages import position, stage_paths
+
+    stages = stage_paths(module, params)
+    names = list(stages)
+    before = names[: position(names, where)]
+    return frozenset(path for name in before for path in stages[name])
+
+
+def frozen_paths(
+    module: nn.Module, params: Mapping[str, Any], freeze: FreezeSpec, until: int | str | None
+) -> frozenset[str]:
+    """What ``freeze=`` and ``freeze_until=`` freeze together: either is enough."""
+    frozen = matching_paths(params, freeze)
+    return frozen if until is None else frozen | paths_before(module, params, until)
 
 
 def label_params(params: Mapping[str, Any], spec: FreezeSpec) -> dict[str, Any]:
@@ -94,10 +148,11 @@ def freeze(
     return partition({TRAIN: tx, FREEZE: zero_grads()}, label_params(params, spec))
 
 
-def _prefixes(path: str) -> list[str]:
+def prefixes(path: str) -> list[str]:
+    """A parameter's path and the groups around it, the largest first."""
     parts = path.split("/")
     return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _matches(path: str, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in _prefixes(path))
+    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes(path))

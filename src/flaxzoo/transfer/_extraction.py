@@ -1,0 +1,178 @@
+"""One pass of a backbone over a data set: what ``extract_features`` writes down."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo._calls import apply_module
+from flaxzoo.data.arrays import ArrayDataset, as_int, check_finite, pad_batch
+from flaxzoo.errors import DataError, ShapeError, UninitializedError
+from flaxzoo.layers.checks import as_choice
+from flaxzoo.model import Model
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import global_pool
+from flaxzoo.training.batches import Batch, as_batch, batch_size, is_host
+from flaxzoo.training.feed import Feed
+from flaxzoo.transfer import _fingerprints as fingerprints
+from flaxzoo.transfer._feature_layout import columns_of, describe
+
+_POOLINGS = ("auto", "avg", "max", "avg+max")
+
+
+class Extraction:
+    """A model and data, ready to run: checks what it was given before anything is computed."""
+
+    def __init__(
+        self, model: Any, data: Any, size: int, steps: int | None, pooling: str | None, dtype: Any
+    ) -> None:
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a flaxzoo.Model, got {type(model).__name__}")
+        if model.variables is None:
+            raise UninitializedError(
+                f"model {model.spec.name!r} has no variables yet: model = model.init(rng=0), "
+                "or get it with pretrained=True"
+            )
+        self.model = model
+        self.module, self.variables = _backbone(model)
+        self.pooling = as_choice("pooling", pooling, _POOLINGS)
+        self.dtype = None if dtype is None else jnp.dtype(dtype)
+        if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
+            raise DataError(f"dtype must be a floating type, got {self.dtype}")
+        self.steps = steps
+        self.feed, self.examples = _open(data, as_int(size, "batch_size", 1), steps)
+        self.first = self.feed.first()
+        self.batch_size = batch_size(self.first)
+        self._check_inputs(self.first)
+        outputs = jax.eval_shape(self._run, self.variables, self._filled(self.first.inputs))
+        for leaf in jax.tree.leaves(outputs):
+            if leaf.shape[:1] != (self.batch_size,):
+                raise ShapeError(
+                    f"the features of {self.batch_size} examples have the shape "
+                    f"{list(leaf.shape)}; their first axis must be the examples"
+                )
+        weights = jax.ShapeDtypeStruct((self.batch_size,), np.dtype(np.float32))
+        tree = {"inputs": outputs, "targets": self.first.targets, "weights": weights}
+        self.columns, self.structure = columns_of(tree)
+
+    @property
+    def total_batches(self) -> int | None:
+        """Number of batches, where the data tells."""
+        return self.feed.steps_per_epoch
+
+    def batches(self, start: int = 0) -> Generator[list[np.ndarray]]:
+        """The columns of each batch from number ``start`` on: features, targets and weights."""
+        waiting: Any = None
+        number = start
+        feed: Any = self.feed.epoch(0, start)
+        with contextlib.closing(feed) as source:
+            for batch in source:
+                self._check_inputs(batch)
+                # Dispatched before the previous one's results are waited for.
+                made = (number, batch, self._run(self.variables, self._filled(batch.inputs)))
+                if waiting is not None:
+                    yield self._rows(*waiting)
+                waiting, number = made, number + 1
+        if waiting is not None:
+            yield self._rows(*waiting)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {
+            "architecture": fingerprints.architecture(self.module),
+            "variables": fingerprints.digest(self.variables),
+            "pooling": self.pooling,
+            "dtype": None if self.dtype is None else self.dtype.name,
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "number_of_examples": self.examples,
+            "inputs": fingerprints.layout(self.first.inputs),
+            "targets": fingerprints.layout(self.first.targets),
+            "first_batch": fingerprints.digest(tuple(self.first)),
+        }
+
+    def _run(self, variables: Any, inputs: Any) -> Any:
+        return _forward(self.module, variables, inputs, self.pooling, self.dtype)
+
+    def _filled(self, inputs: Any) -> Any:
+        rows = len(jax.tree.leaves(inputs)[0])
+        return pad_batch(inputs, self.batch_size)[0] if rows < self.batch_size else inputs
+
+    def _check_inputs(self, batch: Batch) -> None:
+        images = self.model.spec.preprocess is not None
+        if images and any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(batch.inputs)):
+            raise TypeError(
+                "a model takes images that are preprocessed already, got uint8: use "
+                "model.spec.preprocess(images)"
+            )
+        if is_host(batch.inputs):
+            check_finite(batch.inputs, "inputs")
+
+    def _rows(self, number: int, batch: Batch, outputs: Any) -> list[np.ndarray]:
+        rows = batch_size(batch)
+        given = batch.weights
+        weights = np.ones(rows, np.float32) if given is None else np.asarray(given, np.float32)
+        counted = weights > 0
+        features = jax.tree.map(lambda x: np.asarray(x)[:rows], outputs)
+        check_finite(features, f"the features of batch {number}")
+        tree = {"inputs": features, "targets": batch.targets, "weights": weights}
+        _, leaves, structure = describe(tree)
+        arrays = [np.asarray(leaf)[counted] for leaf in leaves]
+        found = [(jnp.dtype(x.dtype), x.shape[1:]) for x in arrays]
+        wanted = [(jnp.dtype(c.dtype), c.shape) for c in self.columns]
+        if structure != self.structure or found != wanted:
+            raise DataError(
+                f"batch {number} is unlike the first: features and targets "
+                f"{fingerprints.layout((tree['inputs'], tree['targets']))}, where the first has "
+                + ", ".join(f"{c.dtype}{list(c.shape)}" for c in self.columns[:-1])
+            )
+        return arrays
+
+
+def _backbone(model: Model) -> tuple[nn.Module, dict[str, Any]]:
+    if not isinstance(model.module, Classifier):
+        return model.module, model.variables
+    parts = {name: tree["backbone"] for name, tree in model.variables.items() if "backbone" in tree}
+    return model.module.backbone, parts
+
+
+def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
+    """The data in its own order, and the number of its examples where it tells."""
+    if isinstance(data, ArrayDataset):
+        # Its own order, all of it: shuffling and leaving out are for training.
+        data = ArrayDataset(data.arrays, data.batch_size, shuffle=False)
+    count = getattr(data, "num_examples", None)
+    if count is None and (arrays := _arrays(data)) is not None:
+        count = batch_size(as_batch(arrays))
+        size = min(size, count)
+    feed = Feed(data, batch_size=size, steps_per_epoch=steps, name="data")
+    # Short batches are filled up here, and cut again, without weights in between.
+    feed.pad = False
+    return feed, count
+
+
+def _arrays(data: Any) -> Any:
+    """What ``Feed`` takes for arrays with one first axis, or None."""
+    data = getattr(data, "arrays", data)
+    if isinstance(data, tuple | Mapping) or hasattr(data, "shape"):
+        leaves = jax.tree.leaves(data)
+        if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+            return data
+    return None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _forward(module: nn.Module, variables: Any, inputs: Any, pooling: Any, dtype: Any) -> Any:
+    def finish(leaf: jax.Array) -> jax.Array:
+        leaf = global_pool(leaf, pooling)
+        floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if floating else leaf
+
+    return jax.tree.map(finish, apply_module(module, variables, inputs))

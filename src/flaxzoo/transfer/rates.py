@@ -1,0 +1,199 @@
+"""Learning rates that differ between groups of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from flaxzoo.errors import UnknownNameError
+from flaxzoo.optimizers import Optimizer
+from flaxzoo.schedules import checks
+from flaxzoo.transfer.freezing import matched, prefixes
+from flaxzoo.weights.trees import flatten
+
+Rate = float | Callable[[Any], Any] | str
+
+# The entry of learning rates for what no other one matches.
+DEFAULT = "*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A schedule times a factor; equal parts give equal ones, so that steps are shared."""
+
+    schedule: Callable[[Any], Any]
+    factor: float
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of update ``step``, from 0."""
+        return self.factor * self.schedule(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """A schedule that begins in its middle, for what starts to train later than the run."""
+
+    schedule: Callable[[Any], Any]
+    start: int
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of update ``step``, from 0 where this begins."""
+        return self.schedule(step + self.start)
+
+
+def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, str]:
+    """Which entry of ``rates`` each parameter follows.
+
+    The last entry that matches wins; ``"*"`` is for what none of the others matches, wherever it
+    stands.
+
+    Args:
+      paths: of all parameters.
+      rates: patterns, as ``freeze`` takes them, to anything.
+
+    Returns:
+      Path to pattern, without the paths that no entry matches.
+
+    Raises:
+      UnknownNameError: (a KeyError) a pattern matches no parameter; it lists the nearest paths.
+      ValueError: there are no entries, or one of them is not used, as later ones match all that
+        it does.
+      TypeError: a pattern is not text.
+    """
+    paths = list(paths)
+    if not rates:
+        raise ValueError("learning_rate has no entries: give patterns and their rates")
+    chosen = dict.fromkeys(paths, DEFAULT) if DEFAULT in rates else {}
+    for pattern in rates:
+        if not isinstance(pattern, str):
+            raise TypeError(f"learning_rate: a pattern must be text, got {pattern!r}")
+        if pattern == DEFAULT:
+            continue
+        hits = matched(paths, pattern.removeprefix("!"), label=f"learning_rate {pattern!r}")
+        for path in set(paths) - hits if pattern.startswith("!") else hits:
+            chosen[path] = pattern
+    unused = set(rates) - set(chosen.values()) - {DEFAULT}
+    if unused:
+        raise ValueError(
+            f"learning_rate: {', '.join(map(repr, sorted(unused)))} is for nothing, because "
+            "later entries match all that it does: the last entry that matches wins, so put "
+            "the general ones first"
+        )
+    return {path: chosen[path] for path in paths if path in chosen}
+
+
+def unmatched_error(paths: Iterable[str], rates: Mapping[str, Any]) -> UnknownNameError:
+    """The error for parameters that train and have no learning rate."""
+    paths = list(paths)
+    shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    return UnknownNameError(
+        f"learning_rate has no entry for {shown}. It has {', '.join(map(repr, rates))}; add "
+        f"{DEFAULT!r} for the rest, or freeze it"
+    )
+
+
+def group_rates(
+    optimizer: Any, params: Mapping[str, Any], rates: Mapping[str, Rate], **options: Any
+) -> Optimizer:
+    """One optimizer whose learning rate differs between groups of parameters.
+
+    Each group has an optimizer of its own, joined by ``flaxzoo.optimizers.partition``.
+    ``clip_norm`` is of the norm over all groups, and accumulation and averaging are in step.
+    Optimizers that estimate one step size for all parameters, or search along a line, do so by
+    group.
+    ``create_train_state`` and ``Trainer`` take ``rates`` as ``learning_rate``.
+
+    Args:
+      optimizer: a name of ``flaxzoo.optimizers`` or a factory such as ``optax.adamw``.
+      params: the parameters, or their shapes.
+      rates: patterns, as ``freeze`` takes them, to learning rates: numbers, schedules or names
+        of schedules. The last entry that matches a parameter wins; ``"*"`` is for what no other
+        one matches.
+      **options: as for ``flaxzoo.optimizers.get``.
+
+    Returns:
+      An optimizer over the whole tree of parameters.
+
+    Raises:
+      UnknownNameError: (a KeyError) a pattern matches nothing, or a parameter has no rate.
+      UnknownArgumentError: ``optimizer`` is built already: its rate is inside it.
+      ValueError: a rate is out of range, an entry is for nothing, or the optimizer's privacy
+        does not allow groups.
+    """
+    from flaxzoo.transfer.groups import plan
+
+    return plan(optimizer, rates, options).build(tuple(flatten(params))).optimizer
+
+
+def layer_decay_rates(
+    model: Any, learning_rate: float | Callable[[Any], Any], decay: float
+) -> dict[str, Any]:
+    """Learning rates that shrink from the head down, for ``learning_rate=`` or ``group_rates``.
+
+    Stage ``i`` of ``n`` has ``learning_rate * decay ** (n - 1 - i)``: the head, which is the last
+    one of a ``Classifier``, has ``learning_rate`` itself, and the first layers, whose features
+    serve many tasks, move least. 0.65 to 0.9 are usual.
+
+    Args:
+      model: a ``Model`` with variables or a known input shape; its backbone has stages.
+      learning_rate: of the head, a number or a schedule.
+      decay: factor from a stage to the one before it, above 0 and at most 1.
+
+    Returns:
+      Groups of parameters, such as ``"backbone/layer1_0"``, to rates, in the order of stages.
+
+    Raises:
+      UninitializedError: the model has no variables and does not know its input shape.
+      ValueError: a number is out of range.
+
+    Source: Clark et al., ELECTRA (https://arxiv.org/abs/2003.10555); Bao et al., BEiT
+    (https://arxiv.org/abs/2106.08254).
+    """
+    if not callable(learning_rate):
+        learning_rate = checks.rate("learning_rate", learning_rate)
+    params = model.variables["params"] if model.variables is not None else model.shapes()["params"]
+    return decayed(decay_factors(model.module, params, decay), learning_rate)
+
+
+def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) -> dict[str, float]:
+    """By how much layer decay multiplies the rate of each group of parameters."""
+    from flaxzoo.models.stages import stage_paths
+
+    decay = check_decay(decay)
+    stages = {name: paths for name, paths in stage_paths(module, params).items() if paths}
+    stage_of = {path: name for name, paths in stages.items() for path in paths}
+    inside: dict[str, set[str | None]] = {}
+    for path in flatten(params):
+        for group in prefixes(path):
+            inside.setdefault(group, set()).add(stage_of.get(path))
+    factors: dict[str, float] = {}
+    for i, paths in enumerate(stages.values()):
+        for path in paths:
+            # The largest group around it that belongs to its stage as a whole.
+            group = next(group for group in prefixes(path) if len(inside[group]) == 1)
+            factors[group] = decay ** (len(stages) - 1 - i)
+    return factors
+
+
+def check_decay(decay: Any) -> float:
+    """The factor of layer decay, in (0, 1].
+
+    Raises:
+      TypeError: it is not a number.
+      ValueError: it is out of range.
+    """
+    decay = checks.number("layer_decay", decay)
+    if not 0 < decay <= 1:
+        raise ValueError(f"layer_decay must be above 0 and at most 1, got {decay}")
+    return decay
+
+
+def decayed(factors: Mapping[str, float], rate: Any) -> dict[str, Any]:
+    """The rates of ``decay_factors`` for the head's."""
+    return {
+        group: Scaled(rate, factor) if callable(rate) else rate * factor
+        for group, factor in factors.items()
+    }

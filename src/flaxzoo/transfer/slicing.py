@@ -1,0 +1,215 @@
+"""Parts of a model, cut at the boundaries of its stages, and their variables joined again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flaxzoo._calls import apply_module
+from flaxzoo.model import Model
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import Identity
+from flaxzoo.models.stages import Slice, as_staged, position, stage_paths, stages_of
+from flaxzoo.spec import ModelSpec
+from flaxzoo.weights.trees import flatten, unflatten
+
+
+def slice_model(
+    model: Model | nn.Module, start: int | str | None = None, stop: int | str | None = None
+) -> Model:
+    """The stages ``start`` up to, without, ``stop`` of a model, as a model of its own.
+
+    The parameters keep their paths, so that ``merge_variables`` joins slices again, and running
+    one slice on what the one before it returns equals running the whole model, in training too.
+
+    Args:
+      model: with or without variables; any backbone of the zoo, a ``Sequential`` (Flax's or
+        jax-resnet's), a module with the methods that ``flaxzoo.models.stages`` names, or a
+        ``Classifier`` of one of these. A slice can be sliced again.
+      start: the first stage: a name, ``"layer3_0"``; the name of a group for its first stage,
+        ``"layer3"``; or a number as in Python's slices. None starts with the first of all.
+      stop: the first stage that is left out, likewise; None leaves out none. ``stop="head"`` cuts
+        off the head of a ``Classifier``, pooling included, and ``start="head"`` is the head alone.
+
+    Returns:
+      A model whose module is the ``Classifier`` of the sliced backbone and the head, with an
+      ``Identity`` in place of what is cut off; for a bare backbone the slice itself. Its
+      variables, if there are any, are those of the stages in the range. Its spec has the input
+      shape and dtype at that point, as far as they are known; no preprocessing unless the first
+      stage is in it, and no classes unless the head is.
+
+    Raises:
+      UnknownNameError: (a KeyError) no stage has this name or number; it lists the closest.
+      ValueError: the range is empty or reversed, or a variable belongs to no stage.
+      TypeError: the module has no stages, or none that can be run by themselves.
+
+    Example:
+      >>> trunk = slice_model(model, stop="layer3")
+      >>> rest = slice_model(model, start="layer3")
+      >>> logits = rest(trunk(images))
+    """
+    if not isinstance(model, Model):
+        model = Model(model)
+    names = list(stages_of(model.module))
+    first = 0 if start is None else position(names, start)
+    last = len(names) if stop is None else position(names, stop)
+    if first >= last:
+        relation = "empty" if first == last else "reversed"
+        raise ValueError(
+            f"the range from {start!r} to {stop!r} is {relation}: it starts at stage {first} and "
+            f"stops before stage {last} of {', '.join(names)}"
+        )
+    if (first, last) == (0, len(names)):
+        return model
+    variables = model.variables
+    if variables is not None:
+        variables = _cut(model.module, variables, names[first:last])
+    module = _slice_module(model.module, first, last)
+    return Model(module, variables, _spec(model, first, last == len(names)))
+
+
+def _slice_module(module: nn.Module, start: int, stop: int) -> nn.Module:
+    """The module of the stages from one number to another."""
+    if not isinstance(module, Classifier):
+        return _slice_backbone(module, start, stop)
+    names = list(stages_of(module))
+    count = len(names) - (names[-1] == "head")
+    backbone: nn.Module = Identity()
+    if start < count:
+        backbone = _slice_backbone(module.backbone, start, min(stop, count), count)
+    return Classifier(backbone=backbone, head=module.head if stop > count else Identity())
+
+
+def _slice_backbone(
+    module: nn.Module, start: int, stop: int, count: int | None = None
+) -> nn.Module:
+    if (start, stop) == (0, count):
+        return module
+    if isinstance(module, Slice):
+        return module.clone(start=module.start + start, stop=module.start + stop)
+    staged = as_staged(module)
+    if staged is None or not hasattr(staged, "run_stages"):
+        raise TypeError(
+            f"a {type(module).__name__} has stages, but cannot run some of them: give it the "
+            "method run_stages(x, start, stop, *, train=False)"
+        )
+    return Slice(staged, start, stop)
+
+
+def _cut(module: nn.Module, variables: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """The variables of some stages, without the collections that have none there."""
+    found: dict[str, Any] = {}
+    for collection, tree in variables.items():
+        paths = stage_paths(module, tree)
+        kept = {path for name in names for path in paths[name]}
+        part = {path: leaf for path, leaf in flatten(tree).items() if path in kept}
+        if part or collection == "params":
+            found[collection] = unflatten(part)
+    return found
+
+
+def _spec(model: Model, start: int, with_end: bool) -> ModelSpec:
+    """What is known about a slice."""
+    headed = with_end and isinstance(model.module, Classifier) and model.spec.task != "features"
+    spec = dataclasses.replace(
+        model.spec,
+        # The registry builds whole architectures only.
+        config=None,
+        head=None,
+        task=model.spec.task if headed else "features",
+        classes=model.spec.classes if headed else None,
+        top1=None,
+    )
+    if not start:
+        return spec
+    spec = dataclasses.replace(spec, declared=False, preprocess=None, input_shape=None)
+    if model.spec.input_shape is None:
+        return spec
+    before = Model(_slice_module(model.module, 0, start), None, model.spec)
+    if model.variables is not None:
+        names = list(stages_of(model.module))
+        before = before.with_variables(_cut(model.module, model.variables, names[:start]))
+    point = jax.eval_shape(
+        functools.partial(apply_module, before.module), before.shapes(), before._sample(None)
+    )
+    if not isinstance(point, jax.ShapeDtypeStruct):
+        # Several arrays, such as a sequence and its mask.
+        return spec
+    return dataclasses.replace(spec, input_shape=point.shape[1:], input_dtype=str(point.dtype))
+
+
+def merge_variables(*parts: Model | Mapping[str, Any]) -> dict[str, Any]:
+    """Joins the variables of slices, or of other parts under different paths.
+
+    Args:
+      *parts: models with variables, or their variables: collections of nested dictionaries. What
+        two parts share must be the same in both, bit for bit.
+
+    Returns:
+      One tree: for the slices of a model that cover it, the tree of the whole model, which
+      ``model.with_variables`` takes.
+
+    Raises:
+      UninitializedError: a model has no variables.
+      ValueError: two parts hold different values under one path, or an array where the other has a
+        group; or there are no parts.
+      TypeError: a part is neither a model nor a mapping.
+
+    Example:
+      >>> trained = slice_model(model, start="head")  # ... and trained
+      >>> whole = model.with_variables(merge_variables(slice_model(model, stop="head"), trained))
+    """
+    if not parts:
+        raise ValueError("merge_variables takes one or more models or trees of variables, got none")
+    merged: dict[str, Any] = {}
+    for number, part in enumerate(parts):
+        if isinstance(part, Model):
+            part._require_variables()
+            part = part.variables
+        if not isinstance(part, Mapping):
+            raise TypeError(
+                "merge_variables takes models and trees of variables, got "
+                f"{type(part).__name__} as argument {number}"
+            )
+        _merge(merged, part, ())
+    return merged
+
+
+def _merge(merged: dict[str, Any], part: Mapping[str, Any], groups: tuple[str, ...]) -> None:
+    """Adds a tree to another in place; ``groups`` is where they are, for messages."""
+    for key, value in part.items():
+        path = "/".join((*groups, str(key)))
+        if isinstance(value, Mapping) != isinstance(merged.get(key, value), Mapping):
+            raise ValueError(f"{path} is a group in one part and an array in another")
+        if isinstance(value, Mapping):
+            _merge(merged.setdefault(key, {}), value, (*groups, str(key)))
+        elif key not in merged:
+            merged[key] = value
+        elif (difference := _difference(merged[key], value)) is not None:
+            raise ValueError(
+                f"two parts hold {path} with {difference}: pass only the one that counts, cut by "
+                "slice_model where they overlap"
+            )
+
+
+def _difference(a: Any, b: Any) -> str | None:
+    """In what two leaves differ, or None."""
+    if a is b:
+        return None
+    types = [(tuple(np.shape(leaf)), str(getattr(leaf, "dtype", type(leaf)))) for leaf in (a, b)]
+    if types[0] != types[1]:
+        return " and ".join(f"{dtype} {list(shape)}" for shape, dtype in types)
+    leaves = (a, b)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return "values that cannot be compared while they are traced"
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return None
+    # Bytes, for which NaN equals itself.
+    first, second = (np.asarray(leaf).tobytes() for leaf in leaves)
+    return None if first == second else "different values"
