@@ -8,6 +8,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 TIMM        ?= timm==1.0.31
+TENSORFLOW  ?= tensorflow-cpu==2.21.0 keras==3.15.1
 
 .PHONY: demo test lint format parity bench docs digits clean
 
@@ -15,6 +16,7 @@ demo: $(STAMPS)/demo
 	rm -rf runs/demo
 	$(BIN)/python examples/quickstart_digits.py --run-dir runs/demo
 	$(BIN)/python examples/predict_from_checkpoint.py --run-dir runs/demo
+	$(BIN)/python examples/digits_transfer/main.py --run-dir runs/demo/transfer
 
 test: $(STAMPS)/test
 	$(BIN)/python -m pytest
@@ -35,6 +37,7 @@ bench: $(STAMPS)/parity
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/lstm.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/transfer.py
 
 docs: $(STAMPS)/docs
 	$(BIN)/zensical build
@@ -64,6 +67,7 @@ $(STAMPS)/lint: pyproject.toml | $(STAMPS)
 $(STAMPS)/parity: $(STAMPS)/test
 	$(PIP) $(TORCH)
 	$(PIP) pillow pyyaml huggingface_hub safetensors
+	$(PIP) $(TENSORFLOW)
 	$(PIP) --no-deps $(TORCHVISION) $(TIMM)
 	touch $@
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+import grain
 import numpy as np
 import pytest
 
+import flaxzoo as fz
 from flaxzoo.data.arrays import random_order
 from flaxzoo.data.examples import (
     ExampleDataset,
@@ -169,3 +171,28 @@ def test_data_at_fault():
         ExampleDataset(PAIRS, 11)
     with pytest.raises(DataError, match="start_batch 4 is past"):
         ExampleDataset(PAIRS, 4).epoch(0, start_batch=4)
+
+
+def test_what_never_ends_is_read_as_a_stream():
+    """Its length is the largest int: no order can be drawn of it."""
+    source = [(np.full(3, i, np.float32), np.int32(i % 2)) for i in range(10)]
+    endless = grain.MapDataset.source(source).repeat()
+    assert not holds_examples(endless)
+    model = fz.models.get("mlp", input_shape=(3,), features=(4,), num_classes=2)
+    trainer = fz.Trainer(model)
+    trainer.fit(endless, steps_per_epoch=4, batch_size=5, progress=False)
+    assert trainer.step == 4
+
+
+def test_an_inherited_getitem_is_no_access_by_number():
+    class Stream:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, row):
+            raise NotImplementedError
+
+        def __iter__(self):
+            yield from [(np.zeros((2, 3), np.float32), np.zeros(2, np.int32))] * 4
+
+    assert not holds_examples(Stream())

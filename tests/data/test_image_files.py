@@ -194,3 +194,28 @@ def test_an_unknown_column_lists_the_columns(tmp_path, images):
     message = "label_column 'label' .* Did you mean 'labels'.* There are: 'file', 'labels'"
     with pytest.raises(UnknownNameError, match=message):
         read(rows, images)
+
+
+def test_whole_numbers_of_a_float_column_are_their_own_labels(tmp_path):
+    import pandas as pd
+
+    make(tmp_path, *(f"{index}.jpg" for index in range(4)))
+    files = [f"{index}.jpg" for index in range(4)]
+    for values in ([10.0, 2.0, 0.0, 2.0], np.array([10, 2, 0, 2], np.float32)):
+        frame = pd.DataFrame({"file": files, "label": values})
+        _, labels, names = read(frame, tmp_path)
+        assert names == ["0", "2", "10"]
+        assert labels.tolist() == [2, 1, 0, 1]
+    # Names that were given as numbers of either type mean the same.
+    for given in ([10.0, 2.0, 0.0], [10, 2, 0]):
+        assert read(frame, tmp_path, class_names=given)[1].tolist() == [0, 1, 2, 1]
+    # In a file they are text, sorted by value all the same.
+    text = "file,label\n0.jpg,10.0\n1.jpg,2.0\n2.jpg,0.0\n3.jpg,2.0\n"
+    _, labels, names = table(tmp_path / "t.csv", text)
+    assert names == ["0.0", "2.0", "10.0"]
+    assert labels.tolist() == [2, 1, 0, 1]
+    for given in ([10.0, 2.0, 0.0], ["10.0", "2.0", "0.0"]):
+        assert read(tmp_path / "t.csv", class_names=given)[1].tolist() == [0, 1, 2, 1]
+    # Halves stay what they are.
+    halves = pd.DataFrame({"file": files, "label": [0.5, 1.0, 0.5, 1.0]})
+    assert read(halves, tmp_path)[2] == ["0.5", "1"]

@@ -155,13 +155,45 @@ def test_split_by_keyword_is_the_method(root):
         (23, "leaves 0 to train on"),
         (1.5, "must be a fraction between 0 and 1 or a number of files, got 1.5"),
         (True, "must be a fraction"),
-        (22, "leaves no file of the class 'cat' to train on"),
+        (22, "leaves no file of the class 'owl' to train on: of 23 files at most 20 can"),
+        (21, "leaves no file of the class 'owl'"),
         (18, "drop_last with batch_size 6 leaves nothing of 5 files"),
     ],
 )
 def test_splits_at_fault(root, fraction, message):
     with pytest.raises(DataError, match=message):
         ImageFolder(root, batch_size=6, drop_last=True).split(fraction)
+
+
+def test_every_class_keeps_a_file_to_train_on():
+    labels = [0] * 10 + [1, 2, 3, 4]
+    files = [f"{index}.png" for index in range(14)]
+    dataset = ImageDataset(files, labels, list("abcde"), batch_size=2)
+    train, validation = dataset.split(0.2)
+    assert validation.labels.tolist() == [0, 0, 0]
+    assert np.bincount(train.labels).tolist() == [7, 1, 1, 1, 1]
+    for count in range(1, 10):
+        train, validation = dataset.split(count, seed=count)
+        assert (train.num_examples, validation.num_examples) == (14 - count, count)
+        assert set(train.labels.tolist()) == set(range(5))
+    with pytest.raises(DataError, match=r"class 'b' to train on: of 14 files at most 9 can"):
+        dataset.split(10)
+
+
+def test_splits_are_those_of_arrays_where_no_class_is_too_small():
+    generator = np.random.default_rng(0)
+    compared = 0
+    for seed in range(60):
+        labels = generator.integers(0, 4, generator.integers(8, 40))
+        count = int(generator.integers(1, len(labels) - 1))
+        rows = np.arange(len(labels))
+        kept, wanted = fz.data.train_test_split(rows, count, seed=seed, stratify=labels)
+        if set(labels[kept]) != set(labels):
+            continue
+        compared += 1
+        dataset = ImageDataset([str(row) for row in rows], labels, list("abcd"))
+        assert dataset.split(count, seed=seed)[1].files == [str(row) for row in wanted]
+    assert compared > 30
 
 
 # --- damaged files -----------------------------------------------------------------------------
@@ -200,14 +232,14 @@ def test_a_damaged_file_is_skipped_by_choice(broken):
 def test_a_batch_of_nothing_but_damaged_files(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(b"")
-    rows = {"file": ["a.jpg", "b.jpg"], "label": ["a", "b"]}
-    dataset = ImageCSV(rows, tmp_path, size=4, batch_size=2, errors="skip")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "c.png")
+    rows = {"file": ["a.jpg", "b.jpg", "c.png"], "label": ["a", "b", "a"]}
+    dataset = ImageCSV(rows, tmp_path, size=4, batch_size=2, errors="skip", shuffle=False)
     with pytest.warns(UserWarning, match="skipped"):
-        [batch] = dataset
+        batch, rest = dataset
     assert not batch["weight"].any()
     assert not batch["image"].any()
-    with pytest.raises(DataError, match="none of the 2 files could be read"):
-        dataset.load()
+    assert rest["weight"].tolist() == [1]
 
 
 def test_load(root, broken):
@@ -315,3 +347,17 @@ def test_training_resumes_in_mid_epoch_and_skips_damage(broken, tmp_path, assert
     # A damaged file counts for nothing: the same as evaluating what could be read.
     table = ImageCSV(broken, size=6, batch_size=8, errors="skip")
     assert whole.evaluate(table) == pytest.approx(whole.evaluate(table.load()), rel=1e-6)
+
+
+def test_nothing_that_can_be_read_is_an_error(tmp_path):
+    """A loss over no image at all would be a perfect 0."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            (tmp_path / name / f"{index}.jpg").write_bytes(b"<html>")
+    dataset = ImageFolder(tmp_path, size=8, errors="skip", batch_size=3)
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(DataError, match="none of the 4 files could be read"),
+    ):
+        list(dataset)

@@ -459,3 +459,187 @@ def test_predictions_and_targets_at_fault():
         made.inverse_target([0, 1, 1])
     with pytest.raises(DataError, match="'c' in row 1.*none of the classes a, b"):
         made.arrays({**ROWS, "y": list("acabab")})
+
+
+# --- files of one form, read alike ---------------------------------------------------------------
+
+MARKED = "c;x;y\na;1,5;u\n?;2,5;v\nb;?;u\na;4,0;v\n"
+
+
+def form(**more):
+    return {"sep": ";", "decimal": ",", "na_values": ["?"], **more}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_later_files_are_read_with_the_same_options(tmp_path, saved):
+    file = tmp_path / "marked.csv"
+    file.write_text(MARKED)
+    made = TableCSV(file, "y", validation_fraction=0, read_options=form(nrows=4))
+    prepared = made.preparation
+    if saved:
+        made.save(tmp_path / "table.json")
+        prepared = TablePreparation.load(tmp_path / "table.json")
+        assert prepared == made.preparation
+    assert prepared.feature_names == ("c=a", "c=b", "c=(missing)", "x")
+    np.testing.assert_array_equal(prepared.transform(file), made.train[0])
+    np.testing.assert_array_equal(prepared.transform_target(file), made.train[1])
+    for ours, theirs in zip(prepared.arrays(file), made.train, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # A longer file is read to its end, and one of another form with options of its own.
+    file.write_text(MARKED + "b;1,5;u\n")
+    assert len(prepared.transform(file)) == 5
+    file.write_text("y,c,x\nu,a,1.5\n")
+    np.testing.assert_array_equal(prepared.transform(file, read_options={}), made.train[0][:1])
+    np.testing.assert_array_equal(prepared.arrays(file, read_options={})[1], [0])
+    np.testing.assert_array_equal(prepared.transform_target(file, read_options={}), [0])
+
+
+def test_a_file_to_predict_may_lack_the_target(tmp_path):
+    (tmp_path / "a.csv").write_text("x,note,y\n1,p,u\n2,q,v\n")
+    made = TableCSV(
+        tmp_path / "a.csv", "y", validation_fraction=0, read_options={"usecols": ["x", "y"]}
+    )
+    assert made.feature_names == ("x",)
+    (tmp_path / "b.csv").write_text("note,x\np,2\n")
+    np.testing.assert_array_equal(made.transform(tmp_path / "b.csv"), [[1]])
+
+
+def test_types_are_saved_and_functions_are_asked_for(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("code,x,y\n01,1 kg,u\n02,2 kg,v\n")
+    options = {
+        "dtype": {"code": str, "z": np.float32, "w": np.dtype("int8")},
+        "na_values": {"x": ("?", np.int64(7)), "y": {"-"}},
+        "converters": {"x": lambda text: float(text.split()[0])},
+    }
+    made = TableCSV(file, "y", validation_fraction=0, read_options=options)
+    assert made.feature_names == ("code=01", "code=02", "x")
+    np.testing.assert_array_equal(made.transform(file), made.train[0])
+    for _ in range(2):  # The second time, what was loaded is saved.
+        made.preparation.save(tmp_path / "table.json")
+        loaded = TablePreparation.load(tmp_path / "table.json")
+        assert loaded.read_options == {
+            "dtype": {"code": "str", "z": "float32", "w": "int8"},
+            "na_values": {"x": ["?", 7], "y": ["-"]},
+        }
+        with pytest.raises(DataError, match=r"a\.csv needs read_options=: 'converters' of the"):
+            loaded.transform(file)
+        np.testing.assert_array_equal(loaded.transform(file, read_options=options), made.train[0])
+        np.testing.assert_array_equal(loaded.transform({"code": ["02"], "x": [2]}), [[0, 1, 1]])
+        made.preparation = loaded
+
+
+def test_preparations_of_earlier_versions_load(tmp_path):
+    made = TableCSV(penguins(), "species")
+    made.save(tmp_path / "new.json")
+    document = json.loads((tmp_path / "new.json").read_text())
+    del document["read_options"], document["unsaved"], document["target"]["text"]
+    for each in document["columns"]:
+        each.pop("text", None)
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    old = TablePreparation.load(tmp_path / "old.json")
+    for ours, theirs in zip(old.arrays(penguins()), made.arrays(penguins()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_codes_stay_text_in_files_that_hold_no_words(tmp_path):
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("code,kind,y\n" + "01,007,00\n02,x,01\nX,1.0,00\n,007,Z\n" * 2)
+    made = TableCSV(train, "y", validation_fraction=0)
+    assert made.feature_names[:3] == ("code=01", "code=02", "code=X")
+    assert made.class_names == ("00", "01", "Z")
+    test.write_text("code,kind,y\n01,7,00\n02,1.0,01\n,007,01\n")
+    made.save(tmp_path / "table.json")
+    for prepared in (made.preparation, TablePreparation.load(tmp_path / "table.json")):
+        features, labels = prepared.arrays(test)
+        by_name = dict(zip(prepared.feature_names, features.T, strict=True))
+        np.testing.assert_array_equal(by_name["code=01"], [1, 0, 0])
+        np.testing.assert_array_equal(by_name["code=02"], [0, 1, 0])
+        np.testing.assert_array_equal(by_name["code=(missing)"], [0, 0, 1])
+        np.testing.assert_array_equal(by_name["kind=1.0"], [0, 1, 0])
+        np.testing.assert_array_equal(by_name["kind=007"], [0, 0, 1])
+        np.testing.assert_array_equal(labels, [0, 1, 1])
+    # Whoever says what a column is decides.
+    numbers = made.transform(test, read_options={"dtype": {"code": float}})
+    assert not numbers[:2, :3].any()
+
+
+def test_numbers_that_are_categories_meet_text(tmp_path):
+    (tmp_path / "train.csv").write_text("code,y\n01,u\n02,v\n10,u\n")
+    made = TableCSV(tmp_path / "train.csv", "y", categorical=["code"], validation_fraction=0)
+    assert made.feature_names == ("code=1", "code=2", "code=10")
+    (tmp_path / "test.csv").write_text("code,y\n02,u\nX,v\n10.0,u\n")
+    np.testing.assert_array_equal(
+        made.transform(tmp_path / "test.csv"), [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    )
+
+
+def test_bools_with_gaps_are_not_taken_for_text(tmp_path):
+    (tmp_path / "train.csv").write_text("b,y\nTrue,u\nFalse,v\n,u\n")
+    made = TableCSV(tmp_path / "train.csv", "y", validation_fraction=0)
+    assert made.feature_names == ("b=False", "b=True", "b=(missing)")
+    (tmp_path / "test.csv").write_text("b,y\ntrue,u\nFALSE,v\n")
+    np.testing.assert_array_equal(made.transform(tmp_path / "test.csv"), [[0, 1, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("a|b|y\n1|3|u\n2|4|v\n", {"delimiter": "|"}),
+        ("'a'; 'b;c'; y\n1; 3; u\n2; 4; v\n", {"sep": ";", "quotechar": "'"}),
+        ("a, b, y\n1, 3, u\n2, 4, v\n", {"skipinitialspace": True}),
+        ("a::b::y\n1::3::u\n2::4::v\n", {"sep": "::"}),
+        ("a;b;y\n1;3;u\n2;4;v\n", {"sep": None}),
+        ("a  b y\n1 3  u\n2 4 v\n", {"sep": r"\s+"}),
+        ("# by, me, and, you\na,b,y\n1,3,u # the first\n2,4,v\n", {"comment": "#"}),
+        ("made,by\nme\na,b,y\n1,3,u\n2,4,v\n", {"skiprows": 2}),
+        ("a,b,y\n1,3,u\n2,4,v\ntotal\n", {"skipfooter": 1}),
+        ("a,b,y\n1,3,u\n2,4,v\n", {"engine": "python", "header": 0}),
+        ("a,b,y\n1,3,u,\n2,4,v,\n", {"index_col": False}),
+        ("1,3,u\n2,4,v\n", {"header": None, "names": ["a", "b", "y"]}),
+    ],
+)
+def test_the_header_is_read_as_the_rows_are(tmp_path, content, options):
+    file = tmp_path / "form.csv"
+    file.write_text(content)
+    name = "a"
+    if "quotechar" in options:
+        options = {**options, "skipinitialspace": True}
+    made = TableCSV(
+        file, "y", features=[name], validation_fraction=0, scaling="none", read_options=options
+    )
+    np.testing.assert_array_equal(made.train[0], [[1], [2]])
+    np.testing.assert_array_equal(made.transform(file), [[1], [2]])
+    with pytest.raises(DataError, match=r"no column 'A'\. Did you mean 'a'\?"):
+        TableCSV(file, "y", features=["A"], read_options=options)
+
+
+def test_a_column_may_be_called_na(tmp_path):
+    (tmp_path / "a.csv").write_text("NA,y\n1,u\n2,v\n")
+    made = TableCSV(tmp_path / "a.csv", "y", features=["NA"], validation_fraction=0)
+    assert made.feature_names == ("NA",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sepp": ";"}, "unexpected keyword argument 'sepp'"),
+        ({"chunksize": 10}, "as a whole, without 'chunksize'"),
+        ({"usecols": ["x", "z"]}, "columns expected but not found"),
+    ],
+)
+def test_read_options_at_fault(tmp_path, options, message):
+    (tmp_path / "a.csv").write_text("x,y\n1,u\n2,v\n")
+    with pytest.raises(DataError, match=message):
+        TableCSV(tmp_path / "a.csv", "y", read_options=options)
+
+
+def test_exclude_and_features_together(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,y\n1,3,u\n2,4,v\n")
+    options = {"features": ["b"], "validation_fraction": 0}
+    for table in (tmp_path / "a.csv", {"a": [1, 2], "b": [3, 4], "y": ["u", "v"]}):
+        assert TableCSV(table, "y", exclude=["a"], **options).feature_names == ("b",)
+        with pytest.raises(DataError, match=r"no column 'bb'\. Did you mean 'b'\?"):
+            TableCSV(table, "y", exclude=["bb"], **options)
+        with pytest.raises(DataError, match="numeric has 'a', which is not among the features"):
+            TableCSV(table, "y", numeric=["a"], **options)

@@ -341,3 +341,26 @@ def test_uses_at_fault():
         TextVectorizer(ngrams=2, vocabulary=["a"]).decode([2])
     with pytest.raises(DataError, match="must return the tokens of a text, got the str 'ab'"):
         TextVectorizer(split=lambda text: text).adapt(["ab"])
+
+
+def test_numpy_s_ints_are_ints(tmp_path):
+    texts = ["a b a c", "b a"]
+    plain = TextVectorizer(9, 5, ngrams=2).adapt(texts)
+    for ngrams in (np.int64(2), (np.int32(1), 2), np.array([1, 2])):
+        made = TextVectorizer(np.int64(9), np.int32(5), ngrams=ngrams).adapt(texts)
+        assert made.get_vocabulary() == plain.get_vocabulary()
+        made.save(tmp_path / "v.json")
+        loaded = TextVectorizer.load(tmp_path / "v.json")
+        np.testing.assert_array_equal(loaded(texts), plain(texts))
+    for wrong in (True, np.bool_(True), 2.0, "2", (1, 2.5), np.int64(0), (True,)):
+        with pytest.raises(ValueError, match="ngrams must be None, an int of at least 1"):
+            TextVectorizer(ngrams=wrong)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_token(tmp_path):
+    file = tmp_path / "tokens.txt"
+    for tokens in ("film\nplot\n", "\n[UNK]\nfilm\nplot\n"):
+        file.write_text(tokens, "utf-8-sig")
+        made = TextVectorizer(vocabulary=file)
+        assert made.get_vocabulary() == ["", "[UNK]", "film", "plot"]
+        np.testing.assert_array_equal(made(["film plot"]), [[2, 3]])

@@ -149,3 +149,34 @@ def test_a_reconstruction_is_compared_with_what_was_augmented(digits):
     assert metrics.compute()["loss"] == pytest.approx(
         float(((outputs - images) ** 2).mean()), rel=1e-4
     )
+
+
+def test_one_output_is_mixed_as_it_is(rng):
+    network = fz.models.get("mlp", input_shape=(8, 8, 1), features=(5,), num_classes=1)
+    state = fz.create_train_state(network, augment="mixup", loss="mean_squared_error")
+    batch = rng.random((8, 8, 8, 1), np.float32), rng.random((8, 1), np.float32)
+    _, metrics = fz.train_step(state, batch)
+    assert 0 < metrics.compute()["loss"] < 10
+
+
+def test_what_is_no_batch_is_refused(digits):
+    (images, labels), _ = digits
+    state = state_of(lambda key, batch: batch.inputs)
+    with pytest.raises(TypeError, match="augment must return a Batch"):
+        fz.train_step(state, (images[:16], labels[:16]))
+
+
+def test_an_empty_list_is_nothing():
+    assert state_of([]).augment is None
+
+
+def test_fields_that_equality_does_not_know_are_refused():
+    class Add(fz.augment.Augmentation):
+        def __init__(self, amount):
+            object.__setattr__(self, "amount", amount)
+
+        def images(self, key, images):
+            return images + self.amount
+
+    with pytest.raises(TypeError, match=r"Add holds amount, .*dataclass\(frozen=True\)"):
+        state_of(Add(1.0))

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas
 import pytest
 
 import flaxzoo as fz
@@ -106,3 +107,86 @@ def test_what_holds_arrays_is_read_as_them(digits, assert_trees_equal):
     held, plain = fit(Held(train)), fit(train)
     assert_trees_equal(held.state, plain.state)
     assert held.evaluate(Held(train)) == plain.evaluate(train)
+
+
+class Counted:
+    """An iterable of batches that counts what is read of it."""
+
+    def __init__(self, batches):
+        self.batches, self.read = batches, 0
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.read += 1
+            yield batch
+
+
+def small():
+    return fz.models.get("mlp", input_shape=(8, 8, 1), features=(5,))
+
+
+def test_a_second_fit_does_not_read_again_what_the_first_has_seen(digits):
+    train, _ = digits
+    data = Counted([(train[0][i : i + 8], train[1][i : i + 8]) for i in range(0, 80, 8)])
+    trainer, read = fz.Trainer(small()), []
+    for _ in range(3):
+        data.read = 0
+        trainer.fit(data, epochs=3, steps_per_epoch=7, progress=False)
+        read.append(data.read)
+    assert read[0] == read[1] == read[2] < 3 * 7 + 4
+
+
+def test_names_of_classes_come_from_the_data():
+    class Named(Squares):
+        class_names = ("even", "odd")
+
+    def trained(**fields):
+        model = fz.models.get("mlp", input_shape=(3,), features=(5,), **fields)
+        trainer = fz.Trainer(model)
+        trainer.fit(Named(), progress=False)
+        return trainer.model
+
+    assert trained(num_classes=2).spec.classes == ("even", "odd")
+    assert trained(num_classes=3).spec.classes is None
+    assert trained(num_classes=2, classes=("a", "b")).spec.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (["so good", "so bad"] * 4, np.arange(8) % 2),
+        {"text": np.array(["so good", "so bad"] * 4), "label": np.arange(8) % 2},
+        [(np.array(["so good", "so bad"]), np.arange(2))],
+    ],
+)
+def test_text_is_told_to_be_vectorized(data):
+    with pytest.raises(fz.errors.DataError, match="TextVectorizer"):
+        fz.Trainer(small()).fit(data, progress=False)
+
+
+def test_files_are_told_to_be_read():
+    with pytest.raises(fz.errors.DataError, match=r"trainer\.model\.predict"):
+        fz.Trainer(small()).predict(["a.png", "b.png"])
+
+
+def test_a_table_trains_on_its_training_part(assert_trees_equal, rng):
+    columns = {"a": rng.normal(size=40), "b": rng.normal(size=40), "y": ["no", "yes"] * 20}
+    table = fz.data.TableCSV(pandas.DataFrame(columns), "y")
+
+    def fit(data):
+        model = fz.models.get("mlp", input_shape=(2,), features=(5,), num_classes=2)
+        trainer = fz.Trainer(model)
+        trainer.fit(data, progress=False)
+        return trainer
+
+    whole, part = fit(table), fit(table.train)
+    assert_trees_equal(whole.state, part.state)
+    assert whole.model.spec.classes == ("no", "yes")
+    with pytest.raises(fz.errors.DataError, match=r"two parts: pass its \.validation"):
+        whole.evaluate(table)
+
+
+def test_a_frame_is_not_a_batch():
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "y": [0, 1]})
+    with pytest.raises(fz.errors.DataError, match="make arrays of its columns"):
+        fz.Trainer(small()).fit(frame, progress=False)

@@ -372,12 +372,57 @@ def test_other_features_are_refused(model, data, stored):
     )
     assert "number of examples (100 there, 90 now)" in message
     assert "first batch" not in message
-    refused("the first batch of the data", data=(images[::-1], labels))
+    refused("differs: the data. Use", data=(images[::-1], labels))
+    message = refused(r"kind of data \(arrays there, stream now\)", data=batches(data))
+    assert "first batch" not in message
     refused(r"targets \(int32\[\] there, int64\[\] now\)", data=(images, labels.astype(np.int64)))
     refused("pooling", pooling="max")
     refused(r"dtype \(None there, float16 now\)", dtype="float16")
     refused("steps", steps=2)
     assert contents(stored) == before
+
+
+@pytest.mark.parametrize("form", ["arrays", "mapping", "shuffled ArrayDataset", "features"])
+@pytest.mark.parametrize("changed", [0, 1])
+def test_every_value_of_arrays_counts(model, data, tmp_path, form, changed):
+    source = [np.array(array) for array in data]
+    extract(model, FORMS[form](tuple(source)), tmp_path)
+    extract(model, FORMS[form](tuple(source)), tmp_path)
+    source[changed][-1] += 1
+    with pytest.raises(DataError, match=r"differs: the data\. Use"):
+        extract(model, FORMS[form](tuple(source)), tmp_path)
+
+
+def test_of_streams_the_first_batch_counts(model, data, tmp_path):
+    extract(model, batches(data), tmp_path)
+    extract(model, lambda: iter(batches(data)), tmp_path)
+    with pytest.raises(DataError, match="differs: the first batch of the data"):
+        extract(model, batches((data[0][::-1], data[1])), tmp_path)
+
+
+def test_digests_are_of_values_and_not_of_memory(monkeypatch, tmp_path):
+    from flaxzoo.transfer import _fingerprints as fingerprints
+
+    array = np.random.default_rng(0).normal(size=(10, 3, 2))
+    whole = fingerprints.digest({"a": array, "b": np.float32(1)})
+    monkeypatch.setattr(fingerprints, "_PART_BYTES", 100)
+    np.save(tmp_path / "a.npy", np.asfortranarray(array))
+    for same in (array, np.asfortranarray(array), np.load(tmp_path / "a.npy", mmap_mode="r")):
+        assert fingerprints.digest({"a": same, "b": np.float32(1)}) == whole
+    assert fingerprints.digest({"a": array[::-1], "b": np.float32(1)}) != whole
+    assert fingerprints.digest(np.zeros((0, 3))) != fingerprints.digest(np.zeros((3, 0)))
+
+
+def test_numbers_of_numpy_are_written_as_json(model, data, tmp_path):
+    source = Epochs(data)
+    source.num_examples = np.int64(SIZE)
+    extract(model, source, tmp_path / "a")
+    assert len(extract(model, data, tmp_path / "b", steps=np.int64(2))) == 2 * BATCH
+    found = [
+        json.loads((tmp_path / name / "features.json").read_text())["fingerprint"] for name in "ab"
+    ]
+    assert [f["number_of_examples"] for f in found] == [SIZE, SIZE]
+    assert found[1]["steps"] == 2
 
 
 def test_resume_false_replaces(model, data, tmp_path):
@@ -612,3 +657,11 @@ def test_compiled_training_on_features_differs_by_rounding(networks, tmp_path, k
             tree["head"],
             through.model.variables[name]["head"],
         )
+
+
+def test_a_few_examples_are_one_batch():
+    model = fz.models.get("mlp", input_shape=(3,), features=(4,), num_classes=2).init(0)
+    examples = [(np.full(3, i, np.float32), i % 2) for i in range(4)]
+    found = extract_features(model, examples, progress=False)
+    assert len(found) == 4
+    np.testing.assert_array_equal(found.targets, [0, 1, 0, 1])

@@ -36,8 +36,9 @@ ALL = {f"backbone/conv_{i}/kernel" for i in (0, 1)} | {"head/fc/kernel", "head/f
         (["backbone", "!backbone/conv_1"], {"backbone/conv_0/kernel"}),
         (["!head", "!*/conv_0"], {"backbone/conv_1/kernel"}),
         (["!head", "head/fc/bias"], ALL - {"head/fc/kernel"}),
-        (["backbone/conv_1", "!backbone", "*/bias"], {"head/fc/bias"}),
-        (["backbone", "!*"], set()),
+        (["!head", "!*/fc", "!*/bias"], {"backbone/conv_0/kernel", "backbone/conv_1/kernel"}),
+        (["!head", "head/fc/bias", "!*/conv_1"], {"backbone/conv_0/kernel", "head/fc/bias"}),
+        ("!*", set()),
         ([], set()),
     ],
 )
@@ -54,6 +55,38 @@ def test_nothing_matches():
         matching_paths(PARAMS, 3)
     with pytest.raises(TypeError, match="a freeze pattern must be text"):
         matching_paths(PARAMS, [3])
+
+
+@pytest.mark.parametrize(
+    ("spec", "pattern", "amount"),
+    [
+        # As a union this froze conv_0 and the head.
+        (["backbone/conv_0", "!backbone"], "!backbone", "all"),
+        (["backbone/conv_1", "!backbone", "*/bias"], "!backbone", "all"),
+        (["backbone", "!*"], r"!\*", "all"),
+        (["backbone", "!head"], "!head", "nothing"),
+        (["!head", "head/fc/bias", "!*/fc/kernel"], r"!\*/fc/kernel", "nothing"),
+    ],
+)
+def test_exceptions_that_are_mistakes(spec, pattern, amount):
+    with pytest.raises(ValueError, match=f"'{pattern}' takes out {amount} of what .* in order"):
+        matching_paths(PARAMS, spec)
+
+
+def test_patterns_without_wildcards_are_not_searched_for(monkeypatch):
+    from flaxzoo.transfer import freezing
+
+    searched = []
+    monkeypatch.setattr(
+        freezing.fnmatch, "fnmatchcase", lambda *pair: searched.append(pair) or False
+    )
+    params = {f"layer_{i}": {"kernel": jnp.ones(1)} for i in range(3)}
+    paths = list(flatten(params))
+    assert matching_paths(params, [*paths[:2], "/layer_2/"]) == set(paths)
+    # A group is a whole name, and not the beginning of one.
+    with pytest.raises(UnknownNameError, match="'layer' matches no parameter"):
+        matching_paths(params, "layer")
+    assert not searched
 
 
 def test_label_params():
@@ -142,7 +175,7 @@ FAMILIES = {
         lambda: fz.models.get(
             "mlp", input_shape=(6,), num_classes=3, features=(5, 4), norm="batch", dropout=0.5
         ),
-        (4, 6), {"freeze": ["backbone", "!backbone/*_1"]}, {"optimizer": "lamb"},
+        (4, 6), {"freeze": ["backbone", "!backbone/*_1"]}, {"optimizer": "lamb", "ema_decay": 0.5},
     ),
     "autoencoder": (
         lambda: fz.models.get("autoencoder", input_shape=(6,), encoder_features=(5, 2)),
@@ -159,17 +192,19 @@ FAMILIES = {
             "lstm", input_shape=SEQUENCE[1:], num_classes=3, hidden_size=4, num_layers=2,
             dropout=0.5,
         ),
-        SEQUENCE, {"freeze": "*/l0"}, {"optimizer": "adamw", "layer_decay": 0.5},
+        SEQUENCE, {"freeze": "*/l0"}, {"optimizer": "adamw", "layer_decay": 0.5, "ema_decay": 0.5},
     ),
     "resnet": (
         lambda: classifier(ResNet(**RESNET, attention="se", drop_path=0.5)),
-        IMAGE, {"freeze_until": "layer2"}, {"optimizer": "sgd", "momentum": 0.9},
+        IMAGE, {"freeze_until": "layer2"},
+        {"optimizer": "sgd", "momentum": 0.9, "ema_decay": 0.5},
     ),
     "resnest": (
         lambda: classifier(
             ResNet(**{**RESNET, "block": ResNeStBlock}, avg_down=True, drop_path=0.5)
         ),
-        IMAGE, {"freeze": "backbone"}, {"optimizer": "adamw", "learning_rate": {"*": 0.1}},
+        IMAGE, {"freeze": "backbone"},
+        {"optimizer": "adamw", "learning_rate": {"*": 0.1}, "ema_decay": 0.5},
     ),
 }  # fmt: skip
 
@@ -367,3 +402,15 @@ def test_everything_frozen_is_refused():
     state = fz.create_train_state(model, freeze="*")
     with pytest.raises(ValueError, match="every parameter is frozen"):
         fz.train_step(state, (np.ones((2, 4), np.float32), np.zeros(2, np.int32)))
+
+
+def test_bad_arguments_are_named():
+    model = fz.models.get("mlp", input_shape=(6,), features=(5,)).init(0)
+    with pytest.raises(TypeError, match=r"tx must be an optax\.GradientTransformation, got 'adam'"):
+        fz.transfer.freeze("adam", model.variables["params"], "backbone")
+    with pytest.raises(TypeError, match=r"variables\['params'\], got all variables"):
+        fz.transfer.label_params(model.variables, "backbone")
+    with pytest.raises(TypeError, match="got Model"):
+        fz.transfer.label_params(model, "backbone")
+    with pytest.raises(ValueError, match="predicate chose none of the parameters"):
+        fz.create_train_state(model, freeze=lambda path: "conv1" in path)

@@ -110,12 +110,33 @@ def test_folds_are_stratified_and_fixed_by_the_seed(data):
 
     labels = np.append(data[1], [0, 1])
     counts = np.bincount(labels)
-    folds = _as_folds(4, labels, counts, 0)
-    np.testing.assert_array_equal(folds, _as_folds(4, labels, counts, 0))
-    assert not np.array_equal(folds, _as_folds(4, labels, counts, 1))
+    ones = np.ones(len(labels))
+    folds = _as_folds(4, labels, counts, 0, ones)
+    np.testing.assert_array_equal(folds, _as_folds(4, labels, counts, 0, ones))
+    assert not np.array_equal(folds, _as_folds(4, labels, counts, 1, ones))
     table = np.array([[np.sum((folds == f) & (labels == c)) for c in range(3)] for f in range(4)])
     assert np.ptp(table, 0).max() <= 1
     assert np.ptp(table.sum(1)) <= 1
+
+
+def test_folds_have_their_share_of_what_counts(data):
+    features, labels = data
+    # Of class 1 three examples are left, one for each fold.
+    weights = np.ones(ROWS)
+    weights[np.flatnonzero(labels == 1)[3:]] = 0
+    options = {"penalties": (1.0, 10.0), "weights": weights}
+    probe = linear_probe(features, labels, folds=3, **options)
+    assert np.isfinite(probe.cv_scores).all()
+    with pytest.raises(DataError, match="class 1 has 3 examples of weight above 0, fewer than"):
+        linear_probe(features, labels, folds=4, **options)
+    folds = np.where(weights == 0, 1, np.arange(ROWS) % 2 * 2)
+    folds[np.flatnonzero(labels == 1)[:3]] = [0, 2, 0]
+    with pytest.raises(DataError, match="fold 1 has no example of weight above 0"):
+        linear_probe(features, labels, folds=folds, **options)
+    folds = np.where(weights == 0, 1, np.arange(ROWS) % 2)
+    folds[np.flatnonzero(labels == 1)[:3]] = 0
+    with pytest.raises(DataError, match="fold 0 holds all examples of class 1"):
+        linear_probe(features, labels, folds=folds, **options)
 
 
 def test_two_classes(data):

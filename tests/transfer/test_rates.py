@@ -1,4 +1,5 @@
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,23 @@ def test_clipping_is_by_the_norm_over_all_groups():
     rates = jax.tree.map(lambda label: {"b": 1e-2, "h": 1e-1}[label], LABELS)
     expected = jax.tree.map(lambda p, g, r: p - r * g * 0.5 / norm, PARAMS, GRADS[0], rates)
     close(run(tx, GRADS[:1]), expected)
+
+
+def test_a_factory_of_ones_own_is_told_when_it_is_divided():
+    def clipped(learning_rate):
+        return optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(learning_rate))
+
+    with pytest.warns(UserWarning, match="'clipped' is not one of .* each of 2 groups"):
+        tx = group_rates(clipped, PARAMS, {"*": 1.0, "head": 2.0})
+    after = run(tx, GRADS[:1])
+    for group, rate in (("backbone", 1.0), ("head", 2.0)):
+        moved = jax.tree.map(lambda a, b: a - b, after[group], PARAMS[group])
+        assert float(optax.tree.norm(moved)) == pytest.approx(0.5 * rate, rel=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group_rates(clipped, PARAMS, {"*": 1.0, "head": 1.0})
+        group_rates("sgd", PARAMS, RATES, clip_norm=0.5)
+        group_rates(optax.sgd, PARAMS, RATES, clip_norm=0.5)
 
 
 def test_what_is_frozen_is_not_in_the_norm():

@@ -572,3 +572,13 @@ def test_joining_leaves_its_arguments_alone():
     assert "z" not in two["params"]["a"]
     shapes = fz.models.get("mlp").shapes()
     assert structure(merge_variables(shapes, shapes)) == structure(shapes)
+
+
+def test_a_head_by_itself_takes_pooled_features_too(rng):
+    """ResNets average their maps in the head; the cached features may be averaged already."""
+    model = fz.models.get("test_resnet", num_classes=2, input_shape=(32, 32, 3)).init(0)
+    images = rng.random((4, 32, 32, 3), np.float32)
+    head = slice_model(model, start="head")
+    maps = model.features(images)
+    np.testing.assert_array_equal(head(maps), head(np.asarray(maps).mean((1, 2))))
+    np.testing.assert_allclose(head(maps), model(images), rtol=1e-5, atol=1e-6)

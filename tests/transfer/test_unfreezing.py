@@ -1,3 +1,6 @@
+import functools
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +63,7 @@ SCHEDULE = fz.schedules.get("linear", peak_value=0.1, end_value=0.0, total_steps
     ],
     ids=["by name", "built", "injected", "from get"],
 )
+@pytest.mark.filterwarnings("ignore:optimizer .* is not one of")
 def test_adam_goes_on_and_begins_anew(model, optimizer, options):
     before = fz.create_train_state(model, optimizer=optimizer, freeze="backbone", **options)
     before = steps(before, range(3))
@@ -112,6 +116,29 @@ def test_clipping_is_over_what_trains_then(model):
     for key in trainable:
         expected = flatten(state.params)[key] - 0.1 * grads[key] * 0.5 / norm
         np.testing.assert_allclose(flatten(wide.params)[key], expected, atol=1e-7)
+
+
+def test_clipping_of_ones_own_is_by_group(model):
+    """It is out of reach, so that dividing it is told; with ``clip_norm`` there is nothing to."""
+    chain = optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
+    state = fz.create_train_state(model, optimizer=chain, freeze="backbone")
+    with pytest.warns(UserWarning, match=r"each of 2 groups .* clip_norm= is of the norm") as told:
+        wide = refreeze(steps(state, [0]), None)
+    assert told[0].filename == __file__
+    after = steps(wide, [1])
+    moved = jax.tree.map(lambda a, b: float(jnp.sum((a - b) ** 2)), after.params, wide.params)
+    for group in ("backbone", "head"):
+        assert np.sqrt(sum(jax.tree.leaves(moved[group]))) == pytest.approx(0.01, rel=1e-3)
+    for optimizer in (
+        "sgd",
+        optax.sgd,
+        functools.partial(optax.sgd, momentum=0.9),
+        fz.optimizers.get("sgd", learning_rate=0.1, clip_norm=0.5),
+    ):
+        state = fz.create_train_state(model, optimizer=optimizer, freeze="backbone")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            refreeze(state.replace(step=jnp.asarray(1)), None)
 
 
 def test_accumulation_and_averages_go_on(model):
@@ -223,6 +250,22 @@ def test_the_schedule_of_stages(model):
         unfreezing_schedule(model, every=0)
     with pytest.raises(ValueError, match="by must be 'group' or 'stage'"):
         unfreezing_schedule(model, by="layer")
+
+
+def test_the_schedule_takes_models_alone(model):
+    part = fz.transfer.slice_model(model, start="dense_1")
+    paths = unfreezing_schedule(part)[0]
+    assert set(paths) == {p for p in flatten(part.variables["params"]) if "head" not in p}
+    assert not any("dense_0" in path for path in paths)
+    bare = fz.transfer.slice_model(fz.Model(model.module.backbone), start="dense_1").module
+    # A slice has a field `module`, which is not a model's.
+    for module in (model.module, bare):
+        with pytest.raises(
+            TypeError, match=rf"flaxzoo\.Model, got {type(module).__name__}: .*init"
+        ):
+            unfreezing_schedule(module)
+        with pytest.raises(TypeError, match=r"must be a flaxzoo\.Model"):
+            fz.transfer.layer_decay_rates(module, 0.1, 0.5)
 
 
 def trainer_for(model, run_dir=None):

@@ -171,12 +171,13 @@ def as_augmentation(
       UnknownNameError: (a KeyError) no augmentation has that name.
       TypeError: ``value`` is none of these, or a function that is not hashable.
     """
-    if value is None:
+    if value is None or (isinstance(value, list | tuple) and not value):
         return None
     found = Compose(tuple(value)) if isinstance(value, list | tuple) else _one(value)
     if isinstance(found, Augmentation):
         found = found.normalized_by(preprocess)
-        if num_classes:
+        # One output is a number to predict or the odds of one class: mixed as it is.
+        if num_classes and num_classes > 1:
             found = found.with_num_classes(num_classes)
     return found
 
@@ -197,6 +198,7 @@ def _one(value: Any) -> Callable[..., Any]:
             "an augmentation is a name, a flaxzoo.augment.Augmentation or a function "
             f"f(key, batch) -> batch, got {value!r}"
         )
+    _check_fields(value)
     try:
         hash(value)
     except TypeError as error:
@@ -204,3 +206,17 @@ def _one(value: Any) -> Callable[..., Any]:
             f"augmentation {name_of(value)} is not hashable, so that a compiled step cannot hold it"
         ) from error
     return value
+
+
+def _check_fields(value: Any) -> None:
+    """Refuses a subclass whose instances would be equal, and share a compiled step, wrongly."""
+    if not isinstance(value, Augmentation):
+        return
+    hidden = vars(value).keys() - {field.name for field in dataclasses.fields(value)}
+    own_equality = any("__eq__" in vars(cls) for cls in type(value).__mro__[:1])
+    if hidden and not own_equality:
+        raise TypeError(
+            f"{name_of(value)} holds {', '.join(sorted(hidden))}, which its equality does not "
+            "know, so that a compiled step would take one for another: declare them as fields of "
+            "a @dataclasses.dataclass(frozen=True)"
+        )

@@ -16,6 +16,10 @@ from flaxzoo.errors import DataError, ShapeError
 _TARGET_KEYS = ("targets", "label", "labels", "y")
 
 
+# Grain repeats up to the largest int.
+_ENDLESS = 1 << 48
+
+
 class ExampleDataset:
     """Batches of a data set that gives one example at a time.
 
@@ -168,9 +172,14 @@ def is_hugging_face(data: Any) -> bool:
 
 def holds_examples(data: Any) -> bool:
     """Whether a data set gives examples by their number; looks at the first one."""
-    if not has_random_access(data) or not len(data):
+    # No order can be drawn of what never ends: it is read as a stream.
+    if not has_random_access(data) or not 0 < len(data) < _ENDLESS:
         return False
-    first = data[0]
+    try:
+        first = data[0]
+    except (KeyError, TypeError, IndexError, NotImplementedError):
+        # Frames have columns there; torch's IterableDataset only inherits the method.
+        return False
     if is_hugging_face(data) and not set(first) & set(_TARGET_KEYS):
         # Its rows are examples, unless ``Dataset.batch`` made batches of them.
         return True
@@ -183,11 +192,11 @@ def check_endless(data: Any, name: str) -> None:
     Raises:
       DataError: it does; the message asks for ``steps_per_epoch``.
     """
-    # tf.data's number for it is -1; Grain repeats up to the largest int.
+    # tf.data's number for it is -1.
     cardinality = getattr(data, "cardinality", None)
     endless = _is_from(data, "tensorflow") and callable(cardinality) and int(cardinality()) == -1
     if not endless and _is_from(data, "grain") and hasattr(data, "__len__"):
-        endless = len(data) > 1 << 48
+        endless = len(data) >= _ENDLESS
     if endless:
         raise DataError(f"{name} never ends: pass steps_per_epoch, or leave out its repeat()")
 

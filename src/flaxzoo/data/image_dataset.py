@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flaxzoo.data.arrays import _stratified, as_int, random_order
+from flaxzoo.data.arrays import as_int, random_order
 from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data.image_files import check_class_names
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
@@ -137,7 +137,7 @@ class ImageDataset:
 
         Args:
           validation_fraction: the validation part as a fraction between 0 and 1 (rounded), or as
-            a number of files (int).
+            a number of files (int). Every class keeps one file at least to train on.
           seed: non-negative int that selects the split; the same on every machine.
 
         Returns:
@@ -145,18 +145,21 @@ class ImageDataset:
           keeps its last batch.
 
         Raises:
-          DataError: a part would be empty, or a class is missing from the training part.
+          DataError: a part would be empty, or a class would be missing from the training part.
         """
         seed = as_int(seed, "seed", 0)
         count = _held_out(validation_fraction, self.num_examples)
-        held_out = np.zeros(self.num_examples, bool)
-        held_out[_stratified(self.labels, self.num_examples, count, seed)] = True
-        absent = sorted(set(self.labels[held_out].tolist()) - set(self.labels[~held_out].tolist()))
-        if absent:
+        counts = np.bincount(self.labels)
+        most = int(np.maximum(counts - 1, 0).sum())
+        if count > most:
+            rarest = int(np.argmin(np.where(counts > 0, counts, self.num_examples + 1)))
             raise DataError(
                 f"validation_fraction {validation_fraction} leaves no file of the class "
-                f"{self.class_names[absent[0]]!r} to train on"
+                f"{self.class_names[rarest]!r} to train on: of {self.num_examples} files at most "
+                f"{most} can be held out"
             )
+        held_out = np.zeros(self.num_examples, bool)
+        held_out[_stratified(self.labels, count, seed)] = True
         train, validation = self._part(~held_out), self._part(held_out)
         train._check_length()
         validation.shuffle = validation.drop_last = False
@@ -244,6 +247,11 @@ class ImageDataset:
         if file not in self.skipped:
             self.skipped[file] = reason
             warnings.warn(f"skipped {reason}", stacklevel=4)
+        if len(self.skipped) == self.num_examples:
+            # A loss over nothing would be a perfect 0.
+            raise DataError(
+                f"none of the {self.num_examples} files could be read, such as {reason}"
+            )
 
     def _check_length(self) -> None:
         if not len(self):
@@ -273,6 +281,24 @@ def _known(name: str, value: Any, choices: tuple[str, ...]) -> str:
             f"There are: {', '.join(choices)}"
         )
     return value
+
+
+def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The rows to validate on: ``train_test_split``'s, but never the whole of a class."""
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    exact = sizes * (count / len(labels))
+    take = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
+    # Largest remainder; a further round where classes that are too small had to be passed over.
+    while (extra := count - int(take.sum())) > 0:
+        order = np.argsort(take - exact, kind="stable")
+        take[order[take[order] < sizes[order] - 1][:extra]] += 1
+    members = [np.flatnonzero(inverse == index) for index in range(len(classes))]
+    return np.concatenate(
+        [
+            rows[random_order(len(rows), seed, index)[: take[index]]]
+            for index, rows in enumerate(members)
+        ]
+    )
 
 
 def _held_out(fraction: float | int, size: int) -> int:

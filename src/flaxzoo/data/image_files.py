@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ EXTENSIONS = frozenset(
 )
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SHOWN = 5
+# "2", and "2.0", which is what a table writes where a gap made floats of a column.
+_WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0+)?", re.ASCII)
 
 
 def scan_folders(
@@ -141,6 +144,7 @@ def read_table(
         f"{name} has the labels {_listed(_sorted_classes(texts))}",
     )
     index = {text: label for label, text in enumerate(names)}
+    texts = [text if text in index else _whole(text) for text in texts]
     unknown = [(place, text) for place, text in zip(where, texts, strict=True) if text not in index]
     if unknown:
         place, text = unknown[0]
@@ -161,7 +165,7 @@ def check_class_names(names: Iterable[Any], found: str) -> list[str]:
     """``names`` as a list of at least two different texts; ``found`` is what there is instead."""
     if isinstance(names, str):
         raise DataError(f"class_names must be a list of names, got the text {names!r}")
-    result = [str(name) for name in names]
+    result = [_text(name) for name in names]
     if len(set(result)) != len(result):
         raise DataError(f"class_names holds a name twice: {', '.join(result)}")
     if len(result) < 2:
@@ -262,12 +266,20 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float | np.floating) and np.isnan(value):
         return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _whole(text: str) -> str:
+    """``"2.0"`` as ``"2"``; other texts as they are."""
+    match = _WHOLE.fullmatch(text)
+    return match[1] if match else text
 
 
 def _sorted_classes(texts: Sequence[str]) -> list[str]:
     classes = set(texts)
     # Numbers keep their meaning: "2" comes before "10", and 0, 1, 2 are their own labels.
-    if all(text.isascii() and text.isdigit() and str(int(text)) == text for text in classes):
-        return sorted(classes, key=int)
+    if all(map(_WHOLE.fullmatch, classes)):
+        return sorted(classes, key=lambda text: (int(_whole(text)), text))
     return sorted(classes)

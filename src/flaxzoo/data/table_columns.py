@@ -116,6 +116,7 @@ class CategoricalColumn:
         0 everywhere.
       fill: category that a missing value becomes; None leaves it ``"(missing)"``.
       refuse: whether a missing value is an error.
+      text: whether the values were text: a file's codes, such as 01, are then read as text too.
     """
 
     name: str
@@ -123,6 +124,7 @@ class CategoricalColumn:
     onehot: bool
     fill: str | None
     refuse: bool
+    text: bool = False
 
     @classmethod
     def fit(
@@ -133,6 +135,7 @@ class CategoricalColumn:
         encoding: str,
         missing: str,
         limit: int,
+        text: bool = False,
     ) -> CategoricalColumn:
         """The categories of training values.
 
@@ -143,6 +146,7 @@ class CategoricalColumn:
           encoding: one of ``ENCODINGS``.
           missing: one of ``MISSING``; numbers' means and medians leave ``"(missing)"``.
           limit: most categories.
+          text: whether the values were text.
 
         Raises:
           DataError: the values are all missing or all the same, too many are different, or
@@ -176,7 +180,7 @@ class CategoricalColumn:
                 f"than max_categories={limit}: leave it out of the features if its values are "
                 f"names or numbers of the rows, or raise max_categories.{hint}"
             )
-        return cls(name, categories, encoding == "onehot", fill, missing == "error")
+        return cls(name, categories, encoding == "onehot", fill, missing == "error", text)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -191,7 +195,7 @@ class CategoricalColumn:
             _refuse_missing(self.name, labels == ABSENT)
         if self.fill is not None:
             labels = np.where(labels == ABSENT, self.fill, labels)
-        codes = codes_of(labels, self.categories)
+        codes = codes_of(labels, self.categories, numbers=not self.text)
         if self.onehot:
             out[:] = 0
             known = np.flatnonzero(codes >= 0)
@@ -212,11 +216,22 @@ def labels_of(series: Any) -> np.ndarray:
     return names[codes]
 
 
-def codes_of(labels: np.ndarray, categories: Iterable[str]) -> np.ndarray:
-    """The place of each label among the categories, int64 ``[N]``; -1 for others."""
+def codes_of(labels: np.ndarray, categories: Iterable[str], *, numbers: bool) -> np.ndarray:
+    """The place of each label among the categories, int64 ``[N]``; -1 for others.
+
+    Args:
+      labels: as ``labels_of`` makes them.
+      categories: as text, in order.
+      numbers: whether the categories were numbers once: ``"02"`` and ``"2.0"``, which are text in
+        a file that has words beside them, are then ``"2"``.
+    """
     import pandas as pd
 
-    return pd.Index(list(categories), dtype=object).get_indexer(pd.Index(labels, dtype=object))
+    index = pd.Index(list(categories), dtype=object)
+    codes = index.get_indexer(pd.Index(labels, dtype=object))
+    if numbers and (unknown := codes < 0).any():
+        codes[unknown] = index.get_indexer(pd.Index(map(_same_number, labels[unknown]), object))
+    return codes
 
 
 def numbers_of(series: Any, name: str) -> np.ndarray:
@@ -250,6 +265,15 @@ def numbers_of(series: Any, name: str) -> np.ndarray:
     return values
 
 
+def is_text(series: Any) -> bool:
+    """Whether a column holds text and nothing else, but for missing values."""
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.cat.categories
+    return bool(pd.api.types.infer_dtype(series, skipna=True) == "string")
+
+
 def is_numeric(series: Any) -> bool:
     """Whether a column's type is one of numbers; bool counts."""
     import pandas as pd
@@ -278,6 +302,11 @@ def _label(value: Any) -> str:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)
+
+
+def _same_number(label: str) -> str:
+    number = _number(label)
+    return label if number is None else _label(number)
 
 
 def by_value(label: str) -> tuple[int, float, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxzoo._extras import require
+from flaxzoo.data.table_options import peek_options, with_engine, with_text
 from flaxzoo.errors import DataError, did_you_mean
 
 
@@ -15,6 +16,9 @@ def read_table(
     table: Any,
     names: Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    *,
+    present: Iterable[str] = (),
+    text: Iterable[str] = (),
 ) -> Any:
     """A data frame.
 
@@ -22,17 +26,20 @@ def read_table(
       table: one, a mapping of columns, or the path of a CSV file.
       names: columns that are needed; a file's others are not read. None reads them all.
       options: for ``pandas.read_csv``.
+      present: columns that must be there, but need not be read.
+      text: columns of a file that are text, even where all of its values look like numbers.
 
     Raises:
-      DataError: the file is absent, empty or no CSV; a column is absent or there twice; there are
-        no rows.
+      DataError: the file is absent, empty or no CSV, or the options are none; a column is absent
+        or there twice; there are no rows.
       MissingExtraError: pandas is not installed.
     """
     pd = require("pandas", extra="data", purpose="reading tables")
     what = "the table"
     if isinstance(table, str | os.PathLike):
         what = str(table)
-        frame = _read_csv(pd, Path(table), names, dict(options or {}))
+        frame = _read_csv(pd, Path(table), names, with_text(options or {}, text), present)
+        present = ()
     elif isinstance(table, Mapping):
         try:
             frame = pd.DataFrame(dict(table))
@@ -46,6 +53,7 @@ def read_table(
             f"{type(table).__name__}"
         )
     _check_columns(list(frame.columns), names, what)
+    _check_present(list(frame.columns), present, what)
     if not len(frame):
         raise DataError(f"{what} has no rows")
     return frame
@@ -58,42 +66,54 @@ def column(frame: Any, name: str) -> Any:
     return frame[name]
 
 
-def _read_csv(pd: Any, path: Path, names: Iterable[str] | None, options: dict[str, Any]) -> Any:
-    if "header" not in options and "names" not in options:
+def _read_csv(
+    pd: Any,
+    path: Path,
+    names: Iterable[str] | None,
+    options: dict[str, Any],
+    present: Iterable[str],
+) -> Any:
+    header = None
+    if options.get("header", "infer") in ("infer", 0) and options.get("names") is None:
         # Two things pass in silence otherwise: read_csv renames the second of two columns of one
         # name, and takes the first for names of rows where rows are longer than the header.
-        first = {k: v for k, v in options.items() if k in ("sep", "encoding", "compression")}
-        head = _checked(pd, path, {**first, "header": None, "nrows": 2, "dtype": str})
+        head = _checked(pd, path, peek_options(options))
         header = [
             f"Unnamed: {place}" if pd.isna(value) else str(value)
             for place, value in enumerate(head.iloc[0])
         ]
-        if not any(key in options for key in ("skiprows", "comment", "usecols", "index_col")):
+        _check_present(header, present, str(path))
+        if "usecols" not in options and "index_col" not in options:
             _check_columns(header, names, str(path))
             if names is not None:
                 options["usecols"] = list(dict.fromkeys(names))
-    # Without low_memory=False, large files may get columns of mixed types.
-    return _checked(pd, path, {"low_memory": False, **options})
+    frame = _checked(pd, path, with_engine(options))
+    if header is None:
+        _check_present(list(frame.columns), present, str(path))
+    return frame
 
 
 def _checked(pd: Any, path: Path, options: dict[str, Any]) -> Any:
-    if options.get("engine", "c") != "c":
-        options.pop("low_memory", None)
     try:
         return pd.read_csv(path, **options)
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError) as error:
+        # Damaged files and bytes of another encoding, but options that read_csv refuses as well.
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
 
 
 def _check_columns(found: list[Any], names: Iterable[str] | None, what: str) -> None:
     wanted = set(names) if names is not None else set(found)
     for name in sorted({name for name in found if found.count(name) > 1 and name in wanted}):
         raise DataError(f"{what} has {found.count(name)} columns named {name!r}")
-    for name in names or ():
+    _check_present(found, names or (), what)
+
+
+def _check_present(found: list[Any], names: Iterable[str], what: str) -> None:
+    for name in names:
         if name not in found:
             raise _absent(name, found, what)
 

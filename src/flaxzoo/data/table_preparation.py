@@ -14,10 +14,12 @@ from flaxzoo.data.table_columns import (
     CategoricalColumn,
     NumericColumn,
     is_numeric,
+    is_text,
     labels_of,
     numbers_of,
 )
 from flaxzoo.data.table_files import column, read_table
+from flaxzoo.data.table_options import to_json
 from flaxzoo.data.table_target import Target
 from flaxzoo.errors import DataError
 
@@ -34,10 +36,15 @@ class TablePreparation:
     Attributes:
       columns: the columns that become features, in their order.
       target: what is to be predicted.
+      read_options: for ``pandas.read_csv``, where ``transform`` and the others read a file.
+      unsaved: names of options that JSON could not hold when it was saved, functions mostly.
     """
 
     columns: tuple[NumericColumn | CategoricalColumn, ...]
     target: Target
+    # A dict has no hash.
+    read_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    unsaved: tuple[str, ...] = ()
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -62,21 +69,23 @@ class TablePreparation:
             if isinstance(column, CategoricalColumn)
         }
 
-    def transform(self, table: Any) -> np.ndarray:
+    def transform(self, table: Any, *, read_options: Mapping[str, Any] | None = None) -> np.ndarray:
         """The features of new rows.
 
         Args:
           table: a data frame, a mapping of columns, or the path of a CSV file. Further columns,
             the target for one, do not matter.
+          read_options: for ``pandas.read_csv``, in place of those of the training file, which
+            hold otherwise (but for ``nrows``, and ``usecols``: what is needed is read).
 
         Returns:
           float32 ``[N, features]``.
 
         Raises:
           DataError: a column is absent, or a value is no number, infinite, or missing where
-            ``missing="error"``.
+            ``missing="error"``; the file cannot be read.
         """
-        return self.features_of(read_table(table, [column.name for column in self.columns]))
+        return self.features_of(self._read(table, self._names(), read_options))
 
     def features_of(self, frame: Any, rows: np.ndarray | None = None) -> np.ndarray:
         """``transform`` of a data frame, of some of its rows only."""
@@ -97,11 +106,14 @@ class TablePreparation:
             start = stop
         return made
 
-    def transform_target(self, table: Any) -> np.ndarray:
+    def transform_target(
+        self, table: Any, *, read_options: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """The targets of new rows.
 
         Args:
           table: as for ``transform``.
+          read_options: likewise.
 
         Returns:
           int32 labels ``[N]``, or float32 ``[N, 1]``.
@@ -109,17 +121,22 @@ class TablePreparation:
         Raises:
           DataError: the column is absent, or a value is missing, no known class, or no number.
         """
-        frame = read_table(table, [self.target.name])
+        frame = self._read(table, [self.target.name], read_options)
         return self.target.encode(column(frame, self.target.name))
 
-    def arrays(self, table: Any) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(
+        self, table: Any, *, read_options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of another table, a test set for instance.
+
+        Args:
+          table: as for ``transform``.
+          read_options: likewise.
 
         Returns:
           ``(transform(table), transform_target(table))``; the errors are theirs.
         """
-        names = [*(column.name for column in self.columns), self.target.name]
-        frame = read_table(table, names)
+        frame = self._read(table, [*self._names(), self.target.name], read_options)
         return self.transform(frame), self.transform_target(frame)
 
     def inverse_target(self, predictions: Any) -> np.ndarray:
@@ -146,13 +163,23 @@ class TablePreparation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it to a JSON file.
 
+        Functions among ``read_options`` cannot be written: after ``load``, a file then needs its
+        ``read_options`` again.
+
         Raises:
           DataError: the file cannot be written.
         """
         kinds = {kind: name for name, kind in _KINDS.items()}
         columns = [{"kind": kinds[type(c)], **dataclasses.asdict(c)} for c in self.columns]
         target = dataclasses.asdict(self.target)
-        write_document(path, _KIND, {"columns": columns, "target": target}, indent=2)
+        options, others = to_json(self.read_options)
+        document = {
+            "columns": columns,
+            "target": target,
+            "read_options": options,
+            "unsaved": sorted({*self.unsaved, *others}),
+        }
+        write_document(path, _KIND, document, indent=2)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TablePreparation:
@@ -168,9 +195,29 @@ class TablePreparation:
                 for fields in document["columns"]
             )
             target = Target(**{k: _frozen(v) for k, v in document["target"].items()})
-        except (KeyError, TypeError, AttributeError) as error:
+            options = dict(document.get("read_options", {}))
+            unsaved = tuple(document.get("unsaved", ()))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: not understood ({error})") from error
-        return cls(columns, target)
+        return cls(columns, target, options, unsaved)
+
+    def _names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def _read(self, table: Any, names: list[str], options: Mapping[str, Any] | None) -> Any:
+        if options is None and self.unsaved and isinstance(table, str | os.PathLike):
+            raise DataError(
+                f"{table} needs read_options=: {', '.join(map(repr, self.unsaved))} of the "
+                "training file's could not be saved"
+            )
+        text = [
+            each.name
+            for each in (*self.columns, self.target)
+            if not isinstance(each, NumericColumn) and each.text
+        ]
+        return read_table(
+            table, names, self.read_options if options is None else options, text=text
+        )
 
 
 def fit_columns(
@@ -210,9 +257,9 @@ def fit_columns(
             # An empty column has no type that would tell its kind.
             raise DataError(f"column {name!r} has no value at all; leave it out of the features")
         else:
-            labels = labels_of(series)
+            labels, text = labels_of(series), is_text(series)
             made.append(
-                CategoricalColumn.fit(name, labels, rows, encoding, missing, max_categories)
+                CategoricalColumn.fit(name, labels, rows, encoding, missing, max_categories, text)
             )
     return tuple(made)
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.data.table_columns import by_value, codes_of, is_numeric, labels_of, numbers_of
+from flaxzoo.data.table_columns import (
+    by_value,
+    codes_of,
+    is_numeric,
+    is_text,
+    labels_of,
+    numbers_of,
+)
 from flaxzoo.errors import DataError
 
 TASKS = ("classification", "regression")
@@ -25,6 +32,7 @@ class Target:
       class_names: in the order of their labels; empty for regression.
       shift: subtracted from numbers.
       scale: divides them then.
+      text: whether the classes were text: a file's codes, such as 01, are then read as text too.
     """
 
     name: str
@@ -32,6 +40,7 @@ class Target:
     class_names: tuple[str, ...] = ()
     shift: float = 0.0
     scale: float = 1.0
+    text: bool = False
 
     def encode(self, series: Any) -> np.ndarray:
         """int32 labels ``[N]``, or float32 ``[N, 1]``.
@@ -44,7 +53,7 @@ class Target:
             numbers = numbers_of(series, self.name)
             return ((numbers - self.shift) / self.scale).astype(np.float32)[:, None]
         labels = labels_of(series)
-        codes = codes_of(labels, self.class_names)
+        codes = codes_of(labels, self.class_names, numbers=not self.text)
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             raise DataError(
@@ -74,7 +83,7 @@ def class_target(series: Any, name: str) -> Target:
     names = sorted({str(label) for label in labels_of(series)}, key=by_value)
     if len(names) < 2:
         raise DataError(f"target {name!r} has one class, {names[0]!r}; two at least are needed")
-    return Target(name, "classification", tuple(names))
+    return Target(name, "classification", tuple(names), text=is_text(series))
 
 
 def number_target(train: Any, name: str, scaled: bool) -> Target:

@@ -11,6 +11,7 @@ import numpy as np
 from flaxzoo.data.arrays import as_int, train_test_split
 from flaxzoo.data.table_columns import ENCODINGS, MISSING, SCALINGS, check_choice
 from flaxzoo.data.table_files import column, read_table
+from flaxzoo.data.table_options import for_other_files
 from flaxzoo.data.table_preparation import TablePreparation, fit_columns
 from flaxzoo.data.table_target import TASKS, Target, class_target, infer_task, number_target
 from flaxzoo.errors import DataError
@@ -49,7 +50,8 @@ class TableCSV:
       validation_fraction: the validation part as a fraction, or as a number of rows; 0 for none.
       stratify: whether every class has its share of both parts; by default for classification.
       seed: of the split.
-      read_options: for ``pandas.read_csv``: ``{"sep": ";", "na_values": ["?"]}``.
+      read_options: for ``pandas.read_csv``: ``{"sep": ";", "na_values": ["?"]}``; for the files
+        that are to be transformed as well.
 
     Attributes:
       train: ``(features, targets)`` of the training part: float32 ``[N, F]``, and int32 labels
@@ -96,16 +98,19 @@ class TableCSV:
             check_choice("task", task, TASKS)
         max_categories = as_int(max_categories, "max_categories", 2)
         listed = None if features is None else _names("features", features)
-        frame = read_table(table, None if listed is None else [*listed, target], read_options)
-        names = _features(frame, target, listed, _names("exclude", exclude))
-        kinds = {
-            name: kind
-            for kind, chosen in (("numeric", numeric), ("categorical", categorical))
-            for name in _chosen(kind, chosen, names, frame)
+        left_out = _names("exclude", exclude)
+        chosen = {
+            "numeric": _names("numeric", numeric),
+            "categorical": _names("categorical", categorical),
         }
-        both = set(_names("numeric", numeric)) & set(_names("categorical", categorical))
-        if both:
-            raise DataError(f"column {sorted(both)[0]!r} is listed as numeric and as categorical")
+        frame = read_table(
+            table,
+            None if listed is None else [*listed, target],
+            read_options,
+            present=[*left_out, *chosen["numeric"], *chosen["categorical"]],
+        )
+        names = _features(frame, target, listed, left_out)
+        kinds = _kinds(chosen, names)
         targets = column(frame, target)
         self.task = infer_task(targets) if task is None else task
         if scale_target and self.task == "classification":
@@ -126,7 +131,7 @@ class TableCSV:
             missing=missing,
             max_categories=max_categories,
         )
-        self.preparation = TablePreparation(columns, fitted)
+        self.preparation = TablePreparation(columns, fitted, for_other_files(read_options or {}))
         self.train = self._part(frame, rows)
         self.validation = None if held_out is None else self._part(frame, held_out)
 
@@ -151,13 +156,13 @@ class TableCSV:
         """``(train, validation)``."""
         return self.train, self.validation
 
-    def transform(self, table: Any) -> np.ndarray:
+    def transform(self, table: Any, *, read_options: Mapping[str, Any] | None = None) -> np.ndarray:
         """The features of new rows; see ``TablePreparation.transform``."""
-        return self.preparation.transform(table)
+        return self.preparation.transform(table, read_options=read_options)
 
-    def arrays(self, table: Any) -> Arrays:
+    def arrays(self, table: Any, *, read_options: Mapping[str, Any] | None = None) -> Arrays:
         """Features and targets of another table; see ``TablePreparation.arrays``."""
-        return self.preparation.arrays(table)
+        return self.preparation.arrays(table, read_options=read_options)
 
     def inverse_target(self, predictions: Any) -> np.ndarray:
         """Class names or numbers; see ``TablePreparation.inverse_target``."""
@@ -175,8 +180,6 @@ class TableCSV:
 
 def _features(frame: Any, target: str, features: list[str] | None, exclude: list[str]) -> list[str]:
     column(frame, target)
-    for name in exclude:
-        column(frame, name)
     if features is not None and target in features:
         raise DataError(f"the target {target!r} is among the features")
     chosen = [name for name in frame.columns if name != target] if features is None else features
@@ -203,13 +206,15 @@ def _names(argument: str, names: Iterable[str]) -> list[str]:
     return made
 
 
-def _chosen(kind: str, chosen: Iterable[str], names: list[str], frame: Any) -> list[str]:
-    made = _names(kind, chosen)
-    for name in made:
-        column(frame, name)
-        if name not in names:
-            raise DataError(f"{kind} has {name!r}, which is not among the features")
-    return made
+def _kinds(chosen: Mapping[str, list[str]], names: list[str]) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for kind, columns in chosen.items():
+        for name in columns:
+            if name not in names:
+                raise DataError(f"{kind} has {name!r}, which is not among the features")
+            if kinds.setdefault(name, kind) != kind:
+                raise DataError(f"column {name!r} is listed as numeric and as categorical")
+    return kinds
 
 
 def _split(

@@ -7,6 +7,7 @@ is just what the TensorFlow operations behind Keras's ``TextVectorization`` do, 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -178,18 +179,25 @@ def _ngrams(tokens: list[bytes], widths: tuple[int, ...]) -> list[bytes]:
 def _widths(ngrams: int | Iterable[int] | None) -> tuple[int, ...] | None:
     if ngrams is None:
         return None
-    if isinstance(ngrams, int) and not isinstance(ngrams, bool):
-        widths: tuple[Any, ...] = tuple(range(1, ngrams + 1))
-    elif isinstance(ngrams, Iterable) and not isinstance(ngrams, str):
-        widths = tuple(ngrams)
-    else:
+    try:
+        if isinstance(ngrams, Iterable):
+            # Plain ints, as JSON cannot hold NumPy's.
+            widths = tuple(_width(width) for width in ngrams)
+        else:
+            widths = tuple(range(1, _width(ngrams) + 1))
+    except TypeError:
         widths = ()
-    whole = all(isinstance(width, int) and not isinstance(width, bool) for width in widths)
-    if not widths or not whole or min(widths) < 1:
+    if not widths or min(widths) < 1:
         raise ValueError(
             f"ngrams must be None, an int of at least 1 or a tuple of such ints, got {ngrams!r}"
         )
     return widths
+
+
+def _width(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("a bool is no width")
+    return operator.index(value)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

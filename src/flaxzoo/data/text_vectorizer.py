@@ -79,12 +79,10 @@ class TextVectorizer:
         self.output = output
         self._special = (PADDING, OOV) if output == "int" else (OOV,)
         # A vocabulary of special tokens alone would turn every text into the same one.
-        _check_count("max_tokens", max_tokens, len(self._special) + 1)
-        _check_count("sequence_length", sequence_length, 1)
+        self.max_tokens = _count("max_tokens", max_tokens, len(self._special) + 1)
+        self.sequence_length = _count("sequence_length", sequence_length, 1)
         if sequence_length is not None and output != "int":
             raise ValueError(f"sequence_length is for output='int'; {output!r} has no sequence")
-        self.max_tokens = max_tokens
-        self.sequence_length = sequence_length
         self._tokenizer = Tokenizer(standardize, split, ngrams, stop_words)
         self._vocabulary: Vocabulary | None = None
         self._weights: np.ndarray | None = None
@@ -367,7 +365,9 @@ class TextVectorizer:
             raise ValueError(f"{method} needs output='int'; {self.output!r} has no token ids")
 
 
-def _check_count(name: str, value: Any, minimum: int) -> None:
+def _count(name: str, value: Any, minimum: int) -> int | None:
+    """A plain int, as JSON cannot hold NumPy's; or None."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if value is not None and (not whole or value < minimum):
         raise ValueError(f"{name} must be None or an int of at least {minimum}, got {value!r}")
+    return None if value is None else int(value)

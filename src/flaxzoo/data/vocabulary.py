@@ -108,7 +108,8 @@ def given(
 def _read_lines(path: Path) -> list[str]:
     try:
         # Only these end a line; a token may well hold what str.splitlines takes for an end.
-        return path.read_text("utf-8").rstrip("\n").split("\n")
+        # Editors write a byte-order mark, which is no part of the first token.
+        return path.read_text("utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"vocabulary {path}: cannot be read ({reason})") from error

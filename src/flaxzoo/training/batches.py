@@ -49,6 +49,8 @@ def as_batch(batch: Any) -> Batch:
     elif isinstance(batch, tuple | list) and 1 <= len(batch) <= 3 and not _is_numbers(batch):
         result = Batch(*batch)
     elif isinstance(batch, tuple | list) and not _is_numbers(batch):
+        for leaf in jax.tree.leaves(batch)[:1]:
+            _check_text(np.asarray(leaf) if isinstance(leaf, str | bytes) else leaf)
         raise DataError(
             f"a batch must be (inputs, targets) or (inputs, targets, weight), got a "
             f"{type(batch).__name__} of {len(batch)}"
@@ -56,6 +58,8 @@ def as_batch(batch: Any) -> Batch:
     else:
         result = Batch(batch)
     result = Batch(*(_arrays(part) for part in result))
+    for leaf in jax.tree.leaves(result.inputs):
+        _check_text(leaf)
     _check_sizes(result)
     return result
 
@@ -107,6 +111,15 @@ def _arrays(tree: Any) -> Any:
         tree = tree.detach().cpu()
     # torch and TensorFlow tensors, Python numbers.
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree
+
+
+def _check_text(leaf: Any) -> None:
+    if getattr(getattr(leaf, "dtype", None), "kind", "") in ("U", "S", "T"):
+        raise DataError(
+            "the batch holds text: turn reviews and the like into ids with "
+            "flaxzoo.data.TextVectorizer; for image files use flaxzoo.data.ImageFolder or "
+            "ImageCSV, or trainer.model.predict"
+        )
 
 
 def _is_nested_numbers(value: Any) -> bool:

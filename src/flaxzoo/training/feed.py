@@ -62,6 +62,8 @@ class Feed:
 
     Attributes:
       checked: whether the values have been looked at already.
+      first_epoch: the epoch at which an iterable is read from its beginning; later ones go on
+        from there.
       pad: whether to fill a short last batch up with examples of weight 0; else it stays short.
 
     Raises:
@@ -83,6 +85,7 @@ class Feed:
         self.name = name
         self.checked = False
         self.pad = True
+        self.first_epoch = 0
         self._limit = steps_per_epoch
         self._group = batch_size
         self._dataset: EpochData | None = None
@@ -93,8 +96,8 @@ class Feed:
         self._of_examples: bool | None = None
         self._passes: Iterator[Any] | None = None
         self._batch_size: int | None = None
-        if not isinstance(data, EpochData) and _is_arrays(getattr(data, "arrays", None)):
-            data = data.arrays
+        if not isinstance(data, EpochData):
+            data = _held(data, name)
         if steps_per_epoch is None:
             check_endless(data, name)
         if holds_examples(data):
@@ -109,8 +112,8 @@ class Feed:
             self._factory = data
         elif isinstance(data, Iterator):
             self._iterator = data
-        elif isinstance(data, Mapping):
-            # A DatasetDict of Hugging Face, or columns that are lists.
+        elif isinstance(data, Mapping) or hasattr(data, "iloc"):
+            # A frame, a DatasetDict of Hugging Face, or columns that are lists.
             raise DataError(
                 f"{name} is a mapping of {', '.join(map(str, list(data)[:5])) or 'nothing'}, whose "
                 "values are no arrays: pass one of its data sets, or make arrays of its columns"
@@ -201,13 +204,13 @@ class Feed:
                 yield next(batches)
             return
         if self._iterator is not None:
-            wanted = start if self._limit is None else epoch * self._limit + start
+            wanted = start if self._limit is None else self._steps_before(epoch) + start
             # A resumed run's iterator starts afresh: pass over what was seen before.
             for _ in itertools.islice(self._iterator, max(0, wanted - self._position)):
                 self._position += 1
             batches = self._iterator
         elif self._reusable and self._limit is not None:
-            batches = self._read_on(epoch * self._limit + start)
+            batches = self._read_on(self._steps_before(epoch) + start)
         else:
             source = self._factory()  # type: ignore[misc]
             if hasattr(source, "set_epoch"):
@@ -222,6 +225,9 @@ class Feed:
             yield jax.tree.map(
                 lambda x: x.copy() if isinstance(x, np.ndarray) else x, as_batch(batch)
             )
+
+    def _steps_before(self, epoch: int) -> int:
+        return (epoch - self.first_epoch) * (self._limit or 0)
 
     def _read_on(self, wanted: int) -> Iterator[Any]:
         """An iterable's batches from number ``wanted`` of all epochs on."""
@@ -257,6 +263,20 @@ class Feed:
         if batch.weights is None:
             return batch._replace(weights=np.ones(size, np.float32))
         return batch
+
+
+def _held(data: Any, name: str) -> Any:
+    """The arrays of what holds them, ``data`` itself for all else."""
+    if _is_arrays(getattr(data, "arrays", None)):
+        return data.arrays
+    if _is_arrays(getattr(data, "train", None)) and hasattr(data, "validation"):
+        if name == "train_data":
+            return data.train
+        raise DataError(
+            f"{name} is a {type(data).__name__}, which has two parts: pass its .validation or "
+            ".train"
+        )
+    return data
 
 
 def _is_arrays(data: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -209,6 +210,11 @@ def create_train_state(
         factors = decay_factors(model.module, params, layer_decay)
         options = decayed_plan(optimizer, learning_rate, factors, optimizer_options)
     frozen = frozen_paths(model.module, params, freeze, freeze_until)
+    if callable(freeze) and freeze_until is None and not frozen:
+        raise ValueError(
+            "freeze: the predicate chose none of the parameters, which have paths such as "
+            + ", ".join(itertools.islice(flatten(params), 3))
+        )
     groups = options.build(tuple(flatten(params)), frozen)
     # Buffers of the model must not be donated with the state's.
     return TrainState(

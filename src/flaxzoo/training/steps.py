@@ -143,7 +143,7 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
         raise ValueError("every parameter is frozen: there is nothing to train")
     key = jax.random.fold_in(state.rng, state.step)
     if state.augment is not None:
-        batch = with_targets(state.augment(jax.random.fold_in(key, _AUGMENT_STREAM), batch))
+        batch = with_targets(_augmented(state, jax.random.fold_in(key, _AUGMENT_STREAM), batch))
     objective = functools.partial(_objective, state, frozen, key)
     needs = state.optimizer.needs if state.optimizer is not None else frozenset()
     if "per_example_gradients" in needs:
@@ -226,6 +226,16 @@ def _objective(
     value = loss.mean(outputs, batch.targets, batch.weights) + penalty
     values = loss.values(outputs, batch.targets) + penalty
     return value, (outputs, values, collections)
+
+
+def _augmented(state: TrainState, key: jax.Array, batch: Batch) -> Batch:
+    result = state.augment(key, batch)
+    if not isinstance(result, Batch):
+        raise TypeError(
+            "augment must return a Batch, as in batch._replace(inputs=...), got "
+            f"{type(result).__name__}"
+        )
+    return result
 
 
 def _is_soft(state: TrainState, targets: Any) -> bool:

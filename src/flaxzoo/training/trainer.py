@@ -191,6 +191,14 @@ class Trainer:
             spec = self._model.spec.with_inputs(inputs)
             self._model = dataclasses.replace(self._model, spec=spec)
 
+    def _note_classes(self, data: Any) -> None:
+        """A model without names for its classes takes those of what it is trained on."""
+        names = getattr(data, "class_names", None)
+        head = getattr(self._model.module, "head", None)
+        if names and not self._model.spec.classes and len(names) == getattr(head, "num_classes", 0):
+            spec = dataclasses.replace(self._model.spec, classes=tuple(map(str, names)))
+            self._model = dataclasses.replace(self._model, spec=spec)
+
     @property
     def position_in_epoch(self) -> int:
         """Number of batches of the present epoch so far."""
@@ -327,6 +335,7 @@ class Trainer:
                 steps_per_epoch=validation_steps,
                 name="validation_data",
             )
+        self._note_classes(train_data)
         if self.run_dir is not None:
             require_writable(self.run_dir)
         self.steps_per_epoch = feed.steps_per_epoch
@@ -338,6 +347,8 @@ class Trainer:
         elif not self._loaded:
             # What an earlier fit left unfinished is over: this data need not be the same.
             self._batch, self._totals, self._saved_totals = 0, None, None
+            for data in filter(None, (feed, validation)):
+                data.first_epoch = self._epoch
         self._loaded = False
         self.epochs = epochs if resume else self._epoch + epochs
         self.stop_training = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from flaxzoo._calls import apply_module
 from flaxzoo.data.arrays import ArrayDataset, as_int, check_finite, pad_batch
+from flaxzoo.data.examples import holds_examples
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.layers.checks import as_choice
 from flaxzoo.model import Model
@@ -46,8 +48,9 @@ class Extraction:
         self.dtype = None if dtype is None else jnp.dtype(dtype)
         if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
             raise DataError(f"dtype must be a floating type, got {self.dtype}")
-        self.steps = steps
-        self.feed, self.examples = _open(data, as_int(size, "batch_size", 1), steps)
+        # An int: the manifest is JSON, which knows none of NumPy's.
+        self.steps = None if steps is None else operator.index(steps)
+        self.feed, self.examples = _open(data, as_int(size, "batch_size", 1), self.steps)
         self.first = self.feed.first()
         self.batch_size = batch_size(self.first)
         self._check_inputs(self.first)
@@ -95,8 +98,15 @@ class Extraction:
             "number_of_examples": self.examples,
             "inputs": fingerprints.layout(self.first.inputs),
             "targets": fingerprints.layout(self.first.targets),
-            "first_batch": fingerprints.digest(tuple(self.first)),
+            **self._data(),
         }
+
+    def _data(self) -> dict[str, str]:
+        """Digests of the whole data where they are in memory, of a stream of what comes first."""
+        if self.feed.arrays is None:
+            return {"kind_of_data": "stream", "first_batch": fingerprints.digest(tuple(self.first))}
+        arrays = tuple(as_batch(self.feed.arrays))
+        return {"kind_of_data": "arrays", "data": fingerprints.digest(arrays)}
 
     def _run(self, variables: Any, inputs: Any) -> Any:
         return _forward(self.module, variables, inputs, self.pooling, self.dtype)
@@ -149,9 +159,13 @@ def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
         # Its own order, all of it: shuffling and leaving out are for training.
         data = ArrayDataset(data.arrays, data.batch_size, shuffle=False)
     count = getattr(data, "num_examples", None)
-    if count is None and (arrays := _arrays(data)) is not None:
+    if count is None and holds_examples(data):
+        count = len(data)
+        size = min(size, count)
+    elif count is None and (arrays := _arrays(data)) is not None:
         count = batch_size(as_batch(arrays))
         size = min(size, count)
+    count = None if count is None else operator.index(count)
     feed = Feed(data, batch_size=size, steps_per_epoch=steps, name="data")
     # Short batches are filled up here, and cut again, without weights in between.
     feed.pad = False

@@ -15,17 +15,25 @@ from jax.tree_util import keystr, tree_flatten_with_path
 _DIGESTS = {
     "architecture": "the model's architecture",
     "variables": "the model's variables",
+    "data": "the data",
     "first_batch": "the first batch of the data (is its order the same every time?)",
 }
+
+_PART_BYTES = 1 << 24
 
 
 def digest(tree: Any) -> str:
     """SHA-256 of a tree of arrays: paths, dtypes, shapes and values."""
     result = hashlib.sha256()
     for path, leaf in tree_flatten_with_path(tree)[0]:
-        array: Any = np.ascontiguousarray(leaf)
-        result.update(f"{keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
-        result.update(memoryview(array.reshape(-1).view(np.uint8)))
+        array: Any = np.asarray(leaf)
+        result.update(f"{keystr(path)} {array.dtype} {array.shape}\n".encode())
+        # By parts: a whole memory map that has to be copied may not fit in memory.
+        rows = max(1, _PART_BYTES * len(array) // max(1, array.nbytes)) if array.ndim else 1
+        parts = (array[i : i + rows] for i in range(0, len(array), rows)) if array.ndim else [array]
+        for part in parts:
+            flat: Any = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+            result.update(memoryview(flat))
     return result.hexdigest()
 
 
@@ -48,9 +56,11 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     """What differs between two fingerprints, in words; of the first, then of the second."""
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     shown = [key for key in keys if key not in _DIGESTS]
-    if any(key in ("batch_size", "inputs", "targets") for key in shown):
-        # The first batch cannot but differ as well.
+    # What a digest is of cannot but differ as well.
+    if any(key in ("kind_of_data", "batch_size", "inputs", "targets") for key in shown):
         keys = [key for key in keys if key != "first_batch"]
+    if any(key in ("kind_of_data", "number_of_examples", "inputs", "targets") for key in shown):
+        keys = [key for key in keys if key != "data"]
     return [
         _DIGESTS.get(key) or f"{key.replace('_', ' ')} ({found.get(key)} there, {wanted[key]} now)"
         for key in keys

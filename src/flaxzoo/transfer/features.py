@@ -103,7 +103,8 @@ def extract_features(
     memory. An extraction that was stopped (Ctrl-C, ``kill -9``, a full disk) goes on where it
     was when it is called again with the same arguments, losing at most about a second's work, and
     one that is complete is only opened. Data whose order changes from call to call, such as a
-    shuffling loader, cannot be resumed, and is refused.
+    shuffling loader, cannot be resumed, and is refused. Of data in memory every value counts;
+    of a stream the first batch alone is compared.
 
     Args:
       model: a ``Classifier``, whose backbone is run, or any other model, run as a whole.

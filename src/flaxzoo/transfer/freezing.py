@@ -25,7 +25,8 @@ def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str
     the ones before it chose, and one that begins with ``!`` takes what it matches out again. A
     list that begins with a ``!`` starts from everything: ``["backbone", "!backbone/layer4*"]`` is
     the backbone without its last stage, ``["!head", "!*/bias"]`` everything but the head and the
-    biases.
+    biases. A ``!`` after other patterns has to leave some of what they chose, and to take some
+    away: else it is a mistake.
 
     Args:
       params: nested dictionaries of parameters, or of their shapes.
@@ -38,10 +39,16 @@ def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str
 
     Raises:
       UnknownNameError: (a KeyError) a pattern matches no parameter; it lists the nearest paths.
-      TypeError: ``spec`` is none of these.
+      ValueError: a ``!`` takes out nothing, or all, of what the patterns before it chose.
+      TypeError: ``spec`` is none of these, or ``params`` is a model or all of its variables.
     """
     if spec is None:
         return frozenset()
+    if not isinstance(params, Mapping) or isinstance(params.get("params"), Mapping):
+        raise TypeError(
+            "params must be the nested dictionary of parameters, model.variables['params'], got "
+            + ("all variables" if isinstance(params, Mapping) else type(params).__name__)
+        )
     paths = list(flatten(params))
     if callable(spec):
         return frozenset(path for path in paths if spec(path))
@@ -51,35 +58,60 @@ def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str
         raise TypeError(
             f"freeze must be a pattern, several patterns, a predicate or None, got {spec!r}"
         )
+    groups = paths_by_group(paths)
     chosen: set[str] = set()
+    added = False
     for i, pattern in enumerate(spec):
         if not isinstance(pattern, str):
             raise TypeError(f"a freeze pattern must be text, got {pattern!r}")
-        hits = matched(paths, pattern.removeprefix("!"), label=f"freeze pattern {pattern!r}")
-        if pattern.startswith("!"):
-            chosen = (set(paths) if i == 0 else chosen) - hits
-        else:
+        hits = matched(groups, pattern.removeprefix("!"), label=f"freeze pattern {pattern!r}")
+        if not pattern.startswith("!"):
             chosen |= hits
+            added = True
+            continue
+        if i == 0:
+            chosen = set(paths)
+        elif added and not (chosen & hits and chosen - hits):
+            amount = "all" if chosen & hits else "nothing"
+            raise ValueError(
+                f"freeze pattern {pattern!r} takes out {amount} of what the patterns before it "
+                "freeze. A list is read in order; only one that begins with a '!' starts from "
+                "everything"
+            )
+        chosen -= hits
     return frozenset(chosen)
 
 
-def matched(paths: Iterable[str], pattern: str, *, label: str) -> set[str]:
+def paths_by_group(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Each group of parameters, and each parameter, to the paths of the parameters in it."""
+    groups: dict[str, set[str]] = {}
+    for path in paths:
+        for prefix in prefixes(path):
+            groups.setdefault(prefix, set()).add(path)
+    return groups
+
+
+def matched(groups: Mapping[str, set[str]], pattern: str, *, label: str) -> set[str]:
     """The paths that one pattern matches, itself or by a group above them.
 
     Args:
-      paths: of all parameters.
+      groups: from ``paths_by_group``, of all parameters.
       pattern: a group or a glob.
       label: names the pattern in messages.
 
     Raises:
       UnknownNameError: there are none; it lists the nearest groups and paths.
     """
-    paths, wanted = list(paths), pattern.strip("/")
-    hits = {path for path in paths if _matches(path, wanted)}
+    wanted = pattern.strip("/")
+    if any(character in wanted for character in "*?["):
+        found = [paths for group, paths in groups.items() if fnmatch.fnmatchcase(group, wanted)]
+    else:
+        # Schedules name hundreds of parameters one by one: no search through all of them for each.
+        found = [groups[wanted]] if wanted in groups else []
+    hits = set().union(*found)
     if not hits:
-        groups = dict.fromkeys(prefix for path in paths for prefix in prefixes(path))
         hint = did_you_mean(wanted, groups)
-        top = dict.fromkeys(path.partition("/")[0] for path in paths)
+        top = [group for group in groups if "/" not in group]
         raise UnknownNameError(
             f"{label} matches no parameter.{hint} Top-level groups: {', '.join(top)}"
         )
@@ -144,7 +176,16 @@ def freeze(
 
     Returns:
       A transformation over the whole tree of parameters.
+
+    Raises:
+      TypeError: ``tx`` is no transformation.
+      As ``matching_paths``.
     """
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(
+            f"tx must be an optax.GradientTransformation, got {tx!r}; flaxzoo.optimizers.get makes "
+            "one from a name"
+        )
     return partition({TRAIN: tx, FREEZE: zero_grads()}, label_params(params, spec))
 
 
@@ -154,5 +195,19 @@ def prefixes(path: str) -> list[str]:
     return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _matches(path: str, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes(path))
+def module_and_params(model: Any) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The module of a ``Model``, and its parameters or, before ``init``, their shapes.
+
+    Raises:
+      TypeError: ``model`` is something else.
+      UninitializedError: there are no variables, and the input shape is not known.
+    """
+    from flaxzoo.model import Model
+
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model must be a flaxzoo.Model, got {type(model).__name__}: "
+            "flaxzoo.Model(module).init(inputs=...) makes one of a module"
+        )
+    variables = model.shapes() if model.variables is None else model.variables
+    return model.module, variables["params"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -102,8 +103,22 @@ class Plan:
           paths: of all parameters.
           frozen: those of the frozen ones.
           cohorts: see ``Groups``.
+
+        Warns:
+          UserWarning: a transformation that may clip over all parameters together, out of reach
+            from here, is divided.
         """
-        return _build(self, paths, frozen, cohorts)
+        made = _build(self, paths, frozen, cohorts)
+        if len(made.form.labels) > 1 and not _is_known(self.optimizer):
+            name = self._make(self._rate(next(iter(self.rates or (TRAIN,)))), everything=True).name
+            warnings.warn(
+                f"optimizer {name!r} is not one of flaxzoo.optimizers by name, and "
+                f"each of {len(made.form.labels)} groups of parameters gets one of its own: if it "
+                "clips by a norm, or scales, over all parameters together, it does so by group "
+                "from here on. clip_norm= is of the norm over all groups",
+                stacklevel=3,
+            )
+        return made
 
     def check(self) -> None:
         """Makes what needs no parameters, so that a wrong option shows.
@@ -299,6 +314,19 @@ def _joined(
     tree = unflatten({path: labels.get(path, optax.MaskedNode()) for path in paths})
     around = {key: plan.options[key] for key in _AROUND if plan.options.get(key) is not None}
     return optimizers.as_optimizer(partition(groups, tree), **around)
+
+
+def _is_known(optimizer: Any) -> bool:
+    """Whether what acts on all parameters together is among the options, and not inside."""
+    if isinstance(optimizer, str):
+        return True
+    if isinstance(optimizer, Optimizer):
+        config = optimizer.config or {}
+        return "name" in config and config.get("clip_norm") is None
+    while isinstance(optimizer, functools.partial):
+        optimizer = optimizer.func
+    registry = optimizers.REGISTRY
+    return any(registry.entry(name) is optimizer for name in registry.list())
 
 
 def _is_constant(rate: Any) -> bool:

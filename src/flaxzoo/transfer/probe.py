@@ -136,7 +136,8 @@ def linear_probe(
       features: ``Features``, an array ``[N, D]``, or maps ``[N, H, W, D]``, which are averaged.
       labels: ints ``[N]``, from 0 on without gaps; by default the targets of ``Features``.
       penalties: those to choose from; one needs no cross-validation.
-      folds: how many; or the number of each example's fold, ints ``[N]``.
+      folds: how many; or the number of each example's fold, ints ``[N]``. Each must have an
+        example of weight above 0, and leave some of every class to train on.
       seed: which examples go into which fold.
       standardize: whether to bring features to mean 0 and standard deviation 1 first.
       weights: float ``[N]``, how much each example counts in the sum; by default those of
@@ -153,7 +154,8 @@ def linear_probe(
     Raises:
       ShapeError: features, labels or weights of another shape.
       DataError: features that are not finite; labels that are no class numbers, leave a class
-        out or are all one class; fewer examples of a class than folds; a penalty below 0.
+        out or are all one class; fewer examples of a class than folds, not counting those of
+        weight 0; a fold without weight, or with all of a class's; a penalty below 0.
 
     References:
       G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes",
@@ -167,7 +169,7 @@ def linear_probe(
     values = _as_penalties(penalties)
     given = _as_weights(weights, numbers, len(counts))
     seed, max_iterations = as_int(seed, "seed", 0), as_int(max_iterations, "max_iterations", 1)
-    parts = _as_folds(folds, numbers, counts, seed) if len(values) > 1 else None
+    parts = _as_folds(folds, numbers, counts, seed, given) if len(values) > 1 else None
     kind = jnp.dtype(dtype)
     if kind not in (jnp.float32, jnp.float64):
         raise DataError(f"dtype must be float32 or float64, got {kind}")
@@ -297,20 +299,27 @@ def _as_weights(weights: Any, labels: np.ndarray, classes: int) -> np.ndarray:
     return array
 
 
-def _as_folds(folds: Any, labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+def _as_folds(
+    folds: Any, labels: np.ndarray, counts: np.ndarray, seed: int, weights: np.ndarray
+) -> np.ndarray:
     """The fold of each example, ``[N]``."""
+    # An example of weight 0 is neither trained nor tested on.
+    counted = weights > 0
+    counts = np.bincount(labels[counted], minlength=len(counts))
     if np.ndim(folds) == 0:
         number = as_int(folds, "folds", 2)
         if counts.min() < number:
             fewest = int(counts.argmin())
+            kind = "examples" if counted.all() else "examples of weight above 0"
             raise DataError(
-                f"class {fewest} has {counts[fewest]} examples, fewer than the {number} folds: "
+                f"class {fewest} has {counts[fewest]} {kind}, fewer than the {number} folds: "
                 "use fewer folds, or one penalty"
             )
         members = [
-            np.flatnonzero(labels == c)[random_order(int(count), seed, c)]
+            np.flatnonzero(counted & (labels == c))[random_order(int(count), seed, c)]
             for c, count in enumerate(counts)
         ]
+        members.append(np.flatnonzero(~counted))
         # Dealt out in turn, class after class: sizes differ by one at most, of each class too.
         result = np.empty(len(labels), np.int64)
         result[np.concatenate(members)] = np.arange(len(labels)) % number
@@ -322,7 +331,12 @@ def _as_folds(folds: Any, labels: np.ndarray, counts: np.ndarray, seed: int) -> 
             f"{array.dtype}{list(array.shape)}"
         )
     for name in np.unique(array):
-        lacks = np.flatnonzero(np.bincount(labels[array != name], minlength=len(counts)) == 0)
+        if not counted[array == name].any():
+            raise DataError(
+                f"fold {name} has no example of weight above 0: there is nothing to score it by"
+            )
+        rest = labels[counted & (array != name)]
+        lacks = np.flatnonzero(np.bincount(rest, minlength=len(counts)) == 0)
         if len(lacks):
             raise DataError(f"fold {name} holds all examples of class {lacks[0]}")
     return array

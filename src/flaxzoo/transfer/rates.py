@@ -11,7 +11,7 @@ import flax.linen as nn
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.optimizers import Optimizer
 from flaxzoo.schedules import checks
-from flaxzoo.transfer.freezing import matched, prefixes
+from flaxzoo.transfer.freezing import matched, module_and_params, paths_by_group, prefixes
 from flaxzoo.weights.trees import flatten
 
 Rate = float | Callable[[Any], Any] | str
@@ -64,6 +64,7 @@ def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, st
       TypeError: a pattern is not text.
     """
     paths = list(paths)
+    groups = paths_by_group(paths)
     if not rates:
         raise ValueError("learning_rate has no entries: give patterns and their rates")
     chosen = dict.fromkeys(paths, DEFAULT) if DEFAULT in rates else {}
@@ -72,7 +73,7 @@ def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, st
             raise TypeError(f"learning_rate: a pattern must be text, got {pattern!r}")
         if pattern == DEFAULT:
             continue
-        hits = matched(paths, pattern.removeprefix("!"), label=f"learning_rate {pattern!r}")
+        hits = matched(groups, pattern.removeprefix("!"), label=f"learning_rate {pattern!r}")
         for path in set(paths) - hits if pattern.startswith("!") else hits:
             chosen[path] = pattern
     unused = set(rates) - set(chosen.values()) - {DEFAULT}
@@ -103,7 +104,8 @@ def group_rates(
     Each group has an optimizer of its own, joined by ``flaxzoo.optimizers.partition``.
     ``clip_norm`` is of the norm over all groups, and accumulation and averaging are in step.
     Optimizers that estimate one step size for all parameters, or search along a line, do so by
-    group.
+    group. So does a clipping that is inside the optimizer, such as ``optax.clip_by_global_norm`` in
+    a factory's ``optax.chain``: use ``clip_norm=``.
     ``create_train_state`` and ``Trainer`` take ``rates`` as ``learning_rate``.
 
     Args:
@@ -122,6 +124,9 @@ def group_rates(
       UnknownArgumentError: ``optimizer`` is built already: its rate is inside it.
       ValueError: a rate is out of range, an entry is for nothing, or the optimizer's privacy
         does not allow groups.
+
+    Warns:
+      UserWarning: the optimizer is a factory that is not registered, and is divided.
     """
     from flaxzoo.transfer.groups import plan
 
@@ -139,6 +144,8 @@ def layer_decay_rates(
 
     Args:
       model: a ``Model`` with variables or a known input shape; its backbone has stages.
+        ``layer_decay=`` of ``create_train_state`` and ``Trainer`` does the same. Optimizers are
+        then one per rate: see ``group_rates`` on what that means for clipping.
       learning_rate: of the head, a number or a schedule.
       decay: factor from a stage to the one before it, above 0 and at most 1.
 
@@ -146,6 +153,7 @@ def layer_decay_rates(
       Groups of parameters, such as ``"backbone/layer1_0"``, to rates, in the order of stages.
 
     Raises:
+      TypeError: ``model`` is not a ``Model``.
       UninitializedError: the model has no variables and does not know its input shape.
       ValueError: a number is out of range.
 
@@ -154,8 +162,7 @@ def layer_decay_rates(
     """
     if not callable(learning_rate):
         learning_rate = checks.rate("learning_rate", learning_rate)
-    params = model.variables["params"] if model.variables is not None else model.shapes()["params"]
-    return decayed(decay_factors(model.module, params, decay), learning_rate)
+    return decayed(decay_factors(*module_and_params(model), decay), learning_rate)
 
 
 def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from flaxzoo._calls import apply_module
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
-from flaxzoo.models.heads import Identity
+from flaxzoo.models.heads import Head, Identity
 from flaxzoo.models.stages import Slice, as_staged, position, stage_paths, stages_of
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.trees import flatten, unflatten
@@ -35,7 +35,8 @@ def slice_model(
       start: the first stage: a name, ``"layer3_0"``; the name of a group for its first stage,
         ``"layer3"``; or a number as in Python's slices. None starts with the first of all.
       stop: the first stage that is left out, likewise; None leaves out none. ``stop="head"`` cuts
-        off the head of a ``Classifier``, pooling included, and ``start="head"`` is the head alone.
+        off the head of a ``Classifier``, pooling included, and ``start="head"`` is the head alone,
+        which takes maps and, where it averages them, pooled features as well.
 
     Returns:
       A model whose module is the ``Classifier`` of the sliced backbone and the head, with an
@@ -80,10 +81,16 @@ def _slice_module(module: nn.Module, start: int, stop: int) -> nn.Module:
         return _slice_backbone(module, start, stop)
     names = list(stages_of(module))
     count = len(names) - (names[-1] == "head")
-    backbone: nn.Module = Identity()
-    if start < count:
-        backbone = _slice_backbone(module.backbone, start, min(stop, count), count)
+    if start >= count:
+        return Classifier(backbone=Identity(), head=_for_any_features(module.head))
+    backbone = _slice_backbone(module.backbone, start, min(stop, count), count)
     return Classifier(backbone=backbone, head=module.head if stop > count else Identity())
+
+
+def _for_any_features(head: nn.Module) -> nn.Module:
+    """A head by itself takes pooled features as well, such as ``extract_features`` makes."""
+    averages = isinstance(head, Head) and head.pooling == "avg"
+    return head.clone(pooling="auto") if averages else head
 
 
 def _slice_backbone(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxzoo._initialise import filled
-from flaxzoo.transfer.freezing import TRAIN, FreezeSpec, frozen_paths
+from flaxzoo.transfer.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
 from flaxzoo.transfer.groups import Form, Groups
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ def refreeze(
     With ``accumulate_steps``, gradients that have been accumulated are kept; those of what begins
     to train count as zero before this.
 
+    What begins to train has an optimizer of its own. ``clip_norm`` is of the norm over all that
+    trains nevertheless; a clipping inside a transformation of the user's own, such as
+    ``optax.chain(optax.clip_by_global_norm(1.0), ...)``, is by group from then on: use
+    ``clip_norm=``.
+
     Args:
       state: from ``create_train_state``; left as it is.
       freeze: what not to train from now on, as for ``create_train_state``; None for nothing.
@@ -53,6 +58,9 @@ def refreeze(
         has no learning rate.
       ValueError: the optimizer is not of ``create_train_state``, or keeps a state that cannot be
         divided.
+
+    Warns:
+      UserWarning: an optimizer that is not one by name is divided into groups.
     """
     frozen = frozen_paths(state.module, state.params, freeze, freeze_until)
     if frozen == state.frozen:
@@ -109,7 +117,7 @@ def unfreezing_schedule(
     """Epochs to what is frozen from then on: the head trains first, then one part more at a time.
 
     Args:
-      model: a ``Model``, or a Linen module, whose backbone has stages.
+      model: a ``Model`` with variables or a known input shape; its backbone has stages.
       every: epochs from one unfreezing to the next.
       start: epoch from which the head alone trains.
       by: ``"group"`` unfreezes stages of one name together, such as all blocks of ``layer4``;
@@ -119,6 +127,8 @@ def unfreezing_schedule(
       For ``callbacks.GradualUnfreezing``; in the last entry nothing is frozen.
 
     Raises:
+      TypeError: ``model`` is not a ``Model``.
+      UninitializedError: the model has no variables and does not know its input shape.
       ValueError: ``every`` or ``start`` is out of range, or ``by`` is none of the two.
 
     Source: Howard and Ruder, ULMFiT (https://arxiv.org/abs/1801.06146), section 3.3.
@@ -129,11 +139,8 @@ def unfreezing_schedule(
         raise ValueError(f"every must be at least 1 and start at least 0, got {every}, {start}")
     if by not in ("group", "stage"):
         raise ValueError(f"by must be 'group' or 'stage', got {by!r}")
-    module = getattr(model, "module", model)
-    variables = getattr(model, "variables", None)
-    params = variables["params"] if variables is not None else model.shapes()["params"]
     parts: list[tuple[str, list[str]]] = []
-    for name, paths in stage_paths(module, params).items():
+    for name, paths in stage_paths(*module_and_params(model)).items():
         # "layer4_1" is a block of "layer4"; "conv_1" stands alone.
         group = re.sub(r"(?<=\d)_\d+$", "", name) if by == "group" else name
         if parts and parts[-1][0] == group:

@@ -1,0 +1,110 @@
+"""Options of ``pandas.read_csv``: for a first look at a file, for later files, and in JSON."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import DataError
+
+# They tell what becomes of values, columns and rows, but not where a line's fields begin and end.
+_NOT_OF_THE_FORM = (
+    *("usecols", "index_col", "nrows", "skipfooter", "low_memory", "on_bad_lines"),
+    *("dtype", "dtype_backend", "converters", "parse_dates", "date_format", "dayfirst"),
+    *("na_values", "keep_default_na", "na_filter", "true_values", "false_values"),
+    *("thousands", "decimal", "float_precision"),
+)
+_IN_PIECES = ("chunksize", "iterator")
+
+
+def peek_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that read a file's first two lines as text, the header for one, as a whole table."""
+    form = {name: value for name, value in options.items() if name not in _NOT_OF_THE_FORM}
+    if form.get("engine") == "pyarrow":
+        # It cannot stop after two lines.
+        del form["engine"]
+    # The second line tells whether rows are longer than the header; index_col says what then.
+    lines = 1 if "index_col" in options else 2
+    # A column may be called "NA"; only an empty name is none.
+    values = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+    return with_engine({**form, **values, "header": None, "nrows": lines})
+
+
+def with_engine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Chooses the parser that takes the options, which pandas does with warnings or not at all.
+
+    Raises:
+      DataError: an option that does not read the table as a whole.
+    """
+    made = dict(options)
+    for name in _IN_PIECES:
+        if made.get(name):
+            raise DataError(f"read_options must read the table as a whole, without {name!r}")
+    separator = made.get("delimiter")
+    if separator is None:
+        separator = made.get("sep", ",")
+    wide = isinstance(separator, str) and len(separator.encode()) > 1 and separator != r"\s+"
+    if "engine" not in made and (separator is None or wide or made.get("skipfooter")):
+        made["engine"] = "python"
+    if made.get("engine", "c") == "c":
+        # Otherwise large files may get columns of mixed types.
+        made.setdefault("low_memory", False)
+    return made
+
+
+def for_other_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that hold for further files of the same form, of other lengths and more columns."""
+    left_out = {"nrows"}
+    # A file to predict lacks the target; with names or index_col, places have their meaning.
+    if not callable(options.get("usecols")) and not {"names", "index_col"} & options.keys():
+        left_out.add("usecols")
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def with_text(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Has columns read as text, unless the options say what they are."""
+    wanted = [name for name in names if name not in (options.get("converters") or ())]
+    given = options.get("dtype")
+    if not wanted or not (given is None or isinstance(given, Mapping)):
+        return dict(options)
+    # A copy keeps a defaultdict's default.
+    types: Any = {} if given is None else copy.copy(given)
+    for name in wanted:
+        if name not in types:
+            types[name] = str
+    return {**options, "dtype": types}
+
+
+def to_json(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What JSON can hold of options, and the names of the others, such as functions."""
+    made: dict[str, Any] = {}
+    others: list[str] = []
+    for name, value in options.items():
+        try:
+            made[name] = _plain(value, types=name == "dtype")
+        except TypeError:
+            others.append(name)
+    return made, others
+
+
+def _plain(value: Any, *, types: bool) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if types and value in (str, int, float, bool, object):
+        return value.__name__
+    if types and isinstance(value, type) and issubclass(value, np.generic):
+        return np.dtype(value).name
+    if types and isinstance(value, np.dtype):
+        return value.name
+    if type(value) is dict and all(isinstance(key, str) for key in value):
+        return {key: _plain(each, types=types) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, types=types) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(each, types=types) for each in value), key=str)
+    raise TypeError(f"JSON has no {type(value).__name__}")
