@@ -239,5 +239,6 @@ def _check_classes(target: Target, labels: np.ndarray) -> None:
         name = target.class_names[int(np.argmin(counts))]
         raise DataError(
             f"no row of class {name!r} of target {target.name!r} is in the training part; it is "
-            "too rare to split: leave the class out, or take another seed"
+            "too rare to split: leave the class out, take another seed, or, if it is a quantity, "
+            "pass task='regression'"
         )

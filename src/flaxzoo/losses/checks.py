@@ -97,7 +97,7 @@ def _several_classes(name: str, predictions: Spec) -> None:
             predictions,
             "scores of two classes or more on the last axis",
             "A softmax over one class is always 1: for a single yes-or-no output use "
-            "'sigmoid_binary_cross_entropy'.",
+            "'sigmoid_binary_cross_entropy', to predict a number 'mean_squared_error'.",
         )
 
 

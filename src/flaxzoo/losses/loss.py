@@ -16,9 +16,6 @@ from flaxzoo.errors import DataError, ShapeError, UnknownArgumentError
 from flaxzoo.losses.regularizers import Regularizer
 from flaxzoo.losses.traits import Traits, as_number_array, map_arrays, spec_of
 
-# Losses of class indices and those that give the same for one-hot targets.
-_SOFT = {"softmax_cross_entropy_with_integer_labels": "softmax_cross_entropy"}
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Loss:
@@ -120,24 +117,6 @@ class Loss:
             weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
             values = jnp.where(weights != 0, weights * values, 0)
         return jnp.sum(values) if self.reduction == "sum" else values
-
-    def with_soft_targets(self) -> Loss:
-        """The loss that takes a distribution over classes where this one takes class indices.
-
-        Raises:
-          ShapeError: there is none.
-        """
-        from flaxzoo.losses.registry import REGISTRY
-
-        name = _SOFT.get(self.name) if self.registered else None
-        if name is None:
-            takers = ", ".join(map(repr, _SOFT))
-            raise ShapeError(
-                f"loss {self.name!r} takes class indices, but the targets are shares of classes, "
-                f"as mixup and cutmix make them; {takers} takes both"
-            )
-        soft = REGISTRY.get(name, reduction=self.reduction, **dict(self.options))
-        return dataclasses.replace(soft, regularizers=self.regularizers)
 
     def values(self, predictions: Any, targets: Any) -> jax.Array:
         """One loss per example: the mean over all axes but the first.

@@ -13,6 +13,7 @@ from flaxzoo import metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo.data.arrays import check_finite
 from flaxzoo.errors import DataError
+from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.training.batches import Batch, as_batch, is_host
 from flaxzoo.training.modes import training_modes
@@ -220,7 +221,7 @@ def _objective(
                 lambda new, old: jnp.where(counts, new, old), dict(updated), dict(collections)
             )
         collections = updated
-    loss = state.loss.with_soft_targets() if _is_soft(state, batch.targets) else state.loss
+    loss = with_soft_targets(state.loss) if _is_soft(state, batch.targets) else state.loss
     loss.check(outputs, batch.targets)
     penalty = loss.regularization(params)
     value = loss.mean(outputs, batch.targets, batch.weights) + penalty
