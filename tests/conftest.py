@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,14 @@ import flaxzoo as fz
 # The same examples in every run; --hypothesis-profile=default looks for new ones.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Lets go of compiled programs: a process may have 65,530 memory maps, and each takes some."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
