@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxzoo import data
-from flaxzoo.data.arrays import random_order
+from flaxzoo.data.epochs import random_order
 from flaxzoo.errors import DataError, ShapeError
 
 

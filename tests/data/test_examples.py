@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.data.arrays import random_order
+from flaxzoo.data.epochs import random_order
 from flaxzoo.data.examples import (
     ExampleDataset,
     grouped,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flaxzoo import Preprocess
-from flaxzoo.data.arrays import random_order
+from flaxzoo.data.epochs import random_order
 from flaxzoo.data.image_batches import Chunks, Decoder, normalize, read_batches
 from flaxzoo.errors import DataError
 

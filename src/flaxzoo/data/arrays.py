@@ -1,13 +1,11 @@
 """Arrays in memory (or memory-mapped): shuffled batches, splits, padding and checks.
 
-Random orders here are sorted draws of a NumPy bit generator. NumPy promises that the bit streams
-never change between its versions, which it does not for ``Generator.permutation``; a split or an
-epoch is therefore the same data on every machine, this year and next.
+Random orders here are those of ``flaxzoo.data.epochs``: a split or an epoch is the same data on
+every machine, this year and next.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,32 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from flaxzoo.data.epochs import Epochs, as_int, random_order
 from flaxzoo.errors import DataError, ShapeError
-
-
-def random_order(size: int, *seeds: int) -> np.ndarray:
-    """A permutation of ``range(size)`` that depends on nothing but its arguments.
-
-    Args:
-      size: number of examples.
-      *seeds: non-negative ints; each different tuple gives an independent order.
-
-    Returns:
-      int64 ``[size]``.
-    """
-    draws = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(size)
-    return np.argsort(draws, kind="stable")
-
-
-def as_int(value: Any, name: str, minimum: int) -> int:
-    """``value`` as an int of at least ``minimum``; DataError naming the argument otherwise."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise DataError(f"{name} must be an int, got {value!r}") from None
-    if number < minimum:
-        raise DataError(f"{name} must be at least {minimum}, got {number}")
-    return number
 
 
 def _host_leaf(leaf: Any, name: str) -> np.ndarray:
@@ -74,7 +48,7 @@ def _host_arrays(arrays: Any) -> tuple[list[np.ndarray], list[str], Any]:
     return leaves, names, treedef
 
 
-class ArrayDataset:
+class ArrayDataset(Epochs):
     """Batches of arrays that share their first axis.
 
     The order of an epoch is a pure function of ``(seed, epoch)``: nothing has to be replayed or
@@ -104,39 +78,14 @@ class ArrayDataset:
         drop_last: bool = False,
     ) -> None:
         self._leaves, _, self._treedef = _host_arrays(arrays)
-        self.num_examples = len(self._leaves[0])
-        self.batch_size = as_int(batch_size, "batch_size", 1)
-        if self.batch_size > self.num_examples:
-            raise DataError(
-                f"batch_size {self.batch_size} is larger than the data: "
-                f"{self.num_examples} examples"
-            )
-        self.shuffle = bool(shuffle)
-        self.seed = as_int(seed, "seed", 0)
-        self.drop_last = bool(drop_last)
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        full, rest = divmod(self.num_examples, self.batch_size)
-        return full + bool(rest and not self.drop_last)
-
-    def __repr__(self) -> str:
-        return (
-            f"ArrayDataset({self.num_examples} examples, batch_size={self.batch_size}, "
-            f"shuffle={self.shuffle}, seed={self.seed}, drop_last={self.drop_last})"
+        self._order_by(
+            len(self._leaves[0]), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last
         )
 
     @property
     def arrays(self) -> Any:
         """All examples, in their own order, in the structure they were given in."""
         return jax.tree.unflatten(self._treedef, self._leaves)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of the examples in the order of an epoch, int64 ``[num_examples]``."""
-        epoch = as_int(epoch, "epoch", 0)
-        if not self.shuffle:
-            return np.arange(self.num_examples)
-        return random_order(self.num_examples, self.seed, epoch)
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Any]:
         """Iterates over the batches of one epoch.
@@ -153,9 +102,7 @@ class ArrayDataset:
         Raises:
           DataError: a negative epoch or start, or a start past the end of the epoch.
         """
-        start = as_int(start_batch, "start_batch", 0)
-        if start > len(self):
-            raise DataError(f"start_batch {start} is past the epoch's {len(self)} batches")
+        start = self._start(start_batch)
         return self._batches(self.order(epoch) if self.shuffle else None, start)
 
     def _batches(self, order: np.ndarray | None, start: int) -> Iterator[Any]:
@@ -163,10 +110,6 @@ class ArrayDataset:
             window = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             index = window if order is None else order[window]
             yield jax.tree.unflatten(self._treedef, [leaf[index] for leaf in self._leaves])
-
-    def __iter__(self) -> Iterator[Any]:
-        """The batches of epoch 0: a plain ``for`` loop sees the same order every time."""
-        return self.epoch(0)
 
 
 def pad_batch(batch: Any, batch_size: int) -> tuple[Any, np.ndarray]:
@@ -264,7 +207,12 @@ def train_test_split(
     if stratify is None:
         test = random_order(size, seed)[:test_count]
     else:
-        test = _stratified(np.asarray(stratify), size, test_count, seed)
+        labels = np.asarray(stratify)
+        if labels.shape != (size,):
+            raise ShapeError(
+                f"stratify takes one label per example, shape [{size}], got {list(labels.shape)}"
+            )
+        test = stratified(labels, test_count, seed)
     in_test = np.zeros(size, bool)
     in_test[test] = True
     train_part = jax.tree.unflatten(treedef, [leaf[~in_test] for leaf in leaves])
@@ -289,19 +237,30 @@ def _test_count(test_size: float | int, size: int) -> int:
     return count
 
 
-def _stratified(labels: np.ndarray, size: int, test_count: int, seed: int) -> np.ndarray:
-    if labels.shape != (size,):
-        raise ShapeError(
-            f"stratify takes one label per example, shape [{size}], got {list(labels.shape)}"
-        )
-    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # Largest remainder: whole examples per class that add up to test_count.
-    exact = counts * (test_count / size)
-    take = np.floor(exact).astype(np.int64)
-    extra = test_count - int(take.sum())
-    take[np.argsort(take - exact, kind="stable")[:extra]] += 1
-    parts = []
-    for index in range(len(classes)):
-        members = np.flatnonzero(inverse == index)
-        parts.append(members[random_order(len(members), seed, index)[: take[index]]])
-    return np.concatenate(parts)
+def stratified(labels: np.ndarray, count: int, seed: int, *, keep: int = 0) -> np.ndarray:
+    """``count`` rows of which every class has its share, as nearly as whole rows allow.
+
+    Args:
+      labels: ``[N]``.
+      count: rows to choose, at most ``N`` less ``keep`` for each class.
+      seed: non-negative int that selects them.
+      keep: rows of every class that stay behind, whatever its share.
+
+    Returns:
+      Indices, class by class.
+    """
+    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    # Largest remainder: whole rows per class that add up to count.
+    exact = sizes * (count / len(labels))
+    take = np.minimum(np.floor(exact).astype(np.int64), sizes - keep)
+    # A further round where classes that are too small had to be passed over.
+    while (extra := count - int(take.sum())) > 0:
+        order = np.argsort(take - exact, kind="stable")
+        take[order[take[order] < sizes[order] - keep][:extra]] += 1
+    members = [np.flatnonzero(inverse == index) for index in range(len(classes))]
+    return np.concatenate(
+        [
+            rows[random_order(len(rows), seed, index)[: take[index]]]
+            for index, rows in enumerate(members)
+        ]
+    )

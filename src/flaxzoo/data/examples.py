@@ -9,18 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxzoo.data.arrays import as_int, random_order
+from flaxzoo.data.epochs import Epochs
 from flaxzoo.errors import DataError, ShapeError
 
 # As in training.batches, which lies above this package.
 _TARGET_KEYS = ("targets", "label", "labels", "y")
-
-
 # Grain repeats up to the largest int.
 _ENDLESS = 1 << 48
 
 
-class ExampleDataset:
+class ExampleDataset(Epochs):
     """Batches of a data set that gives one example at a time.
 
     ``data[i]`` is an example: ``(input, target)``, a mapping, or any other tree of arrays and
@@ -57,36 +55,9 @@ class ExampleDataset:
         if self._columns and data.format["type"] is None:
             data = data.with_format("numpy")
         self._data = data
-        self.num_examples = len(data)
-        self.batch_size = as_int(batch_size, "batch_size", 1)
-        if not self.num_examples:
+        if not len(data):
             raise DataError(f"no examples: the {type(data).__name__} is empty")
-        if self.batch_size > self.num_examples:
-            raise DataError(
-                f"batch_size {self.batch_size} is larger than the data: "
-                f"{self.num_examples} examples"
-            )
-        self.shuffle = bool(shuffle)
-        self.seed = as_int(seed, "seed", 0)
-        self.drop_last = bool(drop_last)
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        full, rest = divmod(self.num_examples, self.batch_size)
-        return full + bool(rest and not self.drop_last)
-
-    def __repr__(self) -> str:
-        return (
-            f"ExampleDataset({self.num_examples} examples, batch_size={self.batch_size}, "
-            f"shuffle={self.shuffle}, seed={self.seed}, drop_last={self.drop_last})"
-        )
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of the examples in the order of an epoch, int64 ``[num_examples]``."""
-        epoch = as_int(epoch, "epoch", 0)
-        if not self.shuffle:
-            return np.arange(self.num_examples)
-        return random_order(self.num_examples, self.seed, epoch)
+        self._order_by(len(data), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Any]:
         """Iterates over the batches of one epoch.
@@ -104,18 +75,12 @@ class ExampleDataset:
             are no numbers.
           ShapeError: examples of different shapes.
         """
-        start = as_int(start_batch, "start_batch", 0)
-        if start > len(self):
-            raise DataError(f"start_batch {start} is past the epoch's {len(self)} batches")
+        start = self._start(start_batch)
         order = self.order(epoch)
         return (
             self._batch(order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist())
             for batch in range(start, len(self))
         )
-
-    def __iter__(self) -> Iterator[Any]:
-        """The batches of epoch 0: a plain ``for`` loop sees the same order every time."""
-        return self.epoch(0)
 
     def _batch(self, rows: list[int]) -> Any:
         if self._columns:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flaxzoo.data.arrays import as_int, random_order
+from flaxzoo.data.arrays import stratified
+from flaxzoo.data.epochs import Epochs, as_int
 from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data.image_files import check_class_names
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
@@ -24,7 +25,7 @@ _SIZE = (224, 224)
 Self = TypeVar("Self", bound="ImageDataset")
 
 
-class ImageDataset:
+class ImageDataset(Epochs):
     """Batches of image files, decoded in parallel, for ``Trainer.fit`` as it is.
 
     The order of an epoch is a pure function of ``(seed, epoch)``, and a batch one of its files:
@@ -108,7 +109,7 @@ class ImageDataset:
         self.skipped: dict[str, str] = {}
 
     @property
-    def num_examples(self) -> int:
+    def num_examples(self) -> int:  # type: ignore[override]
         """Number of files."""
         return len(self.files)
 
@@ -116,11 +117,6 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        full, rest = divmod(self.num_examples, self.batch_size)
-        return full + bool(rest and not self.drop_last)
 
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:5]) + (", ..." if self.num_classes > 5 else "")
@@ -159,18 +155,11 @@ class ImageDataset:
                 f"{most} can be held out"
             )
         held_out = np.zeros(self.num_examples, bool)
-        held_out[_stratified(self.labels, count, seed)] = True
+        held_out[stratified(self.labels, count, seed, keep=1)] = True
         train, validation = self._part(~held_out), self._part(held_out)
         train._check_length()
         validation.shuffle = validation.drop_last = False
         return train, validation
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of the files in the order of an epoch, int64 ``[num_examples]``."""
-        epoch = as_int(epoch, "epoch", 0)
-        if not self.shuffle:
-            return np.arange(self.num_examples)
-        return random_order(self.num_examples, self.seed, epoch)
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Iterates over the batches of one epoch.
@@ -189,14 +178,8 @@ class ImageDataset:
           DataError: a negative epoch or start, a start past the end of the epoch; while iterating,
             a file that cannot be read.
         """
-        start = as_int(start_batch, "start_batch", 0)
-        if start > len(self):
-            raise DataError(f"start_batch {start} is past the epoch's {len(self)} batches")
+        start = self._start(start_batch)
         return self._batches(self.order(epoch), start)
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of epoch 0: a plain ``for`` loop sees the same order every time."""
-        return self.epoch(0)
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Reads everything into memory.
@@ -281,24 +264,6 @@ def _known(name: str, value: Any, choices: tuple[str, ...]) -> str:
             f"There are: {', '.join(choices)}"
         )
     return value
-
-
-def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The rows to validate on: ``train_test_split``'s, but never the whole of a class."""
-    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    exact = sizes * (count / len(labels))
-    take = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
-    # Largest remainder; a further round where classes that are too small had to be passed over.
-    while (extra := count - int(take.sum())) > 0:
-        order = np.argsort(take - exact, kind="stable")
-        take[order[take[order] < sizes[order] - 1][:extra]] += 1
-    members = [np.flatnonzero(inverse == index) for index in range(len(classes))]
-    return np.concatenate(
-        [
-            rows[random_order(len(rows), seed, index)[: take[index]]]
-            for index, rows in enumerate(members)
-        ]
-    )
 
 
 def _held_out(fraction: float | int, size: int) -> int:

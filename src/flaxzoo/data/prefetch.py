@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxzoo.data.arrays import as_int
+from flaxzoo.data.epochs import as_int
 
 # How long a consumer that stops early waits for the source's batch in progress (seconds): the
 # source is then free for other use, and a source that hangs cannot hang its consumer.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.data.arrays import as_int
+from flaxzoo.data.epochs import as_int
 from flaxzoo.errors import DataError
 from flaxzoo.layers.checks import as_choice
 from flaxzoo.transfer._labelled import as_labels, as_matrix

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.data.arrays import as_int, random_order
+from flaxzoo.data.epochs import as_int, random_order
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
