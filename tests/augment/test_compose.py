@@ -195,3 +195,8 @@ def test_registering():
             augment.register(name)(Flip)
     finally:
         del augment.REGISTRY._entries[name]
+
+
+def test_images_alone_go_elsewhere():
+    with pytest.raises(TypeError, match=r"Flip takes a Batch\(.*\.images\(key, images\)"):
+        Flip()(0, np.zeros((2, 4, 4, 3), np.float32))

@@ -254,8 +254,14 @@ def images_of(batch: Batch, owner: Any) -> Any:
     """The images of a batch.
 
     Raises:
+      TypeError: it is no batch.
       ShapeError: its inputs are a mapping without images.
     """
+    if not hasattr(batch, "inputs"):
+        raise TypeError(
+            f"{name_of(owner)} takes a Batch(inputs, targets, weights), got "
+            f"{type(batch).__name__}; for images alone call .images(key, images)"
+        )
     if isinstance(batch.inputs, Mapping):
         return batch.inputs[_image_key(batch.inputs, owner)]
     return batch.inputs
