@@ -1,0 +1,111 @@
+"""What data sets whose epochs are numbered have in common."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from flaxzoo.errors import DataError
+
+
+def random_order(size: int, *seeds: int) -> np.ndarray:
+    """A permutation of ``range(size)`` that depends on nothing but its arguments.
+
+    It is the sorted draws of a NumPy bit generator. NumPy promises that the bit streams never
+    change between its versions, which it does not for ``Generator.permutation``.
+
+    Args:
+      size: number of examples.
+      *seeds: non-negative ints; each different tuple gives an independent order.
+
+    Returns:
+      int64 ``[size]``.
+    """
+    draws = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(size)
+    return np.argsort(draws, kind="stable")
+
+
+def as_int(value: Any, name: str, minimum: int) -> int:
+    """``value`` as an int of at least ``minimum``; DataError naming the argument otherwise."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise DataError(f"{name} must be an int, got {value!r}") from None
+    if number < minimum:
+        raise DataError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+class Epochs:
+    """Batches by epoch; the order of an epoch is a pure function of ``(seed, epoch)``.
+
+    A subclass sets the attributes and writes ``epoch``.
+
+    Attributes:
+      num_examples: in an epoch.
+      batch_size: examples per batch.
+      shuffle: whether each epoch has an order of its own; otherwise it is the examples'.
+      seed: non-negative int that selects the orders.
+      drop_last: whether to leave out a last batch of fewer than ``batch_size`` examples.
+    """
+
+    num_examples: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        full, rest = divmod(self.num_examples, self.batch_size)
+        return full + bool(rest and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of epoch 0: a plain ``for`` loop sees the same order every time."""
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Any]:
+        """Iterates over the batches of one epoch, from number ``start_batch`` on."""
+        raise NotImplementedError
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of the examples in the order of an epoch, int64 ``[num_examples]``.
+
+        Raises:
+          DataError: a negative epoch.
+        """
+        epoch = as_int(epoch, "epoch", 0)
+        if not self.shuffle:
+            return np.arange(self.num_examples)
+        return random_order(self.num_examples, self.seed, epoch)
+
+    def _start(self, start_batch: int) -> int:
+        """``start_batch``, checked."""
+        start = as_int(start_batch, "start_batch", 0)
+        if start > len(self):
+            raise DataError(f"start_batch {start} is past the epoch's {len(self)} batches")
+        return start
+
+    def _order_by(
+        self, num_examples: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool
+    ) -> None:
+        """Sets the attributes of a data set that has a batch's worth of examples at least."""
+        self.num_examples = num_examples
+        self.batch_size = as_int(batch_size, "batch_size", 1)
+        if self.batch_size > self.num_examples:
+            raise DataError(
+                f"batch_size {self.batch_size} is larger than the data: "
+                f"{self.num_examples} examples"
+            )
+        self.shuffle = bool(shuffle)
+        self.seed = as_int(seed, "seed", 0)
+        self.drop_last = bool(drop_last)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.num_examples} examples, batch_size={self.batch_size}, "
+            f"shuffle={self.shuffle}, seed={self.seed}, drop_last={self.drop_last})"
+        )
