@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from flaxzoo.layers.convolution import convolution_flops
+
 
 def count_flops(function: Callable[..., Any], *args: Any) -> Counter[tuple[str, ...]]:
     """Floating-point operations of ``function(*args)``, by the path of the module they stand in.
@@ -41,6 +43,8 @@ def _count(jaxpr: Any, prefix: tuple[str, ...]) -> Counter[tuple[str, ...]]:
             total[path] += _dot_flops(eqn)
         elif eqn.primitive.name == "conv_general_dilated":
             total[path] += _conv_flops(eqn)
+        elif eqn.primitive.name.startswith("flaxzoo_conv"):
+            total[path] += convolution_flops(eqn)
         else:
             bodies = [_count(body, path) for body in _bodies(eqn)]
             if eqn.primitive.name == "cond" and bodies:

@@ -1,7 +1,8 @@
-"""Convolution with PyTorch's padding, the one place that decides how it is lowered."""
+"""Convolution with PyTorch's padding."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.checks import check_size
+from flaxzoo.layers.convolution import conv_general_dilated
 from flaxzoo.layers.initializers import HeNormal, zeros
+
+# Flax's own module, lowered as Conv is.
+LinenConv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 class Conv(nn.Module):
@@ -59,7 +64,7 @@ class Conv(nn.Module):
         pad = self.padding
         if pad is None:
             pad = self.dilation * (size - 1) // 2
-        x = jax.lax.conv_general_dilated(
+        x = conv_general_dilated(
             x,
             kernel,
             window_strides=(self.stride, self.stride),

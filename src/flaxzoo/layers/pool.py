@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from flaxzoo.layers.max_pool import max_pool_2d
 
 
 def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> jax.Array:
     """Maximum over windows of ``[B, H, W, C]``; the padding never wins."""
     pad = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (size, size), strides=(stride, stride), padding=pad)
+    return max_pool_2d(x, (size, size), (stride, stride), pad)
 
 
 def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
     """Mean over windows of ``[B, H, W, C]``; the padding's zeros count, as PyTorch's default."""
+    if size == stride and not padding:
+        return _mean_of_tiles(x, size)
     pad = ((padding, padding), (padding, padding))
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
+
+
+def _mean_of_tiles(x: jax.Array, size: int) -> jax.Array:
+    # Slices, unlike windows, join XLA's loops over what comes before and after.
+    height, width = x.shape[1] // size * size, x.shape[2] // size * size
+    tiles = [x[:, i:height:size, j:width:size] for i in range(size) for j in range(size)]
+    return functools.reduce(jnp.add, tiles) * (1 / size**2)
 
 
 def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.layers.checks import check_size, check_widths
+from flaxzoo.layers.conv import LinenConv
 from flaxzoo.models.registry import register, takes_fields_of
 
 Array = jax.Array
@@ -197,7 +198,8 @@ class _ConvEncoder(nn.Module):
         for i, width in list(enumerate(self.features))[start:stop]:
             x = activation(x) if i else x
             size = (self.kernel_size, self.kernel_size)
-            x = nn.Conv(width, size, strides=2, padding="SAME", name=f"stages_{i}", **dtypes)(x)
+            conv = LinenConv(width, size, strides=2, padding="SAME", name=f"stages_{i}", **dtypes)
+            x = conv(x)
         if self.latent_dim is None or (stop is not None and stop <= len(self.features)):
             return x
         x = activation(x).reshape(x.shape[0], -1)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checks import as_choice, check_kernel, check_rate, check_size, check_widths
+from flaxzoo.layers.conv import LinenConv
+from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.models.registry import register, takes_fields_of
@@ -115,7 +117,10 @@ class CNN(nn.Module):
         size = self.kernel_size
         kernel = tuple(size) if isinstance(size, Sequence) else (size, size)
         for i, width in list(enumerate(self.features))[start:stop]:
-            x = nn.Conv(width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes)(x)
+            conv = LinenConv(
+                width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes
+            )
+            x = conv(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = _pool(activation(x), pooling)
@@ -158,8 +163,7 @@ class CNN(nn.Module):
 def _pool(x: jax.Array, pooling: str | None) -> jax.Array:
     if pooling is None:
         return x
-    pool = nn.avg_pool if pooling == "avg" else nn.max_pool
-    return pool(x, (2, 2), strides=(2, 2))
+    return avg_pool(x, 2, 2) if pooling == "avg" else max_pool(x, 2, 2, 0)
 
 
 @register("cnn", input_shape=(28, 28, 1), paper=CNN_REFERENCE)

@@ -1,0 +1,220 @@
+"""The convolution of every layer, and the one place that decides how it is lowered.
+
+A convolution is bilinear, and so are its two gradients: of the three, each one's transposes are
+the other two. They are primitives here, so that every transformation of JAX composes with them to
+any order while each platform is free to compute them in its own way. Accelerators get XLA's
+convolution, as from ``jax.lax``; CPUs get the formulations of ``flaxzoo.layers.conv_cpu`` where
+those are faster. ``docs/performance.md`` has the measurements.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
+
+from flaxzoo.layers import conv_cpu
+from flaxzoo.layers.conv_cpu import DIMENSIONS, Window, plain
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **options: Any,
+) -> jax.Array:
+    """``jax.lax.conv_general_dilated``, faster on CPUs for two-dimensional NHWC convolutions.
+
+    Values and gradients are those of ``jax.lax`` to rounding. It fits
+    ``flax.linen.Conv(conv_general_dilated=...)``. What has no formulation of its own (other
+    layouts or ranks, dilated inputs, batch groups, mixed precisions) goes to ``jax.lax`` as it is.
+
+    Args:
+      lhs: inputs ``[N, H, W, C]``.
+      rhs: kernel ``[h, w, C / feature_group_count, features]``.
+      window_strides: of the window, along height and width.
+      padding: ``"SAME"``, ``"VALID"`` or numbers of zeros before and after, by axis.
+      lhs_dilation: as ``jax.lax``'s.
+      rhs_dilation: distances between the kernel's elements.
+      dimension_numbers: as ``jax.lax``'s; the formulations are for ``("NHWC", "HWIO", "NHWC")``.
+      feature_group_count: into how many the channels are split.
+      batch_group_count: as ``jax.lax``'s.
+      precision: as ``jax.lax``'s.
+      preferred_element_type: as ``jax.lax``'s.
+      **options: further arguments of ``jax.lax``'s.
+
+    Returns:
+      ``[N, H', W', features]``.
+    """
+    strides = tuple(window_strides)
+    dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
+    ours = (
+        lhs.ndim == rhs.ndim == 4
+        and _is_nhwc(dimension_numbers)
+        and (lhs_dilation is None or set(lhs_dilation) == {1})
+        and batch_group_count == 1
+        and precision is None
+        and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+        and preferred_element_type is None
+        and not options
+        and lhs.dtype == rhs.dtype
+        and jnp.issubdtype(lhs.dtype, jnp.floating)
+        and 0 not in (*lhs.shape[1:], *rhs.shape)
+        and not _is_sharded_by_type(lhs)
+        and not _is_sharded_by_type(rhs)
+    )
+    if not ours:
+        return jax.lax.conv_general_dilated(
+            lhs,
+            rhs,
+            strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+            **options,
+        )
+    if isinstance(padding, str):
+        sizes = [(n - 1) * d + 1 for n, d in zip(rhs.shape[:2], dilation, strict=True)]
+        padding = jax.lax.padtype_to_pads(lhs.shape[1:3], sizes, strides, padding)
+    pads = tuple((low, high) for low, high in padding)
+    window = Window(strides, pads, dilation, feature_group_count)
+    return _conv_p.bind(lhs, rhs, window=window)
+
+
+def _is_nhwc(dimension_numbers: Any) -> bool:
+    # By letters, or by jax.lax.ConvDimensionNumbers: batch and channels first.
+    indices = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+    return dimension_numbers is not None and tuple(dimension_numbers) in (DIMENSIONS, indices)
+
+
+def _is_sharded_by_type(x: Any) -> bool:
+    # Inside shard_map, and on meshes of explicit axes, types carry what only jax.lax propagates.
+    return any(kind != AxisType.Auto for kind in jax.typeof(x).sharding.mesh.axis_types)
+
+
+def _primitive(name: str, default: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
+    """A primitive of two arrays that accelerators and CPUs lower in their own ways."""
+    primitive = Primitive(f"flaxzoo_{name}")
+
+    @functools.partial(jax.jit, static_argnames=("window", "shape"))
+    def compiled(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+        return primitive.bind(a, b, **params)
+
+    def alone(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+        # With jit disabled the compiled one would come back here.
+        return default(a, b, **params) if jax.config.jax_disable_jit else compiled(a, b, **params)
+
+    def shape_of(a: Any, b: Any, **params: Any) -> Any:
+        out = jax.eval_shape(functools.partial(default, **params), a, b)
+        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    primitive.def_impl(alone)
+    primitive.def_abstract_eval(shape_of)
+    mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return primitive
+
+
+_conv_p = _primitive("conv", plain, conv_cpu.conv)
+_input_gradient_p = _primitive(
+    "conv_input_gradient", conv_cpu.plain_input_gradient, conv_cpu.input_gradient
+)
+_kernel_gradient_p = _primitive(
+    "conv_kernel_gradient", conv_cpu.plain_kernel_gradient, conv_cpu.kernel_gradient
+)
+
+
+def _conv(x: Any, kernel: Any, window: Window) -> Any:
+    return _conv_p.bind(x, kernel, window=window)
+
+
+def _input_gradient(gradient: Any, kernel: Any, window: Window, shape: tuple[int, ...]) -> Any:
+    return _input_gradient_p.bind(gradient, kernel, window=window, shape=shape)
+
+
+def _kernel_gradient(x: Any, gradient: Any, window: Window, shape: tuple[int, ...]) -> Any:
+    return _kernel_gradient_p.bind(x, gradient, window=window, shape=shape)
+
+
+# Each rule gets the cotangent and both operands; of the one to transpose, only the shape is known.
+ad.defbilinear(
+    _conv_p,
+    lambda ct, x, kernel, window: _input_gradient(ct, kernel, window, x.aval.shape),
+    lambda ct, x, kernel, window: _kernel_gradient(x, ct, window, kernel.aval.shape),
+)
+ad.defbilinear(
+    _input_gradient_p,
+    lambda ct, gradient, kernel, window, shape: _conv(ct, kernel, window),
+    lambda ct, gradient, kernel, window, shape: _kernel_gradient(
+        ct, gradient, window, kernel.aval.shape
+    ),
+)
+ad.defbilinear(
+    _kernel_gradient_p,
+    lambda ct, x, gradient, window, shape: _input_gradient(gradient, ct, window, x.aval.shape),
+    lambda ct, x, gradient, window, shape: _conv(x, ct, window),
+)
+
+
+def _batch(primitive: Primitive, default: Callable[..., Any], merges: bool) -> None:
+    """Under ``vmap``, images of a batch of batches are more images of one batch.
+
+    That holds while the kernel is shared. A kernel or a kernel's gradient for each is left to XLA,
+    whose convolution has groups for it.
+    """
+
+    def rule(operands: Any, dims: Any, *, window: Window, shape: Any = None) -> Any:
+        params: dict[str, Any] = {"window": window}
+        if shape is not None:
+            params["shape"] = shape
+        if not merges or dims[1] is not None:
+            return jax.vmap(functools.partial(default, **params), dims)(*operands), 0
+        images, kernel = operands
+        images = jnp.moveaxis(images, dims[0], 0)
+        size, count = images.shape[:2]
+        if shape is not None:
+            params["shape"] = (size * count, *shape[1:])
+        merged = images.reshape(size * count, *images.shape[2:])
+        result = primitive.bind(merged, kernel, **params)
+        return result.reshape(size, count, *result.shape[1:]), 0
+
+    batching.primitive_batchers[primitive] = rule
+
+
+_batch(_conv_p, plain, True)
+_batch(_input_gradient_p, conv_cpu.plain_input_gradient, True)
+_batch(_kernel_gradient_p, conv_cpu.plain_kernel_gradient, False)
+
+
+def convolution_flops(eqn: Any) -> int:
+    """Floating-point operations of an equation whose primitive is of this module.
+
+    The convolution and its two gradients have the same number: two for each pair of an output's
+    element and an element that it is a sum over, padding included.
+    """
+    a, b = (operand.aval.shape for operand in eqn.invars)
+    if eqn.primitive is _conv_p:
+        output, kernel = eqn.outvars[0].aval.shape, b
+    else:
+        output, kernel = (a, b) if eqn.primitive is _input_gradient_p else (b, eqn.params["shape"])
+    return 2 * math.prod(output) * math.prod(kernel[:3])

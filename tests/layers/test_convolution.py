@@ -1,0 +1,508 @@
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from flaxzoo.layers import conv_cpu
+from flaxzoo.layers.convolution import conv_general_dilated
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+BOTH = (conv_general_dilated, jax.lax.conv_general_dilated)
+
+
+def normal(*shape, dtype=np.float32, seed=0):
+    values = np.random.default_rng([seed, *shape]).standard_normal(shape)
+    return jnp.asarray(values, dtype)
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    """Within ``tolerance`` of the largest value of each array; 0 for equal numbers."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(initial=0))
+
+
+def directions(convolve, x, kernel, strides=(1, 1), padding="VALID", **options):
+    """The value and both gradients for a cotangent that is like no operand."""
+
+    def run(x, kernel):
+        return convolve(x, kernel, strides, padding, **{"dimension_numbers": NHWC} | options)
+
+    y, pull = jax.vjp(run, x, kernel)
+    cotangent = jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)
+    return y, pull(cotangent)
+
+
+def compare(x, kernel, *args, tolerance=1e-5, **options):
+    both = jax.jit(lambda x, k: [directions(f, x, k, *args, **options) for f in BOTH])
+    assert_close(*both(x, kernel), tolerance)
+
+
+def any_convolution(seed):
+    """Shapes and options of any kind: images smaller than the kernel, of one pixel, none at all."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *values: values[rng.integers(len(values))]  # noqa: E731
+    pair = lambda low, high: tuple(rng.integers(low, high, 2, endpoint=True).tolist())  # noqa: E731
+    groups = pick(1, 1, 1, 2, 3)
+    channels, features = pick(1, 2, 3, 4, 5, 8, 35, 70), pick(1, 2, 5, 8, 64, 65)
+    kernel = pick((1, 1), (3, 3), pair(1, 7))
+    dilation = pick((1, 1), pair(1, 3))
+    # XLA's CPU backend reads beyond an image where its gradient's padding would be negative.
+    pads = tuple(pair(0, min(3, (n - 1) * d)) for n, d in zip(kernel, dilation, strict=True))
+    return {
+        "x": (pick(0, 1, 1, 2, 3), *pair(1, 12), groups * channels),
+        "kernel": (*kernel, channels, groups * features),
+        "strides": pick((1, 1), (2, 2), pair(1, 3)),
+        "padding": pick("SAME", "VALID", pads),
+        "rhs_dilation": dilation,
+        "feature_group_count": groups,
+    }
+
+
+# Seeds, because Hypothesis changes an example a little to get the next one.
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32).map(any_convolution))
+def test_values_and_gradients_are_those_of_jax(convolution):
+    x, kernel, *options = convolution.items()
+    compare(normal(*x[1]), normal(*kernel[1], seed=1), **dict(options))
+
+
+MATMUL, PLANES, BANDS, PATCHES, GROUPS, PLAIN = (
+    "_product",
+    "_from_planes",
+    "_from_bands",
+    "_from_patches",
+    "_kernel_gradient_groups",
+    "plain_kernel_gradient",
+)
+
+
+@pytest.mark.parametrize(
+    ("formulation", "x", "kernel", "options"),
+    [
+        (MATMUL, (3, 5, 4, 6), (1, 1, 6, 7), {}),
+        (MATMUL, (3, 8, 5, 6), (1, 1, 6, 7), {"strides": (3, 2), "padding": "SAME"}),
+        (MATMUL, (2, 4, 4, 3), (1, 1, 3, 1), {"rhs_dilation": (2, 2)}),
+        # The stem's 7 x 7 at stride 2, then odd ends, gaps and strides that leave pixels unseen.
+        (PLANES, (3, 15, 14, 3), (7, 7, 3, 8), {"strides": (2, 2), "padding": ((3, 3), (3, 3))}),
+        (PLANES, (2, 12, 13, 1), (2, 3, 1, 70), {"strides": (3, 1), "rhs_dilation": (2, 3)}),
+        (PLANES, (2, 9, 9, 4), (2, 2, 4, 5), {"strides": (3, 3), "padding": ((0, 1), (1, 0))}),
+        (BANDS, (3, 7, 6, 64), (3, 3, 64, 64), {"padding": "SAME"}),
+        (BANDS, (2, 11, 9, 70), (5, 2, 70, 8), {"rhs_dilation": (2, 3)}),
+        (BANDS, (1, 4, 5, 65), (3, 4, 65, 1), {"padding": ((0, 3), (2, 1))}),
+        (PATCHES, (3, 7, 6, 5), (3, 3, 5, 65), {"padding": "SAME"}),
+        (PATCHES, (3, 9, 8, 5), (3, 2, 5, 7), {"strides": (2, 3), "rhs_dilation": (1, 2)}),
+        (PATCHES, (1, 8, 8, 70), (3, 3, 70, 66), {"padding": "SAME", "strides": (2, 2)}),
+        (GROUPS, (2, 7, 7, 8), (3, 3, 2, 12), {"feature_group_count": 4, "padding": "SAME"}),
+        (GROUPS, (2, 7, 7, 8), (3, 3, 1, 8), {"feature_group_count": 8, "strides": (2, 2)}),
+        (GROUPS, (2, 5, 5, 60), (3, 3, 5, 36), {"feature_group_count": 12}),
+        (GROUPS, (2, 5, 5, 66), (1, 1, 22, 3), {"feature_group_count": 3, "strides": (2, 2)}),
+        (PLAIN, (0, 7, 7, 8), (3, 3, 8, 8), {}),
+        (PLAIN, (2, 2, 7, 8), (3, 3, 8, 8), {}),
+    ],
+)
+def test_every_formulation_of_the_kernels_gradient(formulation, x, kernel, options):
+    used = getattr(conv_cpu, formulation)
+    with mock.patch.object(conv_cpu, formulation, side_effect=used) as spy:
+        compare(normal(*x), normal(*kernel, seed=1), **options)
+    assert spy.called
+
+
+@pytest.mark.parametrize(
+    ("formulation", "x", "kernel", "strides"),
+    [
+        (PLANES, (6, 7, 8, 3), (3, 3, 3, 5), (2, 2)),
+        (BANDS, (6, 7, 8, 64), (3, 3, 64, 5), (1, 1)),
+        (PATCHES, (6, 7, 8, 6), (3, 3, 6, 5), (2, 2)),
+        # No chunk of several images divides a prime.
+        (PATCHES, (7, 7, 8, 6), (3, 3, 6, 5), (2, 2)),
+    ],
+)
+def test_large_batches_are_summed_in_chunks(formulation, x, kernel, strides, monkeypatch):
+    monkeypatch.setattr(conv_cpu, "_PATCH_BYTES", 7000)
+    program = jax.jit(lambda x, k: directions(conv_general_dilated, x, k, strides, "SAME"))
+    x, kernel = normal(*x), normal(*kernel, seed=1)
+    assert "stablehlo.while" in program.lower(x, kernel).as_text()
+    compare(x, kernel, strides, "SAME")
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 6, 4), (3, 3, 6, 4), (3, 3, 3, 4)])
+def test_other_precisions(kernel):
+    groups = 6 // kernel[2]
+    options = {"strides": (2, 1), "feature_group_count": groups}
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x, k = normal(3, 7, 6, 6, dtype=dtype), normal(*kernel, dtype=dtype)
+        compare(x, k, tolerance=0, **options)
+    with jax.enable_x64(True):
+        x, k = normal(3, 7, 6, 6, dtype=np.float64), normal(*kernel, dtype=np.float64)
+        assert x.dtype == "float64"
+        compare(x, k, tolerance=1e-13, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "strides"),
+    [
+        ((0, 5, 5, 8), (1, 1, 8, 5), (2, 2)),
+        ((2, 0, 3, 4), (1, 1, 4, 5), (2, 2)),
+        ((2, 0, 3, 4), (3, 3, 4, 5), (1, 1)),
+        ((2, 1, 1, 4), (3, 3, 4, 5), (2, 2)),
+        ((2, 5, 4, 3), (1, 1, 3, 0), (1, 1)),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1)),
+    ],
+)
+def test_empty_and_smallest_arrays(x, kernel, strides):
+    compare(normal(*x), normal(*kernel), strides)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "strides", "padding", "options"),
+    [
+        (
+            (2, 5, 6, 4),
+            (3, 3, 4, 5),
+            (1, 1),
+            "SAME",
+            {"lhs_dilation": (2, 1), "padding": ((1, 1), (1, 2))},
+        ),
+        ((4, 5, 6, 3), (3, 3, 3, 4), (1, 1), "SAME", {"batch_group_count": 2}),
+        ((2, 5, 6, 4), (3, 3, 4, 5), (1, 1), "SAME", {"precision": "highest"}),
+        ((2, 4, 5, 6), (5, 4, 3, 3), (2, 1), "SAME", {"dimension_numbers": None}),
+        ((2, 5, 4), (3, 4, 5), (2,), "SAME", {"dimension_numbers": ("NWC", "WIO", "NWC")}),
+        (
+            (2, 3, 4, 5, 2),
+            (2, 2, 2, 2, 3),
+            (1, 1, 1),
+            "VALID",
+            {"dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")},
+        ),
+    ],
+)
+def test_what_is_left_to_jax(x, kernel, strides, padding, options):
+    options = {"padding": padding} | options
+    compare(normal(*x), normal(*kernel), strides, tolerance=0, **options)
+
+
+def test_integers_and_wider_sums_are_left_to_jax():
+    def run(convolve, dtype, **options):
+        x = jnp.arange(2 * 4 * 5 * 3).reshape(2, 4, 5, 3).astype(dtype)
+        kernel = jnp.arange(9 * 3 * 2).reshape(3, 3, 3, 2).astype(dtype)
+        return convolve(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC, **options)
+
+    assert_close(*(run(f, jnp.int32) for f in BOTH), 0)
+    wide = [run(f, jnp.bfloat16, preferred_element_type=jnp.float32) for f in BOTH]
+    assert wide[0].dtype == "float32"
+    assert_close(*wide, 0)
+
+
+def test_errors_are_those_of_jax():
+    x, kernel = normal(2, 5, 5, 4), normal(3, 3, 6, 4)
+    messages = []
+    for convolve in BOTH:
+        with pytest.raises(ValueError) as error:
+            convolve(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
+        messages.append(str(error.value))
+    assert "feature dimension" in messages[0]
+    assert messages[0] == messages[1]
+
+
+def nested(f):
+    return jax.vmap(jax.vmap(f, (0, None)), (1, 0))
+
+
+def gradients(f):
+    return jax.grad(lambda *args: jnp.sin(f(*args)).sum(), (0, 1))
+
+
+def forward_over_reverse(f):
+    return lambda *args: jax.jvp(gradients(f), args, tuple(jnp.cos(a) for a in args))
+
+
+def reverse_over_reverse(f):
+    def product(*args):
+        return sum((jnp.cos(a) * g).sum() for a, g in zip(args, gradients(f)(*args), strict=True))
+
+    return jax.grad(product, (0, 1))
+
+
+def linearized(f):
+    def run(*args):
+        y, tangent = jax.linearize(f, *args)
+        moves = [tuple(jnp.cos(i * a) for a in args) for i in (1, 2)]
+        return y, [tangent(*move) for move in moves]
+
+    return run
+
+
+def scanned(f):
+    def run(xs, kernel):
+        def step(carry, x):
+            y = f(x, kernel)
+            return carry + y.mean(), y
+
+        return jax.lax.scan(step, 0.0, xs)
+
+    return lambda xs, kernel: jax.grad(lambda *a: jnp.sin(run(*a)[1]).sum(), (0, 1))(xs, kernel)
+
+
+# For inputs [B, H, W, C] and kernels, with as many more axes in front as given.
+TRANSFORMATIONS = {
+    "jvp": (lambda f: lambda *a: jax.jvp(f, a, tuple(jnp.cos(v) for v in a)), 0, 0),
+    "linearize": (linearized, 0, 0),
+    "forward over reverse": (forward_over_reverse, 0, 0),
+    "reverse over reverse": (reverse_over_reverse, 0, 0),
+    "remat": (lambda f: gradients(jax.checkpoint(f)), 0, 0),
+    "vmap of inputs": (lambda f: jax.vmap(gradients(f), (0, None)), 1, 0),
+    "vmap of inputs, gradient outside": (lambda f: gradients(jax.vmap(f, (0, None))), 1, 0),
+    "vmap along another axis": (lambda f: jax.vmap(f, (1, None), 2), 1, 0),
+    "vmap of kernels": (lambda f: jax.vmap(gradients(f), (None, 0)), 0, 1),
+    "vmap of kernels, gradient outside": (lambda f: gradients(jax.vmap(f, (None, 0))), 0, 1),
+    "vmap of both": (lambda f: jax.vmap(gradients(f)), 1, 1),
+    "nested vmap": (lambda f: gradients(nested(f)), 2, 1),
+    "vmap of second derivatives": (
+        lambda f: jax.vmap(forward_over_reverse(f), (0, None)),
+        1,
+        0,
+    ),
+    "scan": (scanned, 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_transformations(name):
+    transform, more_x, more_kernel = TRANSFORMATIONS[name]
+    shapes = [
+        ((2, 6, 5, 6), (3, 3, 6, 4), (1, 1), "SAME"),
+        ((2, 6, 5, 6), (1, 1, 6, 4), (2, 2), "VALID"),
+    ]
+    operands = [
+        (normal(*(3, 2)[:more_x], *x), normal(*(2, 3)[-more_kernel or 2 :], *kernel))
+        for x, kernel, *_ in shapes
+    ]
+    if name == "vmap of both":
+        operands = [(x, jnp.stack([k[0], k[0] + 1, k[0] * 2])) for x, k in operands]
+    elif name == "nested vmap":
+        operands = [(x, jnp.stack([k[0], k[0] * 2])) for x, k in operands]
+
+    def run(convolve, operands):
+        results = []
+        for (_, _, strides, padding), pair in zip(shapes, operands, strict=True):
+
+            def conv(x, kernel, strides=strides, padding=padding):
+                return convolve(x, kernel, strides, padding, dimension_numbers=NHWC)
+
+            results.append(transform(conv)(*pair))
+        return results
+
+    assert_close(*jax.jit(lambda operands: [run(f, operands) for f in BOTH])(operands))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 3, 2), (2, 2, 3, 2)])
+def test_derivatives_by_differences(kernel):
+    with jax.enable_x64(True):
+        operands = [normal(1, 4, 3, 3, dtype=np.float64), normal(*kernel, dtype=np.float64)]
+
+        @jax.jit
+        def conv(x, kernel):
+            return conv_general_dilated(x, kernel, (2, 1), "SAME", dimension_numbers=NHWC)
+
+        check_grads(conv, operands, order=2, rtol=1e-6, atol=1e-6)
+
+
+def test_outside_of_jit():
+    x, kernel = normal(2, 4, 4, 3), normal(3, 3, 3, 2)
+    assert_close(*(directions(f, x, kernel) for f in BOTH))
+    # NumPy's arrays are taken, too.
+    arrays = np.asarray(x), np.asarray(kernel)
+    assert_close(*(f(*arrays, (1, 1), "SAME", dimension_numbers=NHWC) for f in BOTH))
+
+
+@pytest.mark.parametrize("platforms", [["cpu"], ["cpu", "cuda", "tpu"]])
+@pytest.mark.parametrize("kernel", [(1, 1, 5, 4), (3, 3, 5, 4)])
+def test_exports_of_any_size(platforms, kernel):
+    def run(x, kernel, convolve=conv_general_dilated):
+        pad = kernel.shape[0] // 2
+        pads = ((pad, pad), (pad, pad))
+        return convolve(x, kernel, (1, 1), pads, dimension_numbers=NHWC)
+
+    sizes = jax.export.symbolic_shape("b, h, w", constraints=["h >= 3", "w >= 3"])
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*sizes, 5), kernel)]
+    exported = jax.export.export(jax.jit(run), platforms=platforms)(*arguments)
+    backward = exported.vjp()
+    assert backward.platforms == tuple(platforms)
+    for size in ((2, 5, 6), (3, 4, 7)):
+        x, k = normal(*size, 5), normal(*kernel)
+        y, pull = jax.vjp(lambda x, k: run(x, k, jax.lax.conv_general_dilated), x, k)
+        assert_close(exported.call(x, k), y)
+        assert_close(tuple(backward.call(x, k, jnp.cos(y))), pull(jnp.cos(y)))
+
+
+def test_exports_of_any_batch_with_strides():
+    def step(x, kernel, convolve=conv_general_dilated):
+        return directions(convolve, x, kernel, (2, 2), "SAME")
+
+    (batch,) = jax.export.symbolic_shape("b")
+    for kernel in ((1, 1, 5, 4), (3, 3, 5, 4)):
+        shapes = (batch, 7, 6, 5), kernel
+        arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        exported = jax.export.export(jax.jit(step))(*arguments)
+        x, k = normal(3, 7, 6, 5), normal(*kernel)
+        assert_close(exported.call(x, k), step(x, k, jax.lax.conv_general_dilated))
+
+
+def lowered(function, platform, *shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 5, 4), (3, 3, 5, 4), (3, 3, 3, 4)])
+def test_each_platform_has_its_lowering(kernel):
+    def run(x, kernel):
+        return directions(conv_general_dilated, x, kernel)
+
+    shapes = (2, 8, 7, kernel[2]), kernel
+    for platform in ("cuda", "tpu"):
+        text = lowered(run, platform, *shapes)
+        assert text.count("stablehlo.convolution") == 3
+        assert "dot_general" not in text
+    text = lowered(run, "cpu", *shapes)
+    matmul = kernel[0] == 1
+    assert text.count("stablehlo.convolution") == (0 if matmul else 2)
+    assert text.count("stablehlo.dot_general") == (3 if matmul else 1)
+
+
+@pytest.mark.parametrize("where", ["around", "inside"])
+def test_the_default_precision_is_obeyed(where):
+    def run(x, kernel):
+        with jax.default_matmul_precision("highest" if where == "inside" else None):
+            return conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
+
+    with jax.default_matmul_precision("highest" if where == "around" else None):
+        if where == "around":
+            run = lambda x, k: directions(conv_general_dilated, x, k)  # noqa: E731
+        text = lowered(run, "cuda", (2, 5, 5, 4), (3, 3, 4, 5))
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions
+    assert all("HIGHEST" in line for line in convolutions)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"strides": 2, "padding": "VALID"},
+        {"padding": ((1, 0), (2, 3)), "use_bias": False},
+        {"padding": "CIRCULAR", "kernel_dilation": 2},
+        {"padding": 1, "feature_group_count": 3},
+        {"input_dilation": 2, "padding": 1},
+        {"kernel_size": (1, 1), "strides": (1, 2)},
+        {"dtype": jnp.bfloat16},
+        {"precision": "highest"},
+        {"mask": np.tril(np.ones((18, 12))).reshape(3, 1, 6, 12)},
+    ],
+)
+def test_inside_of_linens_convolution(fields, random_variables):
+    x = normal(2, 7, 6, 6)
+    fields = {"kernel_size": (3, 1) if "mask" in fields else (3, 2)} | fields
+    theirs = nn.Conv(12, **fields)
+    ours = nn.Conv(12, **fields, conv_general_dilated=conv_general_dilated)
+    variables = random_variables(theirs, x)
+
+    def run(module, variables, x):
+        y, pull = jax.vjp(module.apply, variables, x)
+        return y, pull(jnp.cos(y))
+
+    both = jax.jit(lambda v, x: (run(ours, v, x), run(theirs, v, x)))(variables, x)
+    assert_close(*both, 0 if "dtype" in fields else 1e-5)
+    # Linen takes one image, and several axes of batch.
+    for images in (x[0], x[None]):
+        assert_close(*(jax.jit(m.apply)(variables, images) for m in (ours, theirs)))
+
+
+DEVICES = """
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from flaxzoo.layers.convolution import conv_general_dilated
+from flaxzoo.layers.max_pool import max_pool_2d
+
+assert len(jax.devices()) == 4
+
+def loss(x, k3, k1, conv=conv_general_dilated, pool=max_pool_2d):
+    y = conv(x, k3, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = pool(y, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    y = conv(jnp.sin(y), k1, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return (y ** 2).sum()
+
+rng = np.random.default_rng(0)
+shapes = (8, 7, 8, 6), (3, 3, 6, 5), (1, 1, 5, 4)
+host = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+step = jax.value_and_grad(loss, (0, 1, 2))
+plain = lambda *a: loss(*a, jax.lax.conv_general_dilated, nn.max_pool)
+expected = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(*host)
+
+def check(name, result):
+    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        error = np.abs(a - b).max() / np.abs(b).max()
+        assert a.shape == b.shape and error < 1e-5, (name, error)
+    print(name)
+
+def placed(mesh):
+    specs = P("data"), P(), P()
+    return [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(host, specs)]
+
+auto = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+explicit = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+check("jit", jax.jit(step)(*placed(auto)))
+for mesh in (auto, explicit):
+    with jax.set_mesh(mesh):
+        check("set_mesh", jax.jit(step)(*placed(mesh)))
+specs = dict(in_specs=(P("data"), P(), P()), mesh=auto)
+for checked in (True, False):
+    part = jax.shard_map(
+        lambda *a: jax.lax.psum(loss(*a), "data"), out_specs=P(), check_vma=checked, **specs
+    )
+    check("shard_map", jax.jit(jax.value_and_grad(part, (0, 1, 2)))(*host))
+inside = jax.shard_map(
+    lambda *a: (jax.lax.psum(loss(*a), "data"), jax.grad(loss, (0, 1, 2))(*a)),
+    out_specs=(P(), (P("data"), P(), P())), **specs,
+)
+check("gradient inside of shard_map", jax.jit(inside)(*host))
+"""
+
+
+@pytest.mark.slow
+def test_several_devices(tmp_path):
+    script = tmp_path / "devices.py"
+    script.write_text(DEVICES)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_disabled_jit_computes_the_same():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+
+    def conv(x, kernel):
+        return conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
+
+    with jax.disable_jit():
+        value, gradient = jax.value_and_grad(lambda kernel: conv(x, kernel).sum())(kernel)
+    assert value == conv(x, kernel).sum()
+    np.testing.assert_allclose(gradient, jax.grad(lambda k: conv(x, k).sum())(kernel))
