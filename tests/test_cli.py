@@ -146,6 +146,7 @@ def test_no_command_shows_the_help(capsys):
         (["train", "mlp", "--data", "digits", "--epoch", "3"], "Did you mean '--epochs'"),
         (["train", "mlp", "--data", "digits", "--epochs", "0"], "at least 1, got 0"),
         (["train", "mlp", "--data", "digits", "--epochs", "x"], "an integer, got 'x'"),
+        (["train", "mlp", "--data", "digits", "--steps-per-call", "0"], "at least 1, got 0"),
         (["train", "mlp", "--data", "digits", "--lr", "nan"], "finite"),
         (["train", "mlp", "--data", "digits", "--lr", "0"], "above 0"),
         (["train", "mlp", "--data", "digits", "--validation-fraction", "1"], "between 0 and 1"),
@@ -448,6 +449,7 @@ def test_train_counts_what_it_is_told(run):
 
 def test_resumed_run_is_the_uninterrupted_one(tmp_path, capsys, assert_trees_equal):
     options = ["--lr", "0.01", "--optimizer", "sgd", "--optimizer-set", "momentum=0.9"]
+    options += ["--steps-per-call", "3"]
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
     assert main([*MODEL, *options, "--epochs", "2", "--run-dir", whole]) == 0
     resume = [*MODEL, *options, "--run-dir", parts, "--resume"]
@@ -459,6 +461,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path, capsys, assert_trees_equ
     assert "  1/2" not in captured.out
     a, b = (fz.Model.load(f"{d}/model") for d in (whole, parts))
     assert_trees_equal(a.variables, b.variables)
+    assert fz.Trainer.load(parts).steps_per_call == 3
     assert main([*resume, "--epochs", "2"]) == 0
     assert "had trained for 2 epochs already" in capsys.readouterr().err
 

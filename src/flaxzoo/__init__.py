@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flaxzoo.spec import ModelSpec
     from flaxzoo.training import callbacks
     from flaxzoo.training.history import History
+    from flaxzoo.training.multi_step import train_steps
     from flaxzoo.training.state import TrainState, create_train_state
     from flaxzoo.training.steps import eval_step, predict_step, train_step
     from flaxzoo.training.trainer import Trainer
@@ -75,6 +76,7 @@ _ATTRIBUTES = {
     "predict_step": "flaxzoo.training.steps",
     "profile": "flaxzoo.debug",
     "train_step": "flaxzoo.training.steps",
+    "train_steps": "flaxzoo.training.multi_step",
 }
 
 __all__ = [
@@ -105,6 +107,7 @@ __all__ = [
     "profile",
     "schedules",
     "train_step",
+    "train_steps",
     "transfer",
     "verify",
     "weights",

@@ -45,6 +45,7 @@ class Trainer:
         self.state = State({"backbone": params}, {"mean": jnp.zeros(1)}, (), jnp.array(0))
         self.run_dir = run_dir
         self.stop_training = False
+        self.step = 0
         self.epochs = 3
         self.steps_per_epoch = 2
         self.learning_rate = 0.5

@@ -92,6 +92,31 @@ def test_compiles_once_per_shape(batch):
     assert steps._train_step._cache_size() - before == 2
 
 
+def test_the_model_is_traced_once_for_a_step(batch):
+    calls = []
+
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            calls.append(train)
+            return nn.Dense(10)(x.reshape(len(x), -1))
+
+    state = fz.create_train_state(Counting(), inputs=batch[0])
+    calls.clear()
+    with pytest.raises(DataError, match="10"):
+        fz.train_step(state, (batch[0], batch[1] + 10))
+    fz.train_step(state, batch)
+    assert calls == [True]
+    # What is known of the outputs serves the metrics of a trainer as well.
+    steps.empty_totals(state, Batch(*batch))
+    fz.train_steps(state, jax.tree.map(lambda x: x[None], batch))
+    assert calls == [True, True]
+    # The augmented inputs have another shape than those that are looked at.
+    larger = state.replace(augment=lambda key, b: b._replace(inputs=b.inputs[:, :-1]))
+    with pytest.raises(ShapeError):
+        fz.train_step(larger, batch)
+
+
 def test_batch_norm_statistics_move_in_training_alone(batch):
     state = fz.create_train_state(small(batch_norm=True))
     new, _ = fz.train_step(state, batch)

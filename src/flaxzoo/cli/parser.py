@@ -228,6 +228,13 @@ def _add_train(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="an option of the optimizer, such as momentum=0.9; may be repeated",
     )
+    training.add_argument(
+        "--steps-per-call",
+        type=integer(1),
+        default=1,
+        metavar="K",
+        help="steps that go to the device at once; more are faster where a step is short",
+    )
     add_measures(training)
     training.add_argument(
         "--early-stopping",

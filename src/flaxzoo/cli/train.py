@@ -99,6 +99,7 @@ def train(args: argparse.Namespace) -> None:
         freeze=args.freeze,
         seed=args.seed,
         run_dir=run_dir,
+        steps_per_call=args.steps_per_call,
         **options,
     )
     write_record(run_dir, record)

@@ -22,6 +22,7 @@ class CallbackList:
 
     Attributes:
       checkpoint: the first ``ModelCheckpoint``, or None.
+      watches_steps: whether one of them looks at steps.
 
     Raises:
       TypeError: one is not a ``Callback``.
@@ -47,6 +48,7 @@ class CallbackList:
         self._early = [c for c in self._all if c not in checkpoints]
         self._late = checkpoints
         self._watching = [c for c in self._all if _watches_steps(c)]
+        self.watches_steps = bool(self._watching)
 
     def train_begin(self, trainer: Trainer, stack: ExitStack) -> None:
         """Begins, and has each end with ``stack``, whatever happens in the loop or in others."""
@@ -63,6 +65,10 @@ class CallbackList:
         """After a step; only those that look at steps."""
         for callback in self._watching:
             callback.on_step_end(trainer, step, metrics)
+
+    def due_at(self, step: int) -> bool:
+        """Whether one of them acts after this very step."""
+        return any(callback.due_at(step) for callback in self._watching)
 
     def validation_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
         """After a validation."""

@@ -93,14 +93,27 @@ class Callback:
         """
 
     def on_step_end(self, trainer: Any, step: int, metrics: Any) -> None:
-        """Called after each update.
+        """Called after each update, or after several that were one call.
 
         Args:
-          trainer: the trainer.
+          trainer: the trainer. With ``Trainer(steps_per_call=k)`` this is called after up to k
+            updates, with the state of the last one.
           step: number of updates so far, from 1.
-          metrics: this batch's collection, on the device: ``metrics.compute()`` waits for the
-            step to finish, so that calling it every time makes training slower.
+          metrics: the collection of this batch, or of all batches of the call, on the device:
+            ``metrics.compute()`` waits for the step to finish, so that calling it every time
+            makes training slower.
         """
+
+    def due_at(self, step: int) -> bool:
+        """Whether ``on_step_end`` has to see the state or the metrics of this very step.
+
+        With ``Trainer(steps_per_call=k)`` no call goes past such a step, and steps around it that
+        make no whole call are taken one by one.
+
+        Args:
+          step: number of updates, from 1.
+        """
+        return False
 
     def on_validation_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """Called after the validation pass of an epoch, with its metrics."""

@@ -422,6 +422,10 @@ class ModelCheckpoint(Callback):
         if self.every_steps and step % self.every_steps == 0 and not at_end:
             self.save(trainer)
 
+    def due_at(self, step: int) -> bool:
+        """Every ``every_steps`` steps."""
+        return bool(self.every_steps) and step % self.every_steps == 0  # type: ignore[operator]
+
     def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
         """Saves the epoch's result with its score."""
         self.save(trainer, logs=logs)

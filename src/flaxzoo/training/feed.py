@@ -19,6 +19,7 @@ from flaxzoo.data.examples import (
 )
 from flaxzoo.errors import DataError
 from flaxzoo.training.batches import Batch, as_batch, batch_size
+from flaxzoo.training.groups import Group, Rows, in_groups
 
 
 @runtime_checkable
@@ -190,11 +191,59 @@ class Feed:
             if not start:
                 raise DataError(f"{self.name} is empty: it gave no batch")
 
+    def items(
+        self,
+        epoch: int,
+        start: int = 0,
+        *,
+        prepare: Callable[[Batch], Batch],
+        size: int = 1,
+        fits: Callable[[int], bool] = lambda done: True,
+    ) -> Iterator[Batch | Group]:
+        """The batches of an epoch as ``epoch`` gives them, where possible in groups.
+
+        Args:
+          epoch: number of the epoch.
+          start: number of the first batch.
+          prepare: called with each batch, or with the arrays of a group of checked ones.
+          size: batches in a group; 1 for no groups.
+          fits: for a number of batches since ``start``, whether the next ``size`` may be a group;
+            see ``flaxzoo.training.groups.in_groups``.
+        """
+        done = 0
+        if self.checked and self._limit is None and self._gathers:
+            # Arrays are put together once, not batch by batch and then group by group.
+            dataset: Any = self._dataset
+            rows = Rows(dataset, epoch)
+            whole = dataset.num_examples // dataset.batch_size - start
+            while done + size <= whole:
+                if size > 1 and fits(done):
+                    yield Group(prepare(self._shaped(rows(start + done, size), size)), size)
+                    done += size
+                else:
+                    yield prepare(self._shaped(rows(start + done)))
+                    done += 1
+            if start + done == len(dataset):
+                return
+        rest = map(prepare, self.epoch(epoch, start + done))
+        if size == 1:
+            yield from rest
+        else:
+            yield from in_groups(rest, size, lambda further: fits(done + further))
+
+    @property
+    def _gathers(self) -> bool:
+        # A class of the user's own may do more to its batches than to choose the rows.
+        return type(self._dataset) is ArrayDataset
+
     def _raw(self, epoch: int, start: int) -> Iterator[Any]:
         if self._dataset is not None:
             total = len(self._dataset)
             if self._limit is None:
-                yield from self._dataset.epoch(epoch, start_batch=start)
+                batches = self._dataset.epoch(epoch, start_batch=start)
+                if self._gathers:
+                    batches = map(Rows(self._dataset, epoch), range(start, total))  # type: ignore[arg-type]
+                yield from batches
                 return
             # Epochs of another length than the data's run on through its own epochs.
             done = epoch * self._limit + start
@@ -249,11 +298,18 @@ class Feed:
             if empty:
                 return
 
-    def _shaped(self, batch: Batch) -> Batch:
+    def _shaped(self, batch: Batch, count: int | None = None) -> Batch:
+        if count is not None:
+            # A group, of whole batches of known size.
+            if self._whole or not self.pad or batch.weights is not None:
+                return batch
+            return batch._replace(weights=np.ones((count, self._batch_size), np.float32))
+        if self._whole or (not self.pad and self._batch_size is not None):
+            return batch
         size = batch_size(batch)
         if self._batch_size is None:
             self._batch_size = size
-        if not self.pad or self._whole or size > self._batch_size:
+        if not self.pad or size > self._batch_size:
             return batch
         if size < self._batch_size:
             padded, weights = pad_batch(batch, self._batch_size)

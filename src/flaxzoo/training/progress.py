@@ -40,6 +40,7 @@ class ProgressBar(Callback):
         self._begin = 0.0
         self._refreshed = 0.0
         self._running: Any = None
+        self._step = 0
 
     def on_train_begin(self, trainer: Any) -> None:
         """Starts a new table."""
@@ -48,6 +49,7 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
         """Opens the epoch's bar."""
         self._begin = self._refreshed = time.perf_counter()
+        self._step = trainer.step
         self._running = None
         self._close()
         if self.bar:
@@ -78,7 +80,9 @@ class ProgressBar(Callback):
                 {name: f"{float(value):.4g}" for name, value in values.items()}, refresh=False
             )
         self._running = metrics if self._running is None else self._running.merge(metrics)
-        self._bar.update(1)
+        # A call may have taken several steps.
+        self._bar.update(step - self._step)
+        self._step = step
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """Replaces the bar by a line of the table."""

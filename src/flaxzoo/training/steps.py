@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ from flaxzoo.data.arrays import check_finite
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
-from flaxzoo.training.batches import Batch, as_batch, is_host
+from flaxzoo.training.batches import Batch, as_batch, batch_size, is_host
 from flaxzoo.training.modes import training_modes
+from flaxzoo.training.packed import Flat, Packed
 from flaxzoo.training.state import TrainState, merge, split
 
 
@@ -43,7 +45,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
         in device arrays, which would have to be fetched.
       ShapeError: the batch does not fit the model or the loss.
     """
-    return _train_step(state, _owned(prepare(state, batch)))
+    return _train_step(state, owned(prepare(state, batch, step=_train_step)))
 
 
 def eval_step(state: TrainState, batch: Any) -> MetricCollection:
@@ -54,7 +56,7 @@ def eval_step(state: TrainState, batch: Any) -> MetricCollection:
     Returns:
       Metrics, on the device until ``.compute()``, mergeable with those of other batches.
     """
-    return _eval_step(state, _owned(prepare(state, batch)))
+    return _eval_step(state, owned(prepare(state, batch)))
 
 
 def predict_step(state: TrainState, inputs: Any) -> Any:
@@ -74,30 +76,55 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
     return _predict_step(state, inputs)
 
 
-def _owned(batch: Batch) -> Batch:
-    # On CPU a compiled step reads NumPy memory in place and after it has returned, and the
-    # caller may fill it with the next batch meanwhile.
+def owned(batch: Batch) -> Batch:
+    """The batch in memory of its own, where the caller's may change under a running step.
+
+    On CPU a compiled step reads NumPy memory in place and after it has returned, and the caller
+    may fill it with the next batch meanwhile.
+    """
     if jax.default_backend() != "cpu":
         return batch
     return jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, batch)
 
 
-def prepare(state: TrainState, batch: Any) -> Batch:
-    """Makes a ``Batch`` that the compiled steps take, and checks it."""
+def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
+    """Makes a ``Batch`` that the compiled steps take, and checks it.
+
+    Args:
+      state: from ``create_train_state``.
+      batch: see ``train_step``.
+      step: the jitted training step that is to take it; its trace tells the outputs' shapes, so
+        that the model is not traced for these alone.
+    """
+    require_state(state)
+    batch = as_batch(batch)
+    completed = complete(state, batch)
+    trace = None if step is None else functools.partial(step.trace, state, completed)
+    check_values(state, with_targets(batch), trace=trace)
+    return completed
+
+
+def require_state(state: Any) -> None:
+    """Refuses what is no ``TrainState``."""
     if not isinstance(state, TrainState):
         raise TypeError(
             "state must be a flaxzoo.TrainState, made by flaxzoo.create_train_state, "
             f"got {type(state).__name__}"
         )
-    batch = as_batch(batch)
-    if batch.targets is None:
-        if not state.reconstruct:
-            raise DataError("the batch has no targets: pass (inputs, targets)")
-        check_values(state, with_targets(batch))
-        # Targets that are the inputs follow what an augmentation makes of them.
-        return batch if state.augment is not None else with_targets(batch)
-    check_values(state, batch)
-    return batch
+
+
+def complete(state: TrainState, batch: Batch) -> Batch:
+    """The batch with its inputs as targets, if it has none and the model reconstructs.
+
+    Raises:
+      DataError: it has none and the model needs them.
+    """
+    if batch.targets is not None:
+        return batch
+    if not state.reconstruct:
+        raise DataError("the batch has no targets: pass (inputs, targets)")
+    # Targets that are the inputs follow what an augmentation makes of them.
+    return batch if state.augment is not None else with_targets(batch)
 
 
 def with_targets(batch: Batch) -> Batch:
@@ -105,8 +132,20 @@ def with_targets(batch: Batch) -> Batch:
     return batch if batch.targets is not None else batch._replace(targets=batch.inputs)
 
 
-def check_values(state: TrainState, batch: Batch) -> None:
+def check_values(
+    state: TrainState,
+    batch: Batch,
+    *,
+    like: Batch | None = None,
+    trace: Callable[[], Any] | None = None,
+) -> None:
     """Looks at the values of a NumPy batch: finite inputs, labels in range.
+
+    Args:
+      state: the state.
+      batch: with targets.
+      like: a batch of another number of examples, for which the outputs' shapes may be known.
+      trace: traces the step that will take the batch.
 
     Raises:
       DataError: what is wrong, and where.
@@ -114,22 +153,52 @@ def check_values(state: TrainState, batch: Batch) -> None:
     if is_host(batch.inputs):
         check_finite(batch.inputs, "inputs")
     if is_host(batch.targets) and state.loss is not None:
-        state.loss.check_targets(batch.targets, output_shapes(state, batch.inputs))
+        outputs = output_shapes(state, (like or batch).inputs, trace=trace)
+        if like is not None:
+            outputs = _for_examples(outputs, batch_size(batch))
+        state.loss.check_targets(batch.targets, outputs)
 
 
-def output_shapes(state: TrainState, inputs: Any) -> Any:
-    """The outputs' shapes and dtypes for a batch of inputs; traced once per shape."""
-    leaves, treedef = jax.tree.flatten(inputs)
-    key = (state.module, treedef, tuple((x.shape, str(x.dtype)) for x in leaves))
+def output_shapes(state: TrainState, inputs: Any, *, trace: Callable[[], Any] | None = None) -> Any:
+    """The outputs' shapes and dtypes for a batch of inputs; traced once per shape.
+
+    Args:
+      state: the state.
+      inputs: arrays, tracers or ``jax.ShapeDtypeStruct``.
+      trace: traces a step on such inputs, which saves another trace of the model.
+    """
+    key = _shapes_key(state, inputs)
+    if key not in _OUTPUT_SHAPES and trace is not None:
+        trace()
+    # A step that has been traced before is not again, and one that augments sees other inputs.
     if key not in _OUTPUT_SHAPES:
-        if len(_OUTPUT_SHAPES) >= 256:
-            _OUTPUT_SHAPES.clear()
-        _OUTPUT_SHAPES[key] = jax.eval_shape(
-            functools.partial(apply_module, state.module, rngs=_eval_rngs(state)),
-            state.variables,
+        outputs = jax.eval_shape(
+            lambda state, inputs: apply_module(
+                state.module, state.variables, inputs, rngs=_eval_rngs(state)
+            ),
+            state,
             inputs,
         )
+        _remember(key, outputs)
     return _OUTPUT_SHAPES[key]
+
+
+def _remember(key: Any, outputs: Any) -> None:
+    if len(_OUTPUT_SHAPES) >= 256:
+        _OUTPUT_SHAPES.clear()
+    _OUTPUT_SHAPES[key] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs)
+
+
+def _shapes_key(state: TrainState, inputs: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(inputs)
+    return state.module, treedef, tuple((x.shape, x.dtype) for x in leaves)
+
+
+def _for_examples(outputs: Any, examples: int) -> Any:
+    """The shapes of a model's outputs for another number of examples."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype) if x.shape else x, outputs
+    )
 
 
 _OUTPUT_SHAPES: dict[Any, Any] = {}
@@ -179,11 +248,14 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
 
 def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
-    variables, batch = state.eval_variables, with_targets(batch)
+    variables = state.eval_variables
     outputs = apply_module(state.module, variables, batch.inputs, rngs=_eval_rngs(state))
+    return _measure(state, variables["params"], outputs, with_targets(batch))
+
+
+def _measure(state: TrainState, params: Any, outputs: Any, batch: Batch) -> MetricCollection:
     state.loss.check(outputs, batch.targets)
-    values = state.loss.values(outputs, batch.targets)
-    values = values + state.loss.regularization(variables["params"])
+    values = state.loss.values(outputs, batch.targets) + state.loss.regularization(params)
     return metrics_module.collect(
         state.metrics, outputs, batch.targets, weights=batch.weights, loss=values
     )
@@ -221,6 +293,7 @@ def _objective(
                 lambda new, old: jnp.where(counts, new, old), dict(updated), dict(collections)
             )
         collections = updated
+    _remember(_shapes_key(state, batch.inputs), outputs)
     loss = with_soft_targets(state.loss) if _is_soft(state, batch.targets) else state.loss
     loss.check(outputs, batch.targets)
     penalty = loss.regularization(params)
@@ -286,24 +359,38 @@ def _split_collections(collections: Any) -> dict[str, Any]:
     return {"batch_stats": stats, "collections": rest}
 
 
-def update_and_total(
-    state: TrainState, batch: Batch, totals: MetricCollection
-) -> tuple[TrainState, MetricCollection, MetricCollection]:
-    """``update`` with the epoch's running metrics merged in the same dispatch."""
-    state, metrics = update(state, batch)
-    return state, metrics, metrics.merge(totals)
+def as_configured(step: Any) -> Any:
+    """A donating step, or inside ``flaxzoo.debug.nans`` one that keeps what it is given.
+
+    What gives a NaN there is run again on the same arguments. jax itself stops donating only in
+    functions that it has not traced before.
+    """
+    config: Any = jax.config
+    debugging = config.jax_debug_nans or config.jax_debug_infs
+    return _keeping(step) if debugging else step
+
+
+@functools.cache
+def _keeping(step: Any) -> Any:
+    return jax.jit(step.__wrapped__)
 
 
 def empty_totals(state: TrainState, batch: Batch) -> MetricCollection:
     """Metrics of nothing, of the structure that the steps return for this batch."""
-    shapes = jax.eval_shape(evaluate, state, batch)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    outputs = output_shapes(state, batch.inputs)
+    shapes = jax.eval_shape(_measure, state, state.params, outputs, with_targets(batch))
+    # NumPy's: jax would dispatch one small program for each of them.
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
-def _evaluate_and_total(
-    state: TrainState, batch: Batch, totals: MetricCollection
-) -> MetricCollection:
-    return evaluate(state, batch).merge(totals)
+def _fit_step(state: Flat, batch: Batch, totals: Packed) -> tuple[Flat, Packed, Packed]:
+    new_state, metrics = update(state.tree(), batch)
+    new_totals = Packed.of(metrics.merge(totals.tree()), totals)
+    return Flat.of(new_state, state.treedef), Packed.of(metrics, totals), new_totals
+
+
+def _evaluate_and_total(state: Flat, batch: Batch, totals: Packed) -> Packed:
+    return Packed.of(evaluate(state.tree(), batch).merge(totals.tree()), totals)
 
 
 def _predict(state: TrainState, inputs: Any) -> Any:
@@ -314,7 +401,7 @@ _train_step = jax.jit(update)
 _eval_step = jax.jit(evaluate)
 _predict_step = jax.jit(_predict)
 # The Trainer owns its state, so its buffers may be reused for the next one.
-fit_step = jax.jit(update_and_total, donate_argnums=(0, 2))
+fit_step = jax.jit(_fit_step, donate_argnums=(0, 2))
 evaluate_and_total = jax.jit(_evaluate_and_total, donate_argnums=2)
 
 

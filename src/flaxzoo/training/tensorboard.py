@@ -123,6 +123,12 @@ class TensorBoard(Callback):
             self._pending = (step, metrics)
         self._profile(trainer)
 
+    def due_at(self, step: int) -> bool:
+        """At the steps whose batch is logged, and where a profile begins and ends."""
+        first, last = self.profile_steps or (0, 0)
+        logged = bool(self.every_steps) and step % self.every_steps == 0
+        return logged or (bool(last) and step in (first - 1, last))
+
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """Writes the epoch's scalars, and at times histograms and images."""
         self._write_pending()

@@ -18,7 +18,6 @@ import numpy as np
 
 from flaxzoo import optimizers, schedules
 from flaxzoo.data.arrays import check_finite, pad_batch
-from flaxzoo.data.examples import holds_examples
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
 from flaxzoo.metrics import MetricSpec
@@ -29,6 +28,7 @@ from flaxzoo.training.batches import INPUT_KEYS, Batch, as_batch
 from flaxzoo.training.batches import batch_size as count
 from flaxzoo.training.callback_list import CallbackList
 from flaxzoo.training.callbacks import Callback
+from flaxzoo.training.carry import Carry
 from flaxzoo.training.checkpoint import (
     Checkpoints,
     require_writable,
@@ -36,9 +36,13 @@ from flaxzoo.training.checkpoint import (
     saved_steps,
 )
 from flaxzoo.training.feed import Feed
+from flaxzoo.training.groups import Group, one_of, size_of
 from flaxzoo.training.history import History
+from flaxzoo.training.inspection import inspect, length
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.marks import marked
+from flaxzoo.training.multi_step import as_steps_per_call
+from flaxzoo.training.packed import Flat, pack, unpacked
 from flaxzoo.training.state import (
     TrainState,
     as_model,
@@ -47,13 +51,12 @@ from flaxzoo.training.state import (
     each_rate,
 )
 from flaxzoo.training.steps import (
+    as_configured,
+    complete,
     empty_totals,
     evaluate_and_total,
-    fit_step,
-    output_shapes,
     predict_step,
     prepare,
-    with_targets,
 )
 from flaxzoo.transfer.freezing import FreezeSpec
 from flaxzoo.transfer.unfreezing import freezing_to_json, refreeze, with_freezing
@@ -82,10 +85,12 @@ class Trainer:
       augment: what to do to training batches; see ``create_train_state``.
       seed: of the initialisation, dropout and the order of the data.
       run_dir: where checkpoints and logs go; made at the first ``fit``.
+      steps_per_call: how many steps are handed to the device at once, in one compiled call. More
+        than one is faster where a step takes little longer than handing it over; the numbers are
+        those of single steps. Callbacks see every such call; see ``Callback.due_at``.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps``, ...
 
     Attributes:
-      state: the ``TrainState``; None until it is made.
       history: ``History`` of all epochs.
       epochs: number of epochs that the current or last ``fit`` goes to.
       steps_per_epoch: of the current or last ``fit``; None where the data does not tell.
@@ -107,9 +112,11 @@ class Trainer:
         augment: Any = None,
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
+        steps_per_call: int = 1,
         **optimizer_options: Any,
     ) -> None:
         self._model = as_model(model)
+        self.steps_per_call = as_steps_per_call(steps_per_call)
         self._settings: dict[str, Any] = {
             "optimizer": optimizer,
             "learning_rate": learning_rate,
@@ -124,7 +131,7 @@ class Trainer:
         }
         self.seed = int(seed)
         self.run_dir = None if run_dir is None else Path(run_dir)
-        self.state: TrainState | None = None
+        self._carry = Carry()
         self.history = History()
         self.epochs = 0
         self.steps_per_epoch: int | None = None
@@ -142,8 +149,9 @@ class Trainer:
         # Where the run stands: finished epochs, batches of the next one, and its metrics so far.
         self._epoch = 0
         self._batch = 0
-        self._totals: Any = None
         self._saved_totals: list[Any] | None = None
+        # Metrics of nothing, for the data of this fit: making them takes as long as many steps.
+        self._nothing: Any = None
         self._callbacks = CallbackList()
         self._callback_states: dict[str, Any] = {}
         check_settings(self._settings)
@@ -151,6 +159,15 @@ class Trainer:
             self.build()
 
     # --- state ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TrainState | None:
+        """The training state, None until it is made; its arrays are gone after the next step."""
+        return self._carry.state
+
+    @state.setter
+    def state(self, value: TrainState | None) -> None:
+        self._carry.state = value
 
     def build(self, inputs: Any = None, *, total_steps: int | None = None) -> TrainState:
         """Makes the state, once.
@@ -331,22 +348,22 @@ class Trainer:
         if validation_data is not None:
             validation = Feed(
                 validation_data,
-                batch_size=min(batch_size, _length(validation_data) or batch_size),
+                batch_size=min(batch_size, length(validation_data) or batch_size),
                 steps_per_epoch=validation_steps,
                 name="validation_data",
             )
         self._note_classes(train_data)
         if self.run_dir is not None:
             require_writable(self.run_dir)
-        self.steps_per_epoch = feed.steps_per_epoch
+        self.steps_per_epoch, self._nothing = feed.steps_per_epoch, None
         self._build_for(feed, epochs)
         for data in filter(None, (feed, validation)):
-            self._inspect(data)
+            inspect(self.state, data)
         if resume:
             self._resume(called)
         elif not self._loaded:
             # What an earlier fit left unfinished is over: this data need not be the same.
-            self._batch, self._totals, self._saved_totals = 0, None, None
+            self._batch, self._carry.totals, self._saved_totals = 0, None, None
             for data in filter(None, (feed, validation)):
                 data.first_epoch = self._epoch
         self._loaded = False
@@ -369,21 +386,23 @@ class Trainer:
         epoch, start = self._epoch, self._batch
         self._callbacks.epoch_begin(self, epoch)
         if self._saved_totals is not None:
-            self._totals = self._empty(feed.first())
-        for batch in self._ahead(feed, epoch, start):
-            if self._totals is None:
-                self._totals = self._empty(batch)
-            self.state, metrics, self._totals = fit_step(self.state, batch, self._totals)
-            self.step += 1
-            self._batch += 1
-            self._callbacks.step_end(self, self.step, metrics)
+            self._carry.totals = self._empty(feed.first())
+        for item in self._ahead(feed, epoch, start, **self._grouping()):
+            if not self._carry.has_totals:
+                batch = one_of(item.batch) if isinstance(item, Group) else item
+                self._carry.totals = self._empty(batch)
+            metrics = self._carry.advance(item)
+            self.step += size_of(item)
+            self._batch += size_of(item)
+            if self._callbacks.watches_steps:
+                self._callbacks.step_end(self, self.step, unpacked(metrics))
             if self.stop_training or stop:
                 break
         if stop or (self.stop_training and self._batch != self.steps_per_epoch):
             # In mid-epoch: the epoch is unfinished, and resumes where it is.
             return
-        logs = self._totals.compute() if self._totals is not None else {}
-        self._totals = None
+        totals, self._carry.totals = self._carry.totals, None
+        logs = totals.compute() if totals is not None else {}
         if validation is not None:
             results = self._evaluate(validation, epoch)
             val_logs = {f"val_{name}": value for name, value in results.items()}
@@ -392,20 +411,34 @@ class Trainer:
         self._epoch, self._batch = epoch + 1, 0
         self._callbacks.epoch_end(self, epoch, logs)
 
-    def _ahead(self, feed: Feed, epoch: int, start: int = 0) -> Iterator[Batch]:
-        batches = (
-            # Arrays have been looked at as a whole; targets may still be missing.
-            batch if feed.checked and batch.targets is not None else self._prepared(batch)
-            for batch in feed.epoch(epoch, start)
-        )
+    def _grouping(self) -> dict[str, Any]:
+        """Which batches from here on go to the device at once, for ``Feed.items``."""
+        size = min(self.steps_per_call, self.steps_per_epoch or self.steps_per_call)
+        if size == 1:
+            return {}
+        step, due_at = self.step, self._callbacks.due_at
+        return {
+            "size": size,
+            # A callback that acts after a step in the middle would find the state of the last.
+            "fits": lambda done: not any(due_at(step + done + i) for i in range(1, size)),
+        }
+
+    def _ahead(self, feed: Feed, epoch: int, start: int = 0, **grouping: Any) -> Iterator[Any]:
+        # Its arrays are gone after the next step, and may be asked for in another thread.
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
+        # Arrays have been looked at as a whole; targets may still be missing.
+        check = complete if feed.checked else prepare
+        items = feed.items(epoch, start, prepare=functools.partial(check, shapes), **grouping)
         # On CPU there is nothing to copy to, and a thread would take a core from the step.
-        return batches if jax.default_backend() == "cpu" else prefetch_to_device(batches)
+        return items if jax.default_backend() == "cpu" else prefetch_to_device(items)
 
     def _prepared(self, batch: Batch) -> Batch:
         return prepare(self.state, batch)  # type: ignore[arg-type]
 
     def _empty(self, batch: Batch) -> Any:
-        totals = empty_totals(self.state, self._prepared(batch))  # type: ignore[arg-type]
+        if self._nothing is None:
+            self._nothing = empty_totals(self.state, self._prepared(batch))  # type: ignore[arg-type]
+        totals = self._nothing
         if self._saved_totals is not None:
             leaves, treedef = jax.tree.flatten(totals)
             saved = [
@@ -447,12 +480,12 @@ class Trainer:
         """
         feed = Feed(
             data,
-            batch_size=min(batch_size, _length(data) or batch_size),
+            batch_size=min(batch_size, length(data) or batch_size),
             steps_per_epoch=steps,
             name="data",
         )
         self._build_for(feed, None)
-        self._inspect(feed)
+        inspect(self.state, feed)
         return self._evaluate(feed)
 
     def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
@@ -473,9 +506,7 @@ class Trainer:
         elif isinstance(inputs, list):
             # A list holds batches; two arrays in it are no pair of inputs and targets.
             inputs = functools.partial(iter, inputs)
-        feed = Feed(
-            inputs, batch_size=min(batch_size, _length(inputs) or batch_size), name="inputs"
-        )
+        feed = Feed(inputs, batch_size=min(batch_size, length(inputs) or batch_size), name="inputs")
         feed.pad = False
         first = feed.first()
         state, size = self.build(first.inputs), count(first)
@@ -490,12 +521,12 @@ class Trainer:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
     def _evaluate(self, feed: Feed, epoch: int = 0) -> dict[str, float]:
-        totals = None
+        state, totals, step = Flat.of(self.state), None, as_configured(evaluate_and_total)
         for batch in self._ahead(feed, epoch):
             if totals is None:
-                totals = empty_totals(self.state, batch)  # type: ignore[arg-type]
-            totals = evaluate_and_total(self.state, batch, totals)
-        return totals.compute()  # type: ignore[union-attr]
+                totals = pack(empty_totals(self.state, batch))  # type: ignore[arg-type]
+            totals = step(state, batch, totals)
+        return unpacked(totals).compute()
 
     # --- files ---------------------------------------------------------------------------------
 
@@ -532,7 +563,7 @@ class Trainer:
           which: ``"last"``, ``"best"`` or a step.
           model: the model, where it is not from the registry.
           **overrides: ``optimizer``, ``loss``, ``metrics`` or ``freeze`` where they were given as
-            objects, which a file cannot hold.
+            objects, which a file cannot hold; another ``steps_per_call``.
 
         Returns:
           A trainer whose ``fit`` goes on, from mid-epoch if need be, with ``run_dir`` set.
@@ -546,7 +577,9 @@ class Trainer:
         if model is None:
             model = settings.restore_model(directory, document)
         saved = settings.restore(directory, document, overrides)
-        trainer = cls(model, seed=document["seed"], run_dir=directory, **saved)
+        # Runs of before there was such a thing took one step at a time.
+        calls = {"steps_per_call": document.get("steps_per_call", 1)}
+        trainer = cls(model, seed=document["seed"], run_dir=directory, **{**calls, **saved})
         trainer.build(settings.restore_inputs(document), total_steps=document["total_steps"])
         trainer._restore(directory / "checkpoints", which)
         return trainer
@@ -554,8 +587,8 @@ class Trainer:
     def position(self) -> dict[str, Any]:
         """Where the run stands, as JSON; a checkpoint holds it beside the arrays."""
         totals = None
-        if self._totals is not None:
-            totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._totals)]
+        if self._carry.has_totals:
+            totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._carry.totals)]
         return {
             "epoch": self._epoch,
             "batch": self._batch,
@@ -595,7 +628,7 @@ class Trainer:
         self._refrozen = meta.get("freezing") is not None
         self.step = int(state.step)
         self._epoch, self._batch = meta["epoch"], meta["batch"]
-        self._totals, self._saved_totals = None, meta["totals"]
+        self._carry.totals, self._saved_totals = None, meta["totals"]
         self.history = History.from_json(meta["history"])
         self._callback_states = meta["callbacks"]
         self.run = meta["run"]
@@ -609,7 +642,11 @@ class Trainer:
                 self._model.spec,
                 self._settings,
                 self._inputs,
-                {"seed": self.seed, "total_steps": self._total_steps},
+                {
+                    "seed": self.seed,
+                    "total_steps": self._total_steps,
+                    "steps_per_call": self.steps_per_call,
+                },
             )
 
     # --- helpers -------------------------------------------------------------------------------
@@ -634,23 +671,6 @@ class Trainer:
             total = epochs * feed.steps_per_epoch
         self.build(inputs, total_steps=total)
 
-    def _inspect(self, feed: Feed) -> None:
-        state: Any = self.state
-        batch = with_targets(self._prepared(feed.first()))
-        outputs = output_shapes(state, batch.inputs)
-        if feed.arrays is not None:
-            # Arrays are looked at once, as a whole, instead of batch by batch.
-            whole = as_batch(feed.arrays)
-            check_finite(whole.inputs, "inputs")
-            if whole.targets is not None:
-                targets = jax.tree.map(np.asarray, whole.targets)
-                state.loss.check_targets(targets, _for_examples(outputs, count(whole)))
-            feed.checked = True
-        # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
-        feed.pad = "per_example_gradients" not in state.optimizer.needs and (
-            state.loss.gives_per_example(outputs, batch.targets)
-        )
-
 
 def _as_patterns(freeze: FreezeSpec) -> FreezeSpec:
     if isinstance(freeze, str) or not isinstance(freeze, Iterable):
@@ -659,24 +679,8 @@ def _as_patterns(freeze: FreezeSpec) -> FreezeSpec:
     return tuple(freeze)
 
 
-def _for_examples(outputs: Any, examples: int) -> Any:
-    """The shapes of a model's outputs for another number of examples."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype) if x.shape else x, outputs
-    )
-
-
 def _is_one(metric: Any) -> bool:
     return isinstance(metric, str | MetricSpec) or callable(metric)
-
-
-def _length(data: Any) -> int | None:
-    if holds_examples(data):
-        return len(data)
-    data = getattr(data, "arrays", data)
-    leaves = jax.tree.leaves(data) if isinstance(data, tuple | list | Mapping) else [data]
-    shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
-    return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None
 
 
 def _describe(value: Any) -> str:

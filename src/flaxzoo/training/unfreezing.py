@@ -69,6 +69,10 @@ class GradualUnfreezing(Callback):
         if self.unit == "step" and step in self._frozen:
             self._apply(trainer, step)
 
+    def due_at(self, step: int) -> bool:
+        """At the steps of a schedule by step."""
+        return self.unit == "step" and step in self._frozen
+
     def _apply(self, trainer: Any, now: int) -> None:
         due = [when for when in self._frozen if when <= now]
         if due and trainer.state.frozen != self._frozen[due[-1]]:

@@ -1,0 +1,48 @@
+"""What a trainer looks at before it trains on data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxzoo.data.examples import holds_examples
+from flaxzoo.training.batches import as_batch
+from flaxzoo.training.feed import Feed
+from flaxzoo.training.steps import check_values, output_shapes, prepare, with_targets
+
+
+def inspect(state: Any, feed: Feed) -> None:
+    """Checks the first batch, or all values of arrays, and settles how the feed fills batches up.
+
+    Args:
+      state: the ``TrainState``.
+      feed: its ``checked`` and ``pad`` are set.
+
+    Raises:
+      DataError: values that are not finite, labels out of range, no targets.
+      ShapeError: the data does not fit the model or the loss.
+    """
+    batch = with_targets(prepare(state, feed.first()))
+    outputs = output_shapes(state, batch.inputs)
+    if feed.arrays is not None:
+        # Arrays are looked at once, as a whole, instead of batch by batch.
+        whole = jax.tree.map(np.asarray, with_targets(as_batch(feed.arrays)))
+        check_values(state, whole, like=batch)
+        feed.checked = True
+    # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
+    feed.pad = "per_example_gradients" not in state.optimizer.needs and (
+        state.loss.gives_per_example(outputs, batch.targets)
+    )
+
+
+def length(data: Any) -> int | None:
+    """The number of examples, or None where the data does not tell."""
+    if holds_examples(data):
+        return len(data)
+    data = getattr(data, "arrays", data)
+    leaves = jax.tree.leaves(data) if isinstance(data, tuple | list | Mapping) else [data]
+    shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
+    return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None
