@@ -1,4 +1,5 @@
-# make demo | test | lint | parity | bench | docs: each makes .venv and installs what it needs, once.
+# make demo | test | lint | parity | bench | docs: each makes .venv (bench: .venv-bench) and installs
+# what it needs, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,7 +9,15 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 TIMM        ?= timm==1.0.31
-TENSORFLOW  ?= tensorflow-cpu==2.21.0 keras==3.15.1
+KERAS       ?= keras==3.15.1
+TENSORFLOW  ?= tensorflow-cpu==2.21.0 $(KERAS)
+# What make bench runs, each into benchmarks/results; its peers have an environment of their own.
+BENCH        := .venv-bench
+BENCH_PIP    := $(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet
+BENCHMARKS   ?= import_time lstm startup transfer train_step inference memory overhead
+# Each work that torch.compile gets takes up to a minute more.
+BENCH_train_step := --compile resnet50 cnn mlp lstm
+BENCH_inference  := --compile resnet50 cnn mlp lstm
 
 .PHONY: demo test lint format parity bench docs digits clean
 
@@ -33,11 +42,10 @@ format: $(STAMPS)/lint
 parity: $(STAMPS)/parity
 	$(BIN)/python -m pytest --override-ini=addopts= --import-mode=importlib -ra tests/parity
 
-bench: $(STAMPS)/parity
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/lstm.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/transfer.py
+bench: $(BENCH)/stamp
+	mkdir -p benchmarks/results
+	$(foreach name,$(BENCHMARKS),$(BENCH)/bin/python benchmarks/$(name).py $(BENCH_$(name)) --json benchmarks/results/$(name).json &&) \
+	$(BENCH)/bin/python benchmarks/report.py
 
 docs: $(STAMPS)/docs
 	$(BIN)/zensical build
@@ -71,9 +79,18 @@ $(STAMPS)/parity: $(STAMPS)/test
 	$(PIP) --no-deps $(TORCHVISION) $(TIMM)
 	touch $@
 
+# jax-resnet and flaxmodels come with flaxzoo. A peer that can't be installed is a row that says so.
+$(BENCH)/stamp: pyproject.toml | $(STAMPS)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH_PIP) -e .
+	-$(BENCH_PIP) $(TORCH) pyyaml
+	-$(BENCH_PIP) $(KERAS)
+	-$(BENCH_PIP) --no-deps $(TORCHVISION) $(TIMM)
+	touch $@
+
 $(STAMPS)/docs: pyproject.toml | $(STAMPS)
 	$(PIP) -e '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) runs build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,19 +1,22 @@
-"""Times several callables against each other, in alternation and in one process.
+"""Timings, their tables and their files: what the scripts of this directory share.
 
 Alternation matters: on a shared machine the speed drifts by more than what is to be measured, and
 what drifts hits all candidates of a round alike. Compare the ratios; absolute times belong to the
-machine they were taken on.
+machine they were taken on. ``alternate`` times callables in one process; ``_workers.py`` times
+processes, where libraries would disturb each other. The files' form is in README.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -53,9 +56,7 @@ def alternate(
         for _ in range(warmup):
             run()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    for _ in range(rounds):
-        order = order[1:] + order[:1]
+    for order in turns(candidates, rounds):
         for name in order:
             run = candidates[name]
             # The untimed call lets the worker threads of another library go to sleep first.
@@ -66,9 +67,16 @@ def alternate(
     return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
 
 
+def turns(names: Sequence[str] | Mapping[str, Any], rounds: int) -> list[list[str]]:
+    """The order of each round: all names, each round from another one on."""
+    order = list(names)
+    return [order[i % len(order) :] + order[: i % len(order)] for i in range(1, rounds + 1)]
+
+
 def environment(packages: Sequence[str] = ("jax", "jaxlib", "flax")) -> dict[str, str]:
     """The processor, the number of cores and the versions that a result depends on."""
     result = {
+        "cpu": processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -81,13 +89,68 @@ def environment(packages: Sequence[str] = ("jax", "jaxlib", "flax")) -> dict[str
     return result
 
 
-def table(timings: Mapping[str, Timing], *, baseline: str) -> str:
-    """A Markdown table of medians and spreads in milliseconds, and ratios to the baseline."""
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "unknown"
+
+
+def table(
+    timings: Mapping[str, Timing], *, baseline: str, missing: Mapping[str, str] | None = None
+) -> str:
+    """A Markdown table of medians and spreads in milliseconds, and ratios to the baseline.
+
+    Args:
+      timings: name to timing; the baseline's is among them.
+      baseline: what the last column is relative to.
+      missing: name to the reason, of the candidates without a timing.
+    """
     rows = ["| | median ms | min - max ms | time relative to ours |", "|---|---|---|---|"]
     for name, timing in timings.items():
-        low, high = 1e3 * min(timing.seconds), 1e3 * max(timing.seconds)
-        rows.append(
-            f"| {name} | {1e3 * timing.median:.2f} | {low:.2f} - {high:.2f} "
-            f"| {timing.ratio(timings[baseline]):.2f} |"
-        )
+        ratio = f"{timing.ratio(timings[baseline]):.2f}" if baseline in timings else ""
+        low, high = (_milliseconds(value) for value in (min(timing.seconds), max(timing.seconds)))
+        rows.append(f"| {name} | {_milliseconds(timing.median)} | {low} - {high} | {ratio} |")
+    rows += [f"| {name} | {reason} | | |" for name, reason in (missing or {}).items()]
     return "\n".join(rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1e3 * seconds
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def results(
+    timings: Mapping[str, Timing], missing: Mapping[str, str] | None = None, **facts: Any
+) -> list[dict[str, Any]]:
+    """The rows of a results file for one table.
+
+    Args:
+      timings: name to timing.
+      missing: name to the reason, of the candidates without a timing.
+      **facts: what tells this table's rows from others', such as ``work="resnet50"``.
+    """
+    return [
+        *({**facts, "name": name, "seconds": list(t.seconds)} for name, t in timings.items()),
+        *({**facts, "name": name, "missing": reason} for name, reason in (missing or {}).items()),
+    ]
+
+
+def write_results(
+    path: str | os.PathLike[str],
+    environment: Mapping[str, str],
+    arguments: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes a results file; its form is in README.md."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One row to a line: readable, and small enough to commit.
+    body = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    head = f' "environment": {json.dumps(environment)},\n "arguments": {json.dumps(arguments)},'
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(f'{{\n{head}\n "results": [\n{body}\n ]\n}}\n')
+    temporary.replace(path)

@@ -7,7 +7,6 @@ the same function of the same weights, which is checked before they are timed.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _timing import alternate, environment, table
+from _plain_linen import as_flax_cell
+from _timing import alternate, environment, results, table, write_results
 
 from flaxzoo.models.lstm import LSTM, to_torch_state_dict
 
@@ -35,7 +35,7 @@ def main() -> None:
     env = environment(("jax", "jaxlib", "flax", "torch"))
     print(", ".join(f"{key} {value}" for key, value in env.items()))
     print(f"{args.steps} steps x {args.features} features, {args.hidden} units, float32\n")
-    results = []
+    rows = []
     for batch in args.batch:
         x = np.random.default_rng(0).standard_normal((batch, args.steps, args.features), np.float32)
         candidates = jax_candidates(x, args.hidden)
@@ -44,15 +44,12 @@ def main() -> None:
         for index, kind in ((1, "forward"), (2, "forward + backward")):
             runs = {name: entry[index] for name, entry in candidates.items()}
             timings = alternate(runs, rounds=args.rounds)
-            print(f"batch {batch}, {kind}\n\n{table(timings, baseline=OURS)}")
-            print(f"| torch | {missing} | | |\n" if missing else "")
-            results += [
-                {"batch": batch, "kind": kind, "name": name, "seconds": timing.seconds}
-                for name, timing in timings.items()
-            ]
+            absent = {"torch.nn.LSTM": missing} if missing else {}
+            print(f"batch {batch}, {kind}\n\n{table(timings, baseline=OURS, missing=absent)}\n")
+            rows += results(timings, absent, batch=batch, kind=kind)
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"environment": env, "arguments": vars(args), "results": results}, file)
+        arguments = {key: value for key, value in vars(args).items() if key != "json"}
+        write_results(args.json, env, arguments, rows)
 
 
 def jax_candidates(x: np.ndarray, hidden: int) -> dict[str, tuple[Any, Callable, Callable]]:
@@ -91,16 +88,6 @@ def jax_candidates(x: np.ndarray, hidden: int) -> dict[str, tuple[Any, Callable,
             lambda f=backward, v=variables: jax.block_until_ready(f(v, x)),
         )
     return result
-
-
-def as_flax_cell(layer: Any) -> dict[str, dict[str, jax.Array]]:
-    """Parameters of an OptimizedLSTMCell that computes what our layer computes."""
-    cell = {}
-    kernels = [jnp.split(layer[key], 4, axis=-1) for key in ("kernel_ih", "kernel_hh", "bias")]
-    for gate, kernel_ih, kernel_hh, bias in zip("ifgo", *kernels, strict=True):
-        cell[f"i{gate}"] = {"kernel": kernel_ih}
-        cell[f"h{gate}"] = {"kernel": kernel_hh, "bias": bias}
-    return cell
 
 
 def torch_candidates(x: np.ndarray, hidden: int, params: Any) -> tuple[dict[str, Any], str]:

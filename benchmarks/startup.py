@@ -1,47 +1,67 @@
-"""From nothing to the first logits of a pretrained ResNet-50, and to a fresh training state.
+"""From nothing to a ResNet-50's first logits and first training step, and what compiling takes.
 
-Whole processes, imports included, run alternately after one round that warms the disk: a file of
-random weights under timm's names is read by flaxzoo and by timm, which each classify one image.
-The second table is flaxzoo alone, against Linen's own `init` under `jit` with optax. Needs torch
-and timm for the peer, which is reported as missing without them. Targets: no slower than timm; at
-most 2 s for the training state.
+Whole fresh processes that take turns; each times its stages and is timed from outside, which adds
+the interpreter's start and end. Four tables:
+
+* to the first logits: import, build, load, one image of 224 x 224;
+* to the first training step: import, build, load, one step of Adam at batch 8 (the training state
+  and all compilation included); a second step shows what of it was not, and is not in the total;
+* compiling that step alone: tracing and lowering, and XLA's compilation;
+* a fresh training state with AdamW, against Linen's own `init` under `jit` with optax.
+
+The weights are random, in a local safetensors file under timm's names, which plain Linen has no
+way to read: `load` is its `init` under `jit`. flaxzoo also runs with
+JAX's persistent compilation cache (`jax_compilation_cache_dir`): one process fills a directory that
+is new in each round, the next one reads it. A peer that is not installed is a row that says so.
+Targets: no slower than timm to the first logits; compiling in at most plain Linen's time.
 """
 
+from __future__ import annotations
+
 import argparse
-import importlib.util
 import json
-import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from _timing import environment
+from _resnet50 import CANDIDATES, compiled
+from _timing import Timing, environment, write_results
 
-OURS = """
-import numpy as np
-import flaxzoo as fz
-model = fz.models.get("resnet50", pretrained={file!r})
-np.asarray(model(np.zeros((1, 224, 224, 3), np.float32)))
-"""
-# CUDA builds of torchvision do not load their operators beside a CPU build of torch.
-TIMM = """
-import torch
-try:
-    import torchvision
-except RuntimeError:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import timm
-model = timm.create_model("resnet50", pretrained=True, pretrained_cfg_overlay={{"file": {file!r}}})
-with torch.inference_mode():
-    model.eval()(torch.zeros(1, 3, 224, 224)).numpy()
-"""
+OURS = "flaxzoo"
+FILLING, FILLED = f"{OURS}, filling the cache", f"{OURS}, from the cache"
+PEERS = ("timm", "jax-resnet", "plain Linen")
+JAX_PEERS = PEERS[1:]
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-resnet", "torch", "timm")
+# What each table runs, and the stages that it shows.
+GOALS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "logits": (
+        "To the first logits of one image",
+        (OURS, FILLING, FILLED, *PEERS),
+        ("import", "build", "load", "first logits"),
+    ),
+    "step": (
+        "To the first training step, batch 8, Adam",
+        (OURS, FILLING, FILLED, *PEERS),
+        ("import", "build", "load", "first step", "second step"),
+    ),
+    "compile": (
+        "Compiling the training step",
+        (OURS, *JAX_PEERS),
+        ("trace and lower", "compile"),
+    ),
+    "state": (
+        "A fresh training state (AdamW), without imports",
+        ("fz.create_train_state", "jax.jit(module.init), optax.adamw(...).init"),
+        (),
+    ),
+}
 STATE = """
-import time
+import json, time
 import jax
 import flaxzoo as fz
 fz.create_train_state
@@ -49,10 +69,10 @@ start = time.perf_counter()
 model = fz.models.get("resnet50", num_classes=10)
 state = fz.create_train_state(model, optimizer="adamw", learning_rate=1e-3)
 jax.block_until_ready((state.params, state.opt_state))
-print(time.perf_counter() - start)
+print(json.dumps({"total": time.perf_counter() - start}))
 """
 LINEN = """
-import time
+import json, time
 import jax, jax.numpy as jnp, optax
 import flaxzoo as fz
 module = fz.models.get("resnet50", num_classes=10).module
@@ -60,61 +80,157 @@ start = time.perf_counter()
 variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
 state = optax.adamw(1e-3).init(variables["params"])
 jax.block_until_ready((variables, state))
-print(time.perf_counter() - start)
+print(json.dumps({"total": time.perf_counter() - start}))
 """
 WRITE = """
-import numpy as np
+import sys
 import flaxzoo as fz
 from safetensors.numpy import save_file
-save_file(fz.models.get("resnet50").init(0).to_torch_state_dict(as_numpy=True), {file!r})
+save_file(fz.models.get("resnet50").init(0).to_torch_state_dict(as_numpy=True), sys.argv[1])
 """
-
-
-def run(code: str) -> tuple[float, str]:
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, done.stdout
-
-
-def report(title: str, times: dict[str, list[float]]) -> None:
-    base = next(iter(times.values()))
-    print(f"\n{title}\n{'':<34} {'median s':>9} {'min':>7} {'max':>7} {'ratio':>6}")
-    for name, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name:<34} {middle:9.2f} {low:7.2f} {high:7.2f} {ratio:6.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=5, help="processes of each candidate")
+    parser.add_argument("--goals", nargs="+", choices=GOALS, default=list(GOALS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    parser.add_argument("--worker", nargs=2, metavar=("GOAL", "NAME"), help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    versions = environment(("jax", "jaxlib", "flax", "torch", "timm"))
-    print(platform.platform(), ", ".join(f"{k} {v}" for k, v in versions.items()))
+    if options.worker:
+        print(json.dumps(work(*options.worker, file=options.file, cache=options.cache)))
+        return
+    env = environment(PACKAGES)
+    print(", ".join(f"{key} {value}" for key, value in env.items()), flush=True)
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        file = str(Path(directory) / "model.safetensors")
-        run(WRITE.format(file=file))
-        logits = {"flaxzoo": OURS.format(file=file)}
-        if importlib.util.find_spec("timm"):
-            logits["timm"] = TIMM.format(file=file)
-        else:
-            print("timm is not installed: flaxzoo is measured alone")
-        first: dict[str, list[float]] = {name: [] for name in logits}
-        states: dict[str, list[float]] = {"create_train_state": [], "jit(init), optax": []}
-        for i in range(options.runs + 1):
-            for name, code in logits.items():
-                seconds, _ = run(code)
-                if i:
-                    first[name].append(seconds)
-            for name, code in zip(states, (STATE, LINEN), strict=True):
-                _, output = run(code)
-                if i:
-                    states[name].append(float(output))
-    report("first logits of one image, the whole process", first)
-    report("fresh training state (AdamW), without imports", states)
+        subprocess.run([sys.executable, "-c", WRITE, str(weights(directory))], check=True)
+        for goal in options.goals:
+            results[goal] = measure(goal, Path(directory), options.runs, options.peers)
+            print(f"\n## {GOALS[goal][0]}\n\n{report(goal, results[goal])}", flush=True)
     if options.json:
-        Path(options.json).write_text(json.dumps({"first": first, "state": states}, indent=2))
+        arguments = {key: getattr(options, key) for key in ("runs", "goals", "peers")}
+        write_results(options.json, env, arguments, rows(results))
+
+
+def weights(directory: str | Path) -> Path:
+    return Path(directory) / "resnet50.safetensors"
+
+
+def work(goal: str, name: str, *, file: str, cache: str | None) -> dict[str, Any]:
+    """Runs the stages of a goal in this process: the seconds of each, or why it can't."""
+    candidate = CANDIDATES[name]()
+    seconds: dict[str, Any] = {}
+
+    def timed(stage: str, function: Any, *arguments: Any) -> None:
+        start = time.perf_counter()
+        function(*arguments)
+        seconds[stage] = time.perf_counter() - start
+
+    try:
+        timed("import", candidate.imports)
+    except ImportError as error:
+        return {"missing": str(error).partition("\n")[0]}
+    if cache:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", cache)
+        # The default, 1 s, leaves out the ResNet-50 for inference.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    import numpy as np
+
+    images = np.random.default_rng(0).standard_normal((8, 224, 224, 3), np.float32)
+    labels = np.arange(8, dtype=np.int32)
+    timed("build", candidate.build)
+    timed("load", candidate.load, file)
+    if goal == "logits":
+        timed("first logits", candidate.logits, images[:1])
+    elif goal == "step":
+        timed("first step", lambda: (candidate.begin(), candidate.step(images, labels)))
+        timed("second step", candidate.step, images, labels)
+    else:
+        candidate.begin()
+        seconds = compiled(candidate, images, labels)[2]
+        seconds["total"] = sum(seconds.values())
+    return seconds
+
+
+def measure(goal: str, directory: Path, runs: int, peers: list[str]) -> dict[str, Any]:
+    """Name to the stages' seconds in each round, or to why there are none."""
+    names = [name for name in GOALS[goal][1] if name not in PEERS or name in peers]
+    found: dict[str, Any] = {name: {} for name in names}
+    # What comes first may read files from a disk that is not warm yet.
+    for i in range(-1 if goal == "logits" else 0, runs):
+        shutil.rmtree(directory / "cache", ignore_errors=True)
+        for name in turn(names, i):
+            if isinstance(found[name], str):
+                continue
+            seconds = start(goal, name, directory)
+            if "missing" in seconds:
+                found[name] = seconds["missing"]
+            elif i >= 0:
+                for stage, value in seconds.items():
+                    found[name].setdefault(stage, []).append(value)
+    return found
+
+
+def turn(names: list[str], i: int) -> list[str]:
+    """The order of a round: each starts with another one, but the cache is filled, then read."""
+    order = names[i % len(names) :] + names[: i % len(names)]
+    if FILLED in order:
+        order.remove(FILLED)
+        order.insert(order.index(FILLING) + 1, FILLED)
+    return order
+
+
+def start(goal: str, name: str, directory: Path) -> dict[str, Any]:
+    """One process: its stages' seconds and its whole time as ``total``."""
+    command = [sys.executable, __file__, "--worker", goal, OURS if "cache" in name else name]
+    command += ["--file", str(weights(directory))]
+    if "cache" in name:
+        command += ["--cache", str(directory / "cache")]
+    if goal == "state":
+        command = [sys.executable, "-c", STATE if name.startswith("fz.") else LINEN]
+    begin = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    whole = time.perf_counter() - begin
+    seconds = json.loads(done.stdout.splitlines()[-1])
+    return {"total": whole - seconds.get("second step", 0), **seconds}
+
+
+def report(goal: str, found: dict[str, Any]) -> str:
+    """A Markdown table: medians of the stages, the total with its spread, and the ratio."""
+    stages = GOALS[goal][2]
+    heads = ["seconds (medians)", *stages, "total", "min - max", "time relative to ours"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    base = Timing("", tuple(next(iter(found.values()))["total"]))
+    for name, values in found.items():
+        if isinstance(values, str):
+            lines.append(f"| {name} | {values} |" + " |" * (len(heads) - 2))
+            continue
+        total = Timing(name, tuple(values["total"]))
+        cells = [f"{statistics.median(values[stage]):.2f}" for stage in stages]
+        spread = f"{min(total.seconds):.2f} - {max(total.seconds):.2f}"
+        cells += [f"{total.median:.2f}", spread, f"{total.ratio(base):.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every time, for a results file; a missing peer has a reason instead of seconds."""
+    table = []
+    for goal, values in found.items():
+        for name, seconds in values.items():
+            row = {"goal": goal, "name": name}
+            if isinstance(seconds, str):
+                table.append({**row, "missing": seconds})
+            else:
+                stages = {key: value for key, value in seconds.items() if key != "total"}
+                table.append({**row, "seconds": seconds["total"], "stages": stages})
+    return table
 
 
 if __name__ == "__main__":

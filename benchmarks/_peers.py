@@ -1,0 +1,156 @@
+"""Every library's training step and inference, as its users write them.
+
+A ``Candidate`` runs in a process of its own (``_workers.py``); nothing of its library is imported
+before its function is called. The ones for torch and Keras are in ``_peers_torch.py`` and
+``_peers_keras.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from _works import LEARNING_RATE, RESNETS, WORKS, flaxzoo_model, read_weights, weights_file
+
+OURS = "flaxzoo"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What a worker calls and times.
+
+    Attributes:
+      call: dispatches one training step, or computes one inference; its result is for the other
+        two. Training steps follow each other unwaited for, as in a loop.
+      wait: returns when what a call started is done.
+      value: the loss of a training step, or the logits.
+      device: what it runs on.
+      same_weights: whether it started from our weights, so that ``value`` must be ours.
+      gflop: of one call, where known; 0 else.
+    """
+
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    value: Callable[[Any], Any]
+    device: str
+    same_weights: bool = True
+    gflop: float = 0.0
+
+
+def flaxzoo(work: str, kind: str, weights: str) -> Candidate:
+    """Our own, through the public functions."""
+    del weights
+    import jax
+
+    import flaxzoo as fz
+
+    model = flaxzoo_model(work)
+    batch = jax.device_put(WORKS[work].data())
+    # Each gradient takes as many operations as the forward pass does.
+    gflop = model.spec.gflops * WORKS[work].batch * (3 if kind == "train" else 1)
+    if kind == "inference":
+        return _jax_candidate(
+            lambda: jax.block_until_ready(model(batch[0])), np.asarray, gflop=gflop
+        )
+    state = fz.create_train_state(model, optimizer="adam", learning_rate=LEARNING_RATE)
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = fz.train_step(state, batch)
+        return metrics
+
+    def wait(metrics: Any) -> None:
+        jax.block_until_ready((state, metrics))
+
+    def value(metrics: Any) -> float:
+        return metrics.compute()["loss"]
+
+    return dataclasses.replace(_jax_candidate(call, value, gflop=gflop), wait=wait)
+
+
+def plain_linen(work: str, kind: str, weights: str) -> Candidate:
+    """The network written with ``flax.linen`` alone."""
+    import _plain_linen as linen
+
+    found = WORKS[work]
+    if work in RESNETS:
+        module: Any = linen.resnet(work)
+    elif work == "lstm":
+        module = linen.TextLSTM(**found.config)
+    else:
+        module = {"cnn": linen.CNN, "mlp": linen.MLP}[work]()
+    variables = linen.from_flaxzoo(read_weights(weights, work))
+    return _linen_candidate(work, kind, module, variables, {"train": False}, {"train": True})
+
+
+def jax_resnet(work: str, kind: str, weights: str) -> Candidate:
+    """jax-resnet, with timm's weights by its own conversion."""
+    import jax_resnet as library
+    from safetensors.numpy import load_file
+
+    # It takes torch's tensors, of which it uses one method.
+    state_dict = {
+        name: SimpleNamespace(numpy=lambda value=value: value)
+        for name, value in load_file(weights_file(weights, work, "timm")).items()
+    }
+    size = int("".join(c for c in work.partition("_")[0] if c.isdigit()))
+    pretrained = {
+        "resnext50_32x4d": library.pretrained_resnext,
+        "resnest50d": library.pretrained_resnest,
+    }.get(work, library.pretrained_resnet)
+    module, variables = pretrained(size, state_dict=state_dict)
+    # Its modules train where the statistics are mutable.
+    return _linen_candidate(work, kind, module(), variables, {}, {})
+
+
+def flaxmodels(work: str, kind: str, weights: str) -> Candidate:
+    """flaxmodels, from weights of its own: it reads no others."""
+    del weights
+    import flaxmodels as library
+    import jax
+    import jax.numpy as jnp
+
+    make = {"resnet18": library.ResNet18, "resnet50": library.ResNet50}[work]
+    module = make(output="logits", pretrained=None, normalize=False)
+    images = jnp.zeros((1, *WORKS[work].shape))
+    variables = jax.jit(lambda key: module.init(key, images, train=False))(jax.random.key(0))
+    candidate = _linen_candidate(work, kind, module, variables, {"train": False}, {"train": True})
+    return dataclasses.replace(candidate, same_weights=False)
+
+
+def _linen_candidate(
+    work: str, kind: str, module: Any, variables: Any, inference: Any, training: Any
+) -> Candidate:
+    import jax
+    import optax
+    from _plain_linen import train_step
+
+    variables = jax.device_put({name: dict(tree) for name, tree in variables.items()})
+    inputs, labels = jax.device_put(WORKS[work].data())
+    if kind == "inference":
+        forward = jax.jit(lambda variables, x: module.apply(variables, x, **inference))
+        return _jax_candidate(lambda: jax.block_until_ready(forward(variables, inputs)), np.asarray)
+    optimizer = optax.adam(LEARNING_RATE)
+    step = train_step(module.apply, optimizer, **training)
+    params = variables["params"]
+    state = (params, variables.get("batch_stats", {}), jax.jit(optimizer.init)(params))
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = step(state, inputs, labels)
+        return metrics
+
+    def wait(metrics: Any) -> None:
+        jax.block_until_ready((state, metrics))
+
+    return dataclasses.replace(_jax_candidate(call, lambda m: float(m[0])), wait=wait)
+
+
+def _jax_candidate(call: Any, value: Any, gflop: float = 0.0) -> Candidate:
+    import jax
+
+    device = jax.devices()[0].device_kind
+    return Candidate(call, jax.block_until_ready, value, device, gflop=gflop)

@@ -1,0 +1,157 @@
+"""What train_step.py and inference.py share: candidates, the check of their values, the tables."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _timing import environment, results, table, write_results
+from _workers import Measured, here, measure, serve
+from _works import RESNETS, WORKS
+
+OURS, COMPILED = "flaxzoo", "torch.compile"
+_SMALL = ("cnn", "mlp", "lstm")
+# Name to the module and the function that make it, and the works that it has.
+PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    OURS: ("_peers", "flaxzoo", tuple(WORKS)),
+    "plain Linen": ("_peers", "plain_linen", (*RESNETS[:3], *_SMALL)),
+    "jax-resnet": ("_peers", "jax_resnet", RESNETS),
+    "flaxmodels": ("_peers", "flaxmodels", RESNETS[:2]),
+    "torch": ("_peers_torch", "eager", tuple(WORKS)),
+    COMPILED: ("_peers_torch", "compiled", tuple(WORKS)),
+    "Keras on JAX": ("_peers_keras", "keras", ("resnet50", *_SMALL)),
+}
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "jax-resnet", "flaxmodels"),
+    *("torch", "timm", "keras"),
+)
+# Of the first loss, or of the largest logit, where both start from the same weights.
+TOLERANCE = 1e-4
+# Of the losses after updates: Keras has another epsilon in Adam, and torch's LSTM two biases.
+LATER = 5e-3
+
+
+def main(kind: str, doc: str) -> None:
+    """The command line of a script.
+
+    Args:
+      kind: ``"train"`` or ``"inference"``.
+      doc: the script's docstring.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS)[1:], metavar="PEER")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=WORKS,
+        metavar="WORK",
+        help="time torch.compile too, for these works or all: it compiles for up to a minute",
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="of each work, at most")
+    parser.add_argument("--seconds", type=float, default=25.0, help="for the rounds of a work")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    options = parser.parse_args()
+    peers = list(PEERS)[1:] if options.peers is None else options.peers
+    # Without a work after it the option means all of them.
+    to_compile = [] if options.compile is None else options.compile or list(WORKS)
+    env = environment(PACKAGES)
+    print(", ".join(f"{key} {value}" for key, value in env.items()), flush=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        writer = [sys.executable, here("_works.py"), directory, *options.works]
+        subprocess.run(writer, check=True)
+        for work in options.works:
+            commands, left_out = candidates(work, kind, peers, to_compile, directory)
+            measured = measure(
+                commands,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                check=functools.partial(check, work),
+                # They share the memory of a GPU.
+                environ={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            )
+            missing = {**measured.missing, **left_out}
+            print(f"\n{report(work, measured, missing)}", flush=True)
+            rows += results(measured.timings, missing, work=work, title=WORKS[work].title)
+    if options.json:
+        arguments = {key: getattr(options, key) for key in ("works", "rounds", "seconds")}
+        arguments |= {"kind": kind, "peers": peers, "compile": to_compile}
+        write_results(options.json, env, arguments, rows)
+
+
+def candidates(
+    work: str, kind: str, peers: Sequence[str], to_compile: Sequence[str], weights: str
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The workers' commands of all that have a work, and why others were left out."""
+    names = [name for name in (OURS, *peers) if work in PEERS[name][2]]
+    left_out = {}
+    if COMPILED in names and work not in to_compile:
+        names.remove(COMPILED)
+        left_out[COMPILED] = f"not run: --compile {work}"
+    start = [sys.executable, here("_steps.py"), work, kind, weights]
+    return {name: [*start, name] for name in names}, left_out
+
+
+def check(work: str, ready: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares the losses or logits of those that started from the same weights.
+
+    Args:
+      work: its name.
+      ready: name to what the worker said first.
+
+    Raises:
+      SystemExit: they differ, so that the times would compare different things.
+    """
+    if OURS not in ready:
+        raise SystemExit(f"{work}: flaxzoo itself did not run")
+    expected = ready[OURS]["values"]
+    for name, facts in ready.items():
+        if not facts["same_weights"]:
+            continue
+        for i, (found, ours) in enumerate(zip(facts["values"], expected, strict=False)):
+            if not distance(found, ours) <= (LATER if i else TOLERANCE):
+                raise SystemExit(
+                    f"{work}: {name} computes something else in call {i + 1}: {found[:4]}, "
+                    f"flaxzoo {ours[:4]}"
+                )
+
+
+def distance(found: list[float], expected: list[float]) -> float:
+    """The largest difference, relative to the largest expected value."""
+    ours, theirs = np.asarray(found), np.asarray(expected)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def report(work: str, measured: Measured, missing: Mapping[str, str]) -> str:
+    """A heading, the table, and what ours reaches in GFLOP/s."""
+    gflop = measured.ready[OURS]["gflop"]
+    lines = [
+        f"## {WORKS[work].title}",
+        table(measured.timings, baseline=OURS, missing=missing),
+        f"{measured.rounds} rounds on {measured.ready[OURS]['device']}",
+    ]
+    if gflop and OURS in measured.timings:
+        lines[-1] += f"; {gflop / measured.timings[OURS].median:.0f} GFLOP/s by {OURS}"
+    return "\n\n".join(lines)
+
+
+def _worker(work: str, kind: str, weights: str, peer: str) -> None:
+    module, function, _ = PEERS[peer]
+    serve(lambda: getattr(importlib.import_module(module), function)(work, kind, weights))
+
+
+if __name__ == "__main__":
+    # Beside this file, wherever it is called from.
+    sys.path.insert(0, str(Path(__file__).parent))
+    _worker(*sys.argv[1:])

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import _plain_linen
+import _steps
+import jax
+import numpy as np
+import optax
+import pytest
+from _timing import Timing
+from _workers import Measured
+from _works import RESNETS, WORKS, flaxzoo_model, read_weights, write_weights
+
+import flaxzoo as fz
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def measured(**values):
+    ready = {
+        name: {
+            "values": [value, value],
+            "same_weights": name != "own",
+            "device": "cpu",
+            "gflop": 3.0,
+        }
+        for name, value in values.items()
+    }
+    timings = {name: Timing(name, (0.1, 0.2, 0.3)) for name in values}
+    return Measured(timings, {}, ready, 3)
+
+
+def test_every_peer_has_a_maker_and_works():
+    for module, function, works in _steps.PEERS.values():
+        source = (BENCHMARKS / f"{module}.py").read_text()
+        assert f"\ndef {function}(work: str, kind: str, weights: str) -> Candidate:" in source
+        assert set(works) <= set(WORKS)
+    assert set(RESNETS) == {n for n in WORKS if n.startswith("res")}
+
+
+def test_other_values_from_the_same_weights_stop_everything():
+    _steps.check("mlp", measured(flaxzoo=[2.0, 1.0], same=[2.0, 1.0001], own=[7.0, 7.0]).ready)
+    with pytest.raises(SystemExit, match="mlp: other computes something else"):
+        _steps.check("mlp", measured(flaxzoo=[2.0, 1.0], other=[2.0, 1.001]).ready)
+    with pytest.raises(SystemExit, match="something else"):
+        _steps.check("mlp", measured(flaxzoo=[2.0, 1.0], other=[float("nan"), 1.0]).ready)
+
+
+def test_report_has_the_missing_peer_and_the_rate():
+    missing = {"torch": "not installed (torch)"}
+    text = _steps.report("mlp", measured(flaxzoo=[1.0], own=[1.0]), missing)
+    assert "| torch | not installed (torch) | | |" in text
+    assert "15 GFLOP/s by flaxzoo" in text
+
+
+def test_torch_compile_is_a_row_where_it_is_not_asked_for():
+    peers = ["torch", "torch.compile", "jax-resnet"]
+    commands, left_out = _steps.candidates("mlp", "train", peers, ["cnn"], "weights")
+    assert list(commands) == ["flaxzoo", "torch"]
+    assert left_out == {"torch.compile": "not run: --compile mlp"}
+    commands, left_out = _steps.candidates("resnet50", "train", peers, ["resnet50"], "weights")
+    assert list(commands) == ["flaxzoo", *peers]
+    assert not left_out
+
+
+@pytest.mark.parametrize("work", ["mlp", "lstm"])
+def test_plain_linen_takes_the_same_step(work, tmp_path):
+    write_weights(work, str(tmp_path))
+    variables = _plain_linen.from_flaxzoo(read_weights(str(tmp_path), work))
+    config = WORKS[work].config
+    module = _plain_linen.TextLSTM(**config) if work == "lstm" else _plain_linen.MLP()
+    batch = WORKS[work].data()
+    optimizer = optax.adam(1e-3)
+    step = _plain_linen.train_step(module.apply, optimizer, train=True)
+    params = jax.device_put(variables["params"])
+    theirs = (params, {}, optimizer.init(params))
+    ours = fz.create_train_state(flaxzoo_model(work), optimizer="adam", learning_rate=1e-3)
+    for _ in range(2):
+        theirs, (loss, accuracy) = step(theirs, *batch)
+        ours, metrics = fz.train_step(ours, batch)
+        found = metrics.compute()
+        np.testing.assert_allclose(loss, found["loss"], rtol=1e-4)
+        np.testing.assert_allclose(accuracy, found["accuracy"], atol=1e-6)
+
+
+def test_plain_resnets_have_our_parameters():
+    for name in ("resnet18", "resnet50", "resnext50_32x4d"):
+        model = fz.models.get(name)
+        images = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+
+        def shapes(module, images=images):
+            init = lambda x: module.init(jax.random.key(0), x)  # noqa: E731
+            return jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(init, images))
+
+        expected = _plain_linen.from_flaxzoo(dict(shapes(model.module)))
+        assert shapes(_plain_linen.resnet(name)) == expected
