@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _timing import alternate, environment
+from _timing import alternate, environment, write_results
 
 import flaxzoo as fz
 
@@ -55,7 +54,7 @@ def main() -> None:
 
     env = environment(("jax", "jaxlib", "flax", "optax"))
     print(", ".join(f"{key} {value}" for key, value in env.items()))
-    results = []
+    rows = []
     for work, (units, inputs, batch, steps) in WORKS.items():
         runs = candidates(units, inputs, batch, steps, args.epochs, args.steps_per_call)
         timings = alternate(runs, rounds=args.rounds, warmup=1)
@@ -68,10 +67,10 @@ def main() -> None:
                 f"| {name} | {np.median(each):.1f} | {min(each):.1f} - {max(each):.1f} "
                 f"| {ratio:.3f} |"
             )
-            results.append({"work": work, "name": name, "ratio": ratio, "us_per_step": each})
+            seconds = [value / 1e6 for value in each]
+            rows.append({"work": work, "title": work, "name": name, "seconds": seconds})
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"environment": env, "arguments": vars(args), "results": results}, file)
+        write_results(args.json, env, vars(args), rows)
 
 
 def candidates(

@@ -4,6 +4,8 @@ A table stands between two comments of the page and is replaced whole:
 
     <!-- bench train_step -->                  works by candidates: time relative to ours
     <!-- bench train_step work=resnet50 -->    one work: medians, spreads, ratios
+    <!-- bench startup goal=step -->           one goal of startup.py, its stages
+    <!-- bench memory network=lstm -->         one network of memory.py
     <!-- bench train_step environment -->      processor and versions, as a sentence
     <!-- /bench -->                            ends each
 
@@ -20,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import memory
+import startup
 from _timing import Timing, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +93,8 @@ def one(found: Mapping[str, Any], wanted: Sequence[str], marker: str) -> str:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(heading(row), []).append(row)
+    if any("goal" in row for row in rows) or any("network" in row for row in rows):
+        return staged(rows)
     if len(groups) > 1:
         return summary(groups)
     timings, missing = parts(rows)
@@ -112,6 +118,21 @@ def summary(groups: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> st
             cells.append(f"{here.ratio(base):.2f}" if here else missing.get(name, ""))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def staged(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of one goal of startup.py, or of one network of memory.py, as they print it."""
+    if "network" in rows[0]:
+        return memory.report(
+            {row["name"]: row.get("mebibytes", row.get("missing")) for row in rows}
+        )
+    found = {
+        row["name"]: row["missing"]
+        if "missing" in row
+        else {**row["stages"], "total": row["seconds"]}
+        for row in rows
+    }
+    return startup.report(rows[0]["goal"], found)
 
 
 def parts(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Timing], dict[str, str]]:
