@@ -1,8 +1,8 @@
 """Candidates in processes of their own, which take turns.
 
-In one process the libraries share the cores badly: torch's threads spin after a parallel region,
-and the threads of XLA's compiler and allocator stay. So each candidate has a worker, started once,
-that sleeps until it is told to run; only one runs at a time. Its clock is its own: no
+Libraries keep threads that may spin after their work, and memory that another would have to go
+without. So each candidate has a worker, started once, that sleeps until it is told to run; only one
+runs at a time. Its clock is its own: no
 communication is in the times.
 """
 
