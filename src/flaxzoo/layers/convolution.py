@@ -122,7 +122,8 @@ def _primitive(name: str, default: Callable[..., Any], cpu: Callable[..., Any]) 
 
     def alone(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
         # With jit disabled the compiled one would come back here.
-        return default(a, b, **params) if jax.config.jax_disable_jit else compiled(a, b, **params)
+        config: Any = jax.config
+        return default(a, b, **params) if config.jax_disable_jit else compiled(a, b, **params)
 
     def shape_of(a: Any, b: Any, **params: Any) -> Any:
         out = jax.eval_shape(functools.partial(default, **params), a, b)
