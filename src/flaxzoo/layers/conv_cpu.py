@@ -87,12 +87,12 @@ def input_gradient(
     if window.groups > 1:
         return _input_gradient_groups(gradient, kernel, window, shape)
     if not _is_matmul(gradient.dtype, kernel.shape, window):
-        turned = kernel[::-1, ::-1].swapaxes(2, 3)
-        sizes = zip(kernel.shape[:2], window.padding, strict=True)
+        height, width, channels, features = kernel.shape
+        sizes = zip((height, width), window.padding, strict=True)
         pads = tuple((size - 1 - low, size - 1 - high) for size, (low, high) in sizes)
         around = dataclasses.replace(window, padding=pads)
-        if _is_narrow(gradient, turned.shape, around):
-            return _conv_pairs(gradient, turned, around)
+        if _is_narrow(gradient, (height, width, features, channels), around):
+            return _conv_pairs(gradient, kernel[::-1, ::-1].swapaxes(2, 3), around)
         return plain_input_gradient(gradient, kernel, window=window, shape=shape)
     dx = gradient.reshape(-1, gradient.shape[-1]) @ kernel[0, 0].T
     dx = dx.reshape(*gradient.shape[:3], shape[-1])

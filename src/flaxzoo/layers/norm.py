@@ -92,7 +92,6 @@ class BatchNorm(nn.BatchNorm):
     @nn.nowrap
     def _normalise(self, x: Any, mean: Any, var: Any, reduced: Any) -> jax.Array:
         shape = mean.shape
-        scale = bias = None
         arguments = [x]
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.use_scale:
