@@ -97,17 +97,28 @@ def input_gradient(
     if _is_matmul(gradient.dtype, kernel.shape, window):
         dx = gradient.reshape(-1, gradient.shape[-1]) @ kernel[0, 0].T
         return _spread(dx.reshape(*gradient.shape[:3], shape[-1]), window.strides, shape)
-    height, width, channels, features = kernel.shape
-    each = features // window.groups
-    if window.strides != (1, 1) or each < _EIGEN_CHANNELS or gradient.dtype != jnp.float32:
-        # The gradient of a stride spreads rows anyway, and so goes to Eigen.
+    each = kernel.shape[3] // window.groups
+    if each < _EIGEN_CHANNELS or gradient.dtype != jnp.float32 or 0 in gradient.shape:
         return plain_input_gradient(gradient, kernel, window=window, shape=shape)
-    # The same window seen from the input: the kernel turned, its features and channels swapped.
-    turned = kernel[::-1, ::-1].reshape(height, width, channels, window.groups, each)
-    turned = turned.swapaxes(2, 4).reshape(height, width, each, shape[3])
-    reach = ((size - 1) * d for size, d in zip((height, width), window.dilation, strict=True))
-    pads = tuple((r - low, r - high) for r, (low, high) in zip(reach, window.padding, strict=True))
-    return _by_eigen(gradient, turned, dataclasses.replace(window, padding=pads))
+    # The same window seen from the input: the kernel turned, its features and channels swapped, over
+    # a gradient with as many zeros between its pixels as the window skipped.
+    *sizes, channels, _ = kernel.shape
+    turned = kernel[::-1, ::-1].reshape(*sizes, channels, window.groups, each).swapaxes(2, 4)
+    turned = turned.reshape(*sizes, each, shape[3])
+    pads = tuple(
+        ((k - 1) * d - low, size - 1 - (n - 1) * stride + low)
+        for k, d, size, n, stride, (low, _) in zip(
+            sizes,
+            window.dilation,
+            shape[1:3],
+            gradient.shape[1:3],
+            window.strides,
+            window.padding,
+            strict=True,
+        )
+    )
+    around = Window((1, 1), pads, window.dilation, window.groups)
+    return _by_eigen(gradient, turned, around, spread=window.strides)
 
 
 def kernel_gradient(
@@ -123,15 +134,15 @@ def kernel_gradient(
         return _unjoined(jnp.stack(dk), joined, shape)
     if _is_matmul(x.dtype, shape, window):
         return _product(_every(x, window.strides), gradient).reshape(shape)
-    known = all(isinstance(size, int) for size in (*x.shape, *gradient.shape))
+    known = all(isinstance(size, int) for size in (*x.shape[1:], *gradient.shape[1:]))
     if not known or x.dtype != jnp.float32 or 0 in (x.size, gradient.size):
         return plain_kernel_gradient(x, gradient, window=window, shape=shape)
     # Channels are the images of this convolution, images its channels: the window of the gradient's
     # size moves over the input by as much as the kernel's elements are apart.
-    groups, (count, *_, channels) = window.groups, x.shape
-    if groups > 1:
-        x = x.reshape(*x.shape[:3], groups, channels // groups).transpose(3, 0, 1, 2, 4)
-        x = x.reshape(groups * count, *x.shape[2:])
+    count, *sizes, channels = x.shape
+    each = channels // window.groups
+    parts = x.reshape(count, *sizes, window.groups, each).transpose(4, 1, 2, 3, 0)
+    parts = parts.reshape(each, *sizes, window.groups * count)
     pads = tuple(
         (low, (k - 1) * d + (n - 1) * stride + 1 - size - low)
         for k, d, n, stride, size, (low, _) in zip(
@@ -144,23 +155,28 @@ def kernel_gradient(
             strict=True,
         )
     )
-    swapped = Window(window.dilation, pads, window.strides, groups)
-    return _by_eigen(x, gradient, swapped, ("CHWN", "IHWO", "HWNC"))
+    swapped = Window(window.dilation, pads, window.strides, window.groups)
+    return _by_eigen(parts, gradient.transpose(1, 2, 0, 3), swapped).transpose(1, 2, 0, 3)
 
 
 def _by_eigen(
-    x: jax.Array, kernel: jax.Array, window: Window, dimensions: Any = DIMENSIONS
+    x: jax.Array, kernel: jax.Array, window: Window, spread: tuple[int, ...] = (1, 1)
 ) -> jax.Array:
-    """The convolution over an input with zeros between its rows, moving by two rows for one."""
-    (low, high), columns = window.padding
+    """The convolution over an input with ``spread - 1`` zeros between its pixels."""
+    strides, padding, dilation = window.strides, window.padding, window.dilation
+    if spread == (1, 1):
+        # Another row of zeros between rows, twice the distances, the same numbers.
+        (low, high), columns = padding
+        spread, padding = (2, 1), ((2 * low, 2 * high), columns)
+        strides, dilation = (2 * strides[0], strides[1]), (2 * dilation[0], dilation[1])
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        (2 * window.strides[0], window.strides[1]),
-        ((2 * low, 2 * high), columns),
-        lhs_dilation=(2, 1),
-        rhs_dilation=(2 * window.dilation[0], window.dilation[1]),
-        dimension_numbers=dimensions,
+        strides,
+        padding,
+        lhs_dilation=spread,
+        rhs_dilation=dilation,
+        dimension_numbers=DIMENSIONS,
         feature_group_count=window.groups,
     )
 
