@@ -1,10 +1,11 @@
 """Convolutions and their gradients for CPUs, out of the operations that XLA runs well there.
 
 XLA's CPU backend has two libraries for convolutions and takes YNNPACK where it can; Eigen is the
-faster one but for images of a few channels. YNNPACK takes no input with zeros between its rows. So
-what Eigen is to compute is written as a convolution over such an input that sees every other row of
-it, none of the zeros: the same products and sums. A kernel of 1 x 1 is one product of matrices in all
-three directions. The figures are in ``docs/performance.md``.
+faster one but for few channels. YNNPACK takes no input with zeros between its rows. So what Eigen
+is to compute is written as a convolution over such an input that sees every other row of it, none
+of the zeros: the same products and sums. Gradients are convolutions of transposed arrays, all in
+the one layout that the backend is fast at also within loops. A kernel of 1 x 1 is one product of
+matrices in all three directions. The figures are in ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# Eigen reads spread rows one number at a time, which takes longer than it saves on few channels.
+# Eigen reads spread rows one number at a time, which takes longer than it saves below these.
 _EIGEN_CHANNELS = 16
+_EIGEN_FEATURES = 32
 
 # Groups are joined to blocks of at least so many channels, and convolved one by one if there are at
 # most so many blocks.
@@ -78,9 +80,10 @@ def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
         x = _every(x, window.strides)
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
         return y.reshape(*x.shape[:3], kernel.shape[-1])
-    if kernel.shape[2] < _EIGEN_CHANNELS or x.dtype != jnp.float32:
-        return plain(x, kernel, window=window)
-    return _by_eigen(x, kernel, window)
+    eigen = (
+        kernel.shape[2] >= _EIGEN_CHANNELS and kernel.shape[3] >= _EIGEN_FEATURES * window.groups
+    )
+    return _convolve(x, kernel, window, eigen=eigen)
 
 
 def input_gradient(
@@ -92,17 +95,16 @@ def input_gradient(
         kernels = _joined(kernel, window.groups, blocks)
         parts = zip(jnp.split(gradient, blocks, -1), kernels, strict=True)
         one = (*shape[:3], shape[3] // blocks)
-        dx = [input_gradient(g, k, window=_alone(window), shape=one) for g, k in parts]
-        return jnp.concatenate(dx, -1)
+        return jnp.concatenate(
+            [input_gradient(g, k, window=_alone(window), shape=one) for g, k in parts], -1
+        )
     if _is_matmul(gradient.dtype, kernel.shape, window):
         dx = gradient.reshape(-1, gradient.shape[-1]) @ kernel[0, 0].T
         return _spread(dx.reshape(*gradient.shape[:3], shape[-1]), window.strides, shape)
-    each = kernel.shape[3] // window.groups
-    if each < _EIGEN_CHANNELS or gradient.dtype != jnp.float32 or 0 in gradient.shape:
-        return plain_input_gradient(gradient, kernel, window=window, shape=shape)
-    # The same window seen from the input: the kernel turned, its features and channels swapped, over
-    # a gradient with as many zeros between its pixels as the window skipped.
-    *sizes, channels, _ = kernel.shape
+    # The same window seen from the input: a kernel that is turned, its features and channels
+    # swapped, over a gradient with as many zeros between its pixels as the window skipped.
+    *sizes, channels, features = kernel.shape
+    each = features // window.groups
     turned = kernel[::-1, ::-1].reshape(*sizes, channels, window.groups, each).swapaxes(2, 4)
     turned = turned.reshape(*sizes, each, shape[3])
     pads = tuple(
@@ -117,8 +119,11 @@ def input_gradient(
             strict=True,
         )
     )
+    if not (_is_exact(gradient.dtype) and _are_static(pads)) or 0 in gradient.shape:
+        return plain_input_gradient(gradient, kernel, window=window, shape=shape)
     around = Window((1, 1), pads, window.dilation, window.groups)
-    return _by_eigen(gradient, turned, around, spread=window.strides)
+    eigen = each >= _EIGEN_CHANNELS and channels >= _EIGEN_FEATURES
+    return _convolve(gradient, turned, around, spread=window.strides, eigen=eigen)
 
 
 def kernel_gradient(
@@ -130,19 +135,16 @@ def kernel_gradient(
         parts = zip(jnp.split(x, blocks, -1), jnp.split(gradient, blocks, -1), strict=True)
         joined = window.groups // blocks
         one = (*shape[:2], shape[2] * joined, shape[3] // blocks)
-        dk = [kernel_gradient(a, g, window=_alone(window), shape=one) for a, g in parts]
-        return _unjoined(jnp.stack(dk), joined, shape)
+        each_block = [kernel_gradient(a, g, window=_alone(window), shape=one) for a, g in parts]
+        return _unjoined(jnp.stack(each_block), joined, shape)
     if _is_matmul(x.dtype, shape, window):
         return _product(_every(x, window.strides), gradient).reshape(shape)
-    known = all(isinstance(size, int) for size in (*x.shape[1:], *gradient.shape[1:]))
-    if not known or x.dtype != jnp.float32 or 0 in (x.size, gradient.size):
-        return plain_kernel_gradient(x, gradient, window=window, shape=shape)
-    # Channels are the images of this convolution, images its channels: the window of the gradient's
-    # size moves over the input by as much as the kernel's elements are apart.
+    # Channels are the images of this convolution and images its channels; a window of the
+    # gradient's size moves over the input by as much as the kernel's elements are apart.
     count, *sizes, channels = x.shape
     each = channels // window.groups
-    parts = x.reshape(count, *sizes, window.groups, each).transpose(4, 1, 2, 3, 0)
-    parts = parts.reshape(each, *sizes, window.groups * count)
+    swapped = x.reshape(count, *sizes, window.groups, each).transpose(4, 1, 2, 3, 0)
+    swapped = swapped.reshape(each, *sizes, window.groups * count)
     pads = tuple(
         (low, (k - 1) * d + (n - 1) * stride + 1 - size - low)
         for k, d, n, stride, size, (low, _) in zip(
@@ -155,16 +157,25 @@ def kernel_gradient(
             strict=True,
         )
     )
-    swapped = Window(window.dilation, pads, window.strides, window.groups)
-    return _by_eigen(parts, gradient.transpose(1, 2, 0, 3), swapped).transpose(1, 2, 0, 3)
+    if not (_is_exact(x.dtype) and _are_static(pads)) or 0 in (*x.shape, *gradient.shape):
+        return plain_kernel_gradient(x, gradient, window=window, shape=shape)
+    across = Window(window.dilation, pads, window.strides, window.groups)
+    eigen = shape[3] >= _EIGEN_FEATURES * window.groups
+    turned = _convolve(swapped, gradient.transpose(1, 2, 0, 3), across, eigen=eigen)
+    return turned.transpose(1, 2, 0, 3)
 
 
-def _by_eigen(
-    x: jax.Array, kernel: jax.Array, window: Window, spread: tuple[int, ...] = (1, 1)
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    window: Window,
+    *,
+    spread: tuple[int, ...] = (1, 1),
+    eigen: bool,
 ) -> jax.Array:
-    """The convolution over an input with ``spread - 1`` zeros between its pixels."""
+    """A convolution over an input with ``spread - 1`` zeros between its pixels, by Eigen or not."""
     strides, padding, dilation = window.strides, window.padding, window.dilation
-    if spread == (1, 1):
+    if eigen and spread == (1, 1) and x.dtype == jnp.float32:
         # Another row of zeros between rows, twice the distances, the same numbers.
         (low, high), columns = padding
         spread, padding = (2, 1), ((2 * low, 2 * high), columns)
@@ -181,12 +192,20 @@ def _by_eigen(
     )
 
 
+def _is_exact(dtype: Any) -> bool:
+    # Sums of half-precision products keep the accuracy that XLA's convolution gives them.
+    return dtype in (jnp.float32, jnp.float64)
+
+
+def _are_static(pads: tuple[tuple[Any, Any], ...]) -> bool:
+    # Not while a program for images of any size is exported.
+    return all(isinstance(size, int) for pair in pads for size in pair)
+
+
 def _is_matmul(dtype: Any, shape: tuple[int, ...], window: Window) -> bool:
     """Whether a kernel of ``shape`` sees one pixel at a time, all channels of it."""
     unpadded = not any(low or high for low, high in window.padding)
-    # Sums of half-precision products keep the accuracy that XLA's convolution gives them.
-    exact = dtype in (jnp.float32, jnp.float64)
-    return window.groups == 1 and shape[:2] == (1, 1) and unpadded and exact
+    return window.groups == 1 and shape[:2] == (1, 1) and unpadded and _is_exact(dtype)
 
 
 def _every(x: jax.Array, strides: tuple[int, ...]) -> jax.Array:
@@ -214,9 +233,9 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(b.T @ a).T
 
 
-# XLA's CPU backend is slow on groups of few channels. Here they are joined to blocks, whose kernel is
-# zero between groups: more multiplications, at the full speed of a convolution. An inf or NaN spreads
-# within its block (0 * inf).
+# XLA's CPU backend is slow on groups of few channels. Here they are joined to blocks, whose kernel
+# is zero between groups: more multiplications, at the full speed of a convolution. An inf or NaN
+# spreads within its block (0 * inf).
 
 
 def _block_count(shape: tuple[int, ...], window: Window) -> int:
@@ -235,7 +254,7 @@ def _alone(window: Window) -> Window:
 
 
 def _joined(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
-    """A grouped kernel as those of its blocks: ``[blocks, h, w, C / blocks, features / blocks]``."""
+    """A grouped kernel as its blocks': ``[blocks, h, w, C / blocks, features / blocks]``."""
     height, width, channels, features = kernel.shape
     joined = groups // blocks
     parts = kernel.reshape(height, width, channels, blocks, joined, features // groups)
