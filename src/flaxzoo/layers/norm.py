@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -52,72 +53,115 @@ class BatchNorm(nn.BatchNorm):
         kind = jnp.float32 if self.force_float32_reductions else self.param_dtype
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kind)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, kind)
+        scale = bias = None
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        arrays = (value for value in (x, scale, bias) if value is not None)
+        dtype = nn.dtypes.canonicalize_dtype(*arrays, dtype=self.dtype)
         if average:
             mean, var = running_mean.value, running_var.value
             if not self.force_float32_reductions:
                 mean, var = (jnp.asarray(value, self.param_dtype) for value in (mean, var))
         else:
-            mean, var = self._statistics(x, reduced, mask)
+            groups = self.axis_index_groups
+            mean, var, unbiased = _statistics(
+                x,
+                mask,
+                reduced=reduced,
+                dtype=self.dtype,
+                wide=self.force_float32_reductions,
+                fast=self.use_fast_variance,
+                axis_name=None if self.is_initializing() else self.axis_name,
+                groups=None if groups is None else tuple(map(tuple, groups)),
+            )
             if not self.is_initializing():
-                count = self._count(x, reduced, mask)
-                unbiased = var * (count / jnp.maximum(count - 1, 1)).astype(var.dtype)
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        return self._normalise(x, mean, var, reduced)
+        return _normalise(
+            x, mean, var, scale, bias, reduced=reduced, epsilon=self.epsilon, dtype=dtype
+        )
 
-    @nn.nowrap
-    def _statistics(self, x: Any, reduced: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-        dtype = jnp.result_type(x) if self.dtype is None else self.dtype
-        if self.force_float32_reductions:
-            dtype = jnp.promote_types(dtype, jnp.float32)
-        x = jnp.asarray(x, dtype)
-        where = None if mask is None else jnp.asarray(mask, bool)
 
-        def mean_of(*values: jax.Array) -> Any:
-            means = jnp.stack([value.mean(reduced, where=where) for value in values])
-            if self.axis_name is not None and not self.is_initializing():
-                groups = self.axis_index_groups
-                means = jax.lax.pmean(means, self.axis_name, axis_index_groups=groups)
-            return means
+# Jitted, so that layers of one shape are traced once: a deep network has dozens.
+@functools.partial(
+    jax.jit, static_argnames=("reduced", "dtype", "wide", "fast", "axis_name", "groups")
+)
+def _statistics(
+    x: jax.Array,
+    mask: jax.Array | None,
+    *,
+    reduced: tuple[int, ...],
+    dtype: Any,
+    wide: bool,
+    fast: bool,
+    axis_name: Any,
+    groups: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, biased variance and unbiased variance of each feature.
 
-        if self.use_fast_variance:
-            mean, square = mean_of(x, x * x)
-            # Rounding may take the difference below zero.
-            return mean, jnp.maximum(0.0, square - mean * mean)
+    Args:
+      x: inputs.
+      mask: which of their elements count; None for all.
+      reduced: the axes to average over.
+      dtype: to compute in; None for that of ``x``.
+      wide: whether in float32 at least.
+      fast: whether by the mean of squares, in one pass over ``x``.
+      axis_name: of the devices to average over as well; None for this one alone.
+      groups: of these devices, as ``jax.lax.pmean`` takes them.
+    """
+    kind = x.dtype
+    dtype = kind if dtype is None else dtype
+    x = x.astype(jnp.promote_types(dtype, jnp.float32) if wide else dtype)
+    where = None if mask is None else mask.astype(bool)
+
+    def mean_of(*values: jax.Array) -> Any:
+        means = jnp.stack([value.mean(reduced, where=where) for value in values])
+        if axis_name is not None:
+            means = jax.lax.pmean(means, axis_name, axis_index_groups=groups)
+        return means
+
+    if fast:
+        mean, square = mean_of(x, x * x)
+        # Rounding may take the difference below zero.
+        var = jnp.maximum(0.0, square - mean * mean)
+    else:
         (mean,) = mean_of(x)
         (var,) = mean_of(jnp.square(x - jnp.expand_dims(mean, reduced)))
-        return mean, var
+    if where is None:
+        count: Any = math.prod(x.shape[i] for i in reduced)
+    else:
+        # By feature, for masks that have them.
+        count = jnp.broadcast_to(where, x.shape).sum(reduced, dtype=jnp.float32)
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name, axis_index_groups=groups)
+    count = jnp.asarray(count, jnp.promote_types(jnp.float32, kind))
+    return mean, var, var * (count / jnp.maximum(count - 1, 1)).astype(var.dtype)
 
-    @nn.nowrap
-    def _normalise(self, x: Any, mean: Any, var: Any, reduced: Any) -> jax.Array:
-        shape = mean.shape
-        arguments = [x]
-        factor = jax.lax.rsqrt(var + self.epsilon)
-        if self.use_scale:
-            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
-            arguments.append(scale)
-            factor = factor * scale
-        summand = -mean * factor
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
-            arguments.append(bias)
-            summand = summand + bias
-        # Else XLA's CPU backend would compute them again for every element.
-        factor, summand = jax.lax.optimization_barrier((factor, summand))
-        y = x * jnp.expand_dims(factor, reduced) + jnp.expand_dims(summand, reduced)
-        return y.astype(nn.dtypes.canonicalize_dtype(*arguments, dtype=self.dtype))
 
-    @nn.nowrap
-    def _count(self, x: jax.Array, reduced: Any, mask: jax.Array | None) -> Any:
-        if mask is None:
-            count: Any = math.prod(x.shape[i] for i in reduced)
-        else:
-            # By feature, for masks that have them.
-            count = jnp.broadcast_to(mask, x.shape).sum(reduced, dtype=jnp.float32)
-        if self.axis_name is not None:
-            count = jax.lax.psum(count, self.axis_name, axis_index_groups=self.axis_index_groups)
-        return jnp.asarray(count, jnp.promote_types(jnp.float32, x.dtype))
+@functools.partial(jax.jit, static_argnames=("reduced", "epsilon", "dtype"))
+def _normalise(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    reduced: tuple[int, ...],
+    epsilon: float,
+    dtype: Any,
+) -> jax.Array:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, as one factor and one summand."""
+    factor = jax.lax.rsqrt(var + epsilon)
+    if scale is not None:
+        factor = factor * scale
+    summand = -mean * factor
+    if bias is not None:
+        summand = summand + bias
+    y = x * jnp.expand_dims(factor, reduced) + jnp.expand_dims(summand, reduced)
+    return y.astype(dtype)
 
 
 class GroupNorm(nn.GroupNorm):
