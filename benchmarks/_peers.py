@@ -16,6 +16,8 @@ import numpy as np
 from _works import LEARNING_RATE, RESNETS, WORKS, flaxzoo_model, read_weights, weights_file
 
 OURS = "flaxzoo"
+# Training steps of one call of ``fz.train_steps``.
+AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +25,14 @@ class Candidate:
     """What a worker calls and times.
 
     Attributes:
-      call: dispatches one training step, or computes one inference; its result is for the other
-        two. Training steps follow each other unwaited for, as in a loop.
+      call: dispatches a training step or several, or computes one inference; its result is for
+        the other two. Training steps follow each other unwaited for, as in a loop.
       wait: returns when what a call started is done.
       value: the loss of a training step, or the logits.
       device: what it runs on.
       same_weights: whether it started from our weights, so that ``value`` must be ours.
-      gflop: of one call, where known; 0 else.
+      gflop: of one step, where known; 0 else.
+      steps: in one call.
     """
 
     call: Callable[[], Any]
@@ -38,28 +41,43 @@ class Candidate:
     device: str
     same_weights: bool = True
     gflop: float = 0.0
+    steps: int = 1
 
 
 def flaxzoo(work: str, kind: str, weights: str) -> Candidate:
-    """Our own, through the public functions."""
+    """Our own, through the public functions; its state is donated, as the others' are."""
     del weights
+    return _flaxzoo(work, kind, 1)
+
+
+def flaxzoo_several(work: str, kind: str, weights: str) -> Candidate:
+    """Our own with several steps in one call, on the same batch each."""
+    del weights
+    return dataclasses.replace(_flaxzoo(work, kind, AT_ONCE), same_weights=False)
+
+
+def _flaxzoo(work: str, kind: str, steps: int) -> Candidate:
     import jax
 
     import flaxzoo as fz
 
     model = flaxzoo_model(work)
-    batch = jax.device_put(WORKS[work].data())
+    batch = WORKS[work].data()
+    if steps > 1:
+        batch = jax.tree.map(lambda x: np.stack([x] * steps), batch)
+    batch = jax.device_put(batch)
     # Each gradient takes as many operations as the forward pass does.
     gflop = model.spec.gflops * WORKS[work].batch * (3 if kind == "train" else 1)
     if kind == "inference":
         return _jax_candidate(
             lambda: jax.block_until_ready(model(batch[0])), np.asarray, gflop=gflop
         )
-    state = fz.create_train_state(model, optimizer="adam", learning_rate=LEARNING_RATE)
+    state = fz.create_train_state(model, optimizer="adam", learning_rate=LEARNING_RATE, donate=True)
+    step = fz.train_step if steps == 1 else fz.train_steps
 
     def call() -> Any:
         nonlocal state
-        state, metrics = fz.train_step(state, batch)
+        state, metrics = step(state, batch)
         return metrics
 
     def wait(metrics: Any) -> None:
@@ -68,7 +86,8 @@ def flaxzoo(work: str, kind: str, weights: str) -> Candidate:
     def value(metrics: Any) -> float:
         return metrics.compute()["loss"]
 
-    return dataclasses.replace(_jax_candidate(call, value, gflop=gflop), wait=wait)
+    candidate = _jax_candidate(call, value, gflop=gflop)
+    return dataclasses.replace(candidate, wait=wait, steps=steps)
 
 
 def plain_linen(work: str, kind: str, weights: str) -> Candidate:

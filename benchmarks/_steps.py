@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _peers import AT_ONCE
 from _timing import environment, results, table, write_results
 from _workers import Measured, here, measure, serve
 from _works import RESNETS, WORKS
 
 OURS, COMPILED = "flaxzoo", "torch.compile"
+SEVERAL = f"{OURS}, {AT_ONCE} steps at once"
 _SMALL = ("cnn", "mlp", "lstm")
 # Name to the module and the function that make it, and the works that it has.
 PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     OURS: ("_peers", "flaxzoo", tuple(WORKS)),
+    SEVERAL: ("_peers", "flaxzoo_several", tuple(WORKS)),
     "plain Linen": ("_peers", "plain_linen", (*RESNETS[:3], *_SMALL)),
     "jax-resnet": ("_peers", "jax_resnet", RESNETS),
     "flaxmodels": ("_peers", "flaxmodels", RESNETS[:2]),
@@ -95,6 +98,8 @@ def candidates(
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The workers' commands of all that have a work, and why others were left out."""
     names = [name for name in (OURS, *peers) if work in PEERS[name][2]]
+    if kind == "inference" and SEVERAL in names:
+        names.remove(SEVERAL)
     left_out = {}
     if COMPILED in names and work not in to_compile:
         names.remove(COMPILED)

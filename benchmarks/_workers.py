@@ -174,7 +174,7 @@ def measure(
                 except WorkerError as error:
                     missing[name] = str(error)
                     continue
-                found[name].append(took)
+                found[name].append(took / ready[name]["steps"])
     finally:
         for worker in workers.values():
             worker.close()
@@ -210,7 +210,7 @@ def serve(start: Any) -> None:
     except Exception as error:
         answers.write(json.dumps({"missing": reason(error)}) + "\n")
         return
-    facts = {key: getattr(candidate, key) for key in ("device", "same_weights", "gflop")}
+    facts = {key: getattr(candidate, key) for key in ("device", "same_weights", "gflop", "steps")}
     answers.write(json.dumps({"values": values, "once": once, **facts}) + "\n")
     for line in sys.stdin:
         request = json.loads(line)

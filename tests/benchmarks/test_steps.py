@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import _peers
 import _plain_linen
 import _steps
 import jax
@@ -60,6 +61,17 @@ def test_torch_compile_is_a_row_where_it_is_not_asked_for():
     commands, left_out = _steps.candidates("resnet50", "train", peers, ["resnet50"], "weights")
     assert list(commands) == ["flaxzoo", *peers]
     assert not left_out
+
+
+def test_several_steps_at_once_are_for_training():
+    peers = [_steps.SEVERAL, "torch"]
+    assert list(_steps.candidates("mlp", "train", peers, [], "w")[0]) == ["flaxzoo", *peers]
+    assert list(_steps.candidates("mlp", "inference", peers, [], "w")[0]) == ["flaxzoo", "torch"]
+    one, several = (make("mlp", "train", "") for make in (_peers.flaxzoo, _peers.flaxzoo_several))
+    first, *others = (one.value(one.call()) for _ in range(several.steps))
+    assert several.steps == _peers.AT_ONCE
+    # Its loss is the mean over the steps.
+    np.testing.assert_allclose(several.value(several.call()), np.mean([first, *others]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("work", ["mlp", "lstm"])

@@ -15,7 +15,7 @@ def start():
     def call():
         {call}
     return SimpleNamespace(call=call, wait=lambda result: None, value=lambda result: [result, 2.0],
-        device="cpu", same_weights=True, gflop=1.5)
+        device="cpu", same_weights=True, gflop=1.5, steps=2)
 serve(start)
 """
 
@@ -38,7 +38,8 @@ def test_workers_take_turns_and_a_missing_one_has_a_reason():
     # As many as the time allows, but three.
     assert measured.rounds == 3
     assert len(measured.timings["ours"].seconds) == 3
-    assert min(measured.timings["ours"].seconds) >= 0.06
+    # Of one of the two steps in a call.
+    assert min(measured.timings["ours"].seconds) >= 0.03
     assert measured.missing == {
         "absent": "not installed (no_such_library)",
         "broken": "ValueError: first line",

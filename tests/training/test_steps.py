@@ -388,3 +388,52 @@ def test_callers_may_reuse_their_batch(batch):
     images[:] = np.nan
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": "backbone"}, {"optimizer": "schedule_free"}])
+def test_donated_states_train_alike_and_are_gone(batch, options):
+    if options.get("optimizer") == "schedule_free":
+        # Its state starts from the very arrays of the parameters.
+        options = {"optimizer": optax.contrib.schedule_free(optax.sgd(0.1), 0.1)}
+    model = small(batch_norm=True).init(0)
+    kept = fz.create_train_state(model, **options)
+    state = fz.create_train_state(model, donate=True, **options)
+    for _ in range(2):
+        before, (state, metrics) = state, fz.train_step(state, batch)
+        kept, expected = fz.train_step(kept, batch)
+    assert state.donate
+    assert metrics.compute() == expected.compute()
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(state), jax.tree.leaves(kept))
+    # The model's arrays are its own, and so are those that the steps returned.
+    assert model(batch[0]).shape == (8, 3)
+    assert fz.predict_step(state, batch[0]).shape == (8, 3)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+    for use in (fz.train_step, fz.eval_step, fz.train_steps):
+        with pytest.raises(ValueError, match="arrays are gone: a step has taken them over"):
+            use(before, batch)
+    with pytest.raises(ValueError, match="use the state that the step returned"):
+        fz.predict_step(before, batch[0])
+
+
+def test_several_donated_steps_and_those_that_are_looked_at_for_nans(batch):
+    model = small().init(0)
+    batches = jax.tree.map(lambda x: np.stack([x, x]), batch)
+    kept, _ = fz.train_steps(fz.create_train_state(model), batches)
+    first = fz.create_train_state(model, donate=True)
+    state, _ = fz.train_steps(first, batches)
+    assert first.step.is_deleted()
+    jax.tree.map(np.testing.assert_array_equal, state.params, kept.params)
+    with fz.debug.nans():
+        # What gives a NaN is run again, on the same arrays.
+        new, _ = fz.train_step(state, batch)
+    assert not state.step.is_deleted()
+    assert int(new.step) == 3
+
+
+def test_a_donated_state_is_stepped_inside_jit_too(batch):
+    state = fz.create_train_state(small().init(0), donate=True)
+    batch = jax.tree.map(jnp.asarray, batch)
+    new, _ = jax.jit(fz.train_step)(state, batch)
+    # The outer jit decides.
+    assert not state.step.is_deleted()
+    assert int(new.step) == 1

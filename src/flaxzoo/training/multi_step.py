@@ -18,6 +18,7 @@ from flaxzoo.training.groups import one_of
 from flaxzoo.training.packed import Flat, Packed
 from flaxzoo.training.state import TrainState
 from flaxzoo.training.steps import (
+    as_configured,
     check_values,
     complete,
     empty_totals,
@@ -37,7 +38,8 @@ def train_steps(state: TrainState, batches: Any) -> tuple[TrainState, MetricColl
     and shape of the batches.
 
     Args:
-      state: from ``create_train_state``; it is left as it is and may be kept.
+      state: from ``create_train_state``; it is left as it is and may be kept, unless it was made
+        with ``donate=True``.
       batches: a batch as ``train_step`` takes it, but with arrays ``[K, B, ...]``: K batches of
         B examples, and a ``weight``, if there is one, of shape ``[K, B]``.
 
@@ -49,17 +51,19 @@ def train_steps(state: TrainState, batches: Any) -> tuple[TrainState, MetricColl
       DataError: as for ``train_step``.
       ShapeError: an array has no leading axes ``[K, B]``, or they differ between arrays; or the
         batches do not fit the model or the loss.
-      ValueError: a step changes the structure of the state.
+      ValueError: a step changes the structure of the state, or the state was donated to an
+        earlier step.
     """
     require_state(state)
+    step = as_configured(_donating_steps) if state.donate else _train_steps
     batches = _as_batches(batches)
     completed = complete(state, batches)
     # Values are looked at as if it were one large batch; NumPy arrays are not copied for that.
     if is_host(batches.inputs) or is_host(batches.targets):
-        trace = functools.partial(_train_steps.trace, state, completed)
+        trace = functools.partial(step.trace, state, completed)
         whole = with_targets(jax.tree.map(_joined, batches))
         check_values(state, whole, like=one_of(batches), trace=trace)
-    return _train_steps(state, owned(completed))
+    return step(state, owned(completed))
 
 
 def as_steps_per_call(value: Any) -> int:
@@ -173,6 +177,7 @@ def _fit_steps(state: Flat, batches: Batch, totals: Packed) -> tuple[Flat, Packe
 
 
 _train_steps = jax.jit(_train_steps_body)
+_donating_steps = jax.jit(_train_steps_body, donate_argnums=0)
 # The Trainer owns its state, so its buffers may be reused for the next one.
 fit_steps = jax.jit(_fit_steps, donate_argnums=(0, 2))
 

@@ -53,6 +53,7 @@ class TrainState(train_state.TrainState):
       groups: how ``tx`` came about, for ``flaxzoo.transfer.refreeze``; static.
       augment: what ``train_step`` does to each batch, ``(key, Batch) -> Batch``; static.
       reconstruct: whether targets default to the inputs; static.
+      donate: whether a step may take the arrays for those of the next state; static.
     """
 
     batch_stats: Any = struct.field(default_factory=dict)
@@ -67,6 +68,7 @@ class TrainState(train_state.TrainState):
     groups: Any = struct.field(pytree_node=False, default=None)
     augment: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
+    donate: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -138,6 +140,7 @@ def create_train_state(
     rng: Any = 0,
     inputs: Any = None,
     total_steps: int | None = None,
+    donate: bool = False,
     **optimizer_options: Any,
 ) -> TrainState:
     """Everything ``train_step`` needs, from names.
@@ -168,6 +171,9 @@ def create_train_state(
       rng: an int seed or a key, for the initialisation, dropout and augmentation.
       inputs: a batch of inputs to initialise with, for models whose input shape is not known.
       total_steps: length of training in steps, for schedules that end.
+      donate: whether ``train_step`` and ``train_steps`` write each new state over the one that
+        they are given, which is then of no more use: this saves the memory of a second state.
+        The model's own arrays are copied and stay.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
         optimizer takes itself.
 
@@ -216,8 +222,7 @@ def create_train_state(
             + ", ".join(itertools.islice(flatten(params), 3))
         )
     groups = options.build(tuple(flatten(params)), frozen)
-    # Buffers of the model must not be donated with the state's.
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=_apply_fn(model.module),
         params=params,
@@ -235,7 +240,10 @@ def create_train_state(
         groups=groups,
         augment=_as_augmentation(augment, model),
         reconstruct=task == "reconstruction",
+        donate=bool(donate),
     )
+    # Else the model, and an optimizer that starts from the parameters, would lose theirs.
+    return jax.tree.map(jnp.copy, state) if donate else state
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     parameters alone. BatchNorm statistics and other mutable
     collections are updated; dropout draws from ``state.rng`` folded with ``state.step``, so that
     the same state and batch always give the same result. ``state`` is left as it is and may be
-    kept; ``Trainer`` donates its own to save memory.
+    kept, unless it was made with ``donate=True``: then its arrays are gone.
 
     Args:
       state: from ``create_train_state``.
@@ -44,8 +44,11 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
       DataError: NaN or infinite inputs, or labels out of range; looked for in NumPy batches, not
         in device arrays, which would have to be fetched.
       ShapeError: the batch does not fit the model or the loss.
+      ValueError: the state was donated to an earlier step.
     """
-    return _train_step(state, owned(prepare(state, batch, step=_train_step)))
+    require_state(state)
+    step = as_configured(_donating_step) if state.donate else _train_step
+    return step(state, owned(prepare(state, batch, step=step)))
 
 
 def eval_step(state: TrainState, batch: Any) -> MetricCollection:
@@ -70,6 +73,7 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
       DataError: a NumPy input is NaN or infinite.
       ShapeError: the inputs do not fit the model.
     """
+    require_state(state)
     inputs = as_batch(Batch(inputs)).inputs
     if is_host(inputs):
         check_finite(inputs, "inputs")
@@ -105,11 +109,18 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
 
 
 def require_state(state: Any) -> None:
-    """Refuses what is no ``TrainState``."""
+    """Refuses what is no ``TrainState``, or one whose arrays are gone."""
     if not isinstance(state, TrainState):
         raise TypeError(
             "state must be a flaxzoo.TrainState, made by flaxzoo.create_train_state, "
             f"got {type(state).__name__}"
+        )
+    step = state.step
+    concrete = isinstance(step, jax.Array) and not isinstance(step, jax.core.Tracer)
+    if concrete and step.is_deleted():
+        raise ValueError(
+            "the state's arrays are gone: a step has taken them over, as donate=True and Trainer "
+            "let it; use the state that the step returned"
         )
 
 
@@ -398,6 +409,7 @@ def _predict(state: TrainState, inputs: Any) -> Any:
 
 
 _train_step = jax.jit(update)
+_donating_step = jax.jit(update, donate_argnums=0)
 _eval_step = jax.jit(evaluate)
 _predict_step = jax.jit(_predict)
 # The Trainer owns its state, so its buffers may be reused for the next one.
