@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from the files in benchmarks/results.
+"""Writes the tables of docs/benchmarks.md and docs/performance.md from benchmarks/results.
 
 A table stands between two comments of the page and is replaced whole:
 
@@ -6,6 +6,7 @@ A table stands between two comments of the page and is replaced whole:
     <!-- bench train_step work=resnet50 -->    one work: medians, spreads, ratios
     <!-- bench startup goal=step -->           one goal of startup.py, its stages
     <!-- bench memory network=lstm -->         one network of memory.py
+    <!-- bench convolutions -->                GFLOP/s of each convolution and candidate
     <!-- bench train_step environment -->      processor and versions, as a sentence
     <!-- /bench -->                            ends each
 
@@ -36,7 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pages", nargs="*", type=Path, default=[ROOT / "docs" / "benchmarks.md"])
+    pages = [ROOT / "docs" / name for name in ("benchmarks.md", "performance.md")]
+    parser.add_argument("pages", nargs="*", type=Path, default=pages)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -95,6 +97,8 @@ def one(found: Mapping[str, Any], wanted: Sequence[str], marker: str) -> str:
         groups.setdefault(heading(row), []).append(row)
     if any("goal" in row for row in rows) or any("network" in row for row in rows):
         return staged(rows)
+    if all("gflop" in row for row in rows):
+        return rates(rows)
     if len(groups) > 1:
         return summary(groups)
     timings, missing = parts(rows)
@@ -117,6 +121,22 @@ def summary(groups: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> st
             here = timings.get(name)
             cells.append(f"{here.ratio(base):.2f}" if here else missing.get(name, ""))
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rates(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each work of convolutions.py: what each candidate reaches, by its median."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [f"| GFLOP/s | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for work in dict.fromkeys(row["work"] for row in rows):
+        timings, missing = parts([row for row in rows if row["work"] == work])
+        gflop = next(row["gflop"] for row in rows if row["work"] == work)
+        found = {
+            name: f"{gflop / timing.median:.{0 if gflop > timing.median else 1}f}"
+            for name, timing in timings.items()
+        }
+        cells = [found.get(name, missing.get(name, "not installed")) for name in names]
+        lines.append(f"| {work} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -46,6 +46,17 @@ def test_tables_replace_what_is_between_the_markers(directory):
     assert render(page, directory) == page
 
 
+def test_convolutions_in_gflops(tmp_path):
+    ours, theirs = Timing("ours", (0.01, 0.02, 0.03)), Timing("torch", (0.001,) * 3)
+    rows = results({"ours": ours, "torch": theirs}, work="56, forward", gflop=2.0)
+    rows += results({"ours": theirs}, work="56, backward", gflop=0.01)
+    write_results(tmp_path / "convolutions.json", {}, {}, rows)
+    page = render("<!-- bench convolutions -->\n<!-- /bench -->", tmp_path)
+    assert "| GFLOP/s | ours | torch |" in page
+    assert "| 56, forward | 100 | 2000 |" in page
+    assert "| 56, backward | 10 | not installed |" in page
+
+
 def test_a_marker_for_rows_that_are_not_there(directory):
     with pytest.raises(ValueError, match=r"steps work=vgg.*no such rows"):
         render("<!-- bench steps work=vgg -->\n<!-- /bench -->", directory)

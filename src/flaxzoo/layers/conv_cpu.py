@@ -227,9 +227,11 @@ def _spread(x: jax.Array, strides: tuple[int, ...], shape: tuple[int, ...]) -> j
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """``[..., M]`` and ``[..., N]`` to ``[M, N]``, summed over all that leads."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    if a.shape[1] <= b.shape[1]:
+    rows, width = a.shape
+    if width <= b.shape[1] or rows < width:
         return a.T @ b
-    # XLA is up to twice as fast with the narrower one at the left, and would turn it back.
+    # XLA is up to twice as fast with the narrower one at the left, and would turn it back. Of few
+    # rows the product takes no longer than turning the result does.
     return jax.lax.optimization_barrier(b.T @ a).T
 
 
