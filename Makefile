@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# Processes that share the tests; a file's tests stay together, with what they compile.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 # What make parity compares with.
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
@@ -28,7 +31,7 @@ demo: $(STAMPS)/demo
 	$(BIN)/python examples/digits_transfer/main.py --run-dir runs/demo/transfer
 
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ format: $(STAMPS)/lint
 	$(BIN)/ruff format .
 
 parity: $(STAMPS)/parity
-	$(BIN)/python -m pytest --override-ini=addopts= --import-mode=importlib -ra tests/parity
+	$(PYTEST) --override-ini=addopts= --import-mode=importlib -ra tests/parity
 
 bench: $(BENCH)/stamp
 	mkdir -p benchmarks/results

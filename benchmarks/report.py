@@ -131,10 +131,8 @@ def rates(rows: Sequence[Mapping[str, Any]]) -> str:
     for work in dict.fromkeys(row["work"] for row in rows):
         timings, missing = parts([row for row in rows if row["work"] == work])
         gflop = next(row["gflop"] for row in rows if row["work"] == work)
-        found = {
-            name: f"{gflop / timing.median:.{0 if gflop > timing.median else 1}f}"
-            for name, timing in timings.items()
-        }
+        reached = {name: gflop / timing.median for name, timing in timings.items()}
+        found = {name: f"{rate:.{0 if rate >= 1 else 2}f}" for name, rate in reached.items()}
         cells = [found.get(name, missing.get(name, "not installed")) for name in names]
         lines.append(f"| {work} | {' | '.join(cells)} |")
     return "\n".join(lines)
