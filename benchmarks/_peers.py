@@ -13,7 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from _works import LEARNING_RATE, RESNETS, WORKS, flaxzoo_model, read_weights, weights_file
+from _works import (
+    FLOAT32,
+    LEARNING_RATE,
+    RESNETS,
+    WORKS,
+    flaxzoo_model,
+    read_weights,
+    weights_file,
+)
 
 OURS = "flaxzoo"
 # Training steps of one call of ``fz.train_steps``.
@@ -44,24 +52,24 @@ class Candidate:
     steps: int = 1
 
 
-def flaxzoo(work: str, kind: str, weights: str) -> Candidate:
+def flaxzoo(work: str, kind: str, weights: str, dtype: str = FLOAT32) -> Candidate:
     """Our own, through the public functions; its state is donated, as the others' are."""
     del weights
-    return _flaxzoo(work, kind, 1)
+    return _flaxzoo(work, kind, dtype, 1)
 
 
-def flaxzoo_several(work: str, kind: str, weights: str) -> Candidate:
+def flaxzoo_several(work: str, kind: str, weights: str, dtype: str = FLOAT32) -> Candidate:
     """Our own with several steps in one call, on the same batch each."""
     del weights
-    return dataclasses.replace(_flaxzoo(work, kind, AT_ONCE), same_weights=False)
+    return dataclasses.replace(_flaxzoo(work, kind, dtype, AT_ONCE), same_weights=False)
 
 
-def _flaxzoo(work: str, kind: str, steps: int) -> Candidate:
+def _flaxzoo(work: str, kind: str, dtype: str, steps: int) -> Candidate:
     import jax
 
     import flaxzoo as fz
 
-    model = flaxzoo_model(work)
+    model = flaxzoo_model(work, dtype)
     batch = WORKS[work].data()
     if steps > 1:
         batch = jax.tree.map(lambda x: np.stack([x] * steps), batch)
@@ -90,17 +98,17 @@ def _flaxzoo(work: str, kind: str, steps: int) -> Candidate:
     return dataclasses.replace(candidate, wait=wait, steps=steps)
 
 
-def plain_linen(work: str, kind: str, weights: str) -> Candidate:
+def plain_linen(work: str, kind: str, weights: str, dtype: str = FLOAT32) -> Candidate:
     """The network written with ``flax.linen`` alone."""
     import _plain_linen as linen
 
     found = WORKS[work]
     if work in RESNETS:
-        module: Any = linen.resnet(work)
+        module: Any = linen.resnet(work, dtype)
     elif work == "lstm":
         module = linen.TextLSTM(**found.config)
     else:
-        module = {"cnn": linen.CNN, "mlp": linen.MLP}[work]()
+        module = {"cnn": linen.CNN, "mlp": linen.MLP}[work](dtype=dtype)
     variables = linen.from_flaxzoo(read_weights(weights, work))
     return _linen_candidate(work, kind, module, variables, {"train": False}, {"train": True})
 

@@ -6,20 +6,30 @@ from typing import Any
 
 import numpy as np
 from _peers import Candidate
-from _works import EMBEDDING, HIDDEN, LEARNING_RATE, RESNETS, WORKS, read_weights, weights_file
+from _works import (
+    BFLOAT16,
+    EMBEDDING,
+    FLOAT32,
+    HIDDEN,
+    LEARNING_RATE,
+    RESNETS,
+    WORKS,
+    read_weights,
+    weights_file,
+)
 
 
-def eager(work: str, kind: str, weights: str) -> Candidate:
-    """As its documentation writes it; images are channels last."""
-    return _candidate(work, kind, weights, compiled=False)
+def eager(work: str, kind: str, weights: str, dtype: str = FLOAT32) -> Candidate:
+    """As its documentation writes it; images are channels last, bfloat16 is autocast's."""
+    return _candidate(work, kind, weights, dtype, compiled=False)
 
 
-def compiled(work: str, kind: str, weights: str) -> Candidate:
+def compiled(work: str, kind: str, weights: str, dtype: str = FLOAT32) -> Candidate:
     """The same with the network under ``torch.compile``."""
-    return _candidate(work, kind, weights, compiled=True)
+    return _candidate(work, kind, weights, dtype, compiled=True)
 
 
-def _candidate(work: str, kind: str, weights: str, *, compiled: bool) -> Candidate:
+def _candidate(work: str, kind: str, weights: str, dtype: str, *, compiled: bool) -> Candidate:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,16 +42,20 @@ def _candidate(work: str, kind: str, weights: str, *, compiled: bool) -> Candida
         images = images.permute(0, 3, 1, 2)
     inputs = images.long() if WORKS[work].vocabulary else images
     network = network.to(device).train(kind == "train")
-    forward = torch.compile(network) if compiled else network
+    call = torch.compile(network) if compiled else network
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+
+    def forward() -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == BFLOAT16):
+            return call(inputs)
 
     def infer() -> Any:
         with torch.inference_mode():
-            return forward(inputs)
+            return forward().float()
 
     def step() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(forward(inputs), labels)
+        loss = torch.nn.functional.cross_entropy(forward().float(), labels)
         loss.backward()
         optimizer.step()
         return loss.detach()

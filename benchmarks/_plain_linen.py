@@ -27,6 +27,7 @@ class ResNet(nn.Module):
       groups: of the 3 x 3 convolution of a bottleneck.
       group_width: its channels in each group, in the first stage.
       num_classes: width of the output.
+      dtype: of the computation.
     """
 
     layers: Sequence[int]
@@ -34,12 +35,19 @@ class ResNet(nn.Module):
     groups: int = 1
     group_width: int = 64
     num_classes: int = 1000
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits ``[B, num_classes]``."""
-        conv = partial(nn.Conv, use_bias=False)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
         x = conv(64, (7, 7), (2, 2), padding=3, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -55,7 +63,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f"layer{i + 1}_{j}",
                 )(x)
-        return nn.Dense(self.num_classes, name="fc")(x.mean((1, 2)))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x.mean((1, 2)))
 
 
 class Block(nn.Module):
@@ -98,30 +106,34 @@ class CNN(nn.Module):
     """The network of Flax's MNIST example, for images ``[B, 28, 28, 1]``."""
 
     num_classes: int = 10
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits ``[B, num_classes]``."""
         del train
+        dense = partial(nn.Dense, dtype=self.dtype)
         for i, width in enumerate((32, 64)):
-            x = nn.relu(nn.Conv(width, (3, 3), name=f"conv_{i}")(x))
+            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{i}")(x))
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        x = nn.relu(nn.Dense(256, name="dense_0")(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes, name="fc")(x)
+        x = nn.relu(dense(256, name="dense_0")(x.reshape(len(x), -1)))
+        return dense(self.num_classes, name="fc")(x)
 
 
 class MLP(nn.Module):
     """Two hidden layers, for vectors ``[B, F]``."""
 
     num_classes: int = 10
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits ``[B, num_classes]``."""
         del train
+        dense = partial(nn.Dense, dtype=self.dtype)
         for i, width in enumerate((256, 128)):
-            x = nn.relu(nn.Dense(width, name=f"dense_{i}")(x))
-        return nn.Dense(self.num_classes, name="fc")(x)
+            x = nn.relu(dense(width, name=f"dense_{i}")(x))
+        return dense(self.num_classes, name="fc")(x)
 
 
 class TextLSTM(nn.Module):
@@ -141,10 +153,10 @@ class TextLSTM(nn.Module):
         return nn.Dense(self.num_classes, name="fc")(x[:, -1])
 
 
-def resnet(name: str) -> ResNet:
+def resnet(name: str, dtype: Any = jnp.float32) -> ResNet:
     """``"resnet18"``, ``"resnet50"`` or ``"resnext50_32x4d"``."""
     groups = {"groups": 32, "group_width": 4} if "x4d" in name else {}
-    return ResNet(_LAYERS[name], bottleneck=name != "resnet18", **groups)
+    return ResNet(_LAYERS[name], bottleneck=name != "resnet18", dtype=dtype, **groups)
 
 
 def train_step(

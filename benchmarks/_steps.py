@@ -16,7 +16,7 @@ import numpy as np
 from _peers import AT_ONCE
 from _timing import environment, results, table, write_results
 from _workers import Measured, here, measure, serve
-from _works import RESNETS, WORKS
+from _works import BFLOAT16, DTYPES, FLOAT32, IN_BFLOAT16, RESNETS, WORKS
 
 OURS, COMPILED = "flaxzoo", "torch.compile"
 SEVERAL = f"{OURS}, {AT_ONCE} steps at once"
@@ -32,6 +32,8 @@ PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     COMPILED: ("_peers_torch", "compiled", tuple(WORKS)),
     "Keras on JAX": ("_peers_keras", "keras", ("resnet50", *_SMALL)),
 }
+# Peers that are told to compute in bfloat16; the others' rows say that they are not.
+TOLD = (OURS, SEVERAL, "plain Linen", "torch", COMPILED)
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "jax-resnet", "flaxmodels"),
     *("torch", "timm", "keras"),
@@ -40,6 +42,8 @@ PACKAGES = (
 TOLERANCE = 1e-4
 # Of the losses after updates: Keras has another epsilon in Adam, and torch's LSTM two biases.
 LATER = 5e-3
+# Of both in bfloat16, which has three digits and is rounded to in different places.
+ROUGH = 5e-2
 
 
 def main(kind: str, doc: str) -> None:
@@ -61,26 +65,30 @@ def main(kind: str, doc: str) -> None:
         metavar="WORK",
         help="time torch.compile too, for these works or all: it compiles for up to a minute",
     )
+    parser.add_argument("--dtype", choices=DTYPES, default=FLOAT32, help="to compute in")
     parser.add_argument("--rounds", type=int, default=15, help="of each work, at most")
     parser.add_argument("--seconds", type=float, default=25.0, help="for the rounds of a work")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     peers = list(PEERS)[1:] if options.peers is None else options.peers
+    works = [w for w in options.works if options.dtype == FLOAT32 or w in IN_BFLOAT16]
     # Without a work after it the option means all of them.
     to_compile = [] if options.compile is None else options.compile or list(WORKS)
     env = environment(PACKAGES)
     print(", ".join(f"{key} {value}" for key, value in env.items()), flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as directory:
-        writer = [sys.executable, here("_works.py"), directory, *options.works]
+        writer = [sys.executable, here("_works.py"), directory, *works]
         subprocess.run(writer, check=True)
-        for work in options.works:
-            commands, left_out = candidates(work, kind, peers, to_compile, directory)
+        for work in works:
+            commands, left_out = candidates(
+                work, kind, peers, to_compile, directory, dtype=options.dtype
+            )
             measured = measure(
                 commands,
                 rounds=options.rounds,
                 seconds=options.seconds,
-                check=functools.partial(check, work),
+                check=functools.partial(check, work, dtype=options.dtype),
                 # They share the memory of a GPU.
                 environ={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
             )
@@ -88,13 +96,19 @@ def main(kind: str, doc: str) -> None:
             print(f"\n{report(work, measured, missing)}", flush=True)
             rows += results(measured.timings, missing, work=work, title=WORKS[work].title)
     if options.json:
-        arguments = {key: getattr(options, key) for key in ("works", "rounds", "seconds")}
+        arguments = {key: getattr(options, key) for key in ("works", "rounds", "seconds", "dtype")}
         arguments |= {"kind": kind, "peers": peers, "compile": to_compile}
         write_results(options.json, env, arguments, rows)
 
 
 def candidates(
-    work: str, kind: str, peers: Sequence[str], to_compile: Sequence[str], weights: str
+    work: str,
+    kind: str,
+    peers: Sequence[str],
+    to_compile: Sequence[str],
+    weights: str,
+    *,
+    dtype: str = FLOAT32,
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The workers' commands of all that have a work, and why others were left out."""
     names = [name for name in (OURS, *peers) if work in PEERS[name][2]]
@@ -104,16 +118,20 @@ def candidates(
     if COMPILED in names and work not in to_compile:
         names.remove(COMPILED)
         left_out[COMPILED] = f"not run: --compile {work}"
+    if dtype == BFLOAT16:
+        left_out |= {name: "float32 only" for name in names if name not in TOLD}
+        names = [name for name in names if name in TOLD]
     start = [sys.executable, here("_steps.py"), work, kind, weights]
-    return {name: [*start, name] for name in names}, left_out
+    return {name: [*start, name, dtype] for name in names}, left_out
 
 
-def check(work: str, ready: Mapping[str, Mapping[str, Any]]) -> None:
+def check(work: str, ready: Mapping[str, Mapping[str, Any]], *, dtype: str = FLOAT32) -> None:
     """Compares the losses or logits of those that started from the same weights.
 
     Args:
       work: its name.
       ready: name to what the worker said first.
+      dtype: that they compute in.
 
     Raises:
       SystemExit: they differ, so that the times would compare different things.
@@ -121,11 +139,12 @@ def check(work: str, ready: Mapping[str, Mapping[str, Any]]) -> None:
     if OURS not in ready:
         raise SystemExit(f"{work}: flaxzoo itself did not run")
     expected = ready[OURS]["values"]
+    first, later = (TOLERANCE, LATER) if dtype == FLOAT32 else (ROUGH, ROUGH)
     for name, facts in ready.items():
         if not facts["same_weights"]:
             continue
         for i, (found, ours) in enumerate(zip(facts["values"], expected, strict=False)):
-            if not distance(found, ours) <= (LATER if i else TOLERANCE):
+            if not distance(found, ours) <= (later if i else first):
                 raise SystemExit(
                     f"{work}: {name} computes something else in call {i + 1}: {found[:4]}, "
                     f"flaxzoo {ours[:4]}"
@@ -151,9 +170,11 @@ def report(work: str, measured: Measured, missing: Mapping[str, str]) -> str:
     return "\n\n".join(lines)
 
 
-def _worker(work: str, kind: str, weights: str, peer: str) -> None:
+def _worker(work: str, kind: str, weights: str, peer: str, dtype: str) -> None:
     module, function, _ = PEERS[peer]
-    serve(lambda: getattr(importlib.import_module(module), function)(work, kind, weights))
+    # The others take none.
+    told = (dtype,) if peer in TOLD else ()
+    serve(lambda: getattr(importlib.import_module(module), function)(work, kind, weights, *told))
 
 
 if __name__ == "__main__":

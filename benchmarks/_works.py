@@ -1,7 +1,7 @@
 """The works that train_step.py and inference.py time: a network, a batch and the first weights.
 
-Everything is float32. All candidates of a work get the same batch, and the same weights where they
-have a way to take them.
+Parameters and batches are float32, and so is what is computed but where bfloat16 is asked for. All
+candidates of a work get the same batch, and the same weights where they have a way to take them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 LEARNING_RATE = 1e-3
+FLOAT32, BFLOAT16 = DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +65,18 @@ WORKS = {
     "mlp": Work("MLP, batch 128 of 784", 128, (784,), 10, config={"input_shape": (784,)}),
     "lstm": Work("LSTM for text, batch 32 of 50 words", 32, (50,), 2, 10_000, _TEXT),
 }
+# Those whose models all compute in bfloat16 if they are told to.
+IN_BFLOAT16 = tuple(name for name in WORKS if name != "lstm")
 RESNETS = tuple(name for name, work in WORKS.items() if len(work.shape) == 3 and work.batch == 8)
 
 
-def flaxzoo_model(name: str) -> Any:
+def flaxzoo_model(name: str, dtype: str = FLOAT32) -> Any:
     """Our model of a work, with the weights that all candidates start from."""
     import flaxzoo as fz
 
     work = WORKS[name]
-    model = fz.models.get(name, num_classes=work.classes, **work.config)
+    config = work.config if dtype == FLOAT32 else {**work.config, "dtype": dtype}
+    model = fz.models.get(name, num_classes=work.classes, **config)
     return model.init(0, work.data()[0][:1])
 
 

@@ -31,9 +31,11 @@ def measured(**values):
 
 
 def test_every_peer_has_a_maker_and_works():
-    for module, function, works in _steps.PEERS.values():
+    for name, (module, function, works) in _steps.PEERS.items():
         source = (BENCHMARKS / f"{module}.py").read_text()
-        assert f"\ndef {function}(work: str, kind: str, weights: str) -> Candidate:" in source
+        dtype = ", dtype: str = FLOAT32" if name in _steps.TOLD else ""
+        head = f"def {function}(work: str, kind: str, weights: str{dtype}) -> Candidate:"
+        assert f"\n{head}" in source
         assert set(works) <= set(WORKS)
     assert set(RESNETS) == {n for n in WORKS if n.startswith("res")}
 
@@ -72,6 +74,31 @@ def test_several_steps_at_once_are_for_training():
     assert several.steps == _peers.AT_ONCE
     # Its loss is the mean over the steps.
     np.testing.assert_allclose(several.value(several.call()), np.mean([first, *others]), rtol=1e-5)
+
+
+def test_bfloat16_is_for_those_that_can_be_told():
+    peers = ["plain Linen", "torch", "Keras on JAX"]
+    commands, left_out = _steps.candidates("mlp", "train", peers, [], "w", dtype="bfloat16")
+    assert list(commands) == ["flaxzoo", "plain Linen", "torch"]
+    assert all(command[-1] == "bfloat16" for command in commands.values())
+    assert left_out == {"Keras on JAX": "float32 only"}
+    rough = measured(flaxzoo=[2.0, 1.0], other=[2.0, 1.01]).ready
+    _steps.check("mlp", rough, dtype="bfloat16")
+    with pytest.raises(SystemExit, match="something else"):
+        _steps.check("mlp", rough)
+
+
+def test_everybody_computes_in_bfloat16(tmp_path):
+    write_weights("mlp", str(tmp_path))
+    candidates = [
+        make("mlp", "inference", str(tmp_path), "bfloat16")
+        for make in (_peers.flaxzoo, _peers.plain_linen)
+    ]
+    ours, linen = (np.asarray(one.value(one.call()), np.float32) for one in candidates)
+    np.testing.assert_array_equal(ours, linen)
+    exact = _peers.flaxzoo("mlp", "inference", "")
+    difference = np.abs(ours - exact.value(exact.call())).max()
+    assert 0 < difference < 0.05
 
 
 @pytest.mark.parametrize("work", ["mlp", "lstm"])
