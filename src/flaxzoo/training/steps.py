@@ -116,8 +116,9 @@ def require_state(state: Any) -> None:
             f"got {type(state).__name__}"
         )
     step = state.step
-    concrete = isinstance(step, jax.Array) and not isinstance(step, jax.core.Tracer)
-    if concrete and step.is_deleted():
+    # A tracer passes for an array, but has no memory to lose.
+    traced = isinstance(step, jax.core.Tracer)
+    if isinstance(step, jax.Array) and not traced and step.is_deleted():
         raise ValueError(
             "the state's arrays are gone: a step has taken them over, as donate=True and Trainer "
             "let it; use the state that the step returned"
