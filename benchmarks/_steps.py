@@ -76,6 +76,9 @@ def main(kind: str, doc: str) -> None:
     to_compile = [] if options.compile is None else options.compile or list(WORKS)
     env = environment(PACKAGES)
     print(", ".join(f"{key} {value}" for key, value in env.items()), flush=True)
+    for work in options.works:
+        if work not in works:
+            print(f"\n{WORKS[work].title}: not run, it is float32 only", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         writer = [sys.executable, here("_works.py"), directory, *works]

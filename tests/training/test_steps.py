@@ -390,11 +390,12 @@ def test_callers_may_reuse_their_batch(batch):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{}, {"freeze": "backbone"}, {"optimizer": "schedule_free"}])
+# Its state starts from the very arrays of the parameters.
+SCHEDULE_FREE = optax.contrib.schedule_free(optax.sgd(0.1), 0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": "backbone"}, {"optimizer": SCHEDULE_FREE}])
 def test_donated_states_train_alike_and_are_gone(batch, options):
-    if options.get("optimizer") == "schedule_free":
-        # Its state starts from the very arrays of the parameters.
-        options = {"optimizer": optax.contrib.schedule_free(optax.sgd(0.1), 0.1)}
     model = small(batch_norm=True).init(0)
     kept = fz.create_train_state(model, **options)
     state = fz.create_train_state(model, donate=True, **options)

@@ -40,15 +40,7 @@ class Window:
 
 def plain(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """The convolution as XLA has it."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window.strides,
-        window.padding,
-        rhs_dilation=window.dilation,
-        dimension_numbers=DIMENSIONS,
-        feature_group_count=window.groups,
-    )
+    return _convolve(x, kernel, window, eigen=False)
 
 
 def plain_input_gradient(

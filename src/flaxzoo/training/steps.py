@@ -59,6 +59,7 @@ def eval_step(state: TrainState, batch: Any) -> MetricCollection:
     Returns:
       Metrics, on the device until ``.compute()``, mergeable with those of other batches.
     """
+    require_state(state)
     return _eval_step(state, owned(prepare(state, batch)))
 
 
@@ -100,7 +101,6 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
       step: the jitted training step that is to take it; its trace tells the outputs' shapes, so
         that the model is not traced for these alone.
     """
-    require_state(state)
     batch = as_batch(batch)
     completed = complete(state, batch)
     trace = None if step is None else functools.partial(step.trace, state, completed)
