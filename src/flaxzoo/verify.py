@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import apply_module
+from flaxzoo._checks import check_size
 from flaxzoo.errors import (
     MissingExtraError,
     ShapeError,
     UninitializedError,
     UnknownNameError,
 )
-from flaxzoo.layers.checks import check_size
 from flaxzoo.model import Model
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 from flaxzoo.weights.trees import compare as compare_trees

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.layers.checks import check_size
+from flaxzoo._checks import check_size
 from flaxzoo.layers.convolution import conv_general_dilated
 from flaxzoo.layers.initializers import HeNormal, zeros
 

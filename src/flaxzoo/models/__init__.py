@@ -183,8 +183,8 @@ def _asked(
     Raises:
       ValueError, TypeError, UnknownArgumentError: as ``get`` says.
     """
+    from flaxzoo._checks import check_size, check_widths
     from flaxzoo.errors import UnknownArgumentError
-    from flaxzoo.layers.checks import check_size, check_widths
 
     if not isinstance(pretrained, bool | str | os.PathLike) and pretrained is not None:
         raise TypeError(

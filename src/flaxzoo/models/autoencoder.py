@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
-from flaxzoo.layers.checks import check_size, check_widths
 from flaxzoo.layers.conv import LinenConv
 from flaxzoo.models.registry import register, takes_fields_of
 

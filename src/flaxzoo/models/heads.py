@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checks import as_choice, check_rate, check_size, check_widths
 
 _POOLINGS = ("auto", "avg", "max", "avg+max")
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_rate, check_size, is_size
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
-from flaxzoo.layers.checks import check_rate, check_size, is_size
 from flaxzoo.layers.lstm import Carry, LSTMLayer
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head

@@ -25,10 +25,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, did_you_mean
 from flaxzoo.layers.attention import SqueezeExcite
-from flaxzoo.layers.checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import LecunNormal
 from flaxzoo.layers.norm import as_norm, call_norm

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import apply_module
+from flaxzoo._checks import as_choice
 from flaxzoo.data.arrays import ArrayDataset, as_int, check_finite, pad_batch
 from flaxzoo.data.examples import holds_examples
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
-from flaxzoo.layers.checks import as_choice
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool

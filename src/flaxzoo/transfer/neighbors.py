@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import as_choice
 from flaxzoo.data.epochs import as_int
 from flaxzoo.errors import DataError
-from flaxzoo.layers.checks import as_choice
 from flaxzoo.transfer._labelled import as_labels, as_matrix
 from flaxzoo.transfer._logistic import block_size
 

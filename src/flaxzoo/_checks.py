@@ -1,4 +1,4 @@
-"""Checks of the fields that models share, with errors that name the field."""
+"""Checks of arguments and fields, with errors that name them."""
 
 from __future__ import annotations
 
