@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError
@@ -84,6 +86,21 @@ def test_register_returns_the_callable_unchanged(registry):
         return 1
 
     assert registry.register("entry")(entry) is entry
+
+
+def test_keywords_that_were_renamed(registry):
+    @registry.register("new", renamed={"old": "size"})
+    def new(size=1):
+        return size
+
+    with pytest.warns(DeprecationWarning, match="'old' is called 'size' now"):
+        assert registry.get("new", old=3) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry.get("new", size=2) == 2
+        assert registry.current_keywords("new", {"old": 3, "other": 4}) == {"size": 3, "other": 4}
+    with pytest.raises(UnknownArgumentError, match="got both 'size' and 'old', its former name"):
+        registry.get("new", old=3, size=3)
 
 
 def test_info(registry):

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -63,6 +64,7 @@ class Registry(Generic[T]):
         self._skip = frozenset(skip)
         self._entries: dict[str, Callable[..., Any]] = {}
         self._aliases: dict[str, str] = {}
+        self._renamed: dict[str, dict[str, str]] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._aliases
@@ -73,11 +75,13 @@ class Registry(Generic[T]):
         *,
         aliases: Iterable[str] = (),
         override: bool = False,
+        renamed: Mapping[str, str] | None = None,
     ) -> Any:
         """Decorator that adds a callable under ``name`` (default: its own name).
 
         ``@register``, ``@register("name", aliases=["other"])`` and ``register("name")(f)`` all
-        work, and return the callable unchanged.
+        work, and return the callable unchanged. ``renamed`` maps keywords that the callable had
+        to those that it has now: ``get`` still takes the old ones, with a warning.
 
         Raises:
           ValueError: the name or an alias is taken and ``override`` is false.
@@ -97,6 +101,7 @@ class Registry(Generic[T]):
             # alias be shadowed by an entry of the same name.
             self._aliases.pop(key, None)
             self._entries[key] = entry
+            self._renamed[key] = dict(renamed or {})
             for alias in aliases:
                 self._entries.pop(alias, None)
                 self._aliases[alias] = key
@@ -141,8 +146,36 @@ class Registry(Generic[T]):
             that is missing; it lists what the entry takes.
         """
         entry = self.entry(name)
+        kwargs = self.current_keywords(name, kwargs, warn=True)
         self.check_arguments(name, kwargs)
         return self._build(entry, **kwargs)
+
+    def current_keywords(
+        self, name: str, kwargs: Mapping[str, Any], *, warn: bool = False
+    ) -> dict[str, Any]:
+        """Returns ``kwargs`` with keywords that were renamed under their present names.
+
+        Args:
+          name: of the entry.
+          kwargs: what ``get`` was called with, or a file holds.
+          warn: whether each old keyword gives a DeprecationWarning; what a file holds needs none.
+
+        Raises:
+          UnknownArgumentError: (a TypeError) a keyword comes under both names.
+        """
+        renamed = self._renamed[self.resolve(name)]
+        current = dict(kwargs)
+        for old in [key for key in kwargs if key in renamed]:
+            new = renamed[old]
+            if new in kwargs:
+                raise UnknownArgumentError(
+                    f"{self.kind} {name!r} got both {new!r} and {old!r}, its former name"
+                )
+            if warn:
+                message = f"{self.kind} {name!r}: {old!r} is called {new!r} now"
+                warnings.warn(message, DeprecationWarning, stacklevel=3)
+            current[new] = current.pop(old)
+        return current
 
     def parameters(self, name: str) -> Mapping[str, inspect.Parameter]:
         """The parameters that ``get(name, ...)`` takes by keyword."""

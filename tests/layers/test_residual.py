@@ -27,7 +27,7 @@ class NoNorm(nn.Module):
 
 
 class Silence(nn.Module):
-    """An attention that lets nothing through."""
+    """A gate that lets nothing through."""
 
     dtype: object = None
     param_dtype: object = None
@@ -197,16 +197,16 @@ def test_where_pixels_are_dropped_there_is_a_low_pass():
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_attention_comes_before_the_sum(block, random_variables):
+def test_the_gate_comes_before_the_sum(block, random_variables):
     x = maps(8 * block.expansion)
-    silenced = block(8, attention=Silence)
+    silenced = block(8, gate=Silence)
     out = jax.jit(silenced.apply)(random_variables(silenced, x), x)
     np.testing.assert_array_equal(out, np.maximum(x, 0))
 
 
-def test_attention_is_named_se():
-    for attention, names in (("se", {"fc1", "fc2"}), ("eca", {"conv"})):
-        shapes = jax.eval_shape(BasicBlock(8, attention=attention).init, jax.random.key(0), maps())
+def test_the_gate_is_named_se():
+    for gate, names in (("se", {"fc1", "fc2"}), ("eca", {"conv"})):
+        shapes = jax.eval_shape(BasicBlock(8, gate=gate).init, jax.random.key(0), maps())
         assert set(shapes["params"]["se"]) == names
 
 
@@ -239,8 +239,8 @@ def test_a_basic_block_has_no_groups():
         BasicBlock(8, groups=2).init(jax.random.key(0), maps())
 
 
-@pytest.mark.parametrize("fields", [{"attention": "se"}, {"anti_aliasing": "blur"}])
-def test_resnest_blocks_have_their_own_attention(fields):
+@pytest.mark.parametrize("fields", [{"gate": "se"}, {"anti_aliasing": "blur"}])
+def test_resnest_blocks_take_no_gate(fields):
     (name,) = fields
     with pytest.raises(ValueError, match=f"ResNeSt's blocks take no {name}, got "):
         ResNeStBlock(8, **fields).init(jax.random.key(0), maps(32))

@@ -1,4 +1,5 @@
 import functools
+import warnings
 
 import flax.linen as nn
 import jax
@@ -355,7 +356,7 @@ def test_a_narrow_model_by_the_name_of_its_dtype():
         ({"down_kernel_size": True}, "down_kernel_size must be an int of at least 1, got True"),
         ({"drop_path": 1.0}, r"drop_path must be a number in \[0, 1\), got 1.0"),
         ({"norm": "bach"}, "norm must be one of batch, group or a module, got 'bach'.*'batch'"),
-        ({"attention": "eac"}, "attention must be one of se, eca, None or a module, got 'eac'"),
+        ({"gate": "eac"}, "gate must be one of se, eca, None or a module, got 'eac'"),
         ({"anti_aliasing": "blurr"}, "anti_aliasing must be .*, got 'blurr'. Did you mean 'blur'"),
         ({"block": "basic", "groups": 2}, "a basic block takes groups=1 and base_width=64"),
     ],
@@ -402,7 +403,7 @@ class Scale(nn.Module):
 
 
 class Gate(nn.Module):
-    """An attention of one's own."""
+    """A gate of one's own."""
 
     strength: float = 1.0
     dtype: object = None
@@ -463,9 +464,27 @@ def test_flaxs_own_batch_norm_follows_the_mode():
     assert not np.allclose(updates["batch_stats"]["bn1"]["mean"], before)
 
 
-@pytest.mark.parametrize("attention", [Gate, functools.partial(Gate, strength=2.0)])
-def test_an_attention_of_ones_own(attention):
-    out, variables = shapes(ResNet(**TINY, attention=attention))
+def test_gates_were_called_attention(tmp_path):
+    small = {"num_classes": 2, "input_shape": (16, 16, 3)}
+    with pytest.warns(DeprecationWarning, match="'attention' is called 'gate' now") as caught:
+        old = fz.models.get("test_resnet", attention="se", **small)
+    assert [warning.filename for warning in caught] == [__file__]
+    new = fz.models.get("test_resnet", gate="se", **small)
+    assert (old.module, old.spec) == (new.module, new.spec)
+    # A file that was written before still loads, and without a warning.
+    new.init().save(tmp_path / "new")
+    config = tmp_path / "new" / "config.json"
+    config.write_text(config.read_text().replace('"gate"', '"attention"'))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        assert fz.Model.load(tmp_path / "new").module == new.module
+        again = fz.models.get("test_resnet", pretrained=str(tmp_path / "new"))
+    assert (again.module, again.spec.config) == (new.module, new.spec.config)
+
+
+@pytest.mark.parametrize("gate", [Gate, functools.partial(Gate, strength=2.0)])
+def test_a_gate_of_ones_own(gate):
+    out, variables = shapes(ResNet(**TINY, gate=gate))
     assert out == (2, 1, 1, 32)
     assert variables["params"]["layer3_0"]["se"]["gate"]["kernel"] == (32, 32)
 

@@ -62,7 +62,7 @@ def test_names_of_the_stages(module, names):
         {"stem": "deep", "stem_pool": "conv"},
         {"stem": "tiered", "stem_pool": "conv", "anti_aliasing": "avg"},
         {"block": ResNeStBlock, "stem": "deep", "avg_down": True},
-        {"block": "basic", "attention": "se"},
+        {"block": "basic", "gate": "se"},
     ],
 )
 def test_stages_of_a_resnet_hold_all_its_variables(fields):

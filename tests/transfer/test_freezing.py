@@ -195,7 +195,7 @@ FAMILIES = {
         SEQUENCE, {"freeze": "*/l0"}, {"optimizer": "adamw", "layer_decay": 0.5, "ema_decay": 0.5},
     ),
     "resnet": (
-        lambda: classifier(ResNet(**RESNET, attention="se", drop_path=0.5)),
+        lambda: classifier(ResNet(**RESNET, gate="se", drop_path=0.5)),
         IMAGE, {"freeze_until": "layer2"},
         {"optimizer": "sgd", "momentum": 0.9, "ema_decay": 0.5},
     ),

@@ -56,7 +56,7 @@ FAMILIES = {
     "conv_autoencoder": ("conv_autoencoder", {"features": (3, 4), "latent_dim": 5}, images(5, 1)),
     "resnet": (
         "resnet18",
-        {**TINY, "drop_path": 0.5, "attention": "se", "dropout": 0.3, "stem_pool": "conv"},
+        {**TINY, "drop_path": 0.5, "gate": "se", "dropout": 0.3, "stem_pool": "conv"},
         images(16),
     ),
     "resnest": ("resnest14d", {"layers": (1,), "widths": (8,), "stem_width": 4}, images(16)),

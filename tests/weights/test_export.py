@@ -189,7 +189,7 @@ def test_a_new_plain_head_is_timm_s_too(tmp_path, model, assert_trees_equal):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        (TINY, {"attention": "se", "num_classes": 3, "input_shape": (32, 32, 3)}),
+        (TINY, {"gate": "se", "num_classes": 3, "input_shape": (32, 32, 3)}),
         (TINY, {"activation": "gelu", "num_classes": 3, "input_shape": (32, 32, 3)}),
         (TINY, {"features": True, "input_shape": (32, 32, 3)}),
         ("cnn", {"input_shape": (8, 8, 1), "batch_norm": True}),

@@ -98,7 +98,7 @@ fields = st.fixed_dictionaries(
         "stem_pool": st.sampled_from(["max", "conv"]),
         "avg_down": st.booleans(),
         "norm": st.sampled_from(["batch", "group"]),
-        "attention": st.sampled_from([None, "se", "eca"]),
+        "gate": st.sampled_from([None, "se", "eca"]),
         "anti_aliasing": st.sampled_from([None, "avg", "blur"]),
         "num_classes": st.integers(0, 3),
         "in_channels": st.sampled_from([1, 3]),

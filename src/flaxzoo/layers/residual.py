@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.attention import as_attention
 from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.gates import as_gate
 from flaxzoo.layers.initializers import ones, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, shortcut_pool
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
       avg_down: whether the shortcut averages before a convolution of stride 1.
       activation: by name or callable.
       norm: ``"batch"``, ``"group"`` or a module (see ``flaxzoo.layers.norm.as_norm``).
-      attention: ``"se"``, ``"eca"``, a module, or None.
+      gate: ``"se"``, ``"eca"``, a module, or None (see ``flaxzoo.layers.gates.as_gate``).
       anti_aliasing: ``"avg"``, ``"blur"`` or None, in place of strided convolutions.
       drop_path: rate at which an example's residual branch is dropped (stochastic depth).
       zero_init_residual: whether the branch starts as zero, the block as the identity.
@@ -55,7 +55,7 @@ class ResidualBlock(nn.Module):
     avg_down: bool = False
     activation: Any = "relu"
     norm: Any = "batch"
-    attention: Any = None
+    gate: Any = None
     anti_aliasing: str | None = None
     drop_path: float = 0.0
     zero_init_residual: bool = True
@@ -94,10 +94,10 @@ class ResidualBlock(nn.Module):
         return self.normalise(x, "downsample_1", train)
 
     def add(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
-        """Attention and stochastic depth on the branch, then the sum with the shortcut."""
-        attention = as_attention(self.attention)
-        if attention is not None:
-            branch = attention(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
+        """Gates and drops the branch, then sums it with the shortcut."""
+        gate = as_gate(self.gate)
+        if gate is not None:
+            branch = gate(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
         if self.drop_path:
             # One draw for all of an example's pixels and channels.
             drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3))

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.attention import divisible
 from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.norm import as_norm, call_norm
 
 

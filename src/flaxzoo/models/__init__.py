@@ -120,6 +120,7 @@ def get(
     from flaxzoo.weights.tags import catalog_entry, tags
 
     base, tag = _split(name)
+    config = MODELS.current_keywords(base, config, warn=True)
     asked = _asked(pretrained, num_classes, input_shape, in_channels, classes, config)
     entry: dict[str, Any] = catalog_entry(base, tag) if tag or pretrained is True else {}
     model = _build(base, asked, entry, _width(entry))
@@ -231,7 +232,8 @@ def _build(base: str, asked: _Asked, entry: Mapping[str, Any], theirs: int | Non
     """
     from flaxzoo.model import Model
 
-    config = {**entry.get("config", {}), **asked.config}
+    # What files hold under a keyword's former name counts under its present one.
+    config = {**MODELS.current_keywords(base, entry.get("config", {})), **asked.config}
     width = asked.num_classes
     if width is None:
         width = theirs if theirs is not None and theirs >= 0 else _width(entry)
@@ -291,7 +293,7 @@ def module_of(spec: ModelSpec) -> nn.Module:
     _load_families()
     # A file never says where else to read from.
     config = {k: v for k, v in (spec.config or {}).items() if k != "pretrained"}
-    module = MODELS.get(spec.name, **_config(config))
+    module = MODELS.get(spec.name, **_config(MODELS.current_keywords(spec.name, config)))
     if spec.head is None:
         return module
     return Classifier(backbone=module.backbone, head=Head(**_config(spec.head)))

@@ -44,6 +44,7 @@ def register(
     paper: str = "",
     reference: Reference | None = None,
     inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Any:
     """Decorator that adds an architecture to the zoo.
 
@@ -58,6 +59,7 @@ def register(
       reference: how its names relate to those of timm's checkpoints, where these fit it.
       inputs: from the keywords given to ``get`` to the spec's ``input_shape`` and ``input_dtype``,
         where these depend on them.
+      renamed: from keywords that the architecture had to those that it has now.
 
     Returns:
       A decorator for a Linen module class, or for a function that returns a Linen module.
@@ -70,7 +72,7 @@ def register(
 
     def add(entry: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         key = name or entry.__name__
-        MODELS.register(key, aliases=aliases, override=override)(entry)
+        MODELS.register(key, aliases=aliases, override=override, renamed=renamed)(entry)
         _FACTS[key] = {
             "input_shape": input_shape,
             "task": task,

@@ -22,7 +22,7 @@ from flaxzoo.models.resnet import add_variant
 class ResNeStBlock(ResidualBlock):
     """A bottleneck with split attention, and an average pooling that takes over its stride.
 
-    It has neither ``attention`` nor ``anti_aliasing`` besides its own.
+    It has neither ``gate`` nor ``anti_aliasing`` besides its own.
 
     Attributes:
       radix: branches of the split attention.
@@ -37,7 +37,7 @@ class ResNeStBlock(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
-        for name in ("attention", "anti_aliasing"):
+        for name in ("gate", "anti_aliasing"):
             if getattr(self, name) is not None:
                 raise ValueError(f"ResNeSt's blocks take no {name}, got {getattr(self, name)!r}")
         act = as_activation(self.activation)

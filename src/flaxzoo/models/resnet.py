@@ -1,7 +1,7 @@
 """ResNet and its kin: ResNeXt, Wide ResNet, SE, ECA, SENet, ResNet-RS, -GN, -AA and -blur.
 
 One backbone; the variants differ by what is put into it: the stem, the block, the norm, the
-attention and how it is anti-aliased. Names and numbers are those of timm's ``resnet`` module.
+gate and how it is anti-aliased. Names and numbers are those of timm's ``resnet`` module.
 
 References:
   ResNet: https://arxiv.org/abs/1512.03385
@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, did_you_mean
-from flaxzoo.layers.attention import SqueezeExcite
 from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import LecunNormal
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, max_pool
@@ -68,7 +68,7 @@ class ResNet(nn.Module):
         stages are dilated instead of strided, so that pretrained weights fit all three.
       activation: by name or callable.
       norm: ``"batch"``, ``"group"``, or a Linen module (see ``flaxzoo.layers.norm.as_norm``).
-      attention: ``"se"``, ``"eca"``, a Linen module or None, at the end of each block.
+      gate: ``"se"``, ``"eca"``, a Linen module or None, at the end of each block.
       anti_aliasing: ``"avg"``, ``"blur"`` or None: low-pass before pixels are dropped.
       drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the
         first. https://arxiv.org/abs/1603.09382
@@ -93,7 +93,7 @@ class ResNet(nn.Module):
     output_stride: int = 32
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    attention: Any = None
+    gate: Any = None
     anti_aliasing: str | None = None
     drop_path: float = 0.0
     zero_init_residual: bool = True
@@ -262,7 +262,7 @@ class ResNet(nn.Module):
                         avg_down=self.avg_down,
                         activation=self.activation,
                         norm=self.norm,
-                        attention=self.attention,
+                        gate=self.gate,
                         anti_aliasing=as_choice(
                             "anti_aliasing", self.anti_aliasing, _ANTI_ALIASING
                         ),
@@ -351,7 +351,13 @@ def add_variant(name: str, title: str, paper: str, **fields: Any) -> None:
     build.__name__, build.__doc__ = name, title
     signed = takes_fields_of(ResNet, without=("feature_maps",), defaults=fields)(build)
     url = f"https://arxiv.org/abs/{paper}"
-    register(name, input_shape=(224, 224, 3), paper=url, reference=REFERENCE)(signed)
+    register(
+        name,
+        input_shape=(224, 224, 3),
+        paper=url,
+        reference=REFERENCE,
+        renamed={"attention": "gate"},
+    )(signed)
 
 
 def _add(names: str, title: str, paper: str, *depths: int, **fields: Any) -> None:
@@ -381,13 +387,13 @@ _C: dict[str, Any] = {"stem": "deep", "stem_width": 32}
 _S: dict[str, Any] = {"stem": "deep", "stem_width": 64}
 _D: dict[str, Any] = {**_C, "avg_down": True}
 _T: dict[str, Any] = {**_D, "stem": "tiered"}
-_SE: dict[str, Any] = {"attention": "se"}
-_ECA: dict[str, Any] = {"attention": "eca"}
+_SE: dict[str, Any] = {"gate": "se"}
+_ECA: dict[str, Any] = {"gate": "eca"}
 _AA: dict[str, Any] = {"anti_aliasing": "avg"}
 _BLUR: dict[str, Any] = {"anti_aliasing": "blur"}
 # One object: partials of equal arguments are different keys to jit.
 _SE_QUARTER = functools.partial(SqueezeExcite, ratio=0.25)
-_RS: dict[str, Any] = {**_D, "stem_pool": "conv", "attention": _SE_QUARTER}
+_RS: dict[str, Any] = {**_D, "stem_pool": "conv", "gate": _SE_QUARTER}
 
 
 def _x(groups: int, width: int) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxzoo.layers.attention import (
+from flaxzoo.layers.gates import (
     EfficientChannelAttention,
     SqueezeExcite,
-    as_attention,
+    as_gate,
     divisible,
 )
 from flaxzoo.layers.split_attention import SplitAttention
@@ -58,8 +58,8 @@ def test_divisible():
 )
 def test_kernel_size_of_eca(channels, size):
     # int() of (log2 C + 1) / 2, and up to the next odd number: 3.5 -> 3, 4 -> 5, 6 -> 7.
-    attention = EfficientChannelAttention()
-    shapes = jax.eval_shape(attention.init, jax.random.key(0), maps(channels, batch=1))
+    gate = EfficientChannelAttention()
+    shapes = jax.eval_shape(gate.init, jax.random.key(0), maps(channels, batch=1))
     assert shapes["params"]["conv"]["kernel"].shape == (size, 1, 1)
 
 
@@ -74,23 +74,23 @@ def test_eca_by_its_formula(random_variables):
     np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", [SqueezeExcite, EfficientChannelAttention])
-def test_dtypes(attention):
-    module = attention(dtype=jnp.bfloat16)
+@pytest.mark.parametrize("gate", [SqueezeExcite, EfficientChannelAttention])
+def test_dtypes(gate):
+    module = gate(dtype=jnp.bfloat16)
     x = maps(16).astype(jnp.bfloat16)
     out, variables = jax.eval_shape(module.init_with_output, jax.random.key(1), x)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_attention_by_name():
-    assert as_attention("se") is SqueezeExcite
-    assert as_attention("eca") is EfficientChannelAttention
-    assert as_attention(None) is None
-    assert as_attention(nn.Dense) is nn.Dense
-    message = "attention must be one of se, eca, None or a module, got 'sse'. Did you mean 'se'"
+def test_gate_by_name():
+    assert as_gate("se") is SqueezeExcite
+    assert as_gate("eca") is EfficientChannelAttention
+    assert as_gate(None) is None
+    assert as_gate(nn.Dense) is nn.Dense
+    message = "gate must be one of se, eca, None or a module, got 'sse'. Did you mean 'se'"
     with pytest.raises(ValueError, match=message):
-        as_attention("sse")
+        as_gate("sse")
 
 
 class Unnormalised(nn.Module):

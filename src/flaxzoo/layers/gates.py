@@ -1,4 +1,4 @@
-"""Channel attention: squeeze-and-excitation and its one-convolution sibling."""
+"""Gates over the channels: squeeze-and-excitation and its one-convolution sibling."""
 
 from __future__ import annotations
 
@@ -76,35 +76,32 @@ class EfficientChannelAttention(nn.Module):
         return x * nn.sigmoid(gate)[:, None, None, :, 0]
 
 
-ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
+GATES: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcite,
     "eca": EfficientChannelAttention,
 }
 
 
-def as_attention(
-    attention: str | Callable[..., nn.Module] | None,
-) -> Callable[..., nn.Module] | None:
-    """An attention by name, ``"se"`` or ``"eca"``, or what was given instead.
+def as_gate(gate: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
+    """Returns the gate that a name stands for; a module class is returned as it is.
 
     Args:
-      attention: a name, None for none, or a Linen module class (or partial) that takes ``name``,
-        ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same shape.
+      gate: ``"se"`` or ``"eca"``, None for none, or a Linen module class (or partial) that takes
+        ``name``, ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same shape.
 
     Raises:
-      ValueError: no such name, or nothing that makes a module.
+      ValueError: no gate has that name, or what was passed makes no module.
     """
-    if attention is None or attention == "none":
+    if gate is None or gate == "none":
         return None
-    if not isinstance(attention, str) and callable(attention):
-        return attention
-    if attention not in ATTENTIONS:
-        hint = did_you_mean(attention, ATTENTIONS) if isinstance(attention, str) else ""
+    if not isinstance(gate, str) and callable(gate):
+        return gate
+    if gate not in GATES:
+        hint = did_you_mean(gate, GATES) if isinstance(gate, str) else ""
         raise ValueError(
-            f"attention must be one of {', '.join(ATTENTIONS)}, None or a module, "
-            f"got {attention!r}.{hint}"
+            f"gate must be one of {', '.join(GATES)}, None or a module, got {gate!r}.{hint}"
         )
-    return ATTENTIONS[attention]
+    return GATES[gate]
 
 
 def divisible(width: float, by: int = 8, minimum: int = 8) -> int:
