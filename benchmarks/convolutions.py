@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from _timing import alternate, environment, results, write_results
 
-from flaxzoo.layers.convolution import conv_general_dilated
+from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
 # (size, channels, features, kernel, stride, groups), batch 8: the ResNet-50's at 224, most common
 # first in each stage, then ResNeXt-50's grouped ones.

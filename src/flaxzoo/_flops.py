@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from flaxzoo.layers.convolution import convolution_flops
+from flaxzoo.layers.lowering.convolution import convolution_flops
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> Counter[tuple[str, ...]]:

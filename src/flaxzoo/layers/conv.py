@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
-from flaxzoo.layers.convolution import conv_general_dilated
 from flaxzoo.layers.initializers import HeNormal, zeros
+from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
 # Flax's own module, lowered as Conv is.
 LinenConv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)

@@ -1,60 +1,43 @@
 """Initialisers of the zoo's layers, as values that compare equal and can be recognised.
 
 ``jax.nn.initializers`` returns a new function at every call. These are frozen dataclasses: two
-modules built alike are equal and share compiled code. And ``flaxzoo.Model.init`` can have their
-numbers drawn on the host: compiling a program that draws those of a ResNet-50 takes longer than
-reading its weights and classifying an image with them.
+modules built alike are equal and share compiled code. Each says which distribution its numbers
+have, so that ``flaxzoo.Model.init`` can draw them without compiling a program.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 
-_STAGED: contextvars.ContextVar[bool] = contextvars.ContextVar("staged", default=False)
-
-
-@contextlib.contextmanager
-def staged() -> Iterator[None]:
-    """Within it, a traced initialiser is one equation ``initialise`` that can be found again."""
-    token = _STAGED.set(True)
-    try:
-        yield
-    finally:
-        _STAGED.reset(token)
+from flaxzoo.layers.lowering.drawing import Distribution, initialise_p, is_staged
 
 
 class Initializer:
     """What the zoo's initialisers share: ``init(key, shape, dtype)``, as Flax calls them."""
 
     def __call__(self, key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        """An array of this shape and dtype, drawn from ``key``."""
+        """Draws an array of this shape and dtype from ``key``."""
         shape, dtype = tuple(shape), jnp.dtype(dtype)
-        if not _STAGED.get():
+        if not is_staged():
             return self.draw(key, shape, dtype)
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             key = jax.random.key_data(key)
         return initialise_p.bind(key, initializer=self, shape=shape, dtype=dtype)
 
-    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """The array, by JAX."""
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the distribution of the elements of an array of this shape."""
         raise NotImplementedError
 
-    def draw_on_host(
-        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
-    ) -> np.ndarray:
-        """An array of the same distribution, by NumPy."""
-        raise NotImplementedError
+    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Draws the array by JAX."""
+        distribution = self.distribution(shape)
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(distribution.std, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +50,30 @@ class Constant(Initializer):
 
     value: float
 
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the distribution that has but the value."""
+        return Distribution(std=0.0, mean=self.value)
+
     def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """``shape`` filled with the value; ``key`` plays no part."""
+        """Fills an array with the value; ``key`` plays no part."""
         return jnp.full(shape, self.value, dtype)
 
-    def draw_on_host(
-        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
-    ) -> np.ndarray:
-        """``shape`` filled with the value."""
-        return np.full(shape, self.value, dtype)
+
+@dataclasses.dataclass(frozen=True)
+class Normal(Initializer):
+    """Normal numbers of one standard deviation, whatever the shape.
+
+    timm's ``trunc_normal_(std=0.02)`` cuts them at -2 and 2, a hundred deviations away.
+
+    Attributes:
+      std: the standard deviation.
+    """
+
+    std: float = 0.02
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the normal distribution of this deviation."""
+        return Distribution(std=self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +90,10 @@ class HeNormal(Initializer):
 
     mode: str = "fan_out"
 
-    def std(self, shape: Sequence[int]) -> float:
-        """The standard deviation for a kernel of this shape."""
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
         fan = shape[-1 if self.mode == "fan_out" else -2] * math.prod(shape[:-2])
-        return math.sqrt(2 / fan)
-
-    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """A kernel ``[..., in, out]``, by JAX."""
-        return jax.random.normal(key, shape, dtype) * jnp.asarray(self.std(shape), dtype)
-
-    def draw_on_host(
-        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
-    ) -> np.ndarray:
-        """A kernel ``[..., in, out]``, by NumPy."""
-        numbers = _standard_normal(generator, shape, dtype)
-        numbers *= numbers.dtype.type(self.std(shape))
-        return numbers.astype(dtype, copy=False)
+        return Distribution(std=math.sqrt(2 / fan))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,52 +104,14 @@ class LecunNormal(Initializer):
     ``jax.nn.initializers.lecun_normal``.
     """
 
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the cut normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        return Distribution(std=math.sqrt(1 / math.prod(shape[:-1])), cut=2.0)
+
     def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """A kernel ``[..., in, out]``, by JAX."""
+        """Draws a kernel ``[..., in, out]`` by JAX."""
         return jax.nn.initializers.lecun_normal()(key, shape, dtype)
-
-    def draw_on_host(
-        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
-    ) -> np.ndarray:
-        """A kernel ``[..., in, out]``, by NumPy."""
-        numbers = _standard_normal(generator, shape, dtype)
-        while (outside := np.abs(numbers) > 2).any():
-            numbers[outside] = _standard_normal(generator, (int(outside.sum()),), dtype)
-        # 0.8796 is the deviation that the cut leaves of one.
-        std = math.sqrt(1 / math.prod(shape[:-1])) / 0.87962566103423978
-        numbers *= numbers.dtype.type(std)
-        return numbers.astype(dtype, copy=False)
-
-
-def _standard_normal(
-    generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
-) -> np.ndarray:
-    # Half precision is drawn in single.
-    wide = np.float64 if jnp.dtype(dtype) == np.float64 else np.float32
-    return generator.standard_normal(shape, wide)
 
 
 zeros = Constant(0.0)
 ones = Constant(1.0)
-
-initialise_p = Primitive("initialise")
-
-
-@initialise_p.def_impl
-def _initialise(key: Any, *, initializer: Initializer, shape: Any, dtype: Any) -> jax.Array:
-    return initializer.draw(key, shape, dtype)
-
-
-@initialise_p.def_abstract_eval
-def _abstract(key: Any, *, initializer: Initializer, shape: Any, dtype: Any) -> Any:
-    return jax.core.ShapedArray(shape, dtype)
-
-
-def _batched(args: Any, axes: Any, *, initializer: Initializer, shape: Any, dtype: Any) -> Any:
-    keys = jnp.moveaxis(args[0], axes[0], 0)
-    return jax.vmap(lambda key: initializer.draw(key, shape, dtype))(keys), 0
-
-
-batching.primitive_batchers[initialise_p] = _batched
-# Inside a loop or a remat the equation stays where it is, and JAX draws.
-mlir.register_lowering(initialise_p, mlir.lower_fun(_initialise, multiple_results=False))

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.layers.max_pool import max_pool_2d
+from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 
 def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> jax.Array:

@@ -17,8 +17,8 @@ from flax.training import train_state
 from flaxzoo import losses as losses_module
 from flaxzoo import metrics as metrics_module
 from flaxzoo import optimizers as optimizers_module
-from flaxzoo._initialise import filled
 from flaxzoo._random import as_key
+from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.heads import Identity
 from flaxzoo.transfer.freezing import FreezeSpec, frozen_paths

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxzoo._initialise import filled
+from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.transfer.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
 from flaxzoo.transfer.groups import Form, Groups
 

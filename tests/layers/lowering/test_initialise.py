@@ -8,9 +8,10 @@ import optax
 import pytest
 
 import flaxzoo as fz
-from flaxzoo._initialise import filled, initialise
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import Constant, HeNormal, LecunNormal
+from flaxzoo.layers.initializers import Constant, HeNormal, LecunNormal, Normal
+from flaxzoo.layers.lowering.drawing import Distribution, draw_on_host
+from flaxzoo.layers.lowering.initialise import filled, initialise
 from flaxzoo.weights.trees import flatten
 
 KEY = jax.random.PRNGKey(3)
@@ -50,10 +51,11 @@ def test_numbers_have_the_initialisers_distribution():
     assert not np.asarray(initialise(Net(), KEY, IMAGE)["params"]["a"]["bias"]).any()
 
 
-@pytest.mark.parametrize("initializer", [HeNormal(), HeNormal("fan_in"), LecunNormal()])
+@pytest.mark.parametrize("initializer", [HeNormal(), HeNormal("fan_in"), LecunNormal(), Normal()])
 def test_host_and_device_draw_alike(initializer):
     shape = (3, 3, 64, 128)
-    host = initializer.draw_on_host(np.random.default_rng(0), shape, jnp.float32)
+    distribution = initializer.distribution(shape)
+    host = draw_on_host(distribution, np.random.default_rng(0), shape, jnp.float32)
     device = np.asarray(initializer(jax.random.key(0), shape))
     assert host.dtype == device.dtype == np.float32
     quantiles = np.linspace(0.01, 0.99, 25)
@@ -68,6 +70,15 @@ def test_host_and_device_draw_alike(initializer):
 def test_lecun_normal_is_that_of_jax():
     expected = jax.nn.initializers.lecun_normal()(jax.random.key(1), (30, 20))
     np.testing.assert_array_equal(LecunNormal()(jax.random.key(1), (30, 20)), expected)
+
+
+def test_distributions_off_zero_and_their_cuts():
+    rng = np.random.default_rng(0)
+    numbers = draw_on_host(Distribution(0.5, mean=3.0, cut=2.0), rng, (100, 1000), jnp.float32)
+    assert abs(numbers.mean() - 3) < 0.01
+    assert abs(numbers.std() - 0.5) < 0.01
+    with pytest.raises(ValueError, match="cut must be 2 or None, got 3"):
+        draw_on_host(Distribution(1.0, cut=3.0), rng, (2,), jnp.float32)
 
 
 def test_deterministic_by_key_and_different_by_parameter():

@@ -3,8 +3,9 @@
 A convolution is bilinear, and so are its two gradients: of the three, each one's transposes are
 the other two. They are primitives here, so that every transformation of JAX composes with them to
 any order while each platform is free to compute them in its own way. Accelerators get XLA's
-convolution, as from ``jax.lax``; CPUs get the formulations of ``flaxzoo.layers.conv_cpu`` where
-those are faster. ``docs/performance.md`` has the measurements.
+convolution, as from ``jax.lax``; CPUs get the formulations of
+``flaxzoo.layers.lowering.conv_cpu`` where those are faster. ``docs/performance.md`` has the
+measurements.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 
-from flaxzoo.layers import conv_cpu
-from flaxzoo.layers.conv_cpu import DIMENSIONS, Window, plain
+from flaxzoo.layers.lowering import conv_cpu
+from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, Window, plain
 
 
 def conv_general_dilated(

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
-from flaxzoo.layers.initializers import initialise_p, staged
+from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
 
 _JITS = ("jit", "pjit", "closed_call", "core_call")
 
@@ -161,7 +161,8 @@ def _on_host(eqn: Any, inputs: list[Any]) -> list[Any] | None:
     if eqn.primitive is initialise_p:
         generator = np.random.default_rng(np.asarray(inputs[0]).ravel().tolist())
         shape, dtype = params["shape"], params["dtype"]
-        return [params["initializer"].draw_on_host(generator, shape, dtype)]
+        distribution = params["initializer"].distribution(shape)
+        return [draw_on_host(distribution, generator, shape, dtype)]
     if name == "broadcast_in_dim" and np.ndim(inputs[0]) == 0 and len(inputs) == 1:
         return [np.full(params["shape"], inputs[0], eqn.outvars[0].aval.dtype)]
     if name in _JITS and all(map(_is_light, _equations(_inner(eqn).jaxpr))):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from flaxzoo.layers import conv_cpu
-from flaxzoo.layers.convolution import conv_general_dilated
+from flaxzoo.layers.lowering import conv_cpu
+from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 BOTH = (conv_general_dilated, jax.lax.conv_general_dilated)
@@ -448,8 +448,8 @@ def test_inside_of_linens_convolution(fields, random_variables):
 DEVICES = """
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from flaxzoo.layers.convolution import conv_general_dilated
-from flaxzoo.layers.max_pool import max_pool_2d
+from flaxzoo.layers.lowering.convolution import conv_general_dilated
+from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 assert len(jax.devices()) == 4
 

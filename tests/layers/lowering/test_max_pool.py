@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxzoo.layers.max_pool import max_pool_2d
+from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 BOTH = (max_pool_2d, nn.max_pool)
 RESNET = ((3, 3), (2, 2), ((1, 1), (1, 1)))

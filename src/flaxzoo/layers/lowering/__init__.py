@@ -1,0 +1,5 @@
+"""How layers are computed on CPUs, and how fresh variables are drawn there.
+
+Nobody needs this package to understand a model: the layers say what they compute, and the numbers
+are those of ``flax.linen`` and ``jax.lax`` to rounding. ``docs/performance.md`` has the reasons.
+"""
