@@ -87,7 +87,7 @@ class Lstm:
         )
 
     def lower(self, inputs: Any, labels: Any) -> Any:
-        from flaxzoo.training.batches import as_batch
+        from flaxzoo.data.batch import as_batch
         from flaxzoo.training.steps import update
 
         arguments = (self.state, as_batch((inputs, labels)))

@@ -49,7 +49,7 @@ class Flaxzoo:
 
     def lower(self, images: Any, labels: Any) -> Any:
         """The training step with a donated state, traced and lowered, and its arguments."""
-        from flaxzoo.training.batches import as_batch
+        from flaxzoo.data.batch import as_batch
         from flaxzoo.training.steps import update
 
         arguments = (self.state, as_batch((images, labels)))

@@ -9,9 +9,9 @@ import pytest
 
 import flaxzoo.augment as augment
 from flaxzoo.augment import Affine, ColorJitter, Compose, Flip, RandomErasing, as_augmentation
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError
 from flaxzoo.preprocess import Preprocess
-from flaxzoo.training.batches import Batch
 
 PREPROCESS = Preprocess((12, 12, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # Those that need to be told what to do.

@@ -7,8 +7,8 @@ import pytest
 
 from flaxzoo.augment import CutMix, Flip, MixUp, OneOf, get
 from flaxzoo.augment.mixing import partners
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError
-from flaxzoo.training.batches import Batch
 
 SIZE, CLASSES = 32, 32
 

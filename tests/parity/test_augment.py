@@ -29,7 +29,7 @@ from flaxzoo.augment import (  # noqa: E402
 from flaxzoo.augment.geometry import affine_matrix  # noqa: E402
 from flaxzoo.augment.randaugment import OPS  # noqa: E402
 from flaxzoo.augment.warp import resized_crop, warp  # noqa: E402
-from flaxzoo.training.batches import Batch  # noqa: E402
+from flaxzoo.data.batch import Batch  # noqa: E402
 
 BILINEAR = InterpolationMode.BILINEAR
 # Our names of torchvision's changes.

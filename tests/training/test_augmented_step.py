@@ -71,7 +71,7 @@ def test_soft_targets_change_the_loss_and_keep_the_metrics(digits):
     state = state_of(mix)
     _, metrics = fz.train_step(state, (images, labels))
     key = jax.random.key(0)
-    mixed = mix(key, fz.training.batches.Batch(jnp.asarray(images), jnp.asarray(labels)))
+    mixed = mix(key, fz.data.Batch(jnp.asarray(images), jnp.asarray(labels)))
     logits = state.module.apply(state.variables, mixed.inputs)
     expected = -(mixed.targets * jax.nn.log_softmax(logits)).sum(-1).mean()
     found = metrics.compute()

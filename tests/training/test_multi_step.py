@@ -12,9 +12,9 @@ import pytest
 from jax.experimental import checkify
 
 import flaxzoo as fz
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.training import carry, steps
-from flaxzoo.training.batches import Batch
 from flaxzoo.training.groups import Group, in_groups, one_of, size_of, take_rows
 
 SHAPE = (8, 8, 1)

@@ -6,9 +6,9 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo.data.batch import Batch, as_batch
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.training import steps
-from flaxzoo.training.batches import Batch, as_batch
 
 SHAPE = (8, 8, 1)
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from flaxzoo._random import as_key
 from flaxzoo.augment import checks
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError
 
 if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
-    from flaxzoo.training.batches import Batch
 
 # Where the images are among several inputs.
 _IMAGE_KEYS = ("inputs", "image", "images", "x")

@@ -15,10 +15,10 @@ from flaxzoo.augment.base import Augmentation, images_of, name_of, replace_image
 from flaxzoo.augment.color import ColorJitter
 from flaxzoo.augment.geometry import Affine, Geometric, warp_together
 from flaxzoo.augment.registry import REGISTRY
+from flaxzoo.data.batch import Batch
 
 if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
-    from flaxzoo.training.batches import Batch
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -40,8 +40,6 @@ class _Several(Augmentation):
             raise ValueError(f"{type(self).__name__} needs at least one augmentation in ops")
 
     def images(self, key: Any, images: Any) -> jax.Array:
-        from flaxzoo.training.batches import Batch
-
         return self(key, Batch(images)).inputs
 
     def _mapped(self, method: str, *args: Any) -> Any:

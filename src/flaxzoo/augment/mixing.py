@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,8 @@ from flaxzoo.augment.base import (
     set_field,
 )
 from flaxzoo.augment.registry import REGISTRY
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError
-
-if TYPE_CHECKING:
-    from flaxzoo.training.batches import Batch
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

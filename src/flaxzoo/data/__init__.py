@@ -8,6 +8,7 @@ float32, tokens ``[N, T]`` int32, labels ``[N]`` int32.
 from __future__ import annotations
 
 from flaxzoo.data.arrays import ArrayDataset, check_finite, pad_batch, train_test_split
+from flaxzoo.data.batch import Batch, as_batch
 from flaxzoo.data.digits import load_digits
 from flaxzoo.data.examples import ExampleDataset
 from flaxzoo.data.image_dataset import ImageDataset
@@ -21,6 +22,7 @@ from flaxzoo.data.text_vectorizer import TextVectorizer
 
 __all__ = [
     "ArrayDataset",
+    "Batch",
     "ExampleDataset",
     "ImageCSV",
     "ImageDataset",
@@ -28,6 +30,7 @@ __all__ = [
     "TableCSV",
     "TablePreparation",
     "TextVectorizer",
+    "as_batch",
     "check_finite",
     "load_digits",
     "load_mnist",

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo.data.batch import TARGET_KEYS
 from flaxzoo.data.epochs import Epochs
 from flaxzoo.errors import DataError, ShapeError
 
-# As in training.batches, which lies above this package.
-_TARGET_KEYS = ("targets", "label", "labels", "y")
 # Grain repeats up to the largest int.
 _ENDLESS = 1 << 48
 
@@ -112,7 +111,7 @@ def is_example(element: Any) -> bool:
     """Whether an element of a data set is one example, not a batch: its target is one number."""
     target: Any = None
     if isinstance(element, Mapping):
-        target = next((element[key] for key in _TARGET_KEYS if key in element), None)
+        target = next((element[key] for key in TARGET_KEYS if key in element), None)
     elif isinstance(element, tuple | list) and 2 <= len(element) <= 3:
         target = element[1]
     if isinstance(target, int | float | str | np.generic):
@@ -145,7 +144,7 @@ def holds_examples(data: Any) -> bool:
     except (KeyError, TypeError, IndexError, NotImplementedError):
         # Frames have columns there; torch's IterableDataset only inherits the method.
         return False
-    if is_hugging_face(data) and not set(first) & set(_TARGET_KEYS):
+    if is_hugging_face(data) and not set(first) & set(TARGET_KEYS):
         # Its rows are examples, unless ``Dataset.batch`` made batches of them.
         return True
     return is_example(first)

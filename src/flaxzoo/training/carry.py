@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from flaxzoo.data.batch import Batch
 from flaxzoo.metrics import MetricCollection
-from flaxzoo.training.batches import Batch
 from flaxzoo.training.groups import Group
 from flaxzoo.training.multi_step import fit_steps
 from flaxzoo.training.packed import Flat, Packed, pack, unpacked

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
+from flaxzoo.data.batch import Batch, as_batch, batch_size
 from flaxzoo.data.examples import (
     ExampleDataset,
     check_endless,
@@ -18,7 +19,6 @@ from flaxzoo.data.examples import (
     is_example,
 )
 from flaxzoo.errors import DataError
-from flaxzoo.training.batches import Batch, as_batch, batch_size
 from flaxzoo.training.groups import Group, Rows, in_groups
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.data.arrays import ArrayDataset
-from flaxzoo.training.batches import Batch, as_batch
+from flaxzoo.data.batch import Batch, as_batch
 
 # What XLA wants of memory that it is to read in place.
 _ALIGNMENT = 64

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo.data.batch import as_batch
 from flaxzoo.data.examples import holds_examples
-from flaxzoo.training.batches import as_batch
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.steps import check_values, output_shapes, prepare, with_targets
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo.data.batch import Batch, as_batch, is_host
 from flaxzoo.errors import ShapeError
 from flaxzoo.metrics import MetricCollection
-from flaxzoo.training.batches import Batch, as_batch, is_host
 from flaxzoo.training.groups import one_of
 from flaxzoo.training.packed import Flat, Packed
 from flaxzoo.training.state import TrainState

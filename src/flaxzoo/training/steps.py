@@ -13,10 +13,10 @@ import numpy as np
 from flaxzoo import metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo.data.arrays import check_finite
+from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
-from flaxzoo.training.batches import Batch, as_batch, batch_size, is_host
 from flaxzoo.training.modes import training_modes
 from flaxzoo.training.packed import Flat, Packed
 from flaxzoo.training.state import TrainState, merge, split
@@ -34,7 +34,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     Args:
       state: from ``create_train_state``.
       batch: ``(inputs, targets)``, ``(inputs, targets, weight)`` or a mapping; see
-        ``flaxzoo.training.batches.as_batch``. An autoencoder takes inputs alone as well.
+        ``flaxzoo.data.batch.as_batch``. An autoencoder takes inputs alone as well.
 
     Returns:
       The new state, and the batch's metrics: on the device until ``.compute()``, mergeable with

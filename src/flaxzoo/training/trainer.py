@@ -18,14 +18,14 @@ import numpy as np
 
 from flaxzoo import optimizers, schedules
 from flaxzoo.data.arrays import check_finite, pad_batch
+from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
+from flaxzoo.data.batch import batch_size as count
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
 from flaxzoo.metrics import MetricSpec
 from flaxzoo.model import Model
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings
-from flaxzoo.training.batches import INPUT_KEYS, Batch, as_batch
-from flaxzoo.training.batches import batch_size as count
 from flaxzoo.training.callback_list import CallbackList
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.carry import Carry

@@ -16,12 +16,12 @@ import numpy as np
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice
 from flaxzoo.data.arrays import ArrayDataset, as_int, check_finite, pad_batch
+from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
 from flaxzoo.data.examples import holds_examples
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
-from flaxzoo.training.batches import Batch, as_batch, batch_size, is_host
 from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_layout import columns_of, describe

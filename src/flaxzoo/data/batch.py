@@ -1,4 +1,4 @@
-"""The forms a batch may come in, made one."""
+"""``Batch``, and the forms in which users give one."""
 
 from __future__ import annotations
 
@@ -136,16 +136,16 @@ def _check_sizes(batch: Batch) -> None:
     }
     if not sizes.get("inputs"):
         raise DataError("the batch holds no arrays")
-    found = set().union(*sizes.values())
-    if None in found:
+    lengths = set().union(*sizes.values())
+    if None in lengths:
         scalars = ", ".join(name for name, size in sizes.items() if None in size)
         raise ShapeError(f"every array of a batch needs a leading batch axis; {scalars} has none")
-    if len(found) > 1:
-        lengths = "; ".join(
+    if len(lengths) > 1:
+        described = "; ".join(
             f"{name} {' and '.join(sorted(map(str, size)))}" for name, size in sizes.items()
         )
-        raise ShapeError(f"the leading axes of a batch must agree, got {lengths}")
-    if found == {0}:
+        raise ShapeError(f"the leading axes of a batch must agree, got {described}")
+    if lengths == {0}:
         raise DataError("the batch is empty: its leading axis is 0")
     if batch.weights is not None and np.ndim(batch.weights) != 1:
         raise ShapeError(
