@@ -27,18 +27,31 @@ def images(rng):
         ({"kernel_size": 1, "groups": 2}, True),
         ({"kernel_size": 3, "padding": 0}, False),
         ({"kernel_size": 2, "stride": 2, "padding": 0}, False),
+        ({"kernel_size": (3, 5)}, True),
+        ({"kernel_size": (1, 4), "stride": (2, 1), "dilation": (1, 2)}, False),
+        ({"kernel_size": 3, "stride": 2, "padding": "SAME"}, True),
+        ({"kernel_size": [5, 3], "padding": "VALID"}, False),
+        ({"kernel_size": 3, "padding": (0, 2)}, False),
+        ({"kernel_size": 3, "padding": ((0, 1), (2, 0))}, False),
+        ({"kernel_size": 7, "groups": 6, "stride": (2, 1)}, True),
     ],
 )
 def test_outputs_and_gradients_are_those_of_flax(fields, use_bias, images, random_variables):
-    size, dilation = fields["kernel_size"], fields.get("dilation", 1)
-    pad = fields.get("padding", dilation * (size - 1) // 2)
+    def both(value):
+        return (value, value) if isinstance(value, int) else value
+
+    size, dilation = both(fields["kernel_size"]), both(fields.get("dilation", 1))
+    usual = tuple(d * (n - 1) // 2 for n, d in zip(size, dilation, strict=True))
+    padding = both(fields.get("padding", usual))
+    if not isinstance(padding, str):
+        padding = tuple(map(both, padding))
     flax = nn.Conv(
         12,
-        (size, size),
+        size,
         strides=fields.get("stride", 1),
         kernel_dilation=dilation,
         feature_group_count=fields.get("groups", 1),
-        padding=((pad, pad), (pad, pad)),
+        padding=padding,
         use_bias=use_bias,
     )
     conv = Conv(12, **fields, use_bias=use_bias)
@@ -65,6 +78,33 @@ def test_a_strided_window_starts_in_the_padding_on_both_sides():
     kernel[:, 1] = 1
     rows = Conv(1, 3, stride=2).apply({"params": {"kernel": kernel}}, x)
     np.testing.assert_array_equal(rows[0, :, :, 0], [[3, 3], [9, 9]])
+
+
+def test_one_image_and_several_axes_of_batch(images, random_variables):
+    conv = Conv(4, 3, stride=2)
+    variables = random_variables(conv, images)
+    out = conv.apply(variables, images)
+    np.testing.assert_allclose(conv.apply(variables, images[0]), out[0], rtol=1e-5, atol=1e-5)
+    many = conv.apply(variables, images.reshape(2, 1, *images.shape[1:]))
+    np.testing.assert_array_equal(many[:, 0], out)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"features": 0}, "features must be an int of at least 1, got 0"),
+        ({"kernel_size": (3, 3, 3)}, "kernel_size must be an int of at least 1 or a pair"),
+        ({"stride": 0}, "stride must be an int of at least 1 or a pair of them, got 0"),
+        ({"dilation": 1.5}, "dilation must be an int of at least 1 or a pair of them, got 1.5"),
+        *(
+            ({"padding": value}, "padding must be None, an int of at least 0, a pair of them, two")
+            for value in ("same", -1, (1, 2, 3), ((1, 2), (3, -4)), (1, -2), 1.5, ("SAME", "VALID"))
+        ),
+    ],
+)
+def test_fields_that_it_does_not_take(fields, message, images):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(Conv(**{"features": 4, **fields}).init, jax.random.key(0), images)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
-from flaxzoo.layers.conv import LinenConv
+from flaxzoo.layers.conv import Conv
 from flaxzoo.models.registry import register, takes_fields_of
 
 Array = jax.Array
@@ -197,8 +197,17 @@ class _ConvEncoder(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, width in list(enumerate(self.features))[start:stop]:
             x = activation(x) if i else x
-            size = (self.kernel_size, self.kernel_size)
-            conv = LinenConv(width, size, strides=2, padding="SAME", name=f"stages_{i}", **dtypes)
+            conv = Conv(
+                width,
+                self.kernel_size,
+                stride=2,
+                padding="SAME",
+                use_bias=True,
+                kernel_init=nn.initializers.lecun_normal(),
+                bias_init=nn.initializers.zeros,
+                name=f"stages_{i}",
+                **dtypes,
+            )
             x = conv(x)
         if self.latent_dim is None or (stop is not None and stop <= len(self.features)):
             return x

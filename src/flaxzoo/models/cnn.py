@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_kernel, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.conv import LinenConv
+from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
@@ -114,11 +114,16 @@ class CNN(nn.Module):
             self._check_images(what, x, max(min(stop, convs) - start, 0), pooling)
         activation = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        size = self.kernel_size
-        kernel = tuple(size) if isinstance(size, Sequence) else (size, size)
         for i, width in list(enumerate(self.features))[start:stop]:
-            conv = LinenConv(
-                width, kernel, use_bias=not self.batch_norm, name=f"conv_{i}", **dtypes
+            conv = Conv(
+                width,
+                self.kernel_size,
+                padding="SAME",
+                use_bias=not self.batch_norm,
+                kernel_init=nn.initializers.lecun_normal(),
+                bias_init=nn.initializers.zeros,
+                name=f"conv_{i}",
+                **dtypes,
             )
             x = conv(x)
             if self.batch_norm:
