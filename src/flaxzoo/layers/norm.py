@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +12,17 @@ import jax.numpy as jnp
 from flaxzoo._calls import call_module
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.initializers import ones, zeros
+from flaxzoo.layers.lowering.batch_norm import normalise, statistics
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's BatchNorm with the running variance of PyTorch, in fewer passes over memory.
+    """Flax's BatchNorm with the running variance of PyTorch.
 
     Both normalise a batch by its biased variance. PyTorch then averages the unbiased one,
     ``n / (n - 1)`` times that, into the running statistics; Flax the biased one. With small batches
     and small maps the two differ by percents, and a checkpoint fine-tuned here would drift from
     the same run there. ``momentum`` is what is kept: 0.9 is PyTorch's 0.1.
-
-    Scale, bias and statistics are joined to one factor and one summand per feature before they meet
-    the inputs, so that neither direction writes an intermediate of the inputs' size
-    (https://arxiv.org/abs/1502.03167, algorithm 1 and its gradient).
+    https://arxiv.org/abs/1502.03167
     """
 
     momentum: float = 0.9
@@ -66,7 +62,7 @@ class BatchNorm(nn.BatchNorm):
                 mean, var = (jnp.asarray(value, self.param_dtype) for value in (mean, var))
         else:
             groups = self.axis_index_groups
-            mean, var, unbiased = _statistics(
+            mean, var, unbiased = statistics(
                 x,
                 mask,
                 reduced=reduced,
@@ -80,88 +76,9 @@ class BatchNorm(nn.BatchNorm):
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        return _normalise(
+        return normalise(
             x, mean, var, scale, bias, reduced=reduced, epsilon=self.epsilon, dtype=dtype
         )
-
-
-# Jitted, so that layers of one shape are traced once: a deep network has dozens.
-@functools.partial(
-    jax.jit, static_argnames=("reduced", "dtype", "wide", "fast", "axis_name", "groups")
-)
-def _statistics(
-    x: jax.Array,
-    mask: jax.Array | None,
-    *,
-    reduced: tuple[int, ...],
-    dtype: Any,
-    wide: bool,
-    fast: bool,
-    axis_name: Any,
-    groups: Any,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, biased variance and unbiased variance of each feature.
-
-    Args:
-      x: inputs.
-      mask: which of their elements count; None for all.
-      reduced: the axes to average over.
-      dtype: to compute in; None for that of ``x``.
-      wide: whether in float32 at least.
-      fast: whether by the mean of squares, in one pass over ``x``.
-      axis_name: of the devices to average over as well; None for this one alone.
-      groups: of these devices, as ``jax.lax.pmean`` takes them.
-    """
-    kind = x.dtype
-    dtype = kind if dtype is None else dtype
-    x = x.astype(jnp.promote_types(dtype, jnp.float32) if wide else dtype)
-    where = None if mask is None else mask.astype(bool)
-
-    def mean_of(*values: jax.Array) -> Any:
-        means = jnp.stack([value.mean(reduced, where=where) for value in values])
-        if axis_name is not None:
-            means = jax.lax.pmean(means, axis_name, axis_index_groups=groups)
-        return means
-
-    if fast:
-        mean, square = mean_of(x, x * x)
-        # Rounding may take the difference below zero.
-        var = jnp.maximum(0.0, square - mean * mean)
-    else:
-        (mean,) = mean_of(x)
-        (var,) = mean_of(jnp.square(x - jnp.expand_dims(mean, reduced)))
-    if where is None:
-        count: Any = math.prod(x.shape[i] for i in reduced)
-    else:
-        # By feature, for masks that have them.
-        count = jnp.broadcast_to(where, x.shape).sum(reduced, dtype=jnp.float32)
-    if axis_name is not None:
-        count = jax.lax.psum(count, axis_name, axis_index_groups=groups)
-    count = jnp.asarray(count, jnp.promote_types(jnp.float32, kind))
-    return mean, var, var * (count / jnp.maximum(count - 1, 1)).astype(var.dtype)
-
-
-@functools.partial(jax.jit, static_argnames=("reduced", "epsilon", "dtype"))
-def _normalise(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
-    *,
-    reduced: tuple[int, ...],
-    epsilon: float,
-    dtype: Any,
-) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, as one factor and one summand."""
-    factor = jax.lax.rsqrt(var + epsilon)
-    if scale is not None:
-        factor = factor * scale
-    summand = -mean * factor
-    if bias is not None:
-        summand = summand + bias
-    y = x * jnp.expand_dims(factor, reduced) + jnp.expand_dims(summand, reduced)
-    return y.astype(dtype)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo.layers.lowering.avg_pool import mean_of_tiles
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 
@@ -21,25 +19,9 @@ def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> 
 def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
     """Mean over windows of ``[B, H, W, C]``; the padding's zeros count, as PyTorch's default."""
     if size == stride and not padding:
-        return _mean_of_tiles(x, size)
+        return mean_of_tiles(x, size)
     pad = ((padding, padding), (padding, padding))
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _mean_of_tiles(x: jax.Array, size: int) -> jax.Array:
-    return nn.avg_pool(x, (size, size), strides=(size, size))
-
-
-@_mean_of_tiles.defjvp
-def _mean_of_tiles_jvp(size: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    # XLA's CPU backend is quicker at windows alone, and at slices where they have a gradient.
-    def mean(x: jax.Array) -> jax.Array:
-        height, width = (length // size * size for length in x.shape[1:3])
-        tiles = [x[:, i:height:size, j:width:size] for i in range(size) for j in range(size)]
-        return functools.reduce(jnp.add, tiles) / size**2
-
-    return mean(*primals), mean(*tangents)
 
 
 def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:

@@ -108,6 +108,13 @@ WIDE, NARROW = (3, 3, 32, 32), (3, 3, 8, 5)
         ((2, 7, 7, 40), (3, 3, 5, 24), {"feature_group_count": 8, "padding": "SAME"}),
         ((2, 7, 7, 8), (3, 3, 1, 8), {"feature_group_count": 8, "strides": (2, 2)}),
         ((2, 5, 5, 66), (1, 1, 22, 3), {"feature_group_count": 3, "strides": (2, 2)}),
+        # Depthwise: a sum of shifts where the window moves by single pixels, else blocks.
+        ((2, 9, 8, 16), (7, 7, 1, 16), {"feature_group_count": 16, "padding": "SAME"}),
+        ((2, 9, 8, 18), (3, 2, 1, 18), {"feature_group_count": 18, "padding": ((2, 0), (1, 1))}),
+        ((1, 4, 5, 17), (2, 3, 1, 17), {"feature_group_count": 17, "padding": ((1, 4), (3, 0))}),
+        ((2, 7, 7, 16), (3, 3, 1, 16), {"feature_group_count": 16, "strides": (2, 2)}),
+        ((2, 7, 7, 16), (3, 3, 1, 16), {"feature_group_count": 16, "rhs_dilation": (2, 1)}),
+        ((2, 5, 5, 16), (3, 3, 1, 32), {"feature_group_count": 16, "padding": "SAME"}),
         # Groups that stay, with Eigen in one direction, all, none.
         ((2, 4, 4, 544), (3, 3, 32, 17), {"feature_group_count": 17}),
         ((1, 5, 4, 544), (2, 3, 32, 544), {"feature_group_count": 17, "strides": (1, 2)}),

@@ -1,4 +1,4 @@
-"""The convolution of every layer, and the one place that decides how it is lowered.
+"""The convolution and the product of every layer, and the one place that decides their lowering.
 
 A convolution is bilinear, and so are its two gradients: of the three, each one's transposes are
 the other two. They are primitives here, so that every transformation of JAX composes with them to
@@ -6,6 +6,8 @@ any order while each platform is free to compute them in its own way. Accelerato
 convolution, as from ``jax.lax``; CPUs get the formulations of
 ``flaxzoo.layers.lowering.conv_cpu`` where those are faster. ``docs/performance.md`` has the
 measurements.
+
+A product ``[N, C] @ [C, features]`` is the convolution whose window has no axis, ``MATMUL``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 
 from flaxzoo.layers.lowering import conv_cpu
-from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, Window, plain
+from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, MATMUL, Window, plain
+from flaxzoo.layers.lowering.switch import is_plain
 
 
 def conv_general_dilated(
@@ -65,19 +68,16 @@ def conv_general_dilated(
     strides = tuple(window_strides)
     dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
     ours = (
-        lhs.ndim == rhs.ndim == 4
+        not is_plain()
+        and lhs.ndim == rhs.ndim == 4
         and _is_nhwc(dimension_numbers)
         and (lhs_dilation is None or set(lhs_dilation) == {1})
         and batch_group_count == 1
         and precision is None
-        and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
         and preferred_element_type is None
         and not options
-        and lhs.dtype == rhs.dtype
-        and jnp.issubdtype(lhs.dtype, jnp.floating)
+        and _are_usual(lhs, rhs)
         and 0 not in (*lhs.shape[1:], *rhs.shape)
-        and not _is_sharded_by_type(lhs)
-        and not _is_sharded_by_type(rhs)
     )
     if not ours:
         return jax.lax.conv_general_dilated(
@@ -100,6 +100,62 @@ def conv_general_dilated(
     pads = tuple((low, high) for low, high in padding)
     window = Window(strides, pads, dilation, feature_group_count)
     return _conv_p.bind(lhs, rhs, window=window)
+
+
+def dot_general(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **options: Any,
+) -> jax.Array:
+    """``jax.lax.dot_general``, with faster gradients on CPUs for inputs times a kernel.
+
+    Values and gradients are those of ``jax.lax`` to rounding. It fits
+    ``flax.linen.Dense(dot_general=...)``. What is not the product of the last axis of ``lhs`` with
+    the first of a matrix goes to ``jax.lax`` as it is.
+
+    Args:
+      lhs: inputs ``[..., C]``.
+      rhs: kernel ``[C, features]``.
+      dimension_numbers: as ``jax.lax``'s.
+      precision: as ``jax.lax``'s.
+      preferred_element_type: as ``jax.lax``'s.
+      **options: further arguments of ``jax.lax``'s.
+
+    Returns:
+      ``[..., features]``.
+    """
+    (contracted, batch) = dimension_numbers
+    ours = (
+        not is_plain()
+        and rhs.ndim == 2
+        and [[int(i) for i in axes] for axes in contracted] == [[lhs.ndim - 1], [0]]
+        and not any(map(len, batch))
+        and precision is None
+        and preferred_element_type is None
+        and not options
+        and _are_usual(lhs, rhs)
+        and 0 not in (*lhs.shape, *rhs.shape)
+    )
+    if not ours:
+        return jax.lax.dot_general(
+            lhs, rhs, dimension_numbers, precision, preferred_element_type, **options
+        )
+    y = _conv_p.bind(lhs.reshape(-1, lhs.shape[-1]), rhs, window=MATMUL)
+    return y.reshape(*lhs.shape[:-1], rhs.shape[-1])
+
+
+def _are_usual(lhs: Any, rhs: Any) -> bool:
+    """Whether the operands are of one floating dtype, and nothing else is asked of XLA."""
+    return (
+        lhs.dtype == rhs.dtype
+        and jnp.issubdtype(lhs.dtype, jnp.floating)
+        and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+        and not _is_sharded_by_type(lhs)
+        and not _is_sharded_by_type(rhs)
+    )
 
 
 def _is_nhwc(dimension_numbers: Any) -> bool:
@@ -222,4 +278,4 @@ def convolution_flops(eqn: Any) -> int:
         output, kernel = eqn.outvars[0].aval.shape, b
     else:
         output, kernel = (a, b) if eqn.primitive is _input_gradient_p else (b, eqn.params["shape"])
-    return 2 * math.prod(output) * math.prod(kernel[:3])
+    return 2 * math.prod(output) * math.prod(kernel[:-1])

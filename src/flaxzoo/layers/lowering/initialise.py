@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
 from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
+from flaxzoo.layers.lowering.switch import is_plain
 
 _JITS = ("jit", "pjit", "closed_call", "core_call")
 
@@ -39,7 +40,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
       The variables, JAX arrays by collection.
     """
     inputs = _hashable(sample)
-    if _tracing(key):
+    if is_plain() or _tracing(key):
         return _init_jit(module, key, inputs)
     with staged():
         jaxpr, shapes = jax.make_jaxpr(
@@ -70,7 +71,7 @@ def filled(function: Callable[..., Any], *args: Any) -> Any:
       *args: its arguments; arrays that lie on several devices leave the work to JAX, too.
     """
     leaves = jax.tree.leaves(args)
-    if _tracing(*leaves) or len(_devices(leaves)) > 1:
+    if is_plain() or _tracing(*leaves) or len(_devices(leaves)) > 1:
         return function(*args)
     try:
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)

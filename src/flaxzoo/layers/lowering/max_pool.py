@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo.layers.lowering.switch import is_plain
+
 Pair = tuple[int, int]
 
 
@@ -35,7 +37,7 @@ def max_pool_2d(x: jax.Array, size: Pair, strides: Pair, padding: tuple[Pair, Pa
     *batch, height, width, channels = x.shape
     images = x.reshape(math.prod(batch), height, width, channels)
     out = jax.eval_shape(lambda x: nn.max_pool(x, size, strides, padding), images).shape
-    if 0 in out or not jnp.issubdtype(x.dtype, jnp.floating):
+    if is_plain() or 0 in out or not jnp.issubdtype(x.dtype, jnp.floating):
         pooled = nn.max_pool(images, size, strides, padding)
     else:
         pooled = _max_pool(images, size, strides, padding)
