@@ -1,4 +1,14 @@
 import gc
+import os
+import sys
+from pathlib import Path
+
+# Tests are imported by path, with no package round them.
+sys.path.insert(0, str(Path(__file__).parent))
+import _compiler
+
+# Before JAX is imported, by whatever below.
+_compiler.choose(Path(__file__).parents[1] / ".pytest_cache" / "jax")
 
 import jax
 import numpy as np
@@ -11,13 +21,29 @@ import flaxzoo as fz
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
+_QUICK = os.environ[_compiler.QUICK] not in ("0", "false", "")
+
+
+def pytest_configure(config):
+    if os.environ[_compiler.DIRECTORY]:
+        _compiler.guard()
+        if not hasattr(config, "workerinput"):
+            _compiler.tidy(Path(os.environ[_compiler.DIRECTORY]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before any fixture, whatever its scope: the compiler that the test asks for."""
+    _compiler.use(_QUICK and item.get_closest_marker("full_compiler") is None)
+
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_of_one_file():
-    """Lets go of compiled programs: a process may have 65,530 memory maps, and each takes some."""
+def programs():
+    """Lets go of compiled programs when the process is about to run out of memory maps."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _compiler.memory_maps() > 0.5:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

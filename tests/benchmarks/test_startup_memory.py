@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.full_compiler
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from flaxzoo.layers.norm import BatchNorm
 
+pytestmark = pytest.mark.full_compiler
+
 
 def normal(*shape, mean=1.0, std=3.0):
     values = np.random.default_rng([*shape]).standard_normal(shape) * std + mean

@@ -7,6 +7,8 @@ import pytest
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Constant, HeNormal
 
+pytestmark = pytest.mark.full_compiler
+
 
 @pytest.fixture
 def images(rng):

@@ -225,6 +225,7 @@ def test_forward_mode_needs_the_plain_gradient():
     np.testing.assert_allclose(tangent, numeric, atol=2e-3)
 
 
+@pytest.mark.full_compiler
 def test_remat_saves_memory_and_changes_nothing():
     x = jax.random.normal(KEY, (4, 100, 16))
 

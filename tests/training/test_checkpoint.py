@@ -196,6 +196,7 @@ def test_an_unwritable_directory(state, tmp_path):
         Checkpoints(tmp_path / "file" / "c").save(state, 1, {})
 
 
+@pytest.mark.full_compiler
 def test_resumed_from_mid_epoch_is_bitwise_the_same(digits, tmp_path, assert_trees_equal):
     train, test = digits
     data = (train[0][:200], train[1][:200])
@@ -279,6 +280,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.full_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_process_resumes_bitwise(number, tmp_path):

@@ -367,6 +367,7 @@ def cost(step, state, x, y):
     return lowered.compile().cost_analysis()["flops"]
 
 
+@pytest.mark.full_compiler
 def test_no_gradients_are_computed_for_what_is_frozen(rng):
     net = fz.Classifier(ResNet(**RESNET), fz.models.Head(3))
     x, y = rng.normal(size=(8, 16, 16, 3)).astype(np.float32), np.zeros(8, np.int32)
@@ -381,6 +382,7 @@ def test_no_gradients_are_computed_for_what_is_frozen(rng):
     assert count(steps._train_step, None) > 2.8 * forward
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize(("until", "passes"), [(None, [2, 3, 3]), (1, [1, 2, 3]), (2, [1, 1, 2])])
 def test_a_frozen_prefix_costs_its_forward_pass(until, passes):
     """Matrix products of each layer: forward, its kernel's gradient, its input's gradient.

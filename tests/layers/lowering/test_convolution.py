@@ -14,6 +14,8 @@ from jax.test_util import check_grads
 from flaxzoo.layers.lowering import conv_cpu
 from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
+pytestmark = pytest.mark.full_compiler
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 BOTH = (conv_general_dilated, jax.lax.conv_general_dilated)
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
+pytestmark = pytest.mark.full_compiler
+
 BOTH = (max_pool_2d, nn.max_pool)
 RESNET = ((3, 3), (2, 2), ((1, 1), (1, 1)))
 
