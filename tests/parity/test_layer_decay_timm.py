@@ -3,7 +3,7 @@
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.transfer.rates import rate_entries
+from flaxzoo.training.rates import rate_entries
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.timm_config import reference_of
 from flaxzoo.weights.trees import flatten

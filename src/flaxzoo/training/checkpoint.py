@@ -20,8 +20,8 @@ from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.monitor import monitored, resolve_mode
+from flaxzoo.training.refreezing import with_freezing
 from flaxzoo.training.state import TrainState
-from flaxzoo.transfer.unfreezing import with_freezing
 from flaxzoo.weights.files import save_variables
 from flaxzoo.weights.trees import compare, flatten, unflatten
 

@@ -21,9 +21,9 @@ from flaxzoo._random import as_key
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.heads import Identity
-from flaxzoo.transfer.freezing import FreezeSpec, frozen_paths
-from flaxzoo.transfer.groups import decayed_plan, plan
-from flaxzoo.transfer.rates import check_decay, decay_factors
+from flaxzoo.training.freezing import FreezeSpec, frozen_paths
+from flaxzoo.training.param_groups import decayed_plan, plan
+from flaxzoo.training.rates import check_decay, decay_factors
 from flaxzoo.weights.trees import flatten, unflatten
 
 DEFAULT_LOSS = {

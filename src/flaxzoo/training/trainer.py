@@ -36,6 +36,7 @@ from flaxzoo.training.checkpoint import (
     saved_steps,
 )
 from flaxzoo.training.feed import Feed
+from flaxzoo.training.freezing import FreezeSpec
 from flaxzoo.training.groups import Group, one_of, size_of
 from flaxzoo.training.history import History
 from flaxzoo.training.inspection import inspect, length
@@ -43,6 +44,7 @@ from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.marks import marked
 from flaxzoo.training.multi_step import as_steps_per_call
 from flaxzoo.training.packed import Flat, pack, unpacked
+from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
 from flaxzoo.training.state import (
     TrainState,
     as_model,
@@ -58,8 +60,6 @@ from flaxzoo.training.steps import (
     predict_step,
     prepare,
 )
-from flaxzoo.transfer.freezing import FreezeSpec
-from flaxzoo.transfer.unfreezing import freezing_to_json, refreeze, with_freezing
 
 
 class Trainer:

@@ -7,8 +7,8 @@ from typing import Any
 
 from flaxzoo.errors import CallbackError
 from flaxzoo.training.callbacks import Callback
-from flaxzoo.transfer.freezing import FreezeSpec, frozen_paths
-from flaxzoo.transfer.unfreezing import unfreezing_schedule
+from flaxzoo.training.freezing import FreezeSpec, frozen_paths
+from flaxzoo.training.refreezing import unfreezing_schedule
 
 _UNITS = ("epoch", "step")
 

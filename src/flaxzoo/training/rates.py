@@ -9,12 +9,10 @@ from typing import Any
 import flax.linen as nn
 
 from flaxzoo.errors import UnknownNameError
-from flaxzoo.optimizers import Optimizer
+from flaxzoo.models.stages import stage_paths
 from flaxzoo.schedules import checks
-from flaxzoo.transfer.freezing import matched, module_and_params, paths_by_group, prefixes
+from flaxzoo.training.freezing import matched, module_and_params, paths_by_group, prefixes
 from flaxzoo.weights.trees import flatten
-
-Rate = float | Callable[[Any], Any] | str
 
 # The entry of learning rates for what no other one matches.
 DEFAULT = "*"
@@ -96,43 +94,6 @@ def unmatched_error(paths: Iterable[str], rates: Mapping[str, Any]) -> UnknownNa
     )
 
 
-def group_rates(
-    optimizer: Any, params: Mapping[str, Any], rates: Mapping[str, Rate], **options: Any
-) -> Optimizer:
-    """One optimizer whose learning rate differs between groups of parameters.
-
-    Each group has an optimizer of its own, joined by ``flaxzoo.optimizers.partition``.
-    ``clip_norm`` is of the norm over all groups, and accumulation and averaging are in step.
-    Optimizers that estimate one step size for all parameters, or search along a line, do so by
-    group. So does a clipping that is inside the optimizer, such as ``optax.clip_by_global_norm`` in
-    a factory's ``optax.chain``: use ``clip_norm=``.
-    ``create_train_state`` and ``Trainer`` take ``rates`` as ``learning_rate``.
-
-    Args:
-      optimizer: a name of ``flaxzoo.optimizers`` or a factory such as ``optax.adamw``.
-      params: the parameters, or their shapes.
-      rates: patterns, as ``freeze`` takes them, to learning rates: numbers, schedules or names
-        of schedules. The last entry that matches a parameter wins; ``"*"`` is for what no other
-        one matches.
-      **options: as for ``flaxzoo.optimizers.get``.
-
-    Returns:
-      An optimizer over the whole tree of parameters.
-
-    Raises:
-      UnknownNameError: (a KeyError) a pattern matches nothing, or a parameter has no rate.
-      UnknownArgumentError: ``optimizer`` is built already: its rate is inside it.
-      ValueError: a rate is out of range, an entry is for nothing, or the optimizer's privacy
-        does not allow groups.
-
-    Warns:
-      UserWarning: the optimizer is a factory that is not registered, and is divided.
-    """
-    from flaxzoo.transfer.groups import plan
-
-    return plan(optimizer, rates, options).build(tuple(flatten(params))).optimizer
-
-
 def layer_decay_rates(
     model: Any, learning_rate: float | Callable[[Any], Any], decay: float
 ) -> dict[str, Any]:
@@ -167,8 +128,6 @@ def layer_decay_rates(
 
 def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) -> dict[str, float]:
     """By how much layer decay multiplies the rate of each group of parameters."""
-    from flaxzoo.models.stages import stage_paths
-
     decay = check_decay(decay)
     stages = {name: paths for name, paths in stage_paths(module, params).items() if paths}
     stage_of = {path: name for name, paths in stages.items() for path in paths}

@@ -10,7 +10,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import CallbackError, CheckpointError, UnknownNameError
 from flaxzoo.training.checkpoint import Checkpoints, restore
-from flaxzoo.transfer.unfreezing import refreeze, unfreezing_schedule
+from flaxzoo.training.refreezing import refreeze, unfreezing_schedule
 from flaxzoo.weights.trees import flatten
 
 RNG = np.random.default_rng(0)

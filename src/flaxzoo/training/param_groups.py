@@ -16,9 +16,9 @@ from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import Optimizer, partition
 from flaxzoo.optimizers.config import freeze as hashable
 from flaxzoo.schedules import Schedule, checks
-from flaxzoo.transfer.freezing import TRAIN, freeze
-from flaxzoo.transfer.rates import Shifted, decayed, rate_entries, unmatched_error
-from flaxzoo.weights.trees import unflatten
+from flaxzoo.training.freezing import TRAIN, freeze
+from flaxzoo.training.rates import Shifted, decayed, rate_entries, unmatched_error
+from flaxzoo.weights.trees import flatten, unflatten
 
 # What acts on all groups together, from the inside out; the rest belongs to each of them.
 _AROUND = ("clip_norm", "ema_decay", "accumulate_steps")
@@ -227,7 +227,7 @@ def decayed_plan(
     Args:
       optimizer: a name or a factory.
       learning_rate: of the head; None for the optimizer's own.
-      factors: as ``flaxzoo.transfer.rates.decay_factors`` gives them.
+      factors: as ``flaxzoo.training.rates.decay_factors`` gives them.
       options: as for ``plan``.
 
     Raises:
@@ -249,6 +249,41 @@ def decayed_plan(
     options = {key: value for key, value in whole.options.items() if key != "schedule_options"}
     base = float(rate(0)) if _is_constant(rate) else rate
     return plan(whole.optimizer, decayed(factors, base), options)
+
+
+def group_rates(
+    optimizer: Any, params: Mapping[str, Any], rates: Mapping[str, Any], **options: Any
+) -> Optimizer:
+    """One optimizer whose learning rate differs between groups of parameters.
+
+    Each group has an optimizer of its own, joined by ``flaxzoo.optimizers.partition``.
+    ``clip_norm`` is of the norm over all groups, and accumulation and averaging are in step.
+    Optimizers that estimate one step size for all parameters, or search along a line, do so by
+    group. So does a clipping that is inside the optimizer, such as ``optax.clip_by_global_norm`` in
+    a factory's ``optax.chain``: use ``clip_norm=``.
+    ``create_train_state`` and ``Trainer`` take ``rates`` as ``learning_rate``.
+
+    Args:
+      optimizer: a name of ``flaxzoo.optimizers`` or a factory such as ``optax.adamw``.
+      params: the parameters, or their shapes.
+      rates: patterns, as ``freeze`` takes them, to learning rates: numbers, schedules or names
+        of schedules. The last entry that matches a parameter wins; ``"*"`` is for what no other
+        one matches.
+      **options: as for ``flaxzoo.optimizers.get``.
+
+    Returns:
+      An optimizer over the whole tree of parameters.
+
+    Raises:
+      UnknownNameError: (a KeyError) a pattern matches nothing, or a parameter has no rate.
+      UnknownArgumentError: ``optimizer`` is built already: its rate is inside it.
+      ValueError: a rate is out of range, an entry is for nothing, or the optimizer's privacy
+        does not allow groups.
+
+    Warns:
+      UserWarning: the optimizer is a factory that is not registered, and is divided.
+    """
+    return plan(optimizer, rates, options).build(tuple(flatten(params))).optimizer
 
 
 @functools.lru_cache(maxsize=512)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from flaxzoo.layers.lowering.initialise import filled
-from flaxzoo.transfer.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
-from flaxzoo.transfer.groups import Form, Groups
+from flaxzoo.models.stages import stage_paths
+from flaxzoo.training.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
+from flaxzoo.training.param_groups import Form, Groups
 
 if TYPE_CHECKING:
     from flaxzoo.training.state import TrainState
@@ -133,8 +134,6 @@ def unfreezing_schedule(
 
     Source: Howard and Ruder, ULMFiT (https://arxiv.org/abs/1801.06146), section 3.3.
     """
-    from flaxzoo.models.stages import stage_paths
-
     if every < 1 or start < 0:
         raise ValueError(f"every must be at least 1 and start at least 0, got {every}, {start}")
     if by not in ("group", "stage"):

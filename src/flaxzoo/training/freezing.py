@@ -10,6 +10,8 @@ import flax.linen as nn
 import optax
 
 from flaxzoo.errors import UnknownNameError, did_you_mean
+from flaxzoo.model import Model
+from flaxzoo.models.stages import position, stage_paths
 from flaxzoo.optimizers import Optimizer, partition
 from flaxzoo.weights.trees import flatten, unflatten
 
@@ -131,8 +133,6 @@ def paths_before(module: nn.Module, params: Mapping[str, Any], where: int | str)
     Raises:
       UnknownNameError: (a KeyError) there is no such stage; it lists the nearest ones.
     """
-    from flaxzoo.models.stages import position, stage_paths
-
     stages = stage_paths(module, params)
     names = list(stages)
     before = names[: position(names, where)]
@@ -202,8 +202,6 @@ def module_and_params(model: Any) -> tuple[nn.Module, Mapping[str, Any]]:
       TypeError: ``model`` is something else.
       UninitializedError: there are no variables, and the input shape is not known.
     """
-    from flaxzoo.model import Model
-
     if not isinstance(model, Model):
         raise TypeError(
             f"model must be a flaxzoo.Model, got {type(model).__name__}: "

@@ -9,8 +9,9 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError
-from flaxzoo.transfer.freezing import freeze
-from flaxzoo.transfer.rates import group_rates, layer_decay_rates, rate_entries
+from flaxzoo.training.freezing import freeze
+from flaxzoo.training.param_groups import group_rates
+from flaxzoo.training.rates import layer_decay_rates, rate_entries
 
 RNG = np.random.default_rng(0)
 PARAMS = {
