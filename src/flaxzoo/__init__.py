@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flaxzoo import (
         activations,
         augment,
+        callbacks,
         classes,
         data,
         debug,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
     from flaxzoo.registry import Registry
     from flaxzoo.spec import ModelSpec
-    from flaxzoo.training import callbacks
     from flaxzoo.training.history import History
     from flaxzoo.training.multi_step import train_steps
     from flaxzoo.training.state import TrainState, create_train_state
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "activations": "flaxzoo.activations",
     "augment": "flaxzoo.augment",
-    "callbacks": "flaxzoo.training.callbacks",
+    "callbacks": "flaxzoo.callbacks",
     "classes": "flaxzoo.classes",
     "data": "flaxzoo.data",
     "debug": "flaxzoo.debug",

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flaxzoo._directions import infer_mode
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.preprocess import Predictions
-from flaxzoo.training.monitor import infer_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,9 +27,9 @@ from flaxzoo.cli.values import SettingError, pairs, settings
 from flaxzoo.errors import DataError
 
 if TYPE_CHECKING:
+    from flaxzoo.callbacks import Callback
     from flaxzoo.model import Model
     from flaxzoo.spec import ModelSpec
-    from flaxzoo.training.callbacks import Callback
     from flaxzoo.training.history import History
     from flaxzoo.training.trainer import Trainer
 
@@ -302,7 +302,7 @@ def _plain(value: Any) -> Any:
 
 
 def _callbacks(args: argparse.Namespace) -> list[Callback]:
-    from flaxzoo.training import callbacks
+    from flaxzoo import callbacks
 
     result: list[Callback] = [
         callbacks.LearningRateMonitor(),

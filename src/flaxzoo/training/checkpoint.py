@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +17,10 @@ from flax import serialization
 
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
-from flaxzoo.training.callbacks import Callback
-from flaxzoo.training.monitor import monitored, resolve_mode
 from flaxzoo.training.refreezing import with_freezing
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
 from flaxzoo.weights.trees import compare, flatten, unflatten
-
-if TYPE_CHECKING:
-    from flaxzoo.training.trainer import Trainer
 
 FORMAT = "flaxzoo.checkpoint"
 _VERSION = 1
@@ -364,101 +358,6 @@ def require_writable(directory: Path) -> None:
         raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
 
 
-@dataclasses.dataclass
-class ModelCheckpoint(Callback):
-    """Saves the run as it goes: after each epoch, the last and the best are kept.
-
-    Attributes:
-      directory: where to; ``run_dir/checkpoints`` by default.
-      monitor: which metric says what is best; by default ``val_loss`` where there is validation,
-        else ``loss``.
-      mode: ``"min"``, ``"max"`` or ``"auto"``, which takes losses and errors as better when low.
-      keep: how many of the latest to keep.
-      keep_best: how many of the best to keep besides.
-      every_steps: how often to save within an epoch; None for at its end alone.
-    """
-
-    directory: str | os.PathLike[str] | None = None
-    monitor: str | None = None
-    mode: str = "auto"
-    keep: int = 1
-    keep_best: int = 1
-    every_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {self.mode!r}")
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"every_steps must be at least 1, got {self.every_steps}")
-        self._checkpoints: Checkpoints | None = None
-
-    def on_train_begin(self, trainer: Trainer) -> None:
-        """Opens the directory, and fails now if it cannot be written."""
-        directory = self.place(trainer)
-        self._checkpoints = Checkpoints(directory, keep=self.keep, keep_best=self.keep_best)
-        self._checkpoints.set_aside(trainer.run, trainer.step)
-        require_writable(self._checkpoints.directory)
-
-    def place(self, trainer: Trainer) -> Path:
-        """The directory with the checkpoints.
-
-        Raises:
-          ValueError: neither this callback nor the trainer has one.
-        """
-        if self.directory is not None:
-            return Path(self.directory)
-        if trainer.run_dir is None:
-            raise ValueError(
-                "ModelCheckpoint needs a directory: ModelCheckpoint(directory=...), or "
-                "Trainer(..., run_dir=...)"
-            )
-        return trainer.run_dir / "checkpoints"
-
-    def on_step_end(self, trainer: Trainer, step: int, metrics: Any) -> None:
-        """Saves every ``every_steps`` steps; after an epoch's last, its end is about to."""
-        at_end = trainer.position_in_epoch == trainer.steps_per_epoch
-        if self.every_steps and step % self.every_steps == 0 and not at_end:
-            self.save(trainer)
-
-    def due_at(self, step: int) -> bool:
-        """Every ``every_steps`` steps."""
-        return bool(self.every_steps) and step % self.every_steps == 0  # type: ignore[operator]
-
-    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
-        """Saves the epoch's result with its score."""
-        self.save(trainer, logs=logs)
-
-    def on_train_end(self, trainer: Trainer) -> None:
-        """Waits for what is still being written."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-
-    def save(self, trainer: Trainer, logs: Mapping[str, float] | None = None) -> Path:
-        """Saves now; returns the checkpoint's directory."""
-        if self._checkpoints is None:
-            self.on_train_begin(trainer)
-        score = None if logs is None else self._score(logs)
-        if trainer.state is None:
-            raise RuntimeError("there is nothing to save before fit, evaluate or build")
-        return self._checkpoints.save(  # type: ignore[union-attr]
-            trainer.state, trainer.step, {**trainer.position(), "score": score}, score=score
-        )
-
-    def wait(self) -> None:
-        """Returns when all saves are on disk."""
-        if self._checkpoints is not None:
-            self._checkpoints.wait()
-
-    def _score(self, logs: Mapping[str, float]) -> float | None:
-        monitor = self.monitor or ("val_loss" if "val_loss" in logs else "loss")
-        value = monitored(logs, monitor, "ModelCheckpoint")
-        if not np.isfinite(value):
-            return None
-        return -value if resolve_mode(monitor, self.mode) == "min" else value
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # Orbax logs each step of a routine save or read at WARNING.
@@ -483,7 +382,6 @@ def _one_line(error: Exception) -> str:
 
 __all__ = [
     "Checkpoints",
-    "ModelCheckpoint",
     "export_safetensors",
     "from_bytes",
     "restore",

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flaxzoo import plots
+from flaxzoo.errors import UnknownNameError, did_you_mean
+
 
 @dataclasses.dataclass
 class History:
@@ -32,8 +35,6 @@ class History:
 
     def __getitem__(self, name: str) -> list[float | None]:
         if name not in self.metrics:
-            from flaxzoo.errors import UnknownNameError, did_you_mean
-
             raise UnknownNameError(
                 f"history has no metric {name!r}.{did_you_mean(name, self.metrics)} "
                 f"It has: {', '.join(self.metrics) or 'none yet'}"
@@ -59,8 +60,6 @@ class History:
         Raises:
           MissingExtraError: matplotlib is not installed.
         """
-        from flaxzoo import plots
-
         return plots.history(self)
 
     def to_json(self) -> dict[str, Any]:

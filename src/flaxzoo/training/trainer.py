@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo import optimizers, schedules
+from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import check_finite, pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
 from flaxzoo.data.batch import batch_size as count
@@ -26,8 +27,6 @@ from flaxzoo.metrics import MetricSpec
 from flaxzoo.model import Model
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings
-from flaxzoo.training.callback_list import CallbackList
-from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.carry import Carry
 from flaxzoo.training.checkpoint import (
     Checkpoints,
@@ -335,7 +334,7 @@ class Trainer:
         """
         if epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {epochs}")
-        called = CallbackList(callbacks, progress)
+        called = CallbackList(callbacks, ("progress",) if progress else ())
         feed = Feed(
             train_data,
             batch_size=batch_size,
@@ -451,12 +450,7 @@ class Trainer:
     def _interrupted(self, stop: StopRequest) -> None:
         where = ""
         if self.run_dir is not None:
-            checkpoint = self._callbacks.checkpoint
-            if checkpoint is not None:
-                path = checkpoint.save(self)
-                checkpoint.on_train_end(self)
-            else:
-                path = self._save_checkpoint(self.run_dir)
+            path = self._callbacks.interrupted(self) or self._save_checkpoint(self.run_dir)
             where = f" Step {self.step} is saved in {path}; fit(..., resume=True) goes on from it."
         print(f"\nStopped by {stop.signal.name}.{where}", flush=True)  # type: ignore[union-attr]
         if stop.signal == signal.SIGTERM:
@@ -612,12 +606,11 @@ class Trainer:
         return path
 
     def _resume(self, callbacks: CallbackList) -> None:
-        if callbacks.checkpoint is not None:
-            directory = callbacks.checkpoint.place(self)
-        elif self.run_dir is not None:
+        directory = callbacks.checkpoint_directory(self)
+        if directory is None:
+            if self.run_dir is None:
+                raise ValueError("resume=True needs Trainer(..., run_dir=...)")
             directory = self.run_dir / "checkpoints"
-        else:
-            raise ValueError("resume=True needs Trainer(..., run_dir=...)")
         # A trainer that has been loaded, or has trained, goes on from where it is.
         if self.step == 0 and saved_steps(directory):
             self._restore(directory, "last")

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from flax import struct
 
+from flaxzoo import callbacks
+from flaxzoo.callbacks import base
 from flaxzoo.errors import FlaxzooError, UnknownNameError
-from flaxzoo.training import callbacks
+from flaxzoo.training.history import History
 
 
 @struct.dataclass
@@ -313,7 +316,7 @@ def test_terminate_on_nan_ignores_infinities_that_a_metric_keeps():
 
 
 def test_terminate_on_nan_compiles_once():
-    from flaxzoo.training import nonfinite
+    from flaxzoo.callbacks import nonfinite
 
     nonfinite._finite_flags.clear_cache()
     steps(callbacks.TerminateOnNaN(), Trainer(), [1.0] * 5)
@@ -375,3 +378,41 @@ def test_module_names():
     with pytest.raises(AttributeError, match="no attribute 'Nope'"):
         _ = callbacks.Nope
     assert callbacks.Callback().state_dict() == {}
+
+
+def test_a_callback_for_progress_takes_the_default_ones_place():
+    class Dots(callbacks.Callback):
+        role = "progress"
+
+    assert [type(c) for c in base.CallbackList((), ["progress"])._all] == [callbacks.ProgressBar]
+    assert [type(c) for c in base.CallbackList(Dots(), ["progress"])._all] == [Dots]
+    assert base.CallbackList([Dots(), callbacks.ProgressBar(bar=False)])._all[1].bar is False
+
+
+def test_what_saves_the_run_comes_after_the_history():
+    calls = []
+
+    class Saving(callbacks.Callback):
+        saves_run = True
+
+        def on_epoch_end(self, trainer, epoch, logs):
+            calls.append(("saving", list(trainer.history)))
+
+        def checkpoint_directory(self, trainer):
+            return "here"
+
+    class Adding(callbacks.Callback):
+        def on_epoch_end(self, trainer, epoch, logs):
+            calls.append(("adding", list(trainer.history)))
+
+    trainer = SimpleNamespace(history=History())
+    called = base.CallbackList([Saving(), Adding()])
+    called.epoch_end(trainer, 0, {"loss": 1.0})
+    assert calls == [("adding", []), ("saving", ["loss"])]
+    assert called.checkpoint_directory(trainer) == "here"
+    assert called.interrupted(trainer) is None
+    assert not called.watches_steps
+    steps = callbacks.LambdaCallback(on_step_end=print)
+    assert base.CallbackList([Saving(), steps]).watches_steps
+    assert not base.CallbackList(callbacks.ModelCheckpoint()).watches_steps
+    assert base.CallbackList(callbacks.ModelCheckpoint(every_steps=2)).watches_steps

@@ -4,53 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flaxzoo._directions import infer_mode
 from flaxzoo.errors import CallbackError, UnknownNameError, did_you_mean
-
-# Parts of names; those of _SMALLER count first ("error" of "accuracy_error").
-_SMALLER = (
-    "loss",
-    "error",
-    "perplexity",
-    "mse",
-    "mae",
-    "mape",
-    "msle",
-    "entropy",
-    "hinge",
-    "huber",
-    "log_cosh",
-    "divergence",
-    "distance",
-)
-_LARGER = (
-    "acc",
-    "auc",
-    "precision",
-    "recall",
-    "f1",
-    "fbeta",
-    "r2",
-    "score",
-    "iou",
-    "similarity",
-    "bleu",
-    "sensitivity",
-    "specificity",
-)
-
-
-def infer_mode(name: str) -> str | None:
-    """Whether smaller or larger values of a metric are better, judged by its name.
-
-    Returns:
-      ``"min"``, ``"max"``, or None for a name that says neither.
-    """
-    name = name.lower()
-    if any(word in name for word in _SMALLER):
-        return "min"
-    if any(word in name for word in _LARGER):
-        return "max"
-    return None
 
 
 def resolve_mode(monitor: str, mode: str) -> str:
@@ -61,13 +16,13 @@ def resolve_mode(monitor: str, mode: str) -> str:
     """
     if mode not in ("auto", "min", "max"):
         raise CallbackError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
-    found = infer_mode(monitor) if mode == "auto" else mode
-    if found is None:
+    direction = infer_mode(monitor) if mode == "auto" else mode
+    if direction is None:
         raise CallbackError(
             f"the name {monitor!r} does not tell whether larger is better: "
             "pass mode='max' or mode='min'"
         )
-    return found
+    return direction
 
 
 def monitored(logs: Mapping[str, float], monitor: str, who: str) -> float:
@@ -85,3 +40,6 @@ def monitored(logs: Mapping[str, float], monitor: str, who: str) -> float:
         f"{who} watches {monitor!r}, which is not among the epoch's metrics: "
         f"{', '.join(logs) or 'none'}.{hint}"
     )
+
+
+__all__ = ["infer_mode", "monitored", "resolve_mode"]

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flaxzoo.training.callbacks import Callback, CallbackError
+from flaxzoo.callbacks.base import Callback
+from flaxzoo.errors import CallbackError
 
 
 class CSVLogger(Callback):

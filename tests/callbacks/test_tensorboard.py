@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flaxzoo.callbacks import CallbackError, TensorBoard
 from flaxzoo.errors import MissingExtraError, ShapeError
-from flaxzoo.training.callbacks import CallbackError, TensorBoard
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
+from flaxzoo.callbacks.base import Callback
 from flaxzoo.debug import start_trace
-from flaxzoo.errors import ShapeError
-from flaxzoo.training.callbacks import Callback, CallbackError
+from flaxzoo.errors import CallbackError, ShapeError
+from flaxzoo.plots import prediction_grid
 from flaxzoo.weights.trees import flatten
 
 
@@ -207,8 +208,6 @@ class TensorBoard(Callback):
                 self._writer("train").add_histogram(f"parameters/{path}", values, self._step)
 
     def _write_sample(self, trainer: Any) -> None:
-        from flaxzoo.plots import prediction_grid
-
         inputs = np.asarray(self.sample)
         outputs = np.asarray(trainer.model_with_state()(inputs), np.float32)
         if outputs.shape == inputs.shape:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
-from flaxzoo.training.callbacks import Callback
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.refreezing import unfreezing_schedule
 

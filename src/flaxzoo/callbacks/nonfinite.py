@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
+from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import FlaxzooError
-from flaxzoo.training.callbacks import Callback
 
 
 @dataclasses.dataclass(frozen=True)

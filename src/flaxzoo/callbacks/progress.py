@@ -6,9 +6,10 @@ import sys
 import time
 from typing import Any, TextIO
 
-from flaxzoo.training.callbacks import Callback
+from flaxzoo.callbacks.base import Callback, default_for
 
 
+@default_for("progress")
 class ProgressBar(Callback):
     """A bar per epoch with running averages, then a line of a table.
 
