@@ -867,7 +867,7 @@ def test_predict_with_a_saved_model_of_any_form(tiny, capsys, form):
 
 def test_predict_with_a_repository(tiny, capsys, monkeypatch, tmp_path):
     root, model = tiny
-    path = Path(__file__).parent / "weights" / "hub_server.py"
+    path = Path(__file__).parents[1] / "weights" / "hub_server.py"
     spec = importlib.util.spec_from_file_location("hub_server", path)
     hub_server = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, hub_server)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 POSITIVE = ("a moving and funny film", "wonderful acting , a great story", "great fun , superb")
 NEGATIVE = ("a dull and lifeless mess", "terrible acting , an awful story", "boring , a bad film")

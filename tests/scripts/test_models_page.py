@@ -13,7 +13,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.weights.tags import catalog
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/zoo.md").read_text("utf-8")
 # First line of an architecture: its name, parameters in millions, GFLOPs, input.
 _ROW = re.compile(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\dx ]+) \|", re.MULTILINE)
