@@ -3,7 +3,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import DataError, ShapeError
-from flaxzoo.transfer import KNN, Features, _logistic, knn_evaluate, neighbors
+from flaxzoo.transfer import KNN, Features, knn_evaluate, neighbors
 
 sklearn = pytest.importorskip("sklearn.neighbors")
 
@@ -28,7 +28,7 @@ def blocks(request, monkeypatch):
     """In one block, and in blocks that divide neither the examples nor the queries."""
     if request.param == "blocks":
         monkeypatch.setattr(neighbors, "_QUERIES", 32)
-        monkeypatch.setattr(_logistic, "_BLOCK_ELEMENTS", 32 * 64)
+        monkeypatch.setattr(neighbors, "_EXAMPLES", 32)
 
 
 @pytest.mark.usefixtures("blocks")

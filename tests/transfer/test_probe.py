@@ -7,7 +7,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.models import Classifier, Head
-from flaxzoo.transfer import Features, LinearProbe, _logistic, linear_probe
+from flaxzoo.transfer import Features, LinearProbe, linear_probe
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 ROWS, WIDTH, CLASSES = 240, 12, 3
@@ -162,14 +162,6 @@ def test_weights_count_as_copies(data):
         Features(features, labels, counts.astype(np.float32)), penalties=1.0, tolerance=1e-9
     )
     np.testing.assert_array_equal(brought.kernel, weighted.kernel)
-
-
-def test_blocks_of_rows(data, monkeypatch):
-    whole = linear_probe(*data, penalties=1.0, tolerance=1e-9)
-    # 7 does not divide the rows: the last block is filled up.
-    monkeypatch.setattr(_logistic, "_BLOCK_ELEMENTS", 7 * WIDTH)
-    blocks = linear_probe(*data, penalties=1.0, tolerance=1e-9)
-    np.testing.assert_allclose(blocks.kernel, whole.kernel, atol=1e-7)
 
 
 def test_constant_features_and_small_floats(data):

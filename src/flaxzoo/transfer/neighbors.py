@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import as_choice
 from flaxzoo.data.epochs import as_int
 from flaxzoo.errors import DataError
 from flaxzoo.transfer._labelled import as_labels, as_matrix
-from flaxzoo.transfer._logistic import block_size
 
 _METRICS = ("cosine", "euclidean")
 _VOTES = ("softmax", "uniform")
-# Similarities of this many queries are held at a time, and to no more rows than block_size says.
+# So many queries are compared with so many examples at a time: 32 MB in float64.
 _QUERIES = 1024
-# Candidates beyond k that are compared in full precision.
-_SPARE = 16
+_EXAMPLES = 4096
 
 
 class KNN:
@@ -41,8 +36,8 @@ class KNN:
         cosine only; or ``"uniform"``. By default softmax for the cosine.
       temperature: of the softmax vote; 0.07 is that of the two papers.
       num_classes: by default the largest label and one.
-      dtype: of the computation. ``"float32"`` is twice as fast on CPU, and much faster on a GPU
-        without fast float64, but may swap neighbours whose distances agree to six digits.
+      dtype: of the computation. ``"float32"`` is twice as fast, but may swap neighbours whose
+        distances agree to six digits.
 
     Raises:
       ShapeError: features or labels of another shape.
@@ -81,8 +76,8 @@ class KNN:
         if not 0 < temperature < np.inf:
             raise DataError(f"temperature must be a number above 0, got {temperature!r}")
         self.temperature = float(temperature)
-        self._dtype = jnp.dtype(dtype)
-        if self._dtype not in (jnp.float32, jnp.float64):
+        self._dtype = np.dtype(dtype)
+        if self._dtype not in (np.float32, np.float64):
             raise DataError(f"dtype must be float32 or float64, got {self._dtype}")
 
     def __repr__(self) -> str:
@@ -107,13 +102,11 @@ class KNN:
         """
         matrix = as_matrix(queries, "queries", width=self._bank.shape[1])
         count = self.k if k is None else _as_k(k, len(self._bank))
-        # JAX has float64 only by consent.
-        with jax.enable_x64(self._dtype == jnp.float64):
-            scores, indices = self._search(matrix, count)
-        if self.metric == "euclidean":
-            # Of rounding alone a square may be below zero.
-            scores = np.sqrt(np.maximum(-scores, 0))
-        return scores, indices
+        distances, indices = self._search(matrix, count)
+        if self.metric == "cosine":
+            return -distances, indices
+        # Of rounding alone a square may be below zero.
+        return np.sqrt(np.maximum(distances, 0)), indices
 
     def predict_proba(self, queries: Any) -> np.ndarray:
         """Each class's share of the votes, float64 ``[M, num_classes]``."""
@@ -146,30 +139,41 @@ class KNN:
         return votes / votes.sum(-1, keepdims=True)
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores, the largest first, and indices of the ``k`` best rows of the bank."""
-        size = min(_QUERIES, len(queries))
-        cosine = self.metric == "cosine"
-        starts = range(0, len(queries), size)
-        best = [
-            (jnp.full((size, k), -jnp.inf, self._dtype), jnp.zeros((size, k), jnp.int32))
-            for _ in starts
-        ]
+        """The ``k`` least of what ``_distances`` gives and their rows of the bank, both sorted."""
+        queries = self._prepared(queries)
+        best = np.full((len(queries), k), np.inf, self._dtype)
+        indices = np.zeros((len(queries), k), np.int32)
         # The bank outside, so that it is read once; the queries are the smaller of the two.
-        for start, block, valid in self._blocks(max(size, queries.shape[1])):
-            for i, first in enumerate(starts):
-                part = _padded(queries[first : first + size], size)
-                best[i] = _nearer(
-                    *best[i], part, block, valid, start, self._bank[0], cosine, self._dtype
+        for start in range(0, len(self._bank), _EXAMPLES):
+            block = self._prepared(self._bank[start : start + _EXAMPLES])
+            numbers = np.arange(start, start + len(block), dtype=np.int32)
+            for first in range(0, len(queries), _QUERIES):
+                part = slice(first, first + _QUERIES)
+                distances = np.hstack([best[part], self._distances(queries[part], block)])
+                # Those of lower indices are on the left, where a stable sort leaves them.
+                order = _least(distances, k)
+                best[part] = np.take_along_axis(distances, order, 1)
+                rows = np.hstack(
+                    [indices[part], np.broadcast_to(numbers, (len(order), len(block)))]
                 )
-        scores, indices = (np.concatenate([np.asarray(b[i]) for b in best]) for i in range(2))
-        return scores[: len(queries)], indices[: len(queries)]
+                indices[part] = np.take_along_axis(rows, order, 1)
+        return best, indices
 
-    def _blocks(self, width: int) -> Iterator[tuple[int, Any, int]]:
-        size = block_size(len(self._bank), width)
-        for start in range(0, len(self._bank), size):
-            block = self._bank[start : start + size]
-            # To the device once for all queries.
-            yield start, jnp.asarray(_padded(block, size)), len(block)
+    def _prepared(self, rows: np.ndarray) -> np.ndarray:
+        rows = rows.astype(self._dtype)
+        if self.metric == "euclidean":
+            # Around a point among them, so that an offset of all features is not squared.
+            return rows - self._bank[0].astype(self._dtype)
+        norm = np.linalg.norm(rows, axis=1, keepdims=True)
+        # A row of zeros stays one: its cosine with everything is 0.
+        return rows / np.where(norm > 0, norm, 1)
+
+    def _distances(self, queries: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Cosines below zero, or squared distances, ``[queries, block]``."""
+        products = queries @ block.T
+        if self.metric == "cosine":
+            return -products
+        return np.square(queries).sum(1)[:, None] + np.square(block).sum(1) - 2 * products
 
 
 def knn_evaluate(
@@ -222,52 +226,13 @@ def _as_k(k: Any, rows: int) -> int:
     return number
 
 
-def _padded(block: np.ndarray, size: int) -> np.ndarray:
-    if len(block) == size:
-        return block
-    return np.concatenate([block, np.zeros((size - len(block), *block.shape[1:]), block.dtype)])
-
-
-@functools.partial(jax.jit, static_argnums=(7, 8))
-def _nearer(
-    scores: jax.Array,
-    indices: jax.Array,
-    queries: jax.Array,
-    block: jax.Array,
-    valid: Any,
-    start: Any,
-    center: jax.Array,
-    cosine: bool,
-    dtype: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """The best of those found before and of a block of the bank, of which ``valid`` rows count."""
-    k = scores.shape[1]
-    queries, block = queries.astype(dtype), block.astype(dtype)
-    with jax.default_matmul_precision("highest"):
-        if cosine:
-            found = _unit(queries) @ _unit(block).T
-        else:
-            # Around a point among them, so that an offset of all features is not squared.
-            center = center.astype(dtype)
-            queries, block = queries - center, block - center
-            found = 2 * queries @ block.T
-            found = found - jnp.square(block).sum(-1) - jnp.square(queries).sum(-1)[:, None]
-    numbers = jnp.arange(len(block), dtype=jnp.int32)
-    found = jnp.where(numbers < valid, found, -jnp.inf)
-    # top_k takes the first of equals, and the lower indices come first.
-    scores = jnp.concatenate([scores, found], 1)
-    numbers = jnp.broadcast_to(numbers + start, found.shape).astype(jnp.int32)
-    indices = jnp.concatenate([indices, numbers], 1)
-    # XLA sorts whole rows for the top of float64, but not of float32. Below the row's best they
-    # differ by 6e-8 of the difference; a few candidates more make up for that.
-    below = (scores - scores.max(1, keepdims=True)).astype(jnp.float32)
-    _, near = jax.lax.top_k(below, min(k + _SPARE, below.shape[1]))
-    scores, order = jax.lax.top_k(jnp.take_along_axis(scores, near, 1), k)
-    near = jnp.take_along_axis(near, order, 1)
-    return scores, jnp.take_along_axis(indices, near, 1)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    # A row of zeros stays one: its cosine with everything is 0.
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(norm > 0, norm, 1)
+def _least(values: np.ndarray, k: int) -> np.ndarray:
+    """The columns of each row's ``k`` least values, the least first and ties from the left."""
+    limits = np.partition(values, k - 1, axis=1)[:, k - 1]
+    near = [np.flatnonzero(row <= limit) for row, limit in zip(values, limits, strict=True)]
+    return np.stack(
+        [
+            columns[np.argsort(row[columns], kind="stable")[:k]]
+            for row, columns in zip(values, near, strict=True)
+        ]
+    )

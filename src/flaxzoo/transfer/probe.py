@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._extras import require
 from flaxzoo.data.epochs import as_int, random_order
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
 from flaxzoo.spec import ModelSpec
-from flaxzoo.transfer import _logistic as logistic
 from flaxzoo.transfer._labelled import as_labels, as_matrix
 from flaxzoo.transfer.features import Features
 
@@ -36,7 +36,7 @@ class LinearProbe:
       penalties: all that were tried, the largest first.
       cv_scores: float64 ``[penalties, folds]``, the accuracy on each held-out fold; None where
         there was one penalty and nothing to choose.
-      iterations: of L-BFGS, for the final fit.
+      iterations: of Newton's method, for the final fit.
       converged: whether the final fit reached the tolerance.
     """
 
@@ -123,9 +123,9 @@ def linear_probe(
     """Fits a linear classifier to features: how good a representation is, in one number.
 
     It minimises the sum of the examples' cross-entropies plus ``penalty / 2`` times the squared
-    kernel, by L-BFGS: scikit-learn's ``LogisticRegression(C=1 / penalty)``. The bias has no
-    penalty. For two classes this is the same function as scikit-learn's binary one at
-    ``C=2 / penalty``, since here each class has a column of its own.
+    kernel, by scikit-learn's ``LogisticRegression(C=1 / penalty)``. The bias has no penalty. For
+    two classes this is the same function as scikit-learn's binary one at ``C=2 / penalty``, since
+    here each class has a column of its own.
 
     The penalty is the one with the best mean accuracy over stratified folds, of equal ones the
     largest. In each fold features are standardised by the fold's own training part, and each
@@ -142,11 +142,11 @@ def linear_probe(
       standardize: whether to bring features to mean 0 and standard deviation 1 first.
       weights: float ``[N]``, how much each example counts in the sum; by default those of
         ``Features``, or 1.
-      max_iterations: of L-BFGS, per fit.
+      max_iterations: of Newton's method, per fit.
       tolerance: a fit ends when no element of the gradient, divided by the number of examples,
         is larger.
-      dtype: of the computation; ``"float32"`` for devices that have nothing better, with a
-        tolerance of 1e-4 or so.
+      dtype: of the computation; ``"float32"`` takes half the memory, and a tolerance of 1e-4 or
+        so.
 
     Returns:
       A ``LinearProbe``.
@@ -156,6 +156,7 @@ def linear_probe(
       DataError: features that are not finite; labels that are no class numbers, leave a class
         out or are all one class; fewer examples of a class than folds, not counting those of
         weight 0; a fold without weight, or with all of a class's; a penalty below 0.
+      MissingExtraError: scikit-learn is not installed.
 
     References:
       G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes",
@@ -164,101 +165,117 @@ def linear_probe(
     matrix = as_matrix(features)
     if labels is None and weights is None and isinstance(features, Features):
         weights = features.weights
-    numbers = as_labels(labels, features, len(matrix))
-    counts = _class_counts(numbers)
+    classes = as_labels(labels, features, len(matrix))
+    counts = _class_counts(classes)
     values = _as_penalties(penalties)
-    given = _as_weights(weights, numbers, len(counts))
+    importance = _as_weights(weights, classes, len(counts))
     seed, max_iterations = as_int(seed, "seed", 0), as_int(max_iterations, "max_iterations", 1)
-    parts = _as_folds(folds, numbers, counts, seed, given) if len(values) > 1 else None
-    kind = jnp.dtype(dtype)
-    if kind not in (jnp.float32, jnp.float64):
+    parts = _as_folds(folds, classes, counts, seed, importance) if len(values) > 1 else None
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
         raise DataError(f"dtype must be float32 or float64, got {kind}")
-    # JAX has float64 only by consent; L-BFGS in float32 stops far from the minimum.
-    with jax.enable_x64(kind == jnp.float64):
-        problem = _Problem(matrix, numbers, given, len(counts), kind)
-        problem.standardize, problem.limits = bool(standardize), (float(tolerance), max_iterations)
-        scores = None if parts is None else problem.cross_validate(values, parts)
-        # argmax takes the first of equals, and the largest penalty comes first.
-        best = 0 if scores is None else int(scores.mean(1).argmax())
-        found = problem.solve(values[best])
-    if problem.failures:
-        penalty, gradient = max(problem.failures, key=lambda failure: failure[1])
-        warnings.warn(
-            f"linear_probe: {len(problem.failures)} of {problem.fits} fits did not converge: "
-            f"L-BFGS ended with a gradient of up to {gradient:.1e}, above tolerance={tolerance:g}, "
-            f"at penalty {penalty:g}. Raise max_iterations, the tolerance or the smallest penalty",
-            stacklevel=2,
-        )
-    iterations = int(found.iterations)
-    converged = float(found.gradient) <= tolerance
+    fits = _Fits(bool(standardize), float(tolerance), max_iterations)
+    counted = importance > 0
+    data = _Examples(matrix.astype(kind, copy=False), classes, importance).where(counted)
+    scores = None if parts is None else fits.cross_validate(data, values, parts[counted])
+    # argmax takes the first of equals, and the largest penalty comes first.
+    best = values[0 if scores is None else int(scores.mean(1).argmax())]
+    scaler, model = fits.scaler(data), fits.model()
+    converged = fits.fit(model, scaler.transform(data.features), data, best)
+    fits.warn()
     return LinearProbe(
-        *problem.unscaled(found), values[best], values, scores, iterations, converged
+        *_unscaled(scaler, model), best, values, scores, int(model.n_iter_.max()), converged
     )
 
 
-class _Problem:
-    """One data set on the device, fitted again and again: for folds, penalties, and as a whole."""
+class _Examples(NamedTuple):
+    """Rows that belong together."""
 
-    def __init__(
-        self, matrix: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: int, dtype: Any
-    ) -> None:
-        size = logistic.block_size(len(matrix), max(matrix.shape[1], classes))
-        self.dtype = dtype
-        self.rows = logistic.Rows(
-            *(jnp.asarray(logistic.in_blocks(array, size)) for array in (matrix, labels))
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> _Examples:
+        """Those of some rows."""
+        return _Examples(*(array[chosen] for array in self))
+
+
+class _Fits:
+    """Scikit-learn's regressions with one set of options, and which of them stopped too early."""
+
+    def __init__(self, standardize: bool, tolerance: float, max_iterations: int) -> None:
+        purpose = {"extra": "data", "purpose": "linear_probe"}
+        self._linear_model = require("sklearn.linear_model", **purpose)
+        self._preprocessing = require("sklearn.preprocessing", **purpose)
+        self._unfinished = require("sklearn.exceptions", **purpose).ConvergenceWarning
+        self.standardize, self.tolerance = standardize, tolerance
+        self.max_iterations = max_iterations
+        self.count = 0
+        self.failures: list[float] = []
+
+    def scaler(self, data: _Examples) -> Any:
+        """What standardises features by the mean and the deviation of these examples."""
+        on = self.standardize
+        scaler = self._preprocessing.StandardScaler(with_mean=on, with_std=on)
+        return scaler.fit(data.features, sample_weight=data.weights)
+
+    def model(self) -> Any:
+        """A regression, whose next fit starts where the one before it ended."""
+        # Unlike L-BFGS, this solver ends at the tolerance alone and not where progress is slow.
+        return self._linear_model.LogisticRegression(
+            solver="newton-cg", tol=self.tolerance, max_iter=self.max_iterations, warm_start=True
         )
-        self.weights = jnp.asarray(logistic.in_blocks(weights.astype(dtype), size))
-        self.size = size
-        self.zeros = (jnp.zeros((matrix.shape[1], classes), dtype), jnp.zeros(classes, dtype))
-        self.standardize = True
-        self.limits = (1e-6, 1000)
-        self.fits = 0
-        self.failures: list[tuple[float, float]] = []
-        self._scaling: Any = None
 
-    def cross_validate(self, penalties: tuple[float, ...], folds: np.ndarray) -> np.ndarray:
+    def fit(self, model: Any, features: np.ndarray, data: _Examples, penalty: float) -> bool:
+        """Fits to features that are scaled already; returns whether it reached the tolerance."""
+        # Of two classes scikit-learn has one column, with twice the weight of each of ours.
+        share = 2 if data.labels.max() == 1 else 1
+        model.set_params(C=share / penalty if penalty else np.inf)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model.fit(features, data.labels, sample_weight=data.weights)
+        converged = not any(issubclass(each.category, self._unfinished) for each in told)
+        self.count += 1
+        self.failures += [] if converged else [penalty]
+        return converged
+
+    def cross_validate(
+        self, data: _Examples, penalties: tuple[float, ...], folds: np.ndarray
+    ) -> np.ndarray:
         """The accuracy on each held-out fold, ``[penalties, folds]``."""
         names = np.unique(folds)
         scores = np.zeros((len(penalties), len(names)))
         for j, name in enumerate(names):
-            held_out = jnp.asarray(
-                logistic.in_blocks((folds == name).astype(self.dtype), self.size)
-            )
-            training = self.weights * (1 - held_out)
-            scaling = self._moments(training)
-            start = self.zeros
+            training, testing = data.where(folds != name), data.where(folds == name)
+            scaler, model = self.scaler(training), self.model()
+            scaled = scaler.transform(training.features)
+            held_out = scaler.transform(testing.features)
             for i, penalty in enumerate(penalties):
-                found = self._fit(training, scaling, penalty, start)
-                start = found.params
-                testing = self.weights * held_out
-                scores[i, j] = logistic.accuracy(self.rows, testing, scaling, found.params)
+                self.fit(model, scaled, training, penalty)
+                scores[i, j] = model.score(held_out, testing.labels, testing.weights)
         return scores
 
-    def solve(self, penalty: float) -> logistic.Fit:
-        """The fit to all examples, which does not depend on the folds."""
-        self._scaling = self._moments(self.weights)
-        return self._fit(self.weights, self._scaling, penalty, self.zeros)
+    def warn(self) -> None:
+        """Tells of fits that stopped before they reached the tolerance."""
+        if self.failures:
+            warnings.warn(
+                f"linear_probe: {len(self.failures)} of {self.count} fits did not converge to "
+                f"tolerance={self.tolerance:g}, the last at penalty {self.failures[-1]:g}. Raise "
+                "max_iterations, the tolerance or the smallest penalty",
+                stacklevel=3,
+            )
 
-    def unscaled(self, found: logistic.Fit) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel and bias for features that are not standardised."""
-        kernel, bias = (np.asarray(leaf, np.float64) for leaf in found.params)
-        mean, scale = (np.asarray(leaf, np.float64) for leaf in self._scaling)
-        kernel = kernel / scale[:, None]
-        return kernel, bias - mean @ kernel
 
-    def _moments(self, weights: jax.Array) -> Any:
-        return logistic.moments(self.rows, weights, jnp.asarray(self.standardize), self.dtype)
-
-    def _fit(self, weights: Any, scaling: Any, penalty: float, start: Any) -> logistic.Fit:
-        tolerance, max_iterations = self.limits
-        strength = jnp.asarray(penalty, self.dtype)
-        found = logistic.fit(
-            self.rows, weights, scaling, strength, start, tolerance, max_iterations
-        )
-        self.fits += 1
-        if not float(found.gradient) <= tolerance:
-            self.failures.append((penalty, float(found.gradient)))
-        return found
+def _unscaled(scaler: Any, model: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias for features that are not standardised, a column for each class."""
+    kernel, bias = model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(bias) == 1:
+        kernel, bias = np.hstack([-kernel, kernel]) / 2, np.hstack([-bias, bias]) / 2
+    if scaler.scale_ is not None:
+        kernel = kernel / scaler.scale_[:, None]
+    if scaler.with_mean:
+        bias = bias - scaler.mean_ @ kernel
+    return kernel, bias
 
 
 def _class_counts(labels: np.ndarray) -> np.ndarray:
