@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.layers.norm import BatchNorm, GroupNorm, as_norm, call_norm
+from flaxzoo.layers.norm import (
+    BatchNorm,
+    GlobalResponseNorm,
+    GroupNorm,
+    LayerNorm,
+    LayerScale,
+    RMSNorm,
+    SimpleNorm,
+    as_norm,
+    call_norm,
+    make_norm,
+)
 from flaxzoo.training.modes import training_modes
 
 
@@ -188,7 +199,10 @@ def test_norms_by_name():
     assert as_norm("batch") is BatchNorm
     assert as_norm("group") is GroupNorm
     assert as_norm(nn.LayerNorm) is nn.LayerNorm
-    message = r"norm must be one of batch, group or a module, got 'batchnorm'. Did you mean 'batch'"
+    message = (
+        "norm must be one of batch, group, layer, rms, simple or a module, got 'batchnorm'. "
+        "Did you mean 'batch'"
+    )
     with pytest.raises(ValueError, match=message):
         as_norm("batchnorm")
 
@@ -217,3 +231,57 @@ def test_the_summary_counts_a_norm_once():
     model = fz.models.get("test_resnet")
     rows = [row for row in str(model.summary()).splitlines() if "BatchNorm" in row]
     assert len(rows) == len(jax.tree.leaves(model.shapes()["batch_stats"])) // 2
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(), LayerNorm(use_fast_variance=True)])
+def test_the_variance_of_layer_norm_keeps_its_digits(norm):
+    x = (np.random.default_rng(0).standard_normal((4, 64)) + 1000).astype(np.float32)
+    wide = x.astype(np.float64)
+    var = wide.var(-1, keepdims=True)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(var + 1e-6)
+    out = norm.apply(norm.init(jax.random.key(0), x), x)
+    error = np.abs(out - expected).max()
+    assert (error < 1e-3) != norm.use_fast_variance
+
+
+def test_norms_of_the_last_axis_by_their_formulas(random_variables):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32) * 2 + 1
+    for norm, expected in (
+        (RMSNorm(), x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6)),
+        (SimpleNorm(), x / np.sqrt(x.var(-1, ddof=1, keepdims=True) + 1e-6)),
+        (LayerScale(), x),
+    ):
+        variables = random_variables(norm, x)
+        (scale,) = variables["params"].values()
+        out = norm.apply(variables, x)
+        np.testing.assert_allclose(out, expected * scale, rtol=1e-5, atol=1e-6)
+        half = norm.clone(dtype=jnp.bfloat16).apply(variables, x)
+        assert half.dtype == jnp.bfloat16
+    assert LayerScale(0.1).init(jax.random.key(0), x)["params"]["gamma"][0] == np.float32(0.1)
+    assert LayerScale().apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_global_response_norm_by_its_formula(random_variables):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    x[0, ..., 1] = 0
+    norm = GlobalResponseNorm()
+    variables = random_variables(norm, x)
+    params = variables["params"]
+    size = np.sqrt(np.square(x).sum((1, 2), keepdims=True))
+    share = size / (size.mean(-1, keepdims=True) + 1e-6)
+    expected = params["scale"] * (x * share) + params["bias"] + x
+    np.testing.assert_allclose(norm.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
+    # A channel that an image has nothing in has a gradient all the same.
+    gradient = jax.grad(lambda x: norm.apply(variables, x).sum())(x)
+    assert np.isfinite(gradient).all()
+    fresh = norm.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(norm.apply(fresh, x), x)
+    large = (x * 300).astype(np.float16)
+    assert np.isfinite(norm.clone(dtype=jnp.float16).apply(variables, large)).all()
+
+
+def test_norms_are_made_with_their_own_epsilon_or_another():
+    assert make_norm("layer", "norm").epsilon == 1e-6
+    assert make_norm("batch", "norm").epsilon == 1e-5
+    made = make_norm("rms", "q_norm", epsilon=1e-3, dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    assert made == RMSNorm(epsilon=1e-3, dtype=jnp.bfloat16, name="q_norm")

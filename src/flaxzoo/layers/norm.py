@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxzoo._calls import call_module
 from flaxzoo.errors import did_you_mean
-from flaxzoo.layers.initializers import ones, zeros
+from flaxzoo.layers.initializers import Constant, ones, zeros
 from flaxzoo.layers.lowering.batch_norm import normalise, statistics
 
 
@@ -89,18 +89,125 @@ class GroupNorm(nn.GroupNorm):
     bias_init: Any = zeros
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"batch": BatchNorm, "group": GroupNorm}
+class LayerNorm(nn.LayerNorm):
+    """Flax's LayerNorm (https://arxiv.org/abs/1607.06450) with PyTorch's variance.
+
+    The variance is the mean of the squared distances from the mean, in float32 at least. Flax's
+    default, the mean of the squares minus the square of the mean, loses digits where the mean is
+    large. The epsilon is that of timm's vision models.
+    """
+
+    epsilon: float = 1e-6
+    scale_init: Any = ones
+    bias_init: Any = zeros
+    use_fast_variance: bool = False
+
+
+class RMSNorm(nn.RMSNorm):
+    """Flax's RMSNorm (https://arxiv.org/abs/1910.07467) with timm's epsilon."""
+
+    epsilon: float = 1e-6
+    scale_init: Any = ones
+
+
+class SimpleNorm(nn.Module):
+    """Divides by the unbiased standard deviation of the channels, without centring them.
+
+    It is timm's module of this name. The statistics are float32 at least.
+
+    Attributes:
+      epsilon: added to the variance.
+      scale_init: of the scale.
+      dtype: of the result; None keeps the promotion of inputs and scale.
+      param_dtype: of the scale.
+    """
+
+    epsilon: float = 1e-6
+    scale_init: Any = ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises ``[..., C]`` over its last axis."""
+        scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
+        dtype = nn.dtypes.canonicalize_dtype(x, scale, dtype=self.dtype)
+        wide = x.astype(jnp.promote_types(dtype, jnp.float32))
+        var = wide.var(-1, ddof=1, keepdims=True)
+        return (wide * jax.lax.rsqrt(var + self.epsilon) * scale).astype(dtype)
+
+
+class GlobalResponseNorm(nn.Module):
+    """Lets the channels of an image compete by their norms.
+
+    Woo et al. 2023 (ConvNeXt V2), https://arxiv.org/abs/2301.00808, equations 1 to 3. The sums are
+    float32 at least.
+
+    Attributes:
+      epsilon: added to the mean of the norms.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters ``scale`` and ``bias``, which start at zero.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales ``[B, H, W, C]`` and adds the result to it."""
+        scale = self.param("scale", zeros, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
+        x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        squares = jnp.square(wide).sum((1, 2), keepdims=True)
+        # The root has no gradient at zero, where an image has nothing in a channel.
+        size = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+        share = size / (size.mean(-1, keepdims=True) + self.epsilon)
+        return x + (bias + scale * (x * share.astype(x.dtype)))
+
+
+class LayerScale(nn.Module):
+    """Scales each channel by a learnt ``gamma``.
+
+    Touvron et al. 2021, https://arxiv.org/abs/2103.17239.
+
+    Attributes:
+      init_value: what ``gamma`` starts with.
+      dtype: of the result; None for that of the inputs.
+      param_dtype: of ``gamma``.
+    """
+
+    init_value: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales ``[..., C]``, to the same shape."""
+        gamma = self.param("gamma", Constant(self.init_value), (x.shape[-1],), self.param_dtype)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        return x.astype(dtype) * gamma.astype(dtype)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "batch": BatchNorm,
+    "group": GroupNorm,
+    "layer": LayerNorm,
+    "rms": RMSNorm,
+    "simple": SimpleNorm,
+}
 
 
 def as_norm(norm: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """A normalisation by name, ``"batch"`` or ``"group"``, or what was given instead.
+    """Returns the normalisation that a name stands for; a module class is returned as it is.
 
     Args:
-      norm: a name, or a Linen module class (or partial) that takes ``name``, ``dtype``,
-        ``param_dtype`` and ``scale_init``.
+      norm: a name of ``NORMS``, or a Linen module class (or partial) that takes ``name``,
+        ``dtype``, ``param_dtype`` and ``scale_init``.
 
     Raises:
-      ValueError: no such name, or nothing that makes a module.
+      ValueError: no normalisation has that name, or what was passed makes no module.
     """
     if not isinstance(norm, str) and callable(norm):
         return norm
@@ -108,6 +215,21 @@ def as_norm(norm: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         hint = did_you_mean(norm, NORMS) if isinstance(norm, str) else ""
         raise ValueError(f"norm must be one of {', '.join(NORMS)} or a module, got {norm!r}.{hint}")
     return NORMS[norm]
+
+
+def make_norm(
+    norm: str | Callable[..., nn.Module], name: str, *, epsilon: float | None = None, **dtypes: Any
+) -> nn.Module:
+    """Makes the normalisation ``name`` of a parent module.
+
+    Args:
+      norm: what ``as_norm`` takes.
+      name: of the submodule.
+      epsilon: None keeps the normalisation's own.
+      **dtypes: ``dtype`` and ``param_dtype``.
+    """
+    options = {} if epsilon is None else {"epsilon": epsilon}
+    return as_norm(norm)(name=name, **options, **dtypes)
 
 
 def call_norm(norm: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
