@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import as_gate
 from flaxzoo.layers.initializers import ones, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
@@ -99,8 +100,8 @@ class ResidualBlock(nn.Module):
         if gate is not None:
             branch = gate(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
         if self.drop_path:
-            # One draw for all of an example's pixels and channels.
-            drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3))
+            # The name decides what is drawn.
+            drop = DropPath(self.drop_path, name="Dropout_0")
             branch = drop(branch, deterministic=not train)
         shortcut = self.shortcut(x, train)
         if branch.shape != shortcut.shape:
