@@ -1,0 +1,141 @@
+"""Two layers on each token or pixel: what transformers and ConvNeXts repeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo._checks import check_size
+from flaxzoo.activations import as_activation
+from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
+
+
+class Mlp(nn.Module):
+    """``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
+
+    Attributes:
+      hidden: width between the two layers.
+      features: width of the output; None for that of the input.
+      activation: between the layers, by name or callable.
+      use_bias: whether the layers have biases.
+      norm: of the hidden units, named ``norm``, by name or module (``flaxzoo.layers.norm``); None
+        for none.
+      norm_epsilon: of this norm; None for its own.
+      dropout: rate at which hidden units and outputs are dropped.
+      as_conv: whether the kernels are those of 1 x 1 convolutions, as some checkpoints have them.
+      kernel_init: of both kernels.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    hidden: int
+    features: int | None = None
+    activation: Any = "gelu"
+    use_bias: bool = True
+    norm: Any = None
+    norm_epsilon: float | None = None
+    dropout: float = 0.0
+    as_conv: bool = False
+    kernel_init: Any = Normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[..., C]`` to ``[..., features]``.
+
+        Args:
+          x: tokens; maps ``[B, H, W, C]`` where the layers are convolutions.
+          train: whether units are dropped.
+        """
+        check_size("hidden", self.hidden)
+        features = x.shape[-1] if self.features is None else self.features
+        y = self.drop(self.hidden_units(x), "drop1", train)
+        y = self.layer(features, "fc2")(self.normalise(y, train))
+        return self.drop(y, "drop2", train)
+
+    def hidden_units(self, x: jax.Array) -> jax.Array:
+        """Computes what stands between the two layers."""
+        return as_activation(self.activation)(self.layer(self.hidden, "fc1")(x))
+
+    def normalise(self, y: jax.Array, train: bool) -> jax.Array:
+        """Normalises the hidden units."""
+        if self.norm is None:
+            return y
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes())
+        return call_norm(norm, y, train=train)
+
+    def drop(self, y: jax.Array, name: str, train: bool) -> jax.Array:
+        """Drops units."""
+        if not self.dropout:
+            return y
+        return nn.Dropout(self.dropout, name=name)(y, deterministic=not train)
+
+    @nn.nowrap
+    def layer(self, features: int, name: str) -> nn.Module:
+        """Makes a layer, dense or a 1 x 1 convolution."""
+        options = {"use_bias": self.use_bias, "bias_init": zeros, "name": name, **self.dtypes()}
+        if self.as_conv:
+            return Conv(features, 1, kernel_init=self.kernel_init, **options)
+        return Dense(features, kernel_init=self.kernel_init, **options)
+
+    @nn.nowrap
+    def dtypes(self) -> dict[str, Any]:
+        """Returns the dtypes as keywords of a layer."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class GlobalResponseNormMlp(Mlp):
+    """An ``Mlp`` with a ``GlobalResponseNorm`` named ``grn`` before its second layer."""
+
+    def normalise(self, y: jax.Array, train: bool) -> jax.Array:
+        """Lets the channels compete."""
+        return GlobalResponseNorm(name="grn", **self.dtypes())(y)
+
+
+class GluMlp(Mlp):
+    """An ``Mlp`` of which one half of the hidden units gates the other, as timm's ``GluMlp``.
+
+    Shazeer 2020, https://arxiv.org/abs/2002.05202. timm's ``SwiGLUPacked`` is
+    ``GluMlp(activation="silu", gate_last=False)``.
+
+    Attributes:
+      hidden: width of both halves together.
+      gate_last: whether the second half goes through the activation, or the first one.
+    """
+
+    activation: Any = "sigmoid"
+    gate_last: bool = True
+
+    def hidden_units(self, x: jax.Array) -> jax.Array:
+        """Computes what stands between the two layers, of half the width.
+
+        Raises:
+          ValueError: ``hidden`` is odd.
+        """
+        if self.hidden % 2:
+            raise ValueError(f"hidden must be even, got {self.hidden}")
+        first, second = jnp.split(self.layer(self.hidden, "fc1")(x), 2, axis=-1)
+        act = as_activation(self.activation)
+        return first * act(second) if self.gate_last else act(first) * second
+
+
+class SwiGLU(Mlp):
+    """An ``Mlp`` whose hidden units are gated by another layer's, as timm's ``SwiGLU``.
+
+    Shazeer 2020, https://arxiv.org/abs/2002.05202. The layers are named ``fc1_g``, ``fc1_x`` and
+    ``fc2``.
+    """
+
+    activation: Any = "silu"
+
+    def hidden_units(self, x: jax.Array) -> jax.Array:
+        """Computes what stands between the first two layers and the last."""
+        gate = as_activation(self.activation)(self.layer(self.hidden, "fc1_g")(x))
+        return gate * self.layer(self.hidden, "fc1_x")(x)
