@@ -1,0 +1,119 @@
+"""Images as patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.conv import Conv, as_pair
+from flaxzoo.layers.initializers import LecunNormal
+from flaxzoo.layers.norm import call_norm, make_norm
+
+
+class PatchEmbed(nn.Module):
+    """Images to a grid of tokens, by one convolution ``proj`` whose windows do not overlap.
+
+    Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. Parameters are named as timm's
+    ``PatchEmbed``.
+
+    Attributes:
+      features: width of a token.
+      patch_size: height and width of a patch, or one number for both.
+      use_bias: whether the convolution has a bias.
+      norm: of the tokens, named ``norm``, by name or module; None for none.
+      norm_epsilon: of this norm; None for its own.
+      pad: whether images are filled up with zeros, below and at the right, to whole patches.
+      kernel_init: of the kernel ``[height, width, C, features]``.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    features: int
+    patch_size: int | Sequence[int] = 16
+    use_bias: bool = True
+    norm: Any = None
+    norm_epsilon: float | None = None
+    pad: bool = False
+    kernel_init: Any = LecunNormal()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, H / height, W / width, features]``.
+
+        Raises:
+          ShapeError: the images are not of rank 4, or not of whole patches and ``pad`` is false.
+        """
+        size = as_pair("patch_size", self.patch_size)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
+        x = self._whole(x, size)
+        x = Conv(self.features, size, stride=size, padding=0, name="proj", **options)(x)
+        if self.norm is None:
+            return x
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        return call_norm(norm, x, train=False)
+
+    @nn.nowrap
+    def _whole(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """The images, of whole patches."""
+        if x.ndim != 4:
+            raise ShapeError(f"images must have shape [B, H, W, C], got {list(x.shape)}")
+        missing = [-length % n for length, n in zip(x.shape[1:3], size, strict=True)]
+        if self.pad:
+            return jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        if any(missing) or 0 in x.shape[1:3]:
+            raise ShapeError(
+                f"height and width of images must be multiples of those of patches, {size[0]} and "
+                f"{size[1]}, got {list(x.shape)}; pad=True fills them up with zeros"
+            )
+        return x
+
+
+class PatchDropout(nn.Dropout):
+    """Leaves some of the patches out while training, the same number of each example.
+
+    Li et al. 2022 (FLIP), https://arxiv.org/abs/2212.00794. It is a ``flax.linen.Dropout``, whose
+    ``rate``, ``deterministic`` and key ``"dropout"`` it has; but dropped tokens are gone, and
+    nothing is scaled.
+
+    Attributes:
+      prefix_tokens: how many tokens at the beginning always stay.
+      ordered: whether the patches that stay keep their order.
+    """
+
+    prefix_tokens: int = 1
+    ordered: bool = False
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, deterministic: bool | None = None, rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Drops tokens from ``[B, N, C]``.
+
+        Args:
+          inputs: tokens.
+          deterministic: whether all stay, as in inference.
+          rng: a key; None takes the one of the collection.
+
+        Returns:
+          ``[B, K, C]``, where ``1 - rate`` of the patches, at least one, are kept.
+        """
+        deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
+        if self.rate == 0 or deterministic:
+            return inputs
+        if rng is None:
+            rng = self.make_rng(self.rng_collection)
+        prefix, patches = inputs[:, : self.prefix_tokens], inputs[:, self.prefix_tokens :]
+        count = max(1, int(patches.shape[1] * (1 - self.rate)))
+        order = jnp.argsort(jax.random.uniform(rng, patches.shape[:2]), axis=1)[:, :count]
+        if self.ordered:
+            order = jnp.sort(order, axis=1)
+        kept = jnp.take_along_axis(patches, order[..., None], axis=1)
+        return jnp.concatenate([prefix, kept], axis=1)

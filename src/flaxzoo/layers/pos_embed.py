@@ -1,0 +1,136 @@
+"""Learnt positions of a grid of patches, and their resampling for grids of another size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.initializers import Normal
+
+Grid = tuple[int, int]
+
+_INIT = Normal(0.02)
+
+
+def learnt_positions(
+    module: nn.Module,
+    grid: Grid,
+    features: int,
+    *,
+    prefix: int = 0,
+    old_grid: Grid | None = None,
+    name: str = "pos_embed",
+    init: Any = _INIT,
+    dtype: Any = jnp.float32,
+) -> jax.Array:
+    """Returns a module's own parameter of positions, for this grid.
+
+    Args:
+      module: bound; the parameter is its own, as in timm, not a submodule's.
+      grid: rows and columns of patches.
+      features: width of a position.
+      prefix: how many positions at the beginning belong to no patch.
+      old_grid: the grid that the parameter is for. With None a fresh one is for ``grid``; another
+        one is, too, if it has as many cells, and else must be of a square grid.
+      name: of the parameter.
+      init: of the parameter.
+      dtype: of the parameter.
+
+    Returns:
+      ``[1, prefix + rows * columns, features]``.
+
+    Raises:
+      ShapeError: the parameter is for another number of patches than ``old_grid`` has.
+    """
+    positions: Any
+    if module.has_variable("params", name):
+        # param() would refuse another size than that of this grid.
+        positions = module.get_variable("params", name)
+    else:
+        count = prefix + math.prod(grid if old_grid is None else old_grid)
+        positions = module.param(name, init, (1, count, features), dtype)
+    if old_grid is None and positions.shape[1] == prefix + math.prod(grid):
+        return positions
+    return resample_positions(positions, grid, prefix=prefix, old_grid=old_grid)
+
+
+def resample_positions(
+    positions: Any, grid: Grid, *, prefix: int = 0, old_grid: Grid | None = None
+) -> Any:
+    """Returns the positions of one grid for another grid, as timm resamples them.
+
+    The weights are those of ``torch.nn.functional.interpolate(mode="bicubic", antialias=True)``:
+    Keys's kernel with a = -0.5, as wide as the pixels of the smaller grid. NumPy arrays stay on the
+    host, JAX's may be traced. ``resample_abs_pos_embed`` of timm is the same.
+
+    Args:
+      positions: ``[1, prefix + old rows * old columns, C]``.
+      grid: rows and columns wanted.
+      prefix: how many positions at the beginning belong to no patch; they stay as they are.
+      old_grid: rows and columns that there are; None where the grid is square.
+
+    Returns:
+      ``[1, prefix + rows * columns, C]``, of the same dtype.
+
+    Raises:
+      ShapeError: ``old_grid`` is None and the grid not square, or it has another number of cells.
+    """
+    count = positions.shape[1] - prefix
+    old = square(count) if old_grid is None else tuple(old_grid)
+    if math.prod(old) != count:
+        raise ShapeError(
+            f"positions of a grid of {old[0]} x {old[1]} must be {math.prod(old)} and {prefix} of "
+            f"no patch, got {list(positions.shape)}"
+        )
+    if old == tuple(grid):
+        return positions
+    numpy = np if isinstance(positions, np.ndarray) else jnp
+    dtype = positions.dtype
+    wide = numpy.promote_types(dtype, np.float32)
+    width = positions.shape[-1]
+    cells = positions[0, prefix:].reshape(*old, width).astype(wide)
+    rows, columns = (_weights(m, n).astype(wide) for m, n in zip(old, grid, strict=True))
+    cells = numpy.einsum("wv,hvc->hwc", columns, cells, **_precise(numpy))
+    cells = numpy.einsum("hg,gwc->hwc", rows, cells, **_precise(numpy))
+    patches = cells.reshape(1, -1, width).astype(dtype)
+    return numpy.concatenate([positions[:, :prefix], patches], axis=1)
+
+
+def square(count: int) -> Grid:
+    """Returns the sides of a square grid of so many patches.
+
+    Raises:
+      ShapeError: no square has so many.
+    """
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ShapeError(f"{count} patches are no square grid; pass old_grid=(rows, columns)")
+    return side, side
+
+
+def _precise(numpy: Any) -> dict[str, Any]:
+    # Accelerators would multiply in lower precision.
+    return {} if numpy is np else {"precision": jax.lax.Precision.HIGHEST}
+
+
+def _weights(old: int, new: int) -> np.ndarray:
+    """How much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
+    # In single precision, as torch's: a distance is known to a millionth of the image's size.
+    scale = np.float32(old / new)
+    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale
+    offsets = np.arange(old, dtype=np.float32) - centres[:, None] + np.float32(0.5)
+    weights = _keys_cubic(np.abs(offsets) / np.maximum(scale, np.float32(1)))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+    """The kernel of Keys 1981, "Cubic convolution interpolation", eq. 4, at distances ``x``."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -1,0 +1,57 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
+
+X = np.random.default_rng(0).standard_normal((2, 8, 9, 3)).astype(np.float32)
+
+
+def test_each_patch_by_itself(random_variables):
+    module = PatchEmbed(5, (4, 3))
+    variables = random_variables(module, X)
+    proj = variables["params"]["proj"]
+    out = module.apply(variables, X)
+    assert out.shape == (2, 2, 3, 5)
+    patch = X[:, 4:8, 3:6].reshape(2, -1)
+    expected = patch @ proj["kernel"].reshape(-1, 5) + proj["bias"]
+    np.testing.assert_allclose(out[:, 1, 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_filled_up(random_variables):
+    module = PatchEmbed(5, 5, pad=True, norm="layer")
+    variables = random_variables(module, X)
+    padded = np.pad(X, ((0, 0), (0, 2), (0, 1), (0, 0)))
+    np.testing.assert_array_equal(module.apply(variables, X), module.apply(variables, padded))
+    message = "must be multiples of those of patches, 5 and 5, got .2, 8, 9, 3.; pad=True fills"
+    with pytest.raises(ShapeError, match=message):
+        PatchEmbed(5, 5).init(jax.random.key(0), X)
+    with pytest.raises(ShapeError, match="images must have shape .B, H, W, C., got .8, 9, 3."):
+        PatchEmbed(5, 1).init(jax.random.key(0), X[0])
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_patches_are_dropped(ordered):
+    tokens = np.broadcast_to(np.arange(11.0)[None, :, None], (30, 11, 2))
+    module = PatchDropout(0.35, prefix_tokens=1, ordered=ordered)
+    out = module.apply({}, tokens, deterministic=False, rngs={"dropout": jax.random.key(0)})
+    # int(10 * 0.65) and the class token.
+    assert out.shape == (30, 7, 2)
+    numbers = np.asarray(out[..., 0])
+    assert (numbers[:, 0] == 0).all()
+    assert all(len(set(row)) == 7 for row in numbers)
+    assert len({tuple(row) for row in numbers}) > 20
+    assert (np.diff(numbers) > 0).all() == ordered
+    counts = np.bincount(numbers[:, 1:].astype(int).ravel(), minlength=11)[1:]
+    assert counts.min() > 8
+    assert module.apply({}, tokens, deterministic=True) is tokens
+    assert isinstance(module, nn.Dropout)
+
+
+def test_at_least_one_patch_stays():
+    tokens = np.ones((2, 3, 1), np.float32)
+    module = PatchDropout(0.9, prefix_tokens=0)
+    out = module.apply({}, tokens, deterministic=False, rngs={"dropout": jax.random.key(0)})
+    assert out.shape == (2, 1, 1)
