@@ -1,0 +1,213 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo._checks import check_size
+from flaxzoo.errors import ShapeError, did_you_mean
+from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.norm import call_norm, make_norm
+
+IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    is_causal: bool = False,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+    implementation: str = "einsum",
+) -> jax.Array:
+    """Scaled dot-product attention (https://arxiv.org/abs/1706.03762, section 3.2.1).
+
+    The softmax is float32 at least.
+
+    Args:
+      q: queries ``[B, Q, H, D]``.
+      k: keys ``[B, K, H, D]``.
+      v: values ``[B, K, H, D]``.
+      mask: broadcastable to ``[B, H, Q, K]``: bool, False for what is not seen, or floating, added
+        to the logits.
+      is_causal: whether a query sees no key of a later position.
+      drop: applied to the weights ``[B, H, Q, K]``; with ``"einsum"`` alone.
+      implementation: ``"einsum"`` for two products and a softmax between them; ``"xla"`` or
+        ``"cudnn"`` for ``jax.nn.dot_product_attention`` of that name, of which the latter stores no
+        weights and is for half precision on NVIDIA's GPUs.
+
+    Returns:
+      ``[B, Q, H * D]``.
+
+    Raises:
+      ValueError: there is no such implementation, or it can't drop weights.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation must be one of {', '.join(map(repr, IMPLEMENTATIONS))}, got "
+            f"{implementation!r}.{did_you_mean(str(implementation), IMPLEMENTATIONS)}"
+        )
+    if implementation == "einsum":
+        out = _by_einsum(q, k, v, _bias(mask, is_causal, q.shape[1], k.shape[1]), drop)
+        return out.reshape(*out.shape[:2], -1)
+    if drop is not None:
+        raise ValueError(f"implementation={implementation!r} can't drop weights, 'einsum' can")
+    options: dict[str, Any] = {"is_causal": is_causal, "implementation": implementation}
+    if mask is not None:
+        options["mask" if mask.dtype == bool else "bias"] = mask
+    out = jax.nn.dot_product_attention(q, k, v, **options)
+    return out.reshape(*out.shape[:2], -1)
+
+
+def _by_einsum(q: Any, k: Any, v: Any, bias: Any, drop: Any) -> jax.Array:
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+    if bias is not None:
+        logits = logits + bias.astype(wide)
+    weights = nn.softmax(logits).astype(q.dtype)
+    if drop is not None:
+        weights = drop(weights)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def _bias(mask: Any, is_causal: bool, queries: int, keys: int) -> jax.Array | None:
+    """What is added to the logits."""
+    # Finite, so that a query which sees nothing averages all values instead of none.
+    unseen = jnp.finfo(jnp.float32).min / 2
+    if mask is not None and mask.dtype == bool:
+        mask = jnp.where(mask, 0.0, unseen)
+    if not is_causal:
+        return mask
+    later = jnp.where(jnp.tril(jnp.ones((queries, keys), bool)), 0.0, unseen)
+    return later if mask is None else jnp.maximum(mask + later, unseen)
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads; one layer makes queries, keys and values.
+
+    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Parameters are named as timm's
+    ``Attention``: ``qkv``, ``q_norm``, ``k_norm``, ``norm``, ``gate``, ``proj``.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: width of a head; None for the width of the tokens over ``heads``.
+      features: width of the output; None for that of the tokens.
+      qkv_bias: whether queries, keys and values have biases.
+      proj_bias: whether the last layer has one.
+      qk_norm: whether queries and keys are normalised, head by head.
+      scale_norm: whether what is attended to is normalised before the last layer.
+      gated: whether it is scaled by a sigmoid of another layer, ``gate``.
+      norm: of these normalisations, by name or module (``flaxzoo.layers.norm``).
+      norm_epsilon: of these; None for their own.
+      attention_dropout: rate at which attention's weights are dropped.
+      dropout: rate at which outputs are dropped.
+      implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``attend``).
+      kernel_init: of all kernels.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    heads: int = 8
+    head_dim: int | None = None
+    features: int | None = None
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    qk_norm: bool = False
+    scale_norm: bool = False
+    gated: bool = False
+    norm: Any = "layer"
+    norm_epsilon: float | None = None
+    attention_dropout: float = 0.0
+    dropout: float = 0.0
+    implementation: str = "einsum"
+    kernel_init: Any = Normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        *,
+        mask: jax.Array | None = None,
+        is_causal: bool = False,
+    ) -> jax.Array:
+        """Maps tokens ``[B, N, C]`` to ``[B, N, features]``.
+
+        Args:
+          x: tokens.
+          train: whether weights and outputs are dropped.
+          mask: as ``attend``'s.
+          is_causal: as ``attend``'s.
+
+        Raises:
+          ShapeError: ``x`` is not of rank 3, or its width no multiple of ``heads``.
+        """
+        width = x.shape[-1]
+        head_dim = head_width(x, self.heads) if self.head_dim is None else self.head_dim
+        inner = self.heads * head_dim
+        qkv = self.dense(3 * inner, "qkv", self.qkv_bias)(x)
+        q, k, v = (
+            part.reshape(*x.shape[:2], self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
+        )
+        if self.qk_norm:
+            q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        drop = None
+        if self.attention_dropout and train:
+            drop = nn.Dropout(self.attention_dropout, deterministic=False, name="attn_drop")
+        options = {"is_causal": is_causal, "implementation": self.implementation}
+        y = attend(q, k, v, mask=mask, drop=drop, **options)
+        if self.scale_norm:
+            y = self.normalise(y, "norm")
+        if self.gated:
+            y = y * nn.sigmoid(self.dense(inner, "gate", self.qkv_bias)(x))
+        features = width if self.features is None else self.features
+        y = self.dense(features, "proj", self.proj_bias)(y)
+        if self.dropout:
+            y = nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
+        return y
+
+    @nn.nowrap
+    def dense(self, features: int, name: str, use_bias: bool) -> Dense:
+        """Makes a dense layer in the module's dtypes."""
+        return Dense(
+            features,
+            use_bias=use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=zeros,
+            name=name,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+
+    def normalise(self, x: jax.Array, name: str) -> jax.Array:
+        """Normalises the last axis."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+        return call_norm(norm, x, train=False)
+
+
+def head_width(x: jax.Array, heads: int) -> int:
+    """Returns the width of each of ``heads`` that tokens ``[B, N, C]`` are split into.
+
+    Raises:
+      ShapeError: the tokens are not of rank 3, or their width no multiple of ``heads``.
+      ValueError: ``heads`` is not an int of at least 1.
+    """
+    check_size("heads", heads)
+    if x.ndim != 3 or x.shape[-1] % heads:
+        raise ShapeError(
+            f"tokens must have shape [B, N, C] with C a multiple of heads={heads}, "
+            f"got {list(x.shape)}"
+        )
+    return x.shape[-1] // heads

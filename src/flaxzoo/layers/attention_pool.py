@@ -1,0 +1,133 @@
+"""Pooling of tokens by attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo._checks import as_choice, check_size
+from flaxzoo.layers.attention import attend, head_width
+from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.mlp import Mlp
+from flaxzoo.layers.norm import call_norm, make_norm
+
+_POOLINGS = ("token", "avg")
+
+
+class AttentionPoolLatent(nn.Module):
+    """Pools tokens by the attention of learnt queries, and an ``Mlp`` on what they find.
+
+    It is the head of SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343), from Lee et al.
+    2019, https://arxiv.org/abs/1810.00825. Parameters are named as timm's module of this name:
+    ``latent``, ``q``, ``kv``, ``q_norm``, ``k_norm``, ``proj``, ``norm``, ``mlp``.
+
+    Attributes:
+      heads: number of heads.
+      features: width of the output; None for that of the tokens.
+      latents: number of learnt queries.
+      mlp_ratio: width between the layers of ``mlp``, as a multiple of the output's.
+      qkv_bias: whether queries, keys and values have biases.
+      qk_norm: whether queries and keys are normalised, head by head.
+      pooling: of what the queries find: ``"token"`` for the first, ``"avg"`` for the mean, None
+        for all ``[B, latents, features]``.
+      activation: of ``mlp``, by name or callable.
+      norm: by name or module (``flaxzoo.layers.norm``); None for none before ``mlp``.
+      norm_epsilon: of the norms; None for their own.
+      dropout: rate at which what is found is dropped, before ``mlp``.
+      implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``flaxzoo.layers.attention``).
+      kernel_init: of all kernels.
+      dtype: of the computation; None keeps the promotion of inputs and parameters.
+      param_dtype: of the parameters.
+    """
+
+    heads: int = 8
+    features: int | None = None
+    latents: int = 1
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    pooling: str | None = "token"
+    activation: Any = "gelu"
+    norm: Any = "layer"
+    norm_epsilon: float | None = None
+    dropout: float = 0.0
+    implementation: str = "einsum"
+    kernel_init: Any = Normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool = False, *, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Pools tokens ``[B, N, C]`` to ``[B, features]``.
+
+        Args:
+          x: tokens.
+          train: whether units are dropped.
+          mask: broadcastable to ``[B, heads, latents, N]``, as ``flaxzoo.layers.attention.attend``
+            takes it.
+
+        Raises:
+          ShapeError: ``x`` is not of rank 3, or its width no multiple of ``heads``.
+          ValueError: a field holds what it does not take.
+        """
+        check_size("latents", self.latents)
+        pooling = as_choice("pooling", self.pooling, _POOLINGS)
+        batch, tokens, width = x.shape[0], x.shape[1], x.shape[-1]
+        head_dim = head_width(x, self.heads)
+        start = Normal(width**-0.5)
+        latent = self.param("latent", start, (1, self.latents, width), self.param_dtype)
+        dtype = nn.dtypes.canonicalize_dtype(x, latent, dtype=self.dtype)
+        q = self.dense(width, "q", self.qkv_bias)(latent.astype(dtype))
+        q = q.reshape(1, self.latents, self.heads, head_dim)
+        kv = self.dense(2 * width, "kv", self.qkv_bias)(x)
+        k, v = (
+            part.reshape(batch, tokens, self.heads, head_dim) for part in jnp.split(kv, 2, axis=-1)
+        )
+        if self.qk_norm:
+            # As timm's, queries and keys are normalised even where nothing else is.
+            norm = "layer" if self.norm is None else self.norm
+            q, k = self.normalise(q, "q_norm", norm), self.normalise(k, "k_norm", norm)
+        q = jnp.broadcast_to(q, (batch, *q.shape[1:]))
+        y = attend(q, k, v, mask=mask, implementation=self.implementation)
+        features = width if self.features is None else self.features
+        y = self.dense(features, "proj")(y)
+        if self.dropout:
+            y = nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
+        normed = y if self.norm is None else self.normalise(y, "norm", self.norm)
+        mlp = Mlp(
+            int(features * self.mlp_ratio),
+            activation=self.activation,
+            kernel_init=self.kernel_init,
+            name="mlp",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        y = y + mlp(normed)
+        if pooling is None:
+            return y
+        return y[:, 0] if pooling == "token" else y.mean(1)
+
+    @nn.nowrap
+    def dense(self, features: int, name: str, use_bias: bool = True) -> Dense:
+        """Makes a dense layer in the module's dtypes."""
+        return Dense(
+            features,
+            use_bias=use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=zeros,
+            name=name,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+
+    def normalise(self, x: jax.Array, name: str, norm: Any) -> jax.Array:
+        """Normalises the last axis."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        module = make_norm(norm, name, epsilon=self.norm_epsilon, **dtypes)
+        return call_norm(module, x, train=False)
