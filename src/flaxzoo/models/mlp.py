@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.models.registry import register, takes_fields_of
@@ -22,8 +24,10 @@ _NORMS = ("batch", "layer", "rms")
 _AXES = {1: "F", 2: "H, W", 3: "H, W, C"}
 
 
-class MLP(nn.Module):
+class MLP(Backbone):
     """Dense layers with optional normalisation, dropout and residual connections.
+
+    Maps ``[..., *example]``, with any leading batch axes, to ``[..., features[-1]]``.
 
     Attributes:
       features: width of each layer; the last one is the output's.
@@ -50,62 +54,33 @@ class MLP(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def stages(self) -> dict[str, tuple[str, ...]]:
-        """The layers, ``dense_0`` and so on, each with its norm.
+    def parts(self) -> Iterator[Part]:
+        """Flattened examples, then the layers ``dense_0``, ``dense_1`` and so on."""
+        yield Part("dense_0", self._flatten, takes=None)
+        for i, width in enumerate(self.features):
+            is_output = i == len(self.features) - 1 and not self.activate_final
+            norm = () if is_output or self._norm is None else (f"norm_{i}",)
+            layer = functools.partial(self._layer, i, width, is_output)
+            yield Part(f"dense_{i}", layer, owns=(f"dense_{i}", *norm), takes=None)
 
-        Raises:
-          ValueError: a field holds what it does not take.
-        """
-        norm = self._check_fields()
-        found = {f"dense_{i}": (f"dense_{i}", f"norm_{i}") for i in range(len(self.features))}
-        plain = list(found) if norm is None else [] if self.activate_final else [list(found)[-1]]
-        return found | {name: (name,) for name in plain}
-
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Computes ``[..., features[-1]]`` from ``[..., *example]``; any leading batch axes.
-
-        Raises:
-          ShapeError: ``x`` has fewer axes than one example.
-          ValueError: a field holds what it does not take: an unknown norm, a width below 1, no
-            widths, a rate outside [0, 1).
-        """
-        return self.run_stages(x, train=train)
-
-    @nn.compact
-    def run_stages(
-        self, x: jax.Array, start: int = 0, stop: int | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """Computes the stages ``start`` to ``stop`` of ``stages()``.
-
-        Args:
-          x: examples, or what the stage before returns, ``[..., features[start - 1]]``.
-          start: number of the first stage.
-          stop: number of the first one that is left out; None for none.
-          train: whether Dropout drops and BatchNorm uses the batch's statistics.
-
-        Raises:
-          ShapeError, ValueError: as a call does.
-        """
-        norm = self._check_fields()
-        if not start:
-            x = self._flatten(x)
-        activation = as_activation(self.activation)
+    def _layer(self, i: int, width: int, is_output: bool, x: jax.Array, train: bool) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for i, width in list(enumerate(self.features))[start:stop]:
-            y = nn.Dense(width, name=f"dense_{i}", **dtypes)(x)
-            if i < len(self.features) - 1 or self.activate_final:
-                y = self._normalise(y, norm, f"norm_{i}", train=train)
-                y = activation(y)
-                if self.dropout:
-                    # Named, so that a slice draws what the whole network does.
-                    drop = nn.Dropout(self.dropout, name=f"Dropout_{i}")
-                    y = drop(y, deterministic=not train)
-            x = x + y if self.residual and x.shape[-1] == width else y
-        return x
+        y = nn.Dense(width, name=f"dense_{i}", **dtypes)(x)
+        if not is_output:
+            if self._norm == "batch":
+                y = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(y)
+            elif self._norm is not None:
+                norm = nn.LayerNorm if self._norm == "layer" else nn.RMSNorm
+                y = norm(name=f"norm_{i}", **dtypes)(y)
+            y = as_activation(self.activation)(y)
+            if self.dropout:
+                # Named, so that a slice draws what the whole network does.
+                y = nn.Dropout(self.dropout, name=f"Dropout_{i}")(y, deterministic=not train)
+        return x + y if self.residual and x.shape[-1] == width else y
 
-    @nn.nowrap
-    def _flatten(self, x: jax.Array) -> jax.Array:
+    def _flatten(self, x: jax.Array, train: bool) -> jax.Array:
         """Examples ``[..., *example]`` as vectors."""
+        del train
         if x.ndim < self.input_ndim:
             axes = _AXES.get(self.input_ndim) or ", ".join(f"D{i}" for i in range(self.input_ndim))
             raise ShapeError(
@@ -115,24 +90,20 @@ class MLP(nn.Module):
         batch = x.shape[: x.ndim - self.input_ndim]
         return x.reshape(*batch, math.prod(x.shape[x.ndim - self.input_ndim :]))
 
+    @property
+    def _norm(self) -> str | None:
+        return as_choice("norm", self.norm, _NORMS)
+
     @nn.nowrap
-    def _check_fields(self) -> str | None:
-        """Raises ValueError for what a field does not take; returns the kind of norm."""
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
         check_widths("features", self.features, allow_empty=True)
         if not self.features:
             raise ValueError("features must name at least one layer's width, got an empty sequence")
         check_rate("dropout", self.dropout)
         check_size("input_ndim", self.input_ndim)
-        return as_choice("norm", self.norm, _NORMS)
-
-    def _normalise(self, x: jax.Array, norm: str | None, name: str, *, train: bool) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if norm is None:
-            return x
-        if norm == "batch":
-            return nn.BatchNorm(use_running_average=not train, name=name, **dtypes)(x)
-        norm_class = nn.LayerNorm if norm == "layer" else nn.RMSNorm
-        return norm_class(name=name, **dtypes)(x)
+        as_choice("norm", self.norm, _NORMS)
+        as_activation(self.activation)
 
 
 @register("mlp", input_shape=(28, 28, 1))

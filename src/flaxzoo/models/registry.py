@@ -102,7 +102,8 @@ def takes_fields_of(
       without: fields that the factory sets itself.
       defaults: the factory's own, where they are not the module's.
     """
-    hidden = {"parent", "name", *without}
+    # Whether a call returns maps is asked for by ``features``, in families that have any.
+    hidden = {"parent", "name", "feature_maps", *without}
     own_defaults = defaults or {}
 
     def add_signature(factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,249 @@
+"""A backbone as one generator of parts, in the order in which data passes through them.
+
+A family writes ``parts()``; its forward pass, stages, feature maps and slices follow from it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checked import Checked
+
+_AXES = {
+    "images": "[B, H, W, C]",
+    "maps": "[B, H, W, C]",
+    "tokens": "[B, N, C]",
+    "vectors": "[B, C]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One step of a backbone's forward pass.
+
+    Attributes:
+      name: of the stage that the part belongs to; consecutive parts of one name are one stage.
+      run: what computes it: a Linen module class with its fields, ``functools.partial(Block, 64)``,
+        which is built under the part's name and called with ``(x, train)``, or with ``(x)`` if it
+        takes no ``train``; or a function ``(x, train) -> x``, usually a method of the backbone,
+        which names the submodules that it makes.
+      owns: names of these submodules, a path for one inside another; None stands for the module
+        of the part's own name where ``run`` is a module class, and for no submodules otherwise.
+      map: name of the feature map that is complete behind the part, if any.
+      reduction: by how much that map is smaller than the image.
+      view: from what the part returns to its map ``[B, H, W, C]``, where the two differ: tokens
+        back on their grid (``tokens_to_map``), a norm that only the map passes through.
+      takes: the form of the part's input, ``"images"``, ``"maps"``, ``"tokens"`` or
+        ``"vectors"``, whose rank is checked where a range of stages starts; None for no check.
+      depth: name of the group that the stage shares its depth with, for layer-wise decay of
+        learning rates: that of another stage, or ``"head"``; None for a depth of its own.
+      remat: whether a module is computed again in the backward pass instead of storing what it
+        computes inside.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    owns: tuple[str, ...] | None = None
+    map: str | None = None
+    reduction: int | None = None
+    view: Callable[[jax.Array], jax.Array] | None = None
+    takes: str | None = "maps"
+    depth: str | None = None
+    remat: bool = False
+
+    @property
+    def submodules(self) -> tuple[str, ...]:
+        """The names of the submodules, the default filled in."""
+        if self.owns is not None:
+            return self.owns
+        return () if _module_class(self.run) is None else (self.name,)
+
+
+class Backbone(Checked, kw_only=True):
+    """The base of all backbones: a family gives ``parts`` and inherits the rest.
+
+    Attributes:
+      feature_maps: whether a call returns all feature maps instead of the last part's output; only
+        families whose parts end maps take it.
+    """
+
+    feature_maps: bool = False
+
+    @nn.nowrap
+    def parts(self) -> Iterator[Part]:
+        """The parts in the order of the forward pass; each family writes its own.
+
+        Mark it with ``flax.linen.nowrap``: it is called outside of ``apply`` as well.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define parts()")
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The names of the stages in order, and the submodules of each."""
+        stages: dict[str, tuple[str, ...]] = {}
+        for part in self.parts():
+            stages[part.name] = (*stages.get(part.name, ()), *part.submodules)
+        return stages
+
+    @nn.nowrap
+    def depths(self) -> dict[str, str]:
+        """The group of equal depth of each stage, by default its own name."""
+        return {part.name: part.depth or part.name for part in self.parts()}
+
+    @nn.nowrap
+    def reductions(self) -> dict[str, int | None]:
+        """The names of the feature maps in order, and by how much each is smaller than the image.
+
+        A reduction is None where the family does not say it.
+        """
+        return {part.map: part.reduction for part in self.parts() if part.map is not None}
+
+    @nn.nowrap
+    def enter(self, x: Any, parts: Sequence[Part]) -> Any:
+        """Turns what a range of stages is called with into what its first part takes.
+
+        A family with options, such as an LSTM's ``lengths``, takes them here and in ``leave``.
+
+        Args:
+          x: the input.
+          parts: those of the range, in order.
+
+        Raises:
+          ShapeError: ``x`` has not the rank that the first part takes.
+        """
+        kind = parts[0].takes if parts else None
+        if kind is not None and x.ndim != _AXES[kind].count(",") + 1:
+            raise ShapeError(f"{kind} must have shape {_AXES[kind]}, got {list(x.shape)}")
+        return x
+
+    @nn.nowrap
+    def leave(self, x: Any, parts: Sequence[Part]) -> Any:
+        """Turns what the last part of a range returns into the range's output.
+
+        The arguments are those of ``enter``.
+        """
+        del parts
+        return x
+
+    def __call__(self, x: Any, *, train: bool = False, feature_maps: bool | None = None) -> Any:
+        """Computes all parts.
+
+        Args:
+          x: inputs, for most families images ``[B, H, W, C]``, floating.
+          train: whether norms use the batch's statistics, and values and paths are dropped.
+          feature_maps: overrides the field of the name.
+
+        Returns:
+          What the last part returns; with ``feature_maps`` a dictionary of the maps
+          ``[B, H', W', C']`` in the order of the forward pass (``reductions`` lists them).
+
+        Raises:
+          ShapeError: ``x`` has another rank than the first part takes, or its size does not fit.
+          TypeError: maps are asked for and the family has none.
+        """
+        return self.run_stages(x, train=train, feature_maps=feature_maps)
+
+    @nn.compact
+    def run_stages(
+        self,
+        x: Any,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        train: bool = False,
+        feature_maps: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: inputs, or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: as for a call.
+          feature_maps: whether to return the maps that are complete within the range.
+          **options: of the family, such as an LSTM's ``lengths``.
+
+        Returns:
+          What the last of these stages returns, or with ``feature_maps`` the maps.
+
+        Raises:
+          ShapeError: ``x`` does not fit the first of the stages.
+          TypeError: maps are asked for and the family has none, or an option is unknown.
+          ValueError: maps are asked for and none is complete within the range.
+        """
+        every = list(self.parts())
+        names = list(dict.fromkeys(part.name for part in every))[start:stop]
+        parts = [part for part in every if part.name in names]
+        wants_maps = self.feature_maps if feature_maps is None else feature_maps
+        if wants_maps:
+            self._check_maps(every, parts)
+        # A plain dictionary comes out of jit sorted by its keys.
+        maps: OrderedDict[str, jax.Array] = OrderedDict()
+        x = self.enter(x, parts, **options)
+        for part in parts:
+            x = self._compute(part, x, train)
+            if wants_maps and part.map is not None:
+                maps[part.map] = x if part.view is None else part.view(x)
+        return maps if wants_maps else self.leave(x, parts, **options)
+
+    def _compute(self, part: Part, x: Any, train: bool) -> Any:
+        kind = _module_class(part.run)
+        if kind is None:
+            return part.run(x, train)
+        fields = functools.partial(part.run)
+        # Initialisation has no backward pass. Whether a block trains decides what is traced, so
+        # that ``train``, the third argument with the module itself, is static.
+        remat = part.remat and not self.is_initializing()
+        build: Any = nn.remat(kind, static_argnums=(2,)) if remat else kind
+        module = build(*fields.args, **fields.keywords, name=part.name)
+        return module(x, train) if _takes_train(kind) else module(x)
+
+    @nn.nowrap
+    def _check_maps(self, every: Sequence[Part], parts: Sequence[Part]) -> None:
+        """Raises an error where no map is complete within the parts."""
+        if not any(part.map for part in every):
+            raise TypeError(f"a {type(self).__name__} has no stages to give feature maps of")
+        if not any(part.map for part in parts):
+            names = dict.fromkeys(part.name for part in parts)
+            raise ValueError(f"no map is complete within {', '.join(names)}")
+
+
+def _module_class(run: Callable[..., Any]) -> type[nn.Module] | None:
+    """The Linen module class that ``run`` builds, or None where it is another callable."""
+    kind = getattr(run, "func", run)
+    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
+
+
+@functools.cache
+def _takes_train(kind: type[nn.Module]) -> bool:
+    return "train" in inspect.signature(kind.__call__).parameters
+
+
+def tokens_to_map(tokens: jax.Array, height: int, width: int, prefix: int = 0) -> jax.Array:
+    """Tokens ``[B, prefix + H * W, C]`` on their grid, ``[B, H, W, C]``.
+
+    Args:
+      tokens: row by row, behind the prefix.
+      height: rows of the grid.
+      width: columns of the grid.
+      prefix: how many tokens stand before them, such as the class token and registers.
+
+    Raises:
+      ShapeError: the number of tokens is another one.
+    """
+    if tokens.ndim != 3 or tokens.shape[1] != prefix + height * width:
+        raise ShapeError(
+            f"tokens must have shape [B, {prefix + height * width}, C] for a grid of {height} x "
+            f"{width} and {prefix} before it, got {list(tokens.shape)}"
+        )
+    return tokens[:, prefix:].reshape(tokens.shape[0], height, width, tokens.shape[-1])
