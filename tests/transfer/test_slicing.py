@@ -363,6 +363,9 @@ def test_frozen_stages_of_a_slice_keep_their_statistics():
     trainer.fit((x, np.array([0, 1, 2, 0, 1])), epochs=1, batch_size=4, progress=False)
     before, after = flatten(part.variables), flatten(trainer.model.variables)
     for path, leaf in before.items():
+        if path == "params/backbone/dense_2/bias":
+            # The norm behind it takes it away: its gradient is zero but for rounding.
+            continue
         same = np.array_equal(leaf, after[path])
         assert same == ("dense_1" in path or "norm_1" in path), path
 
