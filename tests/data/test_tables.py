@@ -315,7 +315,7 @@ def test_saved_and_loaded(tmp_path, missing, encoding):
     ("change", "message"),
     [
         (None, "cannot be read"),
-        ({"format": "flaxzoo.text_vectorizer"}, "not a saved table preparation"),
+        ({"format": "flaxzoo.text_vectorizer"}, "holds no table preparation"),
         ({"columns": [{"kind": "lost"}]}, "not understood"),
         ({"target": {"task": 3}}, "not understood"),
     ],

@@ -248,8 +248,8 @@ def test_a_vocabulary_from_a_file(tmp_path):
     [
         (None, "cannot be read"),
         ("{", "not readable as JSON"),
-        ("[1]", "not a saved text vectorizer"),
-        ('{"format": "flaxzoo.table"}', "not a saved text vectorizer"),
+        ("[1]", "holds no text vectorizer"),
+        ('{"format": "flaxzoo.table"}', "holds no text vectorizer"),
         ('{"format": "flaxzoo.text_vectorizer", "format_version": 99}', "later format"),
         ('{"format": "flaxzoo.text_vectorizer", "format_version": 1}', "not understood"),
     ],

@@ -470,7 +470,7 @@ def test_damage_is_told(model, data, stored, tmp_path):
         "short": (truncate, r"inputs\.npy: not readable"),
         "missing": (lambda d: (d / "targets.npy").unlink(), r"targets\.npy: not readable"),
         "text": (lambda d: (d / "features.json").write_text("{"), "not readable as JSON"),
-        "foreign": (edit(format="x"), "not what extract_features writes"),
+        "foreign": (edit(format="x"), "holds no features of flaxzoo"),
         "later": (edit(format_version=2), "in a later format"),
         "fields": (edit(columns=[{}]), r"not understood \(KeyError"),
         "count": (edit(examples=-1), "a count is negative"),

@@ -40,12 +40,14 @@ def read_document(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     path = Path(path)
     try:
         document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; it cannot be read") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != f"flaxzoo.{kind}":
-        raise DataError(f"{path}: not a saved {kind.replace('_', ' ')} of flaxzoo")
+        raise DataError(f"{path}: holds no {kind.replace('_', ' ')} of flaxzoo")
     version = document.get("format_version")
     if not isinstance(version, int) or version > _VERSION:
         raise DataError(f"{path}: written in a later format ({version}); pip install -U flaxzoo")

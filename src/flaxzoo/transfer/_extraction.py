@@ -24,7 +24,7 @@ from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
 from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
-from flaxzoo.transfer._feature_layout import columns_of, describe
+from flaxzoo.transfer._feature_files import columns_of, structure_of
 
 _POOLINGS = ("auto", "avg", "max", "avg+max")
 
@@ -63,7 +63,8 @@ class Extraction:
                 )
         weights = jax.ShapeDtypeStruct((self.batch_size,), np.dtype(np.float32))
         tree = {"inputs": outputs, "targets": self.first.targets, "weights": weights}
-        self.columns, self.structure = columns_of(tree)
+        self.structure = structure_of(tree)
+        self.columns = columns_of(tree)
 
     @property
     def total_batches(self) -> int | None:
@@ -133,11 +134,10 @@ class Extraction:
         features = jax.tree.map(lambda x: np.asarray(x)[:rows], outputs)
         check_finite(features, f"the features of batch {number}")
         tree = {"inputs": features, "targets": batch.targets, "weights": weights}
-        _, leaves, structure = describe(tree)
-        arrays = [np.asarray(leaf)[counted] for leaf in leaves]
+        arrays = [np.asarray(leaf)[counted] for leaf in jax.tree.leaves(tree)]
         found = [(jnp.dtype(x.dtype), x.shape[1:]) for x in arrays]
         wanted = [(jnp.dtype(c.dtype), c.shape) for c in self.columns]
-        if structure != self.structure or found != wanted:
+        if structure_of(tree) != self.structure or found != wanted:
             raise DataError(
                 f"batch {number} is unlike the first: features and targets "
                 f"{fingerprints.layout((tree['inputs'], tree['targets']))}, where the first has "

@@ -10,26 +10,136 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from flaxzoo._version import __version__
+from flaxzoo.data.saved import read_document, write_document
 from flaxzoo.errors import DataError
-from flaxzoo.transfer._feature_layout import Column, dtype_text, rebuild
-from flaxzoo.weights.files import write_text
 
 MANIFEST = "features.json"
-FORMAT = "flaxzoo.features"
-_VERSION = 1
+_KIND = "features"
 # To wait for the disk after every batch would cost more than a second's work done twice.
 _COMMIT_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One array of the features: its file and what a row of it is.
+
+    Attributes:
+      file: its name in the directory.
+      dtype: of its values, as ``jnp.dtype`` reads it.
+      shape: of one row.
+    """
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * jnp.dtype(self.dtype).itemsize
+
+    def header(self, rows: int) -> bytes:
+        """The header of a ``.npy`` file of so many rows; its length is the same for all."""
+        stream = io.BytesIO()
+        layout = {"descr": self._stored, "fortran_order": False, "shape": (rows, *self.shape)}
+        np.lib.format.write_array_header_1_0(stream, layout)
+        return stream.getvalue()
+
+    def open(self, directory: Path, rows: int) -> np.ndarray:
+        """The array, memory-mapped.
+
+        Raises:
+          DataError: the file is missing or is not what the manifest says.
+        """
+        path = directory / self.file
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: not readable ({error})") from error
+        if array.shape != (rows, *self.shape) or array.dtype != np.dtype(self._stored):
+            raise DataError(
+                f"{path}: holds {array.dtype}{list(array.shape)}, the manifest says "
+                f"{self.dtype}{[rows, *self.shape]}; run extract_features(..., resume=False)"
+            )
+        return array.view(jnp.dtype(self.dtype))
+
+    @property
+    def _stored(self) -> str:
+        dtype = jnp.dtype(self.dtype)
+        # The format has no name for bfloat16 and its like, which are stored as so many bytes.
+        return f"|V{dtype.itemsize}" if dtype.isbuiltin == 2 else dtype.str
+
+
+def columns_of(tree: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns of a batch of features (arrays or their shapes), in the order of their leaves.
+
+    Raises:
+      DataError: it holds what a file cannot: objects, or rows without a value.
+    """
+    columns: list[Column] = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = keystr(path, simple=True, separator=".")
+        dtype, shape = jnp.dtype(leaf.dtype), tuple(leaf.shape[1:])
+        if dtype.hasobject:
+            raise DataError(f"{name} holds Python objects, which a file of features cannot")
+        stem = re.sub(r"[^\w.-]", "_", name)
+        taken = f"{stem}.npy" in {column.file for column in columns}
+        file = f"{stem}-{len(columns)}.npy" if taken else f"{stem}.npy"
+        text = dtype.str if dtype.kind in "US" else dtype.name
+        columns.append(Column(file, text, shape))
+        if columns[-1].row_bytes == 0:
+            raise DataError(f"{name} has no values: its rows have the shape {list(shape)}")
+    return tuple(columns)
+
+
+def structure_of(tree: Any) -> Any:
+    """The containers of a tree as JSON: a leaf is its number in JAX's order.
+
+    Raises:
+      DataError: containers other than dictionaries with text as keys, tuples, lists and None.
+    """
+
+    def encode(node: Any) -> Any:
+        if node is None or isinstance(node, int):
+            return node
+        if isinstance(node, Mapping):
+            if not all(isinstance(key, str) for key in node):
+                raise DataError(f"the features have keys that are not text: {list(node)}")
+            return {"dict": {key: encode(value) for key, value in node.items()}}
+        if isinstance(node, tuple | list):
+            return {"list" if isinstance(node, list) else "tuple": list(map(encode, node))}
+        raise DataError(
+            f"the features hold a {type(node).__name__}; they may be arrays in dictionaries, "
+            "tuples and lists"
+        )
+
+    definition = jax.tree.structure(tree)
+    return encode(jax.tree.unflatten(definition, range(definition.num_leaves)))
+
+
+def rebuild(structure: Any, leaves: Sequence[Any]) -> Any:
+    """The containers that ``structure_of`` saw, around other leaves."""
+    if structure is None:
+        return None
+    if isinstance(structure, int):
+        return leaves[structure]
+    (kind, content), *_ = structure.items()
+    if kind == "dict":
+        return {key: rebuild(value, leaves) for key, value in content.items()}
+    return {"tuple": tuple, "list": list}[kind](rebuild(value, leaves) for value in content)
 
 
 @dataclasses.dataclass
@@ -40,11 +150,10 @@ class Manifest:
       model: the model's name, for people.
       fingerprint: what the features depend on; see ``flaxzoo.transfer._fingerprints``.
       columns: the arrays.
-      structure: how they make inputs, targets and weights; see ``describe``.
+      structure: how they make inputs, targets and weights; see ``structure_of``.
       total_batches: of the data, where it tells.
       examples: rows that are in all files for certain.
       batches: batches of the data that they are from.
-      weighted: whether some weight is not 1.
       complete: whether that is all of the data.
     """
 
@@ -55,15 +164,12 @@ class Manifest:
     total_batches: int | None = None
     examples: int = 0
     batches: int = 0
-    weighted: bool = False
     complete: bool = False
 
     def write(self, directory: Path) -> None:
         """Renames a new manifest over the old one."""
-        document = {"format": FORMAT, "format_version": _VERSION, "flaxzoo": __version__}
-        write_text(
-            directory / MANIFEST, json.dumps(document | dataclasses.asdict(self), indent=2) + "\n"
-        )
+        document = {"flaxzoo": __version__, **dataclasses.asdict(self)}
+        write_document(directory / MANIFEST, _KIND, document, indent=2)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -73,38 +179,21 @@ class Manifest:
           DataError: there is none, or it is damaged.
         """
         path = directory / MANIFEST
+        document = read_document(path, _KIND)
         try:
-            document = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; did extract_features write here?") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not readable as JSON ({error})") from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise DataError(f"{path}: not what extract_features writes")
-        try:
-            if document["format_version"] > _VERSION:
-                raise DataError(
-                    f"{path}: written by flaxzoo {document['flaxzoo']} in a later format; "
-                    "pip install -U flaxzoo"
-                )
-            values = {f.name: document[f.name] for f in dataclasses.fields(cls)}
-            values["columns"] = tuple(
-                Column(
-                    str(c["file"]), dtype_text(jnp.dtype(c["dtype"])), tuple(map(int, c["shape"]))
-                )
-                for c in values["columns"]
+            manifest = cls(**{f.name: document[f.name] for f in dataclasses.fields(cls)})
+            manifest.columns = tuple(
+                Column(c["file"], c["dtype"], tuple(c["shape"])) for c in manifest.columns
             )
-            manifest = cls(**values)
             rebuild(manifest.structure, manifest.columns)
-            if min(int(manifest.examples), int(manifest.batches)) < 0:
+            for column in manifest.columns:
+                column.header(manifest.examples)
+                if Path(column.file).name != column.file or not column.file.endswith(".npy"):
+                    raise ValueError(f"the file {column.file!r} is none of ours")
+            if min(manifest.examples, manifest.batches) < 0:
                 raise ValueError("a count is negative")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{path}: not understood ({type(error).__name__}: {error})") from error
-        for column in manifest.columns:
-            if Path(column.file).name != column.file or not column.file.endswith(".npy"):
-                raise DataError(f"{path}: names the file {column.file!r}, which is none of ours")
         return manifest
 
     @property
@@ -133,45 +222,33 @@ class FeatureWriter:
         self.manifest = manifest
         self._files: list[io.FileIO] = []
         self._rows, self._batches = manifest.examples, manifest.batches
-        self._weighted = manifest.weighted
         self._committed = time.monotonic()
 
     def __enter__(self) -> FeatureWriter:
-        try:
-            for column in self.manifest.columns:
-                self._files.append(self._open(column))
-        except BaseException as error:
-            self._close()
-            if isinstance(error, OSError):
-                raise self._failure(error) from error
-            raise
+        with contextlib.ExitStack() as stack, self._failures_told():
+            self._files = [
+                stack.enter_context(self._open(column)) for column in self.manifest.columns
+            ]
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        try:
-            if kind is None:
-                self.commit()
-            else:
-                # What ended the extraction is the news, not that it could not be noted.
-                with contextlib.suppress(DataError):
-                    self.commit()
-        finally:
-            self._close()
+        # What ended the extraction is the news, not that it could not be noted.
+        quiet = contextlib.suppress(DataError) if kind else contextlib.nullcontext()
+        with self._closing, quiet:
+            self.commit()
 
-    def append(self, leaves: Sequence[np.ndarray], weighted: bool) -> None:
+    def append(self, leaves: Sequence[np.ndarray]) -> None:
         """Appends the rows of one batch, of which there may be none.
 
         Raises:
           DataError: the disk is full, or another failure to write.
         """
-        try:
+        with self._failures_told():
             for file, leaf in zip(self._files, leaves, strict=True):
                 _write(file, np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
-        except OSError as error:
-            raise self._failure(error) from error
         self._rows += len(leaves[0])
         self._batches += 1
-        self._weighted |= weighted
         if time.monotonic() - self._committed >= _COMMIT_SECONDS:
             self.commit()
 
@@ -180,10 +257,8 @@ class FeatureWriter:
         if self._batches == self.manifest.batches:
             return
         self._sync()
-        manifest = self.manifest
-        manifest.examples, manifest.batches = self._rows, self._batches
-        manifest.weighted = self._weighted
-        manifest.write(self._directory)
+        self.manifest.examples, self.manifest.batches = self._rows, self._batches
+        self.manifest.write(self._directory)
         self._committed = time.monotonic()
 
     def finish(self) -> None:
@@ -191,12 +266,10 @@ class FeatureWriter:
         self.commit()
         if self._rows == 0:
             raise DataError("no example of the data has a weight above 0: there are no features")
-        try:
+        with self._failures_told():
             for file, column in zip(self._files, self.manifest.columns, strict=True):
                 file.seek(0)
-                _write(file, np.frombuffer(column.header(self._rows), np.uint8))
-        except OSError as error:
-            raise self._failure(error) from error
+                _write(file, column.header(self._rows))
         self._sync()
         self.manifest.total_batches = self._batches
         self.manifest.complete = True
@@ -209,7 +282,7 @@ class FeatureWriter:
             # A new file, not the old one emptied: somebody may have that mapped.
             path.unlink(missing_ok=True)
             file = io.FileIO(path, "x+")
-            _write(file, np.frombuffer(header, np.uint8))
+            _write(file, header)
             return file
         end = len(header) + self.manifest.examples * column.row_bytes
         if not path.is_file() or path.stat().st_size < end:
@@ -224,23 +297,20 @@ class FeatureWriter:
         return file
 
     def _sync(self) -> None:
-        try:
+        with self._failures_told():
             for file in self._files:
                 os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> DataError:
-        return DataError(
-            f"cannot write features to {self._directory}: {error.strerror or error}. "
-            f"{self.manifest.progress} are there; extract_features with the same arguments "
-            "goes on from them"
-        )
-
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
-        self._files = []
+            raise DataError(
+                f"cannot write features to {self._directory}: {error.strerror or error}. "
+                f"{self.manifest.progress} are there; extract_features with the same arguments "
+                "goes on from them"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -262,13 +332,12 @@ def sole_writer(directory: Path) -> Iterator[None]:
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is writing features to {directory}") from None
-        except OSError:
-            # Some network file systems have no locks.
-            pass
+        # Some network file systems have no locks: an OSError of another kind.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"another process is writing features to {directory}") from None
         yield
     finally:
         os.close(handle)

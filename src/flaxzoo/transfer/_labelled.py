@@ -52,6 +52,18 @@ def as_matrix(features: Any, name: str = "features", width: int | None = None) -
     return array
 
 
+def as_precision(dtype: Any) -> np.dtype:
+    """The dtype of a computation.
+
+    Raises:
+      DataError: neither float32 nor float64.
+    """
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
+        raise DataError(f"dtype must be float32 or float64, got {kind}")
+    return kind
+
+
 def as_labels(
     labels: Any, features: Any, rows: int, *, name: str = "labels", num_classes: int | None = None
 ) -> np.ndarray:

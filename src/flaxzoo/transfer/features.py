@@ -17,8 +17,7 @@ from flaxzoo.model import Model
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._extraction import Extraction
-from flaxzoo.transfer._feature_files import MANIFEST, FeatureWriter, Manifest, sole_writer
-from flaxzoo.transfer._feature_layout import rebuild
+from flaxzoo.transfer._feature_files import MANIFEST, FeatureWriter, Manifest, rebuild, sole_writer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -64,8 +63,7 @@ class Features:
             )
         arrays = [column.open(directory, manifest.examples) for column in manifest.columns]
         tree = rebuild(manifest.structure, arrays)
-        weights = tree["weights"] if manifest.weighted else None
-        return cls(tree["inputs"], tree["targets"], weights, directory)
+        return cls(tree["inputs"], tree["targets"], _unlike_one(tree["weights"]), directory)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -153,7 +151,11 @@ def _to_memory(run: Extraction, progress: bool) -> Features:
     weights = tree["weights"]
     if len(weights) == 0:
         raise DataError("no example of the data has a weight above 0: there are no features")
-    return Features(tree["inputs"], tree["targets"], weights if np.any(weights != 1) else None)
+    return Features(tree["inputs"], tree["targets"], _unlike_one(weights))
+
+
+def _unlike_one(weights: np.ndarray) -> np.ndarray | None:
+    return weights if np.any(weights != 1) else None
 
 
 def _plan(run: Extraction, directory: Path, resume: bool) -> Manifest:
@@ -201,8 +203,7 @@ def _to_directory(run: Extraction, directory: Path, manifest: Manifest, progress
         contextlib.closing(run.batches(manifest.batches)) as batches,
     ):
         for leaves in batches:
-            # The last column holds the weights.
-            writer.append(leaves, weighted=bool(np.any(leaves[-1] != 1)))
+            writer.append(leaves)
             bar.update(1)
             if stop:
                 break
@@ -225,22 +226,15 @@ def _interrupted(directory: Path, manifest: Manifest, stop: StopRequest) -> None
 
 
 def _bar(run: Extraction, progress: bool, done: int = 0) -> Any:
-    if not progress:
-        return contextlib.nullcontext(_NoBar())
     from tqdm.auto import tqdm
 
-    # None shows the bar on a terminal or in a notebook only.
     return tqdm(
         total=run.total_batches,
         initial=done,
         desc="features",
         unit="batch",
         leave=False,
-        disable=None,
+        # None shows the bar on a terminal or in a notebook only.
+        disable=None if progress else True,
         dynamic_ncols=True,
     )
-
-
-class _NoBar:
-    def update(self, count: int) -> None:
-        """Shows nothing."""

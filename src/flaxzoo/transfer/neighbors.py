@@ -10,7 +10,7 @@ import numpy as np
 from flaxzoo._checks import as_choice
 from flaxzoo.data.epochs import as_int
 from flaxzoo.errors import DataError
-from flaxzoo.transfer._labelled import as_labels, as_matrix
+from flaxzoo.transfer._labelled import as_labels, as_matrix, as_precision
 
 _METRICS = ("cosine", "euclidean")
 _VOTES = ("softmax", "uniform")
@@ -76,9 +76,7 @@ class KNN:
         if not 0 < temperature < np.inf:
             raise DataError(f"temperature must be a number above 0, got {temperature!r}")
         self.temperature = float(temperature)
-        self._dtype = np.dtype(dtype)
-        if self._dtype not in (np.float32, np.float64):
-            raise DataError(f"dtype must be float32 or float64, got {self._dtype}")
+        self._dtype = as_precision(dtype)
 
     def __repr__(self) -> str:
         rows, width = self._bank.shape

@@ -18,7 +18,7 @@ from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
 from flaxzoo.spec import ModelSpec
-from flaxzoo.transfer._labelled import as_labels, as_matrix
+from flaxzoo.transfer._labelled import as_labels, as_matrix, as_precision
 from flaxzoo.transfer.features import Features
 
 _PENALTIES = tuple(float(10.0**k) for k in range(-4, 5))
@@ -171,9 +171,7 @@ def linear_probe(
     importance = _as_weights(weights, classes, len(counts))
     seed, max_iterations = as_int(seed, "seed", 0), as_int(max_iterations, "max_iterations", 1)
     parts = _as_folds(folds, classes, counts, seed, importance) if len(values) > 1 else None
-    kind = np.dtype(dtype)
-    if kind not in (np.float32, np.float64):
-        raise DataError(f"dtype must be float32 or float64, got {kind}")
+    kind = as_precision(dtype)
     fits = _Fits(bool(standardize), float(tolerance), max_iterations)
     counted = importance > 0
     data = _Examples(matrix.astype(kind, copy=False), classes, importance).where(counted)
