@@ -88,7 +88,7 @@ class Lstm:
 
     def lower(self, inputs: Any, labels: Any) -> Any:
         from flaxzoo.data.batch import as_batch
-        from flaxzoo.training.steps import update
+        from flaxzoo.training.step import update
 
         arguments = (self.state, as_batch((inputs, labels)))
         return self.jax.jit(update, donate_argnums=0).lower(*arguments), arguments

@@ -50,7 +50,7 @@ class Flaxzoo:
     def lower(self, images: Any, labels: Any) -> Any:
         """The training step with a donated state, traced and lowered, and its arguments."""
         from flaxzoo.data.batch import as_batch
-        from flaxzoo.training.steps import update
+        from flaxzoo.training.step import update
 
         arguments = (self.state, as_batch((images, labels)))
         return self.jax.jit(update, donate_argnums=0).lower(*arguments), arguments

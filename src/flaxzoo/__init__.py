@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
     from flaxzoo.registry import Registry
     from flaxzoo.spec import ModelSpec
+    from flaxzoo.training.compiled import train_steps
     from flaxzoo.training.history import History
-    from flaxzoo.training.multi_step import train_steps
     from flaxzoo.training.state import TrainState, create_train_state
-    from flaxzoo.training.steps import eval_step, predict_step, train_step
+    from flaxzoo.training.step import eval_step, predict_step, train_step
     from flaxzoo.training.trainer import Trainer
 
 # Public modules and where they live.
@@ -72,11 +72,11 @@ _ATTRIBUTES = {
     "TrainState": "flaxzoo.training.state",
     "Trainer": "flaxzoo.training.trainer",
     "create_train_state": "flaxzoo.training.state",
-    "eval_step": "flaxzoo.training.steps",
-    "predict_step": "flaxzoo.training.steps",
+    "eval_step": "flaxzoo.training.step",
+    "predict_step": "flaxzoo.training.step",
     "profile": "flaxzoo.debug",
-    "train_step": "flaxzoo.training.steps",
-    "train_steps": "flaxzoo.training.multi_step",
+    "train_step": "flaxzoo.training.step",
+    "train_steps": "flaxzoo.training.compiled",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from flaxzoo.errors import UnknownNameError
 from flaxzoo.layers.norm import BatchNorm
 from flaxzoo.models.resnest import ResNeStBlock
 from flaxzoo.models.resnet import ResNet
-from flaxzoo.training import steps
+from flaxzoo.training import step as steps
 from flaxzoo.training.freezing import freeze, label_params, matching_paths, zero_grads
 from flaxzoo.weights.trees import flatten
 

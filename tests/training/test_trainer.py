@@ -6,7 +6,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError
-from flaxzoo.training import steps
+from flaxzoo.training import compiled
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.history import History
 
@@ -56,11 +56,11 @@ def test_fit_is_the_steps_by_hand(digits, assert_trees_equal):
 def test_the_last_batch_is_exact_and_nothing_recompiles(digits):
     train, test = digits
     trainer = fz.Trainer(mlp(features=(7,)))
-    before = steps.fit_step._cache_size(), steps.evaluate_and_total._cache_size()
+    before = compiled.fit_step._cache_size(), compiled.evaluate_and_total._cache_size()
     data = (train[0][:100], train[1][:100])
     trainer.fit(data, epochs=2, batch_size=32, validation_data=test, progress=False)
-    assert steps.fit_step._cache_size() - before[0] == 1
-    assert steps.evaluate_and_total._cache_size() - before[1] == 1
+    assert compiled.fit_step._cache_size() - before[0] == 1
+    assert compiled.evaluate_and_total._cache_size() - before[1] == 1
     whole = trainer.evaluate(test, batch_size=100)
     parts = trainer.evaluate(test, batch_size=33)
     assert parts["accuracy"] == whole["accuracy"]

@@ -19,7 +19,7 @@ from flaxzoo.data.examples import (
     is_example,
 )
 from flaxzoo.errors import DataError
-from flaxzoo.training.groups import Group, Rows, in_groups
+from flaxzoo.training.batch_groups import Group, Rows, in_groups
 
 
 @runtime_checkable
@@ -208,7 +208,7 @@ class Feed:
           prepare: called with each batch, or with the arrays of a group of checked ones.
           size: batches in a group; 1 for no groups.
           fits: for a number of batches since ``start``, whether the next ``size`` may be a group;
-            see ``flaxzoo.training.groups.in_groups``.
+            see ``flaxzoo.training.batch_groups.in_groups``.
         """
         done = 0
         if self.checked and self._limit is None and self._gathers:

@@ -11,7 +11,7 @@ import numpy as np
 from flaxzoo.data.batch import as_batch
 from flaxzoo.data.examples import holds_examples
 from flaxzoo.training.feed import Feed
-from flaxzoo.training.steps import check_values, output_shapes, prepare, with_targets
+from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
 
 def inspect(state: Any, feed: Feed) -> None:
@@ -26,7 +26,7 @@ def inspect(state: Any, feed: Feed) -> None:
       ShapeError: the data does not fit the model or the loss.
     """
     batch = with_targets(prepare(state, feed.first()))
-    outputs = output_shapes(state, batch.inputs)
+    outputs = output_shapes(state, batch.inputs).tree()
     if feed.arrays is not None:
         # Arrays are looked at once, as a whole, instead of batch by batch.
         whole = jax.tree.map(np.asarray, with_targets(as_batch(feed.arrays)))

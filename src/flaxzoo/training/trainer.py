@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo import optimizers, schedules
+from flaxzoo._checks import check_size
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import check_finite, pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
@@ -27,22 +28,20 @@ from flaxzoo.metrics import MetricSpec
 from flaxzoo.model import Model
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings
-from flaxzoo.training.carry import Carry
+from flaxzoo.training.batch_groups import Group, one_of, size_of
 from flaxzoo.training.checkpoint import (
     Checkpoints,
     require_writable,
     restore,
     saved_steps,
 )
+from flaxzoo.training.compiled import Carry, Flat, evaluate_and_total, pack, unpacked
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.freezing import FreezeSpec
-from flaxzoo.training.groups import Group, one_of, size_of
 from flaxzoo.training.history import History
 from flaxzoo.training.inspection import inspect, length
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.marks import marked
-from flaxzoo.training.multi_step import as_steps_per_call
-from flaxzoo.training.packed import Flat, pack, unpacked
 from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
 from flaxzoo.training.state import (
     TrainState,
@@ -51,14 +50,7 @@ from flaxzoo.training.state import (
     create_train_state,
     each_rate,
 )
-from flaxzoo.training.steps import (
-    as_configured,
-    complete,
-    empty_totals,
-    evaluate_and_total,
-    predict_step,
-    prepare,
-)
+from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
 
 
 class Trainer:
@@ -115,7 +107,8 @@ class Trainer:
         **optimizer_options: Any,
     ) -> None:
         self._model = as_model(model)
-        self.steps_per_call = as_steps_per_call(steps_per_call)
+        check_size("steps_per_call", steps_per_call)
+        self.steps_per_call = int(steps_per_call)
         self._settings: dict[str, Any] = {
             "optimizer": optimizer,
             "learning_rate": learning_rate,

@@ -8,7 +8,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.data.batch import Batch, as_batch
 from flaxzoo.errors import DataError, ShapeError
-from flaxzoo.training import steps
+from flaxzoo.training import step as steps
 
 SHAPE = (8, 8, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,6 @@ from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.training.modes import training_modes
-from flaxzoo.training.packed import Flat, Packed
 from flaxzoo.training.state import TrainState, merge, split
 
 
@@ -48,7 +48,8 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     """
     require_state(state)
     step = as_configured(_donating_step) if state.donate else _train_step
-    return step(state, owned(prepare(state, batch, step=step)))
+    new_state, metrics, _ = step(state, owned(prepare(state, batch, step=step)))
+    return new_state, metrics
 
 
 def eval_step(state: TrainState, batch: Any) -> MetricCollection:
@@ -100,11 +101,15 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
       batch: see ``train_step``.
       step: the jitted training step that is to take it; its trace tells the outputs' shapes, so
         that the model is not traced for these alone.
+
+    Raises:
+      DataError: there are no targets, or values that no step should see; see ``check_values``.
+      ShapeError: the batch does not fit the model or the loss.
     """
     batch = as_batch(batch)
     completed = complete(state, batch)
-    trace = None if step is None else functools.partial(step.trace, state, completed)
-    check_values(state, with_targets(batch), trace=trace)
+    shapes = None if step is None else functools.partial(_traced_shapes, step, state, completed)
+    check_values(state, with_targets(batch), shapes=shapes)
     return completed
 
 
@@ -149,7 +154,7 @@ def check_values(
     batch: Batch,
     *,
     like: Batch | None = None,
-    trace: Callable[[], Any] | None = None,
+    shapes: Callable[[], Shapes] | None = None,
 ) -> None:
     """Looks at the values of a NumPy batch: finite inputs, labels in range.
 
@@ -157,7 +162,7 @@ def check_values(
       state: the state.
       batch: with targets.
       like: a batch of another number of examples, for which the outputs' shapes may be known.
-      trace: traces the step that will take the batch.
+      shapes: finds the outputs' shapes out, should they not be known yet.
 
     Raises:
       DataError: what is wrong, and where.
@@ -165,45 +170,63 @@ def check_values(
     if is_host(batch.inputs):
         check_finite(batch.inputs, "inputs")
     if is_host(batch.targets) and state.loss is not None:
-        outputs = output_shapes(state, (like or batch).inputs, trace=trace)
+        outputs = output_shapes(state, (like or batch).inputs, shapes).tree()
         if like is not None:
             outputs = _for_examples(outputs, batch_size(batch))
         state.loss.check_targets(batch.targets, outputs)
 
 
-def output_shapes(state: TrainState, inputs: Any, *, trace: Callable[[], Any] | None = None) -> Any:
-    """The outputs' shapes and dtypes for a batch of inputs; traced once per shape.
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The shapes and dtypes of a tree of arrays: no data, so that a compiled step can return it.
+
+    Attributes:
+      leaves: one for each array.
+      treedef: what they are the leaves of.
+    """
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    treedef: Any
+
+    @classmethod
+    def of(cls, tree: Any) -> Shapes:
+        """The shapes of arrays, tracers or ``jax.ShapeDtypeStruct``."""
+        leaves, treedef = jax.tree.flatten(tree)
+        return cls(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), treedef)
+
+    def tree(self) -> Any:
+        """The tree, with ``jax.ShapeDtypeStruct`` leaves."""
+        return jax.tree.unflatten(self.treedef, self.leaves)
+
+
+def output_shapes(
+    state: TrainState, inputs: Any, find: Callable[[], Shapes] | None = None
+) -> Shapes:
+    """The shapes of the outputs for a batch of inputs; computed once for a model and a shape.
 
     Args:
       state: the state.
-      inputs: arrays, tracers or ``jax.ShapeDtypeStruct``.
-      trace: traces a step on such inputs, which saves another trace of the model.
+      inputs: arrays or ``jax.ShapeDtypeStruct``.
+      find: computes them if they are not known; by default the model is traced for it.
     """
-    key = _shapes_key(state, inputs)
-    if key not in _OUTPUT_SHAPES and trace is not None:
-        trace()
-    # A step that has been traced before is not again, and one that augments sees other inputs.
-    if key not in _OUTPUT_SHAPES:
-        outputs = jax.eval_shape(
-            lambda state, inputs: apply_module(
-                state.module, state.variables, inputs, rngs=_eval_rngs(state)
-            ),
-            state,
-            inputs,
-        )
-        _remember(key, outputs)
-    return _OUTPUT_SHAPES[key]
-
-
-def _remember(key: Any, outputs: Any) -> None:
-    if len(_OUTPUT_SHAPES) >= 256:
-        _OUTPUT_SHAPES.clear()
-    _OUTPUT_SHAPES[key] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs)
-
-
-def _shapes_key(state: TrainState, inputs: Any) -> Any:
     leaves, treedef = jax.tree.flatten(inputs)
-    return state.module, treedef, tuple((x.shape, x.dtype) for x in leaves)
+    key = state.module, treedef, tuple((x.shape, x.dtype) for x in leaves)
+    if key not in _known_shapes:
+        # A step that augments sees other inputs than these.
+        traced = find() if find is not None and state.augment is None else None
+        if len(_known_shapes) >= 256:
+            _known_shapes.clear()
+        _known_shapes[key] = traced or Shapes.of(jax.eval_shape(_predict, state, inputs))
+    return _known_shapes[key]
+
+
+_known_shapes: dict[Any, Shapes] = {}
+
+
+def _traced_shapes(step: Any, state: TrainState, batch: Batch) -> Shapes:
+    """The outputs' shapes as a training step returns them; ``jit`` keeps the trace for the call."""
+    return step.trace(state, batch).out_info[-1]
 
 
 def _for_examples(outputs: Any, examples: int) -> Any:
@@ -213,13 +236,17 @@ def _for_examples(outputs: Any, examples: int) -> Any:
     )
 
 
-_OUTPUT_SHAPES: dict[Any, Any] = {}
 # A fold of the step's key that its split, for dropout, does not use.
 _AUGMENT_STREAM = 2
 
 
 def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollection]:
     """The body of ``train_step``: pure, for use under ``jit`` or ``scan``."""
+    return _update(state, batch)[:2]
+
+
+def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollection, Shapes]:
+    """``update``, and the shapes of the model's outputs, which are data for no one."""
     trainable, frozen = split(state.params, state.frozen)
     if not trainable:
         raise ValueError("every parameter is frozen: there is nothing to train")
@@ -255,7 +282,7 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
     metrics = metrics_module.collect(
         state.metrics, outputs, labels, weights=batch.weights, loss=values
     )
-    return new_state, metrics
+    return new_state, metrics, Shapes.of(outputs)
 
 
 def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
@@ -305,7 +332,6 @@ def _objective(
                 lambda new, old: jnp.where(counts, new, old), dict(updated), dict(collections)
             )
         collections = updated
-    _remember(_shapes_key(state, batch.inputs), outputs)
     loss = with_soft_targets(state.loss) if _is_soft(state, batch.targets) else state.loss
     loss.check(outputs, batch.targets)
     penalty = loss.regularization(params)
@@ -387,35 +413,30 @@ def _keeping(step: Any) -> Any:
     return jax.jit(step.__wrapped__)
 
 
-def empty_totals(state: TrainState, batch: Batch) -> MetricCollection:
-    """Metrics of nothing, of the structure that the steps return for this batch."""
-    outputs = output_shapes(state, batch.inputs)
-    shapes = jax.eval_shape(_measure, state, state.params, outputs, with_targets(batch))
+def empty_totals(
+    state: TrainState, batch: Batch, outputs: Shapes | None = None
+) -> MetricCollection:
+    """Metrics of nothing, of the structure that the steps return for this batch.
+
+    Args:
+      state: the state.
+      batch: arrays or ``jax.ShapeDtypeStruct``.
+      outputs: the shapes of the model's outputs, if the caller knows them.
+    """
+    outputs = output_shapes(state, batch.inputs) if outputs is None else outputs
+    shapes = jax.eval_shape(_measure, state, state.params, outputs.tree(), with_targets(batch))
     # NumPy's: jax would dispatch one small program for each of them.
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-
-def _fit_step(state: Flat, batch: Batch, totals: Packed) -> tuple[Flat, Packed, Packed]:
-    new_state, metrics = update(state.tree(), batch)
-    new_totals = Packed.of(metrics.merge(totals.tree()), totals)
-    return Flat.of(new_state, state.treedef), Packed.of(metrics, totals), new_totals
-
-
-def _evaluate_and_total(state: Flat, batch: Batch, totals: Packed) -> Packed:
-    return Packed.of(evaluate(state.tree(), batch).merge(totals.tree()), totals)
 
 
 def _predict(state: TrainState, inputs: Any) -> Any:
     return apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
 
 
-_train_step = jax.jit(update)
-_donating_step = jax.jit(update, donate_argnums=0)
+_train_step = jax.jit(_update)
+_donating_step = jax.jit(_update, donate_argnums=0)
 _eval_step = jax.jit(evaluate)
 _predict_step = jax.jit(_predict)
-# The Trainer owns its state, so its buffers may be reused for the next one.
-fit_step = jax.jit(_fit_step, donate_argnums=(0, 2))
-evaluate_and_total = jax.jit(_evaluate_and_total, donate_argnums=2)
 
 
 __all__ = ["eval_step", "predict_step", "train_step"]

@@ -14,8 +14,8 @@ from jax.experimental import checkify
 import flaxzoo as fz
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError, ShapeError
-from flaxzoo.training import carry, steps
-from flaxzoo.training.groups import Group, in_groups, one_of, size_of, take_rows
+from flaxzoo.training import compiled
+from flaxzoo.training.batch_groups import Group, in_groups, one_of, size_of, take_rows
 
 SHAPE = (8, 8, 1)
 
@@ -147,7 +147,7 @@ def test_bad_number_of_steps(steps_per_call):
 
 def test_fit_gives_the_numbers_of_single_steps(digits, single):
     one, ones = single
-    before = steps.fit_step._cache_size(), carry.fit_steps._cache_size()
+    before = compiled.fit_step._cache_size(), compiled.fit_steps._cache_size()
     calls = Calls()
     several = fit(digits[0], np.int64(4), callbacks=[calls])
     assert_close(several.state, one.state)
@@ -155,8 +155,8 @@ def test_fit_gives_the_numbers_of_single_steps(digits, single):
         assert several.history[name] == pytest.approx(values, rel=1e-6)
     # Three groups of four and three single steps: nothing but the group is compiled.
     assert calls.steps == [4, 8, 12, 13, 14, 15, 19, 23, 27, 28, 29, 30]
-    assert steps.fit_step._cache_size() == before[0]
-    assert carry.fit_steps._cache_size() == before[1] + 1
+    assert compiled.fit_step._cache_size() == before[0]
+    assert compiled.fit_steps._cache_size() == before[1] + 1
     # Of one call the callbacks see the metrics of all its batches.
     assert calls.losses[0] == pytest.approx(np.mean(ones.losses[:4]), rel=1e-5)
     assert calls.losses[3] == pytest.approx(ones.losses[12], rel=1e-5)
