@@ -74,7 +74,7 @@ def test_exceptions_that_are_mistakes(spec, pattern, amount):
 
 
 def test_patterns_without_wildcards_are_not_searched_for(monkeypatch):
-    from flaxzoo.transfer import freezing
+    from flaxzoo.training import freezing
 
     searched = []
     monkeypatch.setattr(
