@@ -188,7 +188,7 @@ class CallbackList:
         for callback in self._late:
             callback.on_epoch_end(trainer, epoch, logs)
 
-    def checkpoint_directory(self, trainer: Trainer) -> Path | None:
+    def checkpoint_directory(self, trainer: Any) -> Path | None:
         """Where the first that keeps checkpoints has them; None if none does."""
         places = (callback.checkpoint_directory(trainer) for callback in self._all)
         return next((place for place in places if place is not None), None)

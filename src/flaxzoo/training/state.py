@@ -254,7 +254,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
       UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
     """
     options = dict(settings)
-    loss, metrics = options.pop("loss"), options.pop("metrics")
+    loss, metrics = options.pop("loss", None), options.pop("metrics", None)
     for key in ("freeze", "freeze_until", "freeze_batch_norm"):
         options.pop(key, None)
     if options.get("augment") is not None:
@@ -267,7 +267,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for metric in metrics if isinstance(metrics, tuple) else filter(None, (metrics,)):
         metrics_module.as_metric(metric)
     given = {key: value for key, value in options.items() if value is not None}
-    optimizer, rate = given.pop("optimizer"), given.pop("learning_rate", None)
+    optimizer, rate = given.pop("optimizer", "adam"), given.pop("learning_rate", None)
     # Any length will do: what is built here is thrown away.
     if any(isinstance(one, str) for one in each_rate(rate)):
         given["total_steps"] = 10**9

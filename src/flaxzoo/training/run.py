@@ -1,0 +1,410 @@
+"""What belongs to a run: its model, settings, state and history, where it stands, its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo import optimizers, schedules
+from flaxzoo._checks import check_size
+from flaxzoo.callbacks.base import CallbackList
+from flaxzoo.data.batch import Batch
+from flaxzoo.errors import DataError
+from flaxzoo.metrics import MetricCollection
+from flaxzoo.model import Model
+from flaxzoo.summary import Summary
+from flaxzoo.training import settings as settings_file
+from flaxzoo.training.checkpoint import Checkpoints, require_writable, restore, saved_steps
+from flaxzoo.training.compiled import Carry
+from flaxzoo.training.feed import Feed
+from flaxzoo.training.freezing import FreezeSpec
+from flaxzoo.training.history import History
+from flaxzoo.training.marks import marked
+from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
+from flaxzoo.training.state import (
+    TrainState,
+    as_model,
+    check_settings,
+    create_train_state,
+    each_rate,
+)
+from flaxzoo.training.step import empty_totals, prepare
+
+
+class Run:
+    """Keeps what a ``Trainer`` trains: all that a checkpoint and ``trainer.json`` hold.
+
+    The state is made when the input shape and the length of training are known. Whoever trains it
+    donates it from step to step, so read ``model`` for variables that stay.
+
+    Args:
+      model: a ``flaxzoo.Model`` or a Linen module.
+      seed: of the initialisation, dropout and the order of the data.
+      run_dir: where checkpoints and logs go; made when something is written there.
+      steps_per_call: how many steps are handed to the device at once.
+      **settings: options of ``create_train_state``.
+
+    Attributes:
+      history: ``History`` of all epochs.
+      step: number of updates so far.
+      run: tells this run's checkpoints from those of others in the same directory.
+
+    Raises:
+      UnknownNameError: (a KeyError) a name among the settings is not registered.
+      UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
+      TypeError: ``model`` is neither of the two.
+      ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        seed: int = 0,
+        run_dir: str | os.PathLike[str] | None = None,
+        steps_per_call: int = 1,
+        **settings: Any,
+    ) -> None:
+        self._model = as_model(model)
+        check_size("steps_per_call", steps_per_call)
+        self.steps_per_call = int(steps_per_call)
+        self._settings = dict(settings)
+        for key in ("metrics", "freeze"):
+            self._settings[key] = _rereadable(settings.get(key))
+        self.seed = int(seed)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.history = History()
+        self.step = 0
+        self.run = uuid.uuid4().hex
+        self._carry = Carry()
+        self._total_steps: int | None = None
+        # A schedule by name needs the length of training, which the first fit tells.
+        self._provisional = False
+        self._inputs: Any = None
+        # Whether the run has been read from files, and goes on where they say.
+        self._loaded = False
+        # Whether what is frozen has changed since the state was made.
+        self._refrozen = False
+        # Where the run stands: finished epochs, batches of the next one, and its metrics so far.
+        self._epoch = 0
+        self._batch = 0
+        self._saved_totals: list[Any] | None = None
+        # Metrics of nothing, for the data of this fit: making them takes as long as many steps.
+        self._nothing: MetricCollection | None = None
+        self._callbacks = CallbackList()
+        self._callback_states: dict[str, Any] = {}
+        check_settings(self._settings)
+        if self._model.variables is not None and not self._needs_length():
+            self.build()
+
+    # --- the state -----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TrainState | None:
+        """The training state, None until it is made; its arrays are gone after the next step."""
+        return self._carry.state
+
+    @state.setter
+    def state(self, value: TrainState | None) -> None:
+        self._carry.state = value
+
+    def build(self, inputs: Any = None, *, total_steps: int | None = None) -> TrainState:
+        """Makes the state, once.
+
+        Args:
+          inputs: a batch of inputs, for models whose input shape is not known.
+          total_steps: length of training, for a learning rate that is given as a schedule's name.
+
+        Returns:
+          The state.
+        """
+        before = self.state
+        if self.state is not None and self._provisional and total_steps is not None:
+            self.state = None
+        if self.state is None:
+            self._provisional = total_steps is None and self._needs_length()
+            if self._provisional:
+                total_steps = 1
+            state = create_train_state(
+                self._model,
+                rng=self.seed,
+                inputs=inputs,
+                total_steps=total_steps,
+                **self._settings,
+            )
+            self._total_steps = total_steps
+            if before is not None and self._refrozen:
+                state = with_freezing(state, freezing_to_json(before))
+            # The model keeps its own variables: the trainer's will be donated.
+            self.state = jax.tree.map(jnp.copy, state)
+            self._note_inputs(inputs)
+        return self.state
+
+    def _build_for(self, feed: Feed, epochs: int | None) -> None:
+        """Makes the state for some data, and for a length of training where ``epochs`` tells it."""
+        inputs = feed.first().inputs
+        if self.state is not None and not (self._provisional and epochs is not None):
+            if epochs is not None:
+                self._note_inputs(inputs)
+            return
+        total = None
+        if self._needs_length() and epochs is not None:
+            if feed.steps_per_epoch is None:
+                raise DataError(
+                    f"learning_rate={self._settings['learning_rate']!r} spans the run, but "
+                    f"{feed.name} does not tell its length: pass steps_per_epoch"
+                )
+            total = epochs * feed.steps_per_epoch
+        self.build(inputs, total_steps=total)
+
+    def _needs_length(self) -> bool:
+        rates = each_rate(self._settings["learning_rate"])
+        return any(isinstance(rate, str) and schedules.needs_total_steps(rate) for rate in rates)
+
+    def _note_inputs(self, inputs: Any) -> None:
+        """Whoever saves the model or loads the run is told the size that it was trained on."""
+        if inputs is not None:
+            self._inputs = inputs
+            spec = self._model.spec.with_inputs(inputs)
+            self._model = dataclasses.replace(self._model, spec=spec)
+
+    def _note_classes(self, data: Any) -> None:
+        """A model without names for its classes takes those of what it is trained on."""
+        names = getattr(data, "class_names", None)
+        head = getattr(self._model.module, "head", None)
+        if names and not self._model.spec.classes and len(names) == getattr(head, "num_classes", 0):
+            spec = dataclasses.replace(self._model.spec, classes=tuple(map(str, names)))
+            self._model = dataclasses.replace(self._model, spec=spec)
+
+    def refreeze(self, freeze: FreezeSpec = None, *, freeze_until: int | str | None = None) -> None:
+        """Changes what is frozen from the next step on; see ``flaxzoo.transfer.refreeze``.
+
+        It counts from then on, instead of what the trainer was made with; checkpoints hold it.
+
+        Args:
+          freeze: as for the trainer; None for nothing.
+          freeze_until: likewise.
+
+        Raises:
+          RuntimeError: there is no state yet.
+          As ``flaxzoo.transfer.refreeze``.
+        """
+        if self.state is None:
+            raise RuntimeError("there is nothing to refreeze before fit, evaluate or build")
+        state = refreeze(self.state, freeze, freeze_until=freeze_until)
+        self._refrozen = self._refrozen or state is not self.state
+        self.state = state
+
+    # --- what it looks like --------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The model with the current variables, copied: it stays as it is."""
+        if self.state is None:
+            return self._model
+        return self._model.with_variables(jax.tree.map(jnp.copy, self.state.eval_variables))
+
+    def model_with_state(self) -> Model:
+        """The model with the current variables, not copied: valid until the next step."""
+        if self.state is None:
+            return self._model
+        return self._model.with_variables(self.state.eval_variables)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """At the current step, the head's if groups differ; None where the optimizer hides it."""
+        optimizer = None if self.state is None else self.state.optimizer
+        if optimizer is None or optimizer.learning_rate is None:
+            return None
+        return float(optimizer.learning_rate(self.step // optimizer.accumulate_steps))
+
+    @property
+    def group_learning_rates(self) -> dict[str, float]:
+        """At the current step, by entry of a ``learning_rate`` that is a mapping; else empty.
+
+        Those of frozen groups are what they would train at.
+        """
+        if self.state is None or not isinstance(self._settings["learning_rate"], Mapping):
+            return {}
+        state: Any = self.state
+        return state.groups.rates(self.step // state.optimizer.accumulate_steps)
+
+    def hyperparameters(self) -> dict[str, str | int | float | bool]:
+        """The run's settings, flat, for logs."""
+        values = {"model": self._model.spec.name, "seed": self.seed, **self._settings}
+        if values["learning_rate"] is None and isinstance(values["optimizer"], str):
+            values["learning_rate"] = optimizers.default_learning_rate(values["optimizer"])
+        return {
+            key: value if isinstance(value, str | int | float | bool) else _describe(value)
+            for key, value in values.items()
+            if value is not None
+        }
+
+    def summary(self) -> Summary:
+        """The model's layer table, with what trains, and at which rate where rates differ."""
+        summary = self.model_with_state().summary()
+        return summary if self.state is None else marked(summary, self.state, self.step)
+
+    @property
+    def position_in_epoch(self) -> int:
+        """Number of batches of the present epoch so far."""
+        return self._batch
+
+    # --- metrics of the epoch so far -----------------------------------------------------------
+
+    def _first_totals(self, batch: Batch) -> MetricCollection:
+        """The metrics that the epoch starts or, after a resume, goes on with."""
+        if self._nothing is None:
+            self._nothing = empty_totals(self.state, prepare(self.state, batch))  # type: ignore[arg-type]
+        totals = self._nothing
+        if self._saved_totals is not None:
+            leaves, treedef = jax.tree.flatten(totals)
+            saved = [
+                jnp.asarray(np.asarray(value, leaf.dtype).reshape(leaf.shape))
+                for value, leaf in zip(self._saved_totals, leaves, strict=True)
+            ]
+            totals, self._saved_totals = jax.tree.unflatten(treedef, saved), None
+        return totals
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Writes the settings and a checkpoint, from which ``load`` and ``fit`` go on.
+
+        Returns:
+          The checkpoint's directory.
+
+        Raises:
+          DataError: the directory cannot be written.
+          RuntimeError: there is no state yet.
+        """
+        if self.state is None:
+            raise RuntimeError("there is nothing to save before fit, evaluate or build")
+        directory = Path(directory)
+        require_writable(directory)
+        self._write_settings(directory)
+        return self._save_checkpoint(directory)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        which: int | str = "last",
+        model: Any = None,
+        **overrides: Any,
+    ) -> Self:
+        """Reads what ``save``, ``ModelCheckpoint`` or an interrupted ``fit`` wrote.
+
+        Args:
+          directory: the run's directory.
+          which: ``"last"``, ``"best"`` or a step.
+          model: the model, where it is not from the registry.
+          **overrides: ``optimizer``, ``loss``, ``metrics`` or ``freeze`` where they were given as
+            objects, which a file cannot hold; another ``steps_per_call``.
+
+        Returns:
+          A trainer whose ``fit`` goes on, from mid-epoch if need be, with ``run_dir`` set.
+
+        Raises:
+          CheckpointError: no run, a damaged one, one of another model, or a setting that has to
+            be given is not.
+        """
+        directory = Path(directory)
+        document = settings_file.read(directory)
+        if model is None:
+            model = settings_file.restore_model(directory, document)
+        saved = settings_file.restore(directory, document, overrides)
+        # Runs of before there was such a thing took one step at a time.
+        calls = {"steps_per_call": document.get("steps_per_call", 1)}
+        run = cls(model, seed=document["seed"], run_dir=directory, **{**calls, **saved})
+        run.build(settings_file.restore_inputs(document), total_steps=document["total_steps"])
+        run._restore(directory / "checkpoints", which)
+        return run
+
+    def position(self) -> dict[str, Any]:
+        """Where the run stands, as JSON; a checkpoint holds it beside the arrays."""
+        totals = None
+        if self._carry.has_totals:
+            totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._carry.totals)]
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "step": self.step,
+            "run": self.run,
+            "totals": totals,
+            "history": self.history.to_json(),
+            "callbacks": self._callbacks.states(),
+            "freezing": freezing_to_json(self.state) if self._refrozen else None,  # type: ignore[arg-type]
+        }
+
+    def _save_checkpoint(self, directory: Path) -> Path:
+        checkpoints = Checkpoints(directory / "checkpoints", keep=None)
+        checkpoints.set_aside(self.run, self.step)
+        path = checkpoints.save(
+            self.state,  # type: ignore[arg-type]
+            self.step,
+            {**self.position(), "score": None},
+        )
+        checkpoints.close()
+        return path
+
+    def _resume(self, callbacks: CallbackList) -> None:
+        """Goes on from the last checkpoint, if there is one and this run has not begun."""
+        directory = callbacks.checkpoint_directory(self)
+        if directory is None:
+            if self.run_dir is None:
+                raise ValueError("resume=True needs Trainer(..., run_dir=...)")
+            directory = self.run_dir / "checkpoints"
+        # A trainer that has been loaded, or has trained, goes on from where it is.
+        if self.step == 0 and saved_steps(directory):
+            self._restore(directory, "last")
+
+    def _restore(self, directory: Path, which: int | str) -> None:
+        state, meta = restore(directory, self.state, which)  # type: ignore[arg-type]
+        self.state = state
+        self._refrozen = meta.get("freezing") is not None
+        self.step = int(state.step)
+        self._epoch, self._batch = meta["epoch"], meta["batch"]
+        self._carry.totals, self._saved_totals = None, meta["totals"]
+        self.history = History.from_json(meta["history"])
+        self._callback_states = meta["callbacks"]
+        self.run = meta["run"]
+        self._provisional, self._loaded = False, True
+
+    def _write_settings(self, directory: Path | None = None) -> None:
+        directory = directory or self.run_dir
+        if directory is not None:
+            settings_file.write(
+                directory,
+                self._model.spec,
+                self._settings,
+                self._inputs,
+                {
+                    "seed": self.seed,
+                    "total_steps": self._total_steps,
+                    "steps_per_call": self.steps_per_call,
+                },
+            )
+
+
+def _rereadable(setting: Any) -> Any:
+    # What can be read only once would be gone after the first look.
+    one = isinstance(setting, str) or callable(setting) or not isinstance(setting, Iterable)
+    return setting if one else tuple(setting)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_describe(item)}" for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_describe, value))
+    return str(getattr(value, "name", None) or getattr(value, "__name__", None) or value)
