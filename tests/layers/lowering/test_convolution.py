@@ -173,6 +173,16 @@ def test_other_precisions(kernel):
         compare(x, k, tolerance=1e-13, **options)
 
 
+def test_other_precisions_of_depthwise_kernels():
+    shapes = (2, 7, 6, 16), (3, 2, 1, 16)
+    options = {"padding": "SAME", "feature_group_count": 16}
+    for dtype, tolerance in ((jnp.bfloat16, 1e-2), (jnp.float16, 1e-3)):
+        compare(*(normal(*shape, dtype=dtype) for shape in shapes), tolerance=tolerance, **options)
+    with jax.enable_x64(True):
+        x, k = (normal(*shape, dtype=np.float64) for shape in shapes)
+        compare(x, k, tolerance=1e-13, **options)
+
+
 @pytest.mark.parametrize(
     ("x", "kernel", "strides"),
     [
@@ -305,8 +315,9 @@ TRANSFORMATIONS = {
 def test_transformations(name):
     transform, more_x, more_kernel = TRANSFORMATIONS[name]
     shapes = [
-        ((2, 6, 5, 6), (3, 3, 6, 4), (1, 1), "SAME"),
-        ((2, 6, 5, 6), (1, 1, 6, 4), (2, 2), "VALID"),
+        ((2, 6, 5, 6), (3, 3, 6, 4), (1, 1), "SAME", 1),
+        ((2, 6, 5, 6), (1, 1, 6, 4), (2, 2), "VALID", 1),
+        ((2, 6, 5, 16), (3, 3, 1, 16), (1, 1), "SAME", 16),
     ]
     operands = [
         (normal(*(3, 2)[:more_x], *x), normal(*(2, 3)[-more_kernel or 2 :], *kernel))
@@ -319,10 +330,11 @@ def test_transformations(name):
 
     def run(convolve, operands):
         results = []
-        for (_, _, strides, padding), pair in zip(shapes, operands, strict=True):
+        for (_, _, *window, groups), pair in zip(shapes, operands, strict=True):
+            options = {"dimension_numbers": NHWC, "feature_group_count": groups}
 
-            def conv(x, kernel, strides=strides, padding=padding):
-                return convolve(x, kernel, strides, padding, dimension_numbers=NHWC)
+            def conv(x, kernel, window=window, options=options):
+                return convolve(x, kernel, *window, **options)
 
             results.append(transform(conv)(*pair))
         return results

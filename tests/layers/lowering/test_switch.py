@@ -13,6 +13,7 @@ import flaxzoo as fz
 from flaxzoo.layers import lowering
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.lstm import LSTMLayer
 from flaxzoo.layers.norm import BatchNorm
 from flaxzoo.layers.pool import avg_pool, max_pool
 
@@ -77,6 +78,19 @@ def test_xla_means_nothing_of_ours():
     assert not [name for name in plain if "flaxzoo" in name or "platform" in name]
     assert {"conv_general_dilated", "dot_general", "reduce_window_max"} <= plain
     assert "flaxzoo_conv" in names()
+
+
+def test_the_recurrence_is_differentiated_by_jax():
+    layer = LSTMLayer(4)
+    x = X[:, :, 0]
+    variables = layer.init(jax.random.key(0), x)
+    loss = lambda v: jnp.sin(layer.apply(v, x)[0]).sum()  # noqa: E731
+    ours = jax.grad(loss)(variables)
+    with lowering.use("xla"):
+        theirs = jax.grad(loss)(variables)
+        # Our own reverse pass would refuse forward mode.
+        jax.jvp(loss, (variables,), (variables,))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
 def test_compiled_functions_are_traced_again():
