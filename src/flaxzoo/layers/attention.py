@@ -36,10 +36,10 @@ def attend(
       q: queries ``[B, Q, H, D]``.
       k: keys ``[B, K, H, D]``.
       v: values ``[B, K, H, D]``.
-      mask: broadcastable to ``[B, H, Q, K]``: bool, False for what is not seen, or floating, added
-        to the logits.
+      mask: an array that broadcasts to ``[B, H, Q, K]``: bool, False for what is not seen, or
+        floating, which is added to the logits.
       is_causal: whether a query sees no key of a later position.
-      drop: applied to the weights ``[B, H, Q, K]``; with ``"einsum"`` alone.
+      drop: a function that drops from the weights ``[B, H, Q, K]``, for ``"einsum"`` alone.
       implementation: ``"einsum"`` for two products and a softmax between them; ``"xla"`` or
         ``"cudnn"`` for ``jax.nn.dot_product_attention`` of that name, of which the latter stores no
         weights and is for half precision on NVIDIA's GPUs.
@@ -80,7 +80,7 @@ def _by_einsum(q: Any, k: Any, v: Any, bias: Any, drop: Any) -> jax.Array:
 
 
 def _bias(mask: Any, is_causal: bool, queries: int, keys: int) -> jax.Array | None:
-    """What is added to the logits."""
+    """Returns what is added to the logits; None for nothing."""
     # Finite, so that a query which sees nothing averages all values instead of none.
     unseen = jnp.finfo(jnp.float32).min / 2
     if mask is not None and mask.dtype == bool:
@@ -98,22 +98,22 @@ class Attention(nn.Module):
     ``Attention``: ``qkv``, ``q_norm``, ``k_norm``, ``norm``, ``gate``, ``proj``.
 
     Attributes:
-      heads: number of heads.
-      head_dim: width of a head; None for the width of the tokens over ``heads``.
-      features: width of the output; None for that of the tokens.
+      heads: the number of heads.
+      head_dim: the width of a head; None for the width of the tokens over ``heads``.
+      features: the width of the output; None for that of the tokens.
       qkv_bias: whether queries, keys and values have biases.
       proj_bias: whether the last layer has one.
       qk_norm: whether queries and keys are normalised, head by head.
       scale_norm: whether what is attended to is normalised before the last layer.
-      gated: whether it is scaled by a sigmoid of another layer, ``gate``.
-      norm: of these normalisations, by name or module (``flaxzoo.layers.norm``).
-      norm_epsilon: of these; None for their own.
-      attention_dropout: rate at which attention's weights are dropped.
-      dropout: rate at which outputs are dropped.
+      gated: whether what is attended to is scaled by the sigmoid of another layer, ``gate``.
+      norm: the kind of these normalisations, by name or module (``flaxzoo.layers.norm``).
+      norm_epsilon: their epsilon; None for their own.
+      attention_dropout: the rate at which attention's weights are dropped.
+      dropout: the rate at which outputs are dropped.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``attend``).
-      kernel_init: of all kernels.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
+      kernel_init: the initialiser of all kernels.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -147,8 +147,8 @@ class Attention(nn.Module):
         Args:
           x: tokens.
           train: whether weights and outputs are dropped.
-          mask: as ``attend``'s.
-          is_causal: as ``attend``'s.
+          mask: what may be seen, as ``attend`` takes it.
+          is_causal: whether a token sees no later one.
 
         Raises:
           ShapeError: ``x`` is not of rank 3, or its width no multiple of ``heads``.

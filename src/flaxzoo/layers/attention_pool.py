@@ -26,22 +26,23 @@ class AttentionPoolLatent(nn.Module):
     ``latent``, ``q``, ``kv``, ``q_norm``, ``k_norm``, ``proj``, ``norm``, ``mlp``.
 
     Attributes:
-      heads: number of heads.
-      features: width of the output; None for that of the tokens.
-      latents: number of learnt queries.
-      mlp_ratio: width between the layers of ``mlp``, as a multiple of the output's.
+      heads: the number of heads.
+      features: the width of the output; None for that of the tokens.
+      latents: the number of learnt queries.
+      mlp_ratio: the width between the layers of ``mlp``, as a multiple of the output's.
       qkv_bias: whether queries, keys and values have biases.
       qk_norm: whether queries and keys are normalised, head by head.
-      pooling: of what the queries find: ``"token"`` for the first, ``"avg"`` for the mean, None
-        for all ``[B, latents, features]``.
-      activation: of ``mlp``, by name or callable.
-      norm: by name or module (``flaxzoo.layers.norm``); None for none before ``mlp``.
-      norm_epsilon: of the norms; None for their own.
-      dropout: rate at which what is found is dropped, before ``mlp``.
+      pooling: what is made of the queries' results: ``"token"`` takes the first, ``"avg"`` the
+        mean, None all ``[B, latents, features]``.
+      activation: the activation function of ``mlp``, by name or callable.
+      norm: the normalisation, by name or module (``flaxzoo.layers.norm``); None for none before
+        ``mlp``.
+      norm_epsilon: the epsilon of the normalisations; None for their own.
+      dropout: the rate at which the queries' results are dropped, before ``mlp``.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``flaxzoo.layers.attention``).
-      kernel_init: of all kernels.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
+      kernel_init: the initialiser of all kernels.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -69,8 +70,8 @@ class AttentionPoolLatent(nn.Module):
         Args:
           x: tokens.
           train: whether units are dropped.
-          mask: broadcastable to ``[B, heads, latents, N]``, as ``flaxzoo.layers.attention.attend``
-            takes it.
+          mask: an array that broadcasts to ``[B, heads, latents, N]``, of the kinds that
+            ``flaxzoo.layers.attention.attend`` takes.
 
         Raises:
           ShapeError: ``x`` is not of rank 3, or its width no multiple of ``heads``.

@@ -23,20 +23,20 @@ class Conv(nn.Module):
     ``"SAME"`` of XLA pads strided convolutions of even sizes on one side only.
 
     Attributes:
-      features: output channels.
-      kernel_size: height and width of the kernel, or one number for both.
-      stride: of the windows, along height and width, or one number for both.
-      dilation: distance between the kernel's elements, likewise.
-      groups: into how many the channels are split.
-      padding: zeros around the image: None for ``dilation * (kernel_size - 1) // 2`` on each side,
-        which keeps the size at stride 1; one number for all sides; a pair, one number for above
-        and below and one for left and right; two pairs, before and after along each axis;
+      features: the output's channels.
+      kernel_size: the kernel's height and width, or one number for both.
+      stride: the distances between windows, along height and width, or one number for both.
+      dilation: the distances between the kernel's elements, likewise.
+      groups: the number of groups that the channels are split into.
+      padding: the zeros around the image: None for ``dilation * (kernel_size - 1) // 2`` on each
+        side, which keeps the size at stride 1; one number for all sides; a pair, one number for
+        above and below and one for left and right; two pairs, before and after along each axis;
         ``"SAME"`` or ``"VALID"`` as in XLA.
       use_bias: whether a bias is added.
-      kernel_init: of the kernel ``[height, width, C / groups, features]``.
-      bias_init: of the bias.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
+      kernel_init: the initialiser of the kernel ``[height, width, C / groups, features]``.
+      bias_init: the initialiser of the bias.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -85,7 +85,7 @@ def as_pair(name: str, value: Any) -> Pair:
     """Returns a number for height and one for width.
 
     Args:
-      name: of the field, for the message.
+      name: the field's name, for the message.
       value: an int of at least 1, or a pair of them.
 
     Raises:
@@ -100,9 +100,9 @@ def as_padding(value: Any, size: Pair, dilation: Pair = (1, 1)) -> str | tuple[P
     """Returns XLA's padding for what ``Conv.padding`` takes.
 
     Args:
-      value: of the field.
-      size: of the kernel.
-      dilation: of the kernel.
+      value: the field's value.
+      size: the kernel's height and width.
+      dilation: the distances between the kernel's elements.
 
     Raises:
       ValueError: it is none of what the field takes.

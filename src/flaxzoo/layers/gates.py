@@ -22,10 +22,11 @@ class SqueezeExcite(nn.Module):
     ``fc1``, ``fc2``, 1 x 1 convolutions with bias.
 
     Attributes:
-      ratio: width between the two layers, as a part of the channels, rounded to a multiple of 8.
-      activation: between them.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      ratio: the width between the two layers, as a part of the channels; it is rounded to a
+        multiple of 8.
+      activation: the function between the two layers, by name or callable.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     ratio: float = 1 / 16
@@ -35,7 +36,7 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[B, H, W, C]`` to the same shape."""
+        """Scales ``[B, H, W, C]``, to the same shape."""
         channels = x.shape[-1]
         options = {"use_bias": True, "dtype": self.dtype, "param_dtype": self.param_dtype}
         gate = x.mean((1, 2), keepdims=True)
@@ -52,8 +53,8 @@ class EfficientChannelAttention(nn.Module):
     logarithm of the channels. The parameter is named as timm's ``EcaModule``: ``conv``.
 
     Attributes:
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     dtype: Any = None
@@ -61,7 +62,7 @@ class EfficientChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[B, H, W, C]`` to the same shape."""
+        """Scales ``[B, H, W, C]``, to the same shape."""
         reach = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(reach if reach % 2 else reach + 1, 3)
         gate = nn.Conv(
@@ -105,5 +106,5 @@ def as_gate(gate: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Mod
 
 
 def divisible(width: float, by: int = 8, minimum: int = 8) -> int:
-    """The multiple of ``by`` nearest to ``width``, at least ``minimum``."""
+    """Returns the multiple of ``by`` nearest to ``width``, at least ``minimum``."""
     return max(minimum, int(width + by / 2) // by * by)

@@ -45,7 +45,7 @@ class Constant(Initializer):
     """All elements have one value.
 
     Attributes:
-      value: of every element.
+      value: the value of every element.
     """
 
     value: float

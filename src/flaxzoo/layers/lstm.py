@@ -33,7 +33,7 @@ _POLICIES = (
 
 
 def as_remat_policy(policy: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """A rematerialisation policy from its name in ``jax.checkpoint_policies``.
+    """Returns a rematerialisation policy by its name in ``jax.checkpoint_policies``.
 
     Args:
       policy: a name, a policy (returned unchanged), or None, which saves nothing.
@@ -52,14 +52,14 @@ def as_remat_policy(policy: str | Callable[..., Any] | None) -> Callable[..., An
 
 
 def forget_bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Bias [4 * H] of zeros, with ones for the forget gate (Jozefowicz et al., ICML 2015)."""
+    """Makes a bias [4 * H] of zeros, with ones for the forget gate (Jozefowicz et al. 2015)."""
     del key
     hidden_size = shape[0] // 4
     return jnp.zeros(shape, dtype).at[hidden_size : 2 * hidden_size].set(1)
 
 
 def recurrent_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Kernel [H, 4 * H] made of one orthogonal matrix [H, H] per gate (Saxe et al., 2014)."""
+    """Makes a kernel [H, 4 * H] of one orthogonal matrix [H, H] per gate (Saxe et al., 2014)."""
     one_gate = nn.initializers.orthogonal()
     keys = jax.random.split(key, 4)
     return jnp.concatenate([one_gate(k, (shape[0], shape[1] // 4), dtype) for k in keys], axis=-1)
@@ -83,11 +83,11 @@ class LSTMLayer(nn.Module):
       remat_policy: what a block may keep all the same; see ``as_remat_policy``.
       unroll: steps per iteration of the compiled loop.
       custom_gradient: the hand-written reverse pass; False for forward-mode or second derivatives.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
-      kernel_init: initialiser of ``kernel_ih``.
-      recurrent_init: initialiser of ``kernel_hh``.
-      bias_init: initialiser of ``bias``.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+      kernel_init: the initialiser of ``kernel_ih``.
+      recurrent_init: the initialiser of ``kernel_hh``.
+      bias_init: the initialiser of ``bias``.
     """
 
     hidden_size: int
@@ -163,7 +163,7 @@ class LSTMLayer(nn.Module):
 def _run_block(
     layer: LSTMLayer, carry: Carry, weights: tuple[Array, Array, Array], xs: Any
 ) -> tuple[Carry, Array]:
-    """A block of consecutive steps: one projection [T * B, F] x [F, 4 * H], then the loop."""
+    """Runs a block of consecutive steps: one projection [T * B, F] x [F, 4 * H], then the loop."""
     kernel_ih, kernel_hh, bias = weights
     x, mask = xs
     steps, batch, features = x.shape

@@ -17,21 +17,21 @@ from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
 
 class Mlp(nn.Module):
-    """``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
+    """Computes ``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
 
     Attributes:
-      hidden: width between the two layers.
-      features: width of the output; None for that of the input.
-      activation: between the layers, by name or callable.
+      hidden: the width between the two layers.
+      features: the width of the output; None for that of the input.
+      activation: the function between the layers, by name or callable.
       use_bias: whether the layers have biases.
-      norm: of the hidden units, named ``norm``, by name or module (``flaxzoo.layers.norm``); None
-        for none.
-      norm_epsilon: of this norm; None for its own.
-      dropout: rate at which hidden units and outputs are dropped.
+      norm: the normalisation of the hidden units, a submodule ``norm``, by name or module
+        (``flaxzoo.layers.norm``); None for none.
+      norm_epsilon: the epsilon of this normalisation; None for its own.
+      dropout: the rate at which hidden units and outputs are dropped.
       as_conv: whether the kernels are those of 1 x 1 convolutions, as some checkpoints have them.
-      kernel_init: of both kernels.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
+      kernel_init: the initialiser of all kernels.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     hidden: int
@@ -106,7 +106,7 @@ class GluMlp(Mlp):
     ``GluMlp(activation="silu", gate_last=False)``.
 
     Attributes:
-      hidden: width of both halves together.
+      hidden: the width of both halves together.
       gate_last: whether the second half goes through the activation, or the first one.
     """
 

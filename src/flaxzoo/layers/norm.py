@@ -116,10 +116,10 @@ class SimpleNorm(nn.Module):
     It is timm's module of this name. The statistics are float32 at least.
 
     Attributes:
-      epsilon: added to the variance.
-      scale_init: of the scale.
-      dtype: of the result; None keeps the promotion of inputs and scale.
-      param_dtype: of the scale.
+      epsilon: a small number that is added to the variance.
+      scale_init: the initialiser of the scale.
+      dtype: the dtype of the result; None promotes inputs and scale.
+      param_dtype: the dtype of the scale.
     """
 
     epsilon: float = 1e-6
@@ -144,9 +144,9 @@ class GlobalResponseNorm(nn.Module):
     float32 at least.
 
     Attributes:
-      epsilon: added to the mean of the norms.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters ``scale`` and ``bias``, which start at zero.
+      epsilon: a small number that is added to the mean of the norms.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters ``scale`` and ``bias``, which start at zero.
     """
 
     epsilon: float = 1e-6
@@ -173,9 +173,9 @@ class LayerScale(nn.Module):
     Touvron et al. 2021, https://arxiv.org/abs/2103.17239.
 
     Attributes:
-      init_value: what ``gamma`` starts with.
-      dtype: of the result; None for that of the inputs.
-      param_dtype: of ``gamma``.
+      init_value: the first value of ``gamma``.
+      dtype: the dtype of the result; None for that of the inputs.
+      param_dtype: the dtype of ``gamma``.
     """
 
     init_value: float = 1e-5
@@ -223,9 +223,9 @@ def make_norm(
     """Makes the normalisation ``name`` of a parent module.
 
     Args:
-      norm: what ``as_norm`` takes.
-      name: of the submodule.
-      epsilon: None keeps the normalisation's own.
+      norm: the kind, as ``as_norm`` takes it.
+      name: the submodule's name.
+      epsilon: a small number that is added to the variance; None for the normalisation's own.
       **dtypes: ``dtype`` and ``param_dtype``.
     """
     options = {} if epsilon is None else {"epsilon": epsilon}

@@ -22,15 +22,16 @@ class PatchEmbed(nn.Module):
     ``PatchEmbed``.
 
     Attributes:
-      features: width of a token.
-      patch_size: height and width of a patch, or one number for both.
+      features: the width of a token.
+      patch_size: the height and width of a patch, or one number for both.
       use_bias: whether the convolution has a bias.
-      norm: of the tokens, named ``norm``, by name or module; None for none.
-      norm_epsilon: of this norm; None for its own.
+      norm: the normalisation of the tokens, a submodule ``norm``, by name or module
+        (``flaxzoo.layers.norm``); None for none.
+      norm_epsilon: the epsilon of this normalisation; None for its own.
       pad: whether images are filled up with zeros, below and at the right, to whole patches.
-      kernel_init: of the kernel ``[height, width, C, features]``.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
+      kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -62,7 +63,7 @@ class PatchEmbed(nn.Module):
 
     @nn.nowrap
     def _whole(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """The images, of whole patches."""
+        """Returns the images, of whole patches."""
         if x.ndim != 4:
             raise ShapeError(f"images must have shape [B, H, W, C], got {list(x.shape)}")
         missing = [-length % n for length, n in zip(x.shape[1:3], size, strict=True)]

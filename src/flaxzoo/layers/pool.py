@@ -11,13 +11,13 @@ from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 
 def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> jax.Array:
-    """Maximum over windows of ``[B, H, W, C]``; the padding never wins."""
+    """Takes the maximum over windows of ``[B, H, W, C]``; the padding never wins."""
     pad = ((padding, padding), (padding, padding))
     return max_pool_2d(x, (size, size), (stride, stride), pad)
 
 
 def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
-    """Mean over windows of ``[B, H, W, C]``; the padding's zeros count, as PyTorch's default."""
+    """Averages windows of ``[B, H, W, C]``; the padding's zeros count, as PyTorch's default."""
     if size == stride and not padding:
         return mean_of_tiles(x, size)
     pad = ((padding, padding), (padding, padding))
@@ -25,7 +25,7 @@ def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
 
 
 def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
-    """The 2 x 2 mean of the D variant's shortcut (Bag of Tricks, fig. 2c).
+    """Averages 2 x 2 pixels, as the D variant's shortcut does (Bag of Tricks, fig. 2c).
 
     At stride 2 an odd last row or column is averaged alone (PyTorch's ``ceil_mode`` without
     counting the padding). At stride 1, in dilated stages, a row and a column of zeros are added
@@ -40,7 +40,7 @@ def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
 
 
 def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:
-    """Binomial 3 x 3 blur with reflected edges, then every ``stride``-th pixel.
+    """Blurs by a binomial 3 x 3 kernel with reflected edges, and takes every ``stride``-th pixel.
 
     "Making Convolutional Networks Shift-Invariant Again", https://arxiv.org/abs/1904.11486
     """

@@ -32,15 +32,15 @@ def learnt_positions(
     """Returns a module's own parameter of positions, for this grid.
 
     Args:
-      module: bound; the parameter is its own, as in timm, not a submodule's.
-      grid: rows and columns of patches.
-      features: width of a position.
-      prefix: how many positions at the beginning belong to no patch.
+      module: a bound module; the parameter is its own, as in timm, not a submodule's.
+      grid: the rows and columns of patches.
+      features: the width of a position.
+      prefix: the number of positions at the beginning that belong to no patch.
       old_grid: the grid that the parameter is for. With None a fresh one is for ``grid``; another
         one is, too, if it has as many cells, and else must be of a square grid.
-      name: of the parameter.
-      init: of the parameter.
-      dtype: of the parameter.
+      name: the parameter's name.
+      init: the parameter's initialiser.
+      dtype: the parameter's dtype.
 
     Returns:
       ``[1, prefix + rows * columns, features]``.
@@ -71,9 +71,10 @@ def resample_positions(
 
     Args:
       positions: ``[1, prefix + old rows * old columns, C]``.
-      grid: rows and columns wanted.
-      prefix: how many positions at the beginning belong to no patch; they stay as they are.
-      old_grid: rows and columns that there are; None where the grid is square.
+      grid: the rows and columns wanted.
+      prefix: the number of positions at the beginning that belong to no patch; they stay as they
+        are.
+      old_grid: the rows and columns that there are; None where the grid is square.
 
     Returns:
       ``[1, prefix + rows * columns, C]``, of the same dtype.
@@ -120,7 +121,7 @@ def _precise(numpy: Any) -> dict[str, Any]:
 
 
 def _weights(old: int, new: int) -> np.ndarray:
-    """How much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
+    """Returns how much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
     # In single precision, as torch's: a distance is known to a millionth of the image's size.
     scale = np.float32(old / new)
     centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale
@@ -130,7 +131,7 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 
 def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
-    """The kernel of Keys 1981, "Cubic convolution interpolation", eq. 4, at distances ``x``."""
+    """Returns Keys's kernel ("Cubic convolution interpolation", 1981, eq. 4) at distances ``x``."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -21,15 +21,15 @@ class SplitAttention(nn.Module):
     ``SplitAttn``: ``conv``, ``bn0``, ``fc1``, ``bn1``, ``fc2``.
 
     Attributes:
-      features: channels of the output.
-      stride: of the convolution.
-      dilation: of the convolution.
-      groups: cardinality: groups that attend separately.
-      radix: number of branches; with one the output is gated instead.
-      activation: by name or callable.
-      norm: ``"batch"``, ``"group"`` or a module.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      features: the channels of the output.
+      stride: the stride of the convolution.
+      dilation: the dilation of the convolution.
+      groups: the number of groups that attend separately (the cardinality).
+      radix: the number of branches; with one, the output is gated instead.
+      activation: the activation function, by name or callable.
+      norm: the normalisation, by name or module (``flaxzoo.layers.norm``).
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -44,7 +44,7 @@ class SplitAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
+        """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
         act = as_activation(self.activation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = self.features * self.radix

@@ -27,17 +27,17 @@ def statistics(
     axis_name: Any,
     groups: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, biased variance and unbiased variance of each feature.
+    """Computes mean, biased variance and unbiased variance of each feature.
 
     Args:
       x: inputs.
       mask: which of their elements count; None for all.
       reduced: the axes to average over.
-      dtype: to compute in; None for that of ``x``.
-      wide: whether in float32 at least.
-      fast: whether by the mean of squares, in one pass over ``x``.
-      axis_name: of the devices to average over as well; None for this one alone.
-      groups: of these devices, as ``jax.lax.pmean`` takes them.
+      dtype: the dtype of the computation; None for that of ``x``.
+      wide: whether the computation is float32 at least.
+      fast: whether the variance is taken from the mean of squares, in one pass over ``x``.
+      axis_name: the name of the devices to average over as well; None for this one alone.
+      groups: the groups of these devices, as ``jax.lax.pmean`` takes them.
     """
     kind = x.dtype
     dtype = kind if dtype is None else dtype
@@ -83,13 +83,13 @@ def normalise(
 
     Args:
       x: inputs.
-      mean: of each feature.
-      var: of each feature.
-      scale: of each feature; None for one.
-      bias: of each feature; None for zero.
+      mean: the mean of each feature.
+      var: the variance of each feature.
+      scale: the scale of each feature; None for one.
+      bias: the bias of each feature; None for zero.
       reduced: the axes of ``x`` that are no feature's.
-      epsilon: added to the variance.
-      dtype: of the result.
+      epsilon: a small number that is added to the variance.
+      dtype: the dtype of the result.
     """
     if not is_plain():
         return _by_factor(x, mean, var, scale, bias, reduced=reduced, epsilon=epsilon, dtype=dtype)
@@ -114,7 +114,7 @@ def _by_factor(
     epsilon: float,
     dtype: Any,
 ) -> jax.Array:
-    """``normalise`` by one factor and one summand per feature.
+    """Normalises by one factor and one summand per feature.
 
     Neither direction writes an intermediate of the inputs' size.
     """

@@ -44,7 +44,7 @@ MATMUL = Window((), (), ())
 
 
 def plain(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
-    """The convolution as XLA has it."""
+    """Convolves as XLA does."""
     if window == MATMUL:
         return x @ kernel
     return _convolve(x, kernel, window, eigen=False)
@@ -53,7 +53,7 @@ def plain(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
 def plain_input_gradient(
     gradient: jax.Array, kernel: jax.Array, *, window: Window, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The input's gradient as XLA has it."""
+    """Computes the input's gradient as XLA does."""
     x = jax.ShapeDtypeStruct(shape, gradient.dtype)
     (dx,) = jax.linear_transpose(lambda x: plain(x, kernel, window=window), x)(gradient)
     return dx
@@ -62,7 +62,7 @@ def plain_input_gradient(
 def plain_kernel_gradient(
     x: jax.Array, gradient: jax.Array, *, window: Window, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The kernel's gradient as XLA has it."""
+    """Computes the kernel's gradient as XLA does."""
     kernel = jax.ShapeDtypeStruct(shape, x.dtype)
     (dk,) = jax.linear_transpose(lambda kernel: plain(x, kernel, window=window), kernel)(gradient)
     return dk
@@ -92,7 +92,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
 def input_gradient(
     gradient: jax.Array, kernel: jax.Array, *, window: Window, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The gradient for an input of ``shape``."""
+    """Computes the gradient for an input of ``shape``."""
     if window == MATMUL:
         return gradient @ kernel.T
     if _is_shifted(gradient.dtype, kernel.shape, window):
@@ -143,7 +143,7 @@ def input_gradient(
 def kernel_gradient(
     x: jax.Array, gradient: jax.Array, *, window: Window, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The gradient for a kernel of ``shape``."""
+    """Computes the gradient for a kernel of ``shape``."""
     if window == MATMUL:
         return _product(x, gradient)
     blocks = _block_count(shape, window)
@@ -189,7 +189,7 @@ def _convolve(
     spread: tuple[int, ...] = (1, 1),
     eigen: bool,
 ) -> jax.Array:
-    """A convolution over an input with ``spread - 1`` zeros between its pixels, by Eigen or not."""
+    """Convolves an input with ``spread - 1`` zeros between its pixels, by Eigen or not."""
     strides, padding, dilation = window.strides, window.padding, window.dilation
     if eigen and spread == (1, 1) and x.dtype == jnp.float32:
         # Another row of zeros between rows, twice the distances, the same numbers.
@@ -249,7 +249,7 @@ def _is_shifted(dtype: Any, shape: tuple[int, ...], window: Window) -> bool:
 
 
 def _sum_of_shifts(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """A depthwise convolution as one loop over shifted inputs, each times its element.
+    """Convolves each channel by one loop over shifted inputs, each times its element.
 
     Blocks of channels multiply by zeros, 15 times out of 16.
     """
@@ -265,7 +265,7 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """``[..., M]`` and ``[..., N]`` to ``[M, N]``, summed over all that leads."""
+    """Multiplies ``[..., M]`` and ``[..., N]`` to ``[M, N]``, summed over all that leads."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     rows, width = a.shape
     if width <= b.shape[1] or rows < width:
@@ -281,7 +281,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _block_count(shape: tuple[int, ...], window: Window) -> int:
-    """Into how many blocks the groups of a kernel of ``shape`` are joined; 0 where they stay."""
+    """Returns into how many blocks a kernel's groups are joined; 0 where they stay."""
     groups, channels = window.groups, shape[2]
     joins = [n for n in range(1, groups + 1) if groups % n == 0]
     wide = next((n for n in joins if n * channels >= _BLOCK_CHANNELS), groups)
@@ -296,7 +296,7 @@ def _alone(window: Window) -> Window:
 
 
 def _joined(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
-    """A grouped kernel as its blocks': ``[blocks, h, w, C / blocks, features / blocks]``."""
+    """Joins a grouped kernel to its blocks': ``[blocks, h, w, C / blocks, features / blocks]``."""
     height, width, channels, features = kernel.shape
     joined = groups // blocks
     parts = kernel.reshape(height, width, channels, blocks, joined, features // groups)
@@ -307,7 +307,7 @@ def _joined(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
 
 
 def _unjoined(kernels: jax.Array, joined: int, shape: tuple[int, ...]) -> jax.Array:
-    """The kernel of ``shape`` from those of its blocks, without what lies between groups."""
+    """Takes the kernel of ``shape`` out of its blocks', without what lies between groups."""
     blocks, height, width = kernels.shape[:3]
     parts = kernels.reshape(blocks, height, width, joined, shape[2], joined, -1)
     diagonal = jnp.diagonal(parts, axis1=3, axis2=5)

@@ -42,7 +42,7 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> jax.Array:
-    """``jax.lax.conv_general_dilated``, faster on CPUs for two-dimensional NHWC convolutions.
+    """Computes ``jax.lax.conv_general_dilated``, faster on CPUs for two-dimensional NHWC images.
 
     Values and gradients are those of ``jax.lax`` to rounding. It fits
     ``flax.linen.Conv(conv_general_dilated=...)``. What has no formulation of its own (other
@@ -51,12 +51,12 @@ def conv_general_dilated(
     Args:
       lhs: inputs ``[N, H, W, C]``.
       rhs: kernel ``[h, w, C / feature_group_count, features]``.
-      window_strides: of the window, along height and width.
-      padding: ``"SAME"``, ``"VALID"`` or numbers of zeros before and after, by axis.
+      window_strides: the distances between windows, along height and width.
+      padding: ``"SAME"``, ``"VALID"`` or the numbers of zeros before and after each axis.
       lhs_dilation: as ``jax.lax``'s.
-      rhs_dilation: distances between the kernel's elements.
+      rhs_dilation: the distances between the kernel's elements.
       dimension_numbers: as ``jax.lax``'s; the formulations are for ``("NHWC", "HWIO", "NHWC")``.
-      feature_group_count: into how many the channels are split.
+      feature_group_count: the number of groups that the channels are split into.
       batch_group_count: as ``jax.lax``'s.
       precision: as ``jax.lax``'s.
       preferred_element_type: as ``jax.lax``'s.
@@ -110,7 +110,7 @@ def dot_general(
     preferred_element_type: Any = None,
     **options: Any,
 ) -> jax.Array:
-    """``jax.lax.dot_general``, with faster gradients on CPUs for inputs times a kernel.
+    """Computes ``jax.lax.dot_general``, with faster gradients on CPUs for inputs times a kernel.
 
     Values and gradients are those of ``jax.lax`` to rounding. It fits
     ``flax.linen.Dense(dot_general=...)``. What is not the product of the last axis of ``lhs`` with
@@ -170,7 +170,7 @@ def _is_sharded_by_type(x: Any) -> bool:
 
 
 def _primitive(name: str, default: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
-    """A primitive of two arrays that accelerators and CPUs lower in their own ways."""
+    """Makes a primitive of two arrays that accelerators and CPUs lower in their own ways."""
     primitive = Primitive(f"flaxzoo_{name}")
 
     @functools.partial(jax.jit, static_argnames=("window", "shape"))
@@ -268,7 +268,7 @@ _batch(_kernel_gradient_p, conv_cpu.plain_kernel_gradient, False)
 
 
 def convolution_flops(eqn: Any) -> int:
-    """Floating-point operations of an equation whose primitive is of this module.
+    """Returns the floating-point operations of an equation whose primitive is of this module.
 
     The convolution and its two gradients have the same number: two for each pair of an output's
     element and an element that it is a sum over, padding included.

@@ -25,7 +25,7 @@ _STAGED: contextvars.ContextVar[bool] = contextvars.ContextVar("staged", default
 
 @contextlib.contextmanager
 def staged() -> Iterator[None]:
-    """Within it, a traced initialiser is one equation ``initialise`` that can be found again."""
+    """Makes traced initialisers equations ``initialise``, which can be told from others."""
     token = _STAGED.set(True)
     try:
         yield
@@ -34,7 +34,7 @@ def staged() -> Iterator[None]:
 
 
 def is_staged() -> bool:
-    """Whether ``staged`` holds."""
+    """Returns whether ``staged`` holds."""
     return _STAGED.get()
 
 

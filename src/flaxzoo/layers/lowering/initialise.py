@@ -24,7 +24,7 @@ _JITS = ("jit", "pjit", "closed_call", "core_call")
 
 
 def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
-    """``module.init`` for inputs of a shape.
+    """Initialises a module for inputs of a shape.
 
     Where the module's initialisers are those of ``flaxzoo.layers.initializers``, their numbers
     are NumPy's, from a generator seeded by the key that Linen gives each parameter: the same
@@ -53,7 +53,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
 
 
 def variable_shapes(module: nn.Module, sample: Any) -> Any:
-    """The variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, remembered for a while."""
+    """Returns the variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, and remembers them."""
     inputs = _hashable(sample)
     return _variable_shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
 
@@ -64,7 +64,7 @@ def _variable_shapes(module: nn.Module, inputs: Any, widest: Any) -> Any:
 
 
 def filled(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)``, with the arrays that it only fills made by NumPy.
+    """Calls ``function(*args)``, but has NumPy make the arrays that it only fills.
 
     Args:
       function: such as an optimizer's ``init``; one that JAX can't trace is called as it is.
@@ -89,7 +89,7 @@ def _on_device(outputs: list[Any], inputs: list[Any]) -> list[jax.Array]:
 
 
 def _devices(leaves: list[Any]) -> set[Any]:
-    """Where the arrays lie that were put somewhere on purpose."""
+    """Returns where the arrays lie that were put somewhere on purpose."""
     placed = [x for x in leaves if isinstance(x, jax.Array) and x.committed]
     return {device for x in placed for device in x.devices()}
 
@@ -128,7 +128,7 @@ def _inner(eqn: Any) -> Any:
 
 
 def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
-    """The outputs, equation by equation, without those that no output needs."""
+    """Computes the outputs, equation by equation, without those that no output needs."""
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     equations = []
     for eqn in reversed(jaxpr.eqns):
@@ -157,7 +157,7 @@ def _evaluate(jaxpr: Any, consts: Any, args: Any) -> list[Any]:
 
 
 def _on_host(eqn: Any, inputs: list[Any]) -> list[Any] | None:
-    """The outputs of an equation that only draws or fills; None for any other."""
+    """Computes the outputs of an equation that only draws or fills; None for any other."""
     name, params = eqn.primitive.name, eqn.params
     if eqn.primitive is initialise_p:
         generator = np.random.default_rng(np.asarray(inputs[0]).ravel().tolist())

@@ -20,16 +20,16 @@ Pair = tuple[int, int]
 
 
 def max_pool_2d(x: jax.Array, size: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
-    """Maximum over windows of ``[..., H, W, C]``; NaN where a window holds one.
+    """Takes the maximum over windows of ``[..., H, W, C]``; NaN where a window holds one.
 
     Of equal values in a window the first one, by rows, takes the gradient: what PyTorch and XLA
     do, also. A window's last NaN takes it on CPUs, as in PyTorch; in XLA what comes after it may.
 
     Args:
       x: inputs ``[..., H, W, C]``.
-      size: of the windows, along height and width.
-      strides: of the windows.
-      padding: how many positions, which never win, come before and after, by axis.
+      size: the windows' height and width.
+      strides: the distances between windows, along height and width.
+      padding: the numbers of positions, which never win, before and after each axis.
 
     Returns:
       ``[..., H', W', C]``.
@@ -75,7 +75,7 @@ def _plain(x: jax.Array, size: Pair, strides: Pair, padding: Any) -> jax.Array:
 
 
 def _search(x: jax.Array, size: Pair, strides: Pair, padding: Any) -> tuple[jax.Array, jax.Array]:
-    """The maximum of each window and where in the window it stands."""
+    """Returns the maximum of each window and where in the window it stands."""
     shape = jax.eval_shape(lambda x: _plain(x, size, strides, padding), x).shape
     first, *others = _taps(x, -jnp.inf, shape, size, strides, padding)
     integer = jnp.int8 if len(others) < 128 else jnp.int32
@@ -90,7 +90,7 @@ def _search(x: jax.Array, size: Pair, strides: Pair, padding: Any) -> tuple[jax.
 def _taps(
     x: jax.Array, fill: float, shape: Any, size: Pair, strides: Pair, padding: Any
 ) -> list[jax.Array]:
-    """What each of a window's positions sees, in ``shape``, of the padded input."""
+    """Returns what each of a window's positions sees, in ``shape``, of the padded input."""
     low_high = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
     x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), low_high)
     stops = [(n - 1) * stride + 1 for n, stride in zip(shape[1:3], strides, strict=True)]

@@ -26,7 +26,7 @@ def run_recurrence(*args: Any, custom_gradient: bool = True) -> tuple[Array, Arr
 
     Args:
       *args: those of ``recurrence_autodiff``.
-      custom_gradient: whether derivatives may be of first order and reverse mode only.
+      custom_gradient: whether reverse mode and first derivatives are enough.
 
     Returns:
       What ``recurrence_autodiff`` returns.
@@ -36,7 +36,7 @@ def run_recurrence(*args: Any, custom_gradient: bool = True) -> tuple[Array, Arr
 
 
 def _gate_scale(hidden_size: int, dtype: Any) -> Array:
-    """Factors [4 * H] that let one ``tanh`` serve all gates: 1/2 for i, f, o and 1 for g."""
+    """Returns factors [4 * H] by which one ``tanh`` serves all gates: 1/2 for i, f, o, 1 for g."""
     half, one = jnp.full(hidden_size, 0.5, dtype), jnp.ones(hidden_size, dtype)
     return jnp.concatenate([half, half, one, half])
 
@@ -52,7 +52,7 @@ def _forward(
     unroll: int,
     save: bool,
 ) -> tuple[Carry, Any]:
-    """The loop; with ``save`` it also stacks what the reverse pass needs."""
+    """Runs the loop; with ``save`` it also stacks what the reverse pass needs."""
     scale = _gate_scale(kernel.shape[0], z.dtype)
 
     def step(carry: Carry, xs: tuple[Array, Array | None]) -> tuple[Carry, Any]:
@@ -109,7 +109,7 @@ def recurrence(
     reverse: bool,
     unroll: int,
 ) -> tuple[Array, Array, Array]:
-    """``recurrence_autodiff`` with a faster, hand-written reverse pass.
+    """Runs ``recurrence_autodiff`` with a faster, hand-written reverse pass.
 
     The kernel's gradient is a single matmul over all steps, as in Appleyard et al. 2016
     (arXiv:1604.01946). Only first derivatives in reverse mode are defined. Arguments and results
@@ -138,7 +138,7 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
     kernel_t = kernel.T
 
     def before(states: Array, first: Array) -> Array:
-        """The state that each step started from, given the states they ended in."""
+        """Returns the state that each step started from, by the states they ended in."""
         parts = [states[1:], first[None]] if reverse else [first[None], states[:-1]]
         return jnp.concatenate(parts)
 

@@ -55,5 +55,5 @@ def use(lowering: str) -> AbstractContextManager[None]:
 
 
 def is_plain() -> bool:
-    """Whether everything is left to XLA."""
+    """Returns whether everything is left to XLA."""
     return current() == "xla"
