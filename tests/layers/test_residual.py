@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxzoo.layers.residual import BasicBlock, Bottleneck
 from flaxzoo.models.resnest import (
     FastResNeStBlock,
     FourSplitResNeStBlock,
     OneSplitResNeStBlock,
     ResNeStBlock,
 )
+from flaxzoo.models.resnet import BasicBlock, Bottleneck
 
 BLOCKS = [BasicBlock, Bottleneck, ResNeStBlock]
 

@@ -11,9 +11,10 @@ import pytest
 import flaxzoo as fz
 from flaxzoo import model as model_module
 from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError
-from flaxzoo.layers.residual import BasicBlock, ResidualBlock
+from flaxzoo.layers.residual import ResidualBlock
 from flaxzoo.models import ResNet
 from flaxzoo.models.resnest import ResNeStBlock
+from flaxzoo.models.resnet import BasicBlock
 from flaxzoo.weights.trees import flatten
 
 TINY = {"layers": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "stem": "deep", "stem_width": 4}
@@ -363,7 +364,9 @@ def test_a_narrow_model_by_the_name_of_its_dtype():
 )
 def test_fields_out_of_range(fields, message):
     with pytest.raises(ValueError, match=message):
-        shapes(ResNet(**{**TINY, **fields}))
+        ResNet(**{**TINY, **fields})
+    with pytest.raises(ValueError, match=message):
+        fz.models.get("resnet18", **{**TINY, **fields})
 
 
 def test_an_unknown_activation():

@@ -1,4 +1,4 @@
-"""Residual blocks: what ResNet and its kin repeat."""
+"""What the residual blocks of ResNet and its kin share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import as_gate
 from flaxzoo.layers.initializers import ones, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
-from flaxzoo.layers.pool import anti_alias, shortcut_pool
+from flaxzoo.layers.pool import shortcut_pool
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Checked):
     """What all residual blocks share: their fields, the shortcut and the sum.
 
     Attributes:
@@ -118,49 +119,3 @@ class ResidualBlock(nn.Module):
         """The anti-aliasing that takes over the 3 x 3 convolution's stride, if any."""
         reduces = self.stride == 2 or self.first_dilation != self.dilation
         return self.anti_aliasing if reduces else None
-
-
-class BasicBlock(ResidualBlock):
-    """Two 3 x 3 convolutions, as in ResNet-18 and -34."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
-        if self.groups != 1 or self.base_width != 64:
-            raise ValueError(
-                "a basic block takes groups=1 and base_width=64, "
-                f"got {self.groups} and {self.base_width}; block='bottleneck' takes others"
-            )
-        act = as_activation(self.activation)
-        stride = 1 if self.low_pass else self.stride
-        first = {"stride": stride, "dilation": self.first_dilation}
-        y = self.conv(self.features // self.reduce_first, 3, "conv1", **first)(x)
-        y = act(self.normalise(y, "bn1", train))
-        if self.low_pass:
-            y = anti_alias(y, self.low_pass, self.stride)
-        y = self.conv(self.features, 3, "conv2", dilation=self.dilation)(y)
-        y = self.normalise(y, "bn2", train, last=True)
-        return self.add(x, y, train)
-
-
-class Bottleneck(ResidualBlock):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions; the stride is in the 3 x 3 (ResNet v1.5)."""
-
-    expansion: ClassVar[int] = 4
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
-        act = as_activation(self.activation)
-        width = self.features * self.base_width // 64 * self.groups
-        y = self.conv(width // self.reduce_first, 1, "conv1")(x)
-        y = act(self.normalise(y, "bn1", train))
-        stride = 1 if self.low_pass else self.stride
-        middle = {"stride": stride, "dilation": self.first_dilation, "groups": self.groups}
-        y = self.conv(width, 3, "conv2", **middle)(y)
-        y = act(self.normalise(y, "bn2", train))
-        if self.low_pass:
-            y = anti_alias(y, self.low_pass, self.stride)
-        y = self.conv(self.features * self.expansion, 1, "conv3")(y)
-        y = self.normalise(y, "bn3", train, last=True)
-        return self.add(x, y, train)

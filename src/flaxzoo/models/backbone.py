@@ -196,6 +196,7 @@ class Backbone(Checked, kw_only=True):
                 maps[part.map] = x if part.view is None else part.view(x)
         return maps if wants_maps else self.leave(x, parts, **options)
 
+    @nn.nowrap
     def _compute(self, part: Part, x: Any, train: bool) -> Any:
         kind = _module_class(part.run)
         if kind is None:

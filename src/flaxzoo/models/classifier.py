@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._calls import call_module
+from flaxzoo.layers.initializers import LecunNormal
+from flaxzoo.models.heads import Head, Identity
 
 
 class Classifier(nn.Module):
@@ -39,3 +41,22 @@ class Classifier(nn.Module):
     def features(self, inputs: Any, *, train: bool = False, **options: Any) -> jax.Array:
         """The backbone's output; use it as ``apply(..., method="features")``."""
         return call_module(self.backbone, inputs, train=train, **options)
+
+
+def classifier(backbone: Any, num_classes: int = 1000, **options: Any) -> Classifier:
+    """A backbone with the head that is usual for it.
+
+    Args:
+      backbone: one that returns all its feature maps gets no head.
+      num_classes: width of the classifier.
+      **options: fields of ``flaxzoo.models.Head`` that are not the usual ones.
+    """
+    if backbone.feature_maps:
+        return Classifier(backbone=backbone, head=Identity())
+    usual: dict[str, Any] = {
+        "pooling": "avg",
+        "kernel_init": LecunNormal(),
+        "dtype": backbone.dtype,
+        "param_dtype": backbone.param_dtype,
+    }
+    return Classifier(backbone=backbone, head=Head(num_classes, **{**usual, **options}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo.models.classifier import classifier
 from flaxzoo.registry import Registry
 
 
@@ -88,6 +89,72 @@ def register(
 def facts(name: str) -> dict[str, Any]:
     """What ``register`` was told about the entry ``name``."""
     return dict(_FACTS[MODELS.resolve(name)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One name in the table of a family; ``row`` makes it."""
+
+    title: str
+    fields: Mapping[str, Any]
+    paper: str | None = None
+
+
+def row(title: str, /, *, paper: str | None = None, **fields: Any) -> Row:
+    """One name in the table of a family.
+
+    Args:
+      title: one phrase for ``flaxzoo.models.info``.
+      paper: where it is described, if not in the family's paper.
+      **fields: of the network; whoever asks for the name may give others.
+    """
+    return Row(title, fields, paper)
+
+
+def variants(
+    network: type[nn.Module],
+    rows: Mapping[str, Row],
+    *,
+    paper: str,
+    reference: Reference | None,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    renamed: Mapping[str, str] | None = None,
+) -> None:
+    """Registers the image classifiers of a family.
+
+    Args:
+      network: the backbone, a subclass of ``flaxzoo.models.backbone.Backbone``.
+      rows: by name.
+      paper: where the family is described.
+      reference: how its names relate to those of reference checkpoints.
+      input_shape: the usual ``[H, W, C]`` of one image.
+      renamed: from keywords that the family had to those that it has now.
+    """
+    for name, variant in rows.items():
+        register(
+            name,
+            input_shape=input_shape,
+            paper=variant.paper or paper,
+            reference=reference,
+            renamed=renamed,
+        )(_image_classifier(network, name, variant))
+
+
+def _image_classifier(
+    network: type[nn.Module], name: str, variant: Row
+) -> Callable[..., nn.Module]:
+    def build(
+        num_classes: int = 1000,
+        pooling: str = "avg",
+        dropout: float = 0.0,
+        features: bool = False,
+        **options: Any,
+    ) -> nn.Module:
+        backbone = network(**{**variant.fields, **options}, feature_maps=features)
+        return classifier(backbone, num_classes, pooling=pooling, dropout=dropout)
+
+    build.__name__, build.__doc__ = name, variant.title
+    return takes_fields_of(network, defaults=variant.fields)(build)
 
 
 def takes_fields_of(

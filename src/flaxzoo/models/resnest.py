@@ -16,7 +16,8 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.residual import ResidualBlock
 from flaxzoo.layers.split_attention import SplitAttention
-from flaxzoo.models.resnet import add_variant
+from flaxzoo.models.registry import row, variants
+from flaxzoo.models.resnet import REFERENCE, ResNet
 
 
 class ResNeStBlock(ResidualBlock):
@@ -37,9 +38,6 @@ class ResNeStBlock(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
-        for name in ("gate", "anti_aliasing"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"ResNeSt's blocks take no {name}, got {getattr(self, name)!r}")
         act = as_activation(self.activation)
         width = self.features * self.base_width // 64 * self.groups
         y = self.conv(width, 1, "conv1")(x)
@@ -63,6 +61,13 @@ class ResNeStBlock(ResidualBlock):
         y = self.normalise(y, "bn3", train, last=True)
         return self.add(x, y, train)
 
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        for name in ("gate", "anti_aliasing"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"ResNeSt's blocks take no {name}, got {getattr(self, name)!r}")
+
 
 class FastResNeStBlock(ResNeStBlock):
     """The block of the fast forms: one or more splits, pooled before the attention."""
@@ -82,18 +87,37 @@ class FourSplitResNeStBlock(FastResNeStBlock):
     radix: int = 4
 
 
-def _add(name: str, title: str, layers: tuple[int, ...], width: int, **fields: Any) -> None:
-    fields = {"block": ResNeStBlock, "stem": "deep", "stem_width": width, "avg_down": True} | fields
-    add_variant(name, title, "2004.08955", layers=layers, **fields)
+# timm's letters: the width of the deep stem.
+_D: dict[str, Any] = {"stem": "deep", "stem_width": 32, "avg_down": True}
+_E: dict[str, Any] = {"stem": "deep", "stem_width": 64, "avg_down": True}
 
-
-_ONE: dict[str, Any] = {"block": OneSplitResNeStBlock, "groups": 4, "base_width": 24}
-_FOUR: dict[str, Any] = {"block": FourSplitResNeStBlock, "groups": 2, "base_width": 40}
-_add("resnest14d", "ResNeSt-14", (1, 1, 1, 1), 32)
-_add("resnest26d", "ResNeSt-26", (2, 2, 2, 2), 32)
-_add("resnest50d", "ResNeSt-50", (3, 4, 6, 3), 32)
-_add("resnest50d_1s4x24d", "ResNeSt-50 fast, 1 split, 4 groups of 24", (3, 4, 6, 3), 32, **_ONE)
-_add("resnest50d_4s2x40d", "ResNeSt-50 fast, 4 splits, 2 groups of 40", (3, 4, 6, 3), 32, **_FOUR)
-_add("resnest101e", "ResNeSt-101", (3, 4, 23, 3), 64)
-_add("resnest200e", "ResNeSt-200", (3, 24, 36, 3), 64)
-_add("resnest269e", "ResNeSt-269", (3, 30, 48, 8), 64)
+variants(
+    ResNet,
+    {
+        "resnest14d": row("ResNeSt-14", block=ResNeStBlock, layers=(1, 1, 1, 1), **_D),
+        "resnest26d": row("ResNeSt-26", block=ResNeStBlock, layers=(2, 2, 2, 2), **_D),
+        "resnest50d": row("ResNeSt-50", block=ResNeStBlock, layers=(3, 4, 6, 3), **_D),
+        "resnest50d_1s4x24d": row(
+            "ResNeSt-50 fast, 1 split, 4 groups of 24",
+            block=OneSplitResNeStBlock,
+            layers=(3, 4, 6, 3),
+            groups=4,
+            base_width=24,
+            **_D,
+        ),
+        "resnest50d_4s2x40d": row(
+            "ResNeSt-50 fast, 4 splits, 2 groups of 40",
+            block=FourSplitResNeStBlock,
+            layers=(3, 4, 6, 3),
+            groups=2,
+            base_width=40,
+            **_D,
+        ),
+        "resnest101e": row("ResNeSt-101", block=ResNeStBlock, layers=(3, 4, 23, 3), **_E),
+        "resnest200e": row("ResNeSt-200", block=ResNeStBlock, layers=(3, 24, 36, 3), **_E),
+        "resnest269e": row("ResNeSt-269", block=ResNeStBlock, layers=(3, 30, 48, 8), **_E),
+    },
+    paper="https://arxiv.org/abs/2004.08955",
+    reference=REFERENCE,
+    renamed={"attention": "gate"},
+)

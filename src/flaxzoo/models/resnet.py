@@ -17,9 +17,8 @@ References:
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -27,27 +26,90 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ShapeError, did_you_mean
+from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import LecunNormal
+from flaxzoo.layers.drop_path import drop_path_rates
+from flaxzoo.layers.gates import SqueezeExcite, as_gate
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, max_pool
-from flaxzoo.layers.residual import BasicBlock, Bottleneck, ResidualBlock
-from flaxzoo.models.classifier import Classifier
-from flaxzoo.models.heads import Head, Identity
-from flaxzoo.models.registry import Reference, register, takes_fields_of
+from flaxzoo.layers.residual import ResidualBlock
+from flaxzoo.models.backbone import Backbone, Part
+from flaxzoo.models.registry import Reference, row, variants
 
 # timm names the first convolution by its place in the stem.
 REFERENCE = Reference(stem=("conv1", "conv1_0"))
 _STEMS = ("conv7", "deep", "tiered")
 _ANTI_ALIASING = ("avg", "blur")
+# What a block gets from the network as it is.
+_PASSED_ON = (
+    "groups",
+    "base_width",
+    "reduce_first",
+    "down_kernel_size",
+    "avg_down",
+    "activation",
+    "norm",
+    "gate",
+    "zero_init_residual",
+    "dtype",
+    "param_dtype",
+)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3 x 3 convolutions, as in ResNet-18 and -34."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
+        act = as_activation(self.activation)
+        stride = 1 if self.low_pass else self.stride
+        first = {"stride": stride, "dilation": self.first_dilation}
+        y = self.conv(self.features // self.reduce_first, 3, "conv1", **first)(x)
+        y = act(self.normalise(y, "bn1", train))
+        if self.low_pass:
+            y = anti_alias(y, self.low_pass, self.stride)
+        y = self.conv(self.features, 3, "conv2", dilation=self.dilation)(y)
+        y = self.normalise(y, "bn2", train, last=True)
+        return self.add(x, y, train)
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        if self.groups != 1 or self.base_width != 64:
+            raise ValueError(
+                "a basic block takes groups=1 and base_width=64, "
+                f"got {self.groups} and {self.base_width}; block='bottleneck' takes others"
+            )
+
+
+class Bottleneck(ResidualBlock):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the stride is in the 3 x 3 (ResNet v1.5)."""
+
+    expansion: ClassVar[int] = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
+        act = as_activation(self.activation)
+        width = self.features * self.base_width // 64 * self.groups
+        y = self.conv(width // self.reduce_first, 1, "conv1")(x)
+        y = act(self.normalise(y, "bn1", train))
+        stride = 1 if self.low_pass else self.stride
+        middle = {"stride": stride, "dilation": self.first_dilation, "groups": self.groups}
+        y = self.conv(width, 3, "conv2", **middle)(y)
+        y = act(self.normalise(y, "bn2", train))
+        if self.low_pass:
+            y = anti_alias(y, self.low_pass, self.stride)
+        y = self.conv(self.features * self.expansion, 1, "conv3")(y)
+        y = self.normalise(y, "bn3", train, last=True)
+        return self.add(x, y, train)
 
 
 _BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A residual network without its classifier: a stem and four stages of blocks.
 
     Attributes:
@@ -74,7 +136,6 @@ class ResNet(nn.Module):
         first. https://arxiv.org/abs/1603.09382
       zero_init_residual: whether each branch's last norm starts with a scale of zero.
       remat: whether blocks are recomputed in the backward pass instead of stored.
-      feature_maps: whether the output is all stages' maps (see ``__call__``).
       dtype: of the computation, such as ``jnp.bfloat16``; None keeps the promotion.
       param_dtype: of the parameters.
     """
@@ -98,115 +159,67 @@ class ResNet(nn.Module):
     drop_path: float = 0.0
     zero_init_residual: bool = True
     remat: bool = False
-    feature_maps: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def stages(self) -> dict[str, tuple[str, ...]]:
-        """The stem and the blocks, ``layer1_0`` and so on, and the submodules of each.
-
-        Raises:
-          ValueError: a field holds what it does not take.
-        """
-        self._check_fields()
-        convs = ["conv1"]
-        if self.stem != "conv7":
-            convs = ["conv1_0", "conv1_1", "conv1_3", "conv1_4", "conv1_6"]
-        pool = ["maxpool_0", self._pool_norm()] if self.stem_pool == "conv" else []
-        blocks = (f"layer{n}_{i}" for n, count in enumerate(self.layers, 1) for i in range(count))
-        return {"stem": (*convs, "bn1", *pool), **{name: (name,) for name in blocks}}
-
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, feature_maps: bool | None = None
-    ) -> Any:
-        """Computes the last stage's map, or all of them.
-
-        Args:
-          x: images ``[B, H, W, C]``, floating.
-          train: whether norms use the batch's statistics and paths are dropped.
-          feature_maps: overrides the field of the name.
-
-        Returns:
-          ``[B, H / 32, W / 32, C']``; with ``feature_maps`` a dictionary of ``stem`` (half the
-          image's size, before the pooling) and ``layer1`` ... ``layer4``.
-
-        Raises:
-          ShapeError: ``x`` is not of rank 4.
-          ValueError: a field holds what it does not take.
-        """
-        return self.run_stages(x, train=train, feature_maps=feature_maps)
-
-    @nn.compact
-    def run_stages(
-        self,
-        x: jax.Array,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        train: bool = False,
-        feature_maps: bool | None = None,
-    ) -> Any:
-        """Computes the stages ``start`` to ``stop`` of ``stages()``.
-
-        Args:
-          x: images, or the map ``[B, H, W, C]`` that the stage before returns.
-          start: number of the first stage.
-          stop: number of the first one that is left out; None for none.
-          train: as for a call.
-          feature_maps: whether to return the maps of those layers whose last block is in the range.
-
-        Raises:
-          ShapeError: ``x`` is not of rank 4.
-          ValueError: a field holds what it does not take, or maps are asked for and none is
-            complete within the range.
-        """
-        names = list(self.stages())
-        if x.ndim != 4:
-            what = "maps" if start else "images"
-            raise ShapeError(f"{what} must have shape [B, H, W, C], got {list(x.shape)}")
-        blocks = self._blocks(names[start:stop])
-        # A plain dictionary comes out of jit sorted by its keys.
-        maps: OrderedDict[str, jax.Array] = OrderedDict()
-        for name in names[start:stop]:
-            if name == "stem":
-                maps[name] = self._stem(x, train)
-                x = self._pool(maps[name], train)
-                continue
-            x = blocks[name](x, train)
-            layer, _, number = name.partition("_")
-            if int(number) == self.layers[int(layer.removeprefix("layer")) - 1] - 1:
-                maps[layer] = x
-        every = self.feature_maps if feature_maps is None else feature_maps
-        if every and not maps:
-            raise ValueError(f"no map is complete within {', '.join(names[start:stop])}")
-        return maps if every else x
-
-    @nn.nowrap
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    def parts(self) -> Iterator[Part]:
+        """The stem and its pooling, then the blocks ``layer1_0``, ``layer1_1`` and so on."""
+        convs = ("conv1",) if self.stem == "conv7" else tuple(f"conv1_{i}" for i in (0, 1, 3, 4, 6))
+        owns = (*convs, "bn1")
+        yield Part("stem", self._stem, owns=owns, takes="images", map="stem", reduction=2)
+        pool = ("maxpool_0", self._pool_norm) if self.stem_pool == "conv" else ()
+        yield Part("stem", self._pool, owns=pool)
+        channels = 64 if self.stem == "conv7" else 2 * self.stem_width
+        reduction, dilation, before = 4, 1, 1
+        rates = iter(drop_path_rates(self.drop_path, sum(self.layers)))
+        stages = zip(self._blocks(), self.layers, self.widths, strict=True)
+        for n, (block, count, width) in enumerate(stages, 1):
+            stride = 1 if n == 1 else 2
+            if reduction >= self.output_stride:
+                dilation, stride = dilation * stride, 1
+            reduction *= stride
+            outputs = width * getattr(block, "func", block).expansion
+            for i in range(count):
+                build = functools.partial(
+                    block,
+                    features=width,
+                    stride=stride if i == 0 else 1,
+                    dilation=dilation,
+                    first_dilation=before,
+                    # Dilated stages keep the shortcut that they have when strided.
+                    project=i == 0 and (n > 1 or channels != outputs),
+                    anti_aliasing=self._low_pass,
+                    drop_path=next(rates),
+                    **{name: getattr(self, name) for name in _PASSED_ON},
+                )
+                complete = f"layer{n}" if i == count - 1 else None
+                yield Part(
+                    f"layer{n}_{i}", build, map=complete, reduction=reduction, remat=self.remat
+                )
+                channels, before = outputs, dilation
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         act = as_activation(self.activation)
         if self.stem == "conv7":
-            x = Conv(64, 7, stride=2, name="conv1", **self._dtypes())(x)
+            x = Conv(64, 7, stride=2, name="conv1", **self._dtypes)(x)
         else:
             width = self.stem_width
             first = width // 4 * 3 if self.stem == "tiered" else width
             for i, features in enumerate((first, width)):
-                conv = Conv(features, 3, stride=2 - i, name=f"conv1_{3 * i}", **self._dtypes())
+                conv = Conv(features, 3, stride=2 - i, name=f"conv1_{3 * i}", **self._dtypes)
                 x = act(self._norm(conv(x), f"conv1_{3 * i + 1}", train))
-            x = Conv(2 * width, 3, name="conv1_6", **self._dtypes())(x)
+            x = Conv(2 * width, 3, name="conv1_6", **self._dtypes)(x)
         return act(self._norm(x, "bn1", train))
 
     def _pool(self, x: jax.Array, train: bool) -> jax.Array:
-        kind = as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
+        kind = self._low_pass
         if self.stem_pool == "conv":
             stride = 1 if kind else 2
-            x = Conv(x.shape[-1], 3, stride=stride, name="maxpool_0", **self._dtypes())(x)
+            x = Conv(x.shape[-1], 3, stride=stride, name="maxpool_0", **self._dtypes)(x)
             if kind:
                 x = anti_alias(x, kind, 2)
-            x = self._norm(x, self._pool_norm(), train)
+            x = self._norm(x, self._pool_norm, train)
             return as_activation(self.activation)(x)
         if kind == "avg":
             return anti_alias(x, "avg", 2)
@@ -214,68 +227,31 @@ class ResNet(nn.Module):
             return anti_alias(max_pool(x, stride=1), "blur", 2)
         return max_pool(x)
 
-    @nn.nowrap
+    def _norm(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+        return call_norm(as_norm(self.norm)(name=name, **self._dtypes), x, train=train)
+
+    @property
     def _pool_norm(self) -> str:
         # The list of modules that the reference checkpoint names has the blur in between.
-        kind = as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        return "maxpool_2" if kind else "maxpool_1"
+        return "maxpool_2" if self._low_pass else "maxpool_1"
 
-    def _norm(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-        return call_norm(as_norm(self.norm)(name=name, **self._dtypes()), x, train=train)
+    @property
+    def _low_pass(self) -> str | None:
+        return as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
 
-    @nn.nowrap
-    def _blocks(self, names: Sequence[str]) -> dict[str, nn.Module]:
-        """The blocks of these names."""
-        kinds = (
-            self.block if isinstance(self.block, list | tuple) else [self.block] * len(self.layers)
-        )
-        total, index = sum(self.layers), 0
-        reached, dilation, previous = 4, 1, 1
-        channels = 64 if self.stem == "conv7" else 2 * self.stem_width
-        # Static: whether a block trains decides what is traced.
-        remat = self.remat and not self.is_initializing()
-        blocks: dict[str, nn.Module] = {}
-        for stage, (kind, count, width) in enumerate(
-            zip(kinds, self.layers, self.widths, strict=True), 1
-        ):
-            block = _BLOCKS[kind] if isinstance(kind, str) else kind
-            outputs = width * getattr(block, "func", block).expansion
-            stride = 1 if stage == 1 else 2
-            if reached >= self.output_stride:
-                dilation, stride = dilation * stride, 1
-            reached *= stride
-            build = nn.remat(block, static_argnums=(2,)) if remat else block
-            for i in range(count):
-                name = f"layer{stage}_{i}"
-                if name in names:
-                    blocks[name] = build(
-                        features=width,
-                        stride=stride if i == 0 else 1,
-                        dilation=dilation,
-                        first_dilation=previous,
-                        # Dilated stages keep the shortcut that they have when strided.
-                        project=i == 0 and (stage > 1 or channels != outputs),
-                        groups=self.groups,
-                        base_width=self.base_width,
-                        reduce_first=self.reduce_first,
-                        down_kernel_size=self.down_kernel_size,
-                        avg_down=self.avg_down,
-                        activation=self.activation,
-                        norm=self.norm,
-                        gate=self.gate,
-                        anti_aliasing=as_choice(
-                            "anti_aliasing", self.anti_aliasing, _ANTI_ALIASING
-                        ),
-                        drop_path=self.drop_path * index / max(total - 1, 1),
-                        zero_init_residual=self.zero_init_residual,
-                        name=name,
-                        **self._dtypes(),
-                    )
-                channels, previous, index = outputs, dilation, index + 1
-        return blocks
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
-    def _check_fields(self) -> None:
+    def _blocks(self) -> list[Callable[..., nn.Module]]:
+        """The block's class of each stage, or what was given to build it."""
+        kinds = _each(self.block)
+        kinds = kinds if len(kinds) > 1 else kinds * len(self.layers)
+        return [_BLOCKS[kind] if isinstance(kind, str) else kind for kind in kinds]
+
+    @nn.nowrap
+    def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_widths("layers", self.layers)
         check_widths("widths", self.widths)
@@ -300,6 +276,14 @@ class ResNet(nn.Module):
         for name in ("stem_width", "groups", "base_width", "reduce_first", "down_kernel_size"):
             check_size(name, getattr(self, name))
         check_rate("drop_path", self.drop_path)
+        as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
+        as_activation(self.activation)
+        as_norm(self.norm)
+        as_gate(self.gate)
+        for part in self.parts():
+            # A block knows what it takes; those of a stage take the same.
+            if part.name.endswith("_0"):
+                part.run(parent=None).check_fields()
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...], others: str = "") -> None:
@@ -313,80 +297,14 @@ def _each(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def classifier(
-    backbone: Any, num_classes: int = 1000, pooling: str = "avg", dropout: float = 0.0
-) -> Classifier:
-    """A backbone with the usual head: pooling, Dropout and one linear layer ``fc``.
-
-    A backbone that returns all its feature maps gets no head.
-    """
-    if backbone.feature_maps:
-        return Classifier(backbone=backbone, head=Identity())
-    options = {"dtype": backbone.dtype, "param_dtype": backbone.param_dtype}
-    options |= {"pooling": pooling, "dropout": dropout, "kernel_init": LecunNormal()}
-    head = Head(num_classes, **options)
-    return Classifier(backbone=backbone, head=head)
-
-
-def add_variant(name: str, title: str, paper: str, **fields: Any) -> None:
-    """Registers a ResNet under timm's name.
-
-    Args:
-      name: in timm and here.
-      title: one line for ``flaxzoo.models.info``.
-      paper: number of its arXiv paper.
-      **fields: of ``ResNet``; whoever asks for the variant may give others.
-    """
-
-    def build(
-        num_classes: int = 1000,
-        pooling: str = "avg",
-        dropout: float = 0.0,
-        features: bool = False,
-        **options: Any,
-    ) -> Classifier:
-        backbone = ResNet(**{**fields, **options}, feature_maps=features)
-        return classifier(backbone, num_classes, pooling, dropout)
-
-    build.__name__, build.__doc__ = name, title
-    signed = takes_fields_of(ResNet, without=("feature_maps",), defaults=fields)(build)
-    url = f"https://arxiv.org/abs/{paper}"
-    register(
-        name,
-        input_shape=(224, 224, 3),
-        paper=url,
-        reference=REFERENCE,
-        renamed={"attention": "gate"},
-    )(signed)
-
-
-def _add(names: str, title: str, paper: str, *depths: int, **fields: Any) -> None:
-    """Registers a variant in several depths, which stand for ``{}`` in its name and title."""
-    for depth in depths:
-        add_variant(
-            names.format(depth), title.format(depth), paper, layers=_LAYERS[depth], **fields
-        )
-
-
-# Blocks of the four stages, by depth: how many layers that makes.
-_LAYERS = {
-    **dict.fromkeys((10, 14), (1, 1, 1, 1)),
-    **dict.fromkeys((18, 26), (2, 2, 2, 2)),
-    **dict.fromkeys((34, 50), (3, 4, 6, 3)),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    201: (3, 24, 36, 4),
-    269: (3, 30, 48, 8),
-    270: (4, 29, 53, 4),
-    350: (4, 36, 72, 4),
-    420: (4, 44, 87, 4),
-}
-_BASIC: dict[str, Any] = {"block": "basic"}
+# What names have in common, in timm's letters.
 _C: dict[str, Any] = {"stem": "deep", "stem_width": 32}
 _S: dict[str, Any] = {"stem": "deep", "stem_width": 64}
-_D: dict[str, Any] = {**_C, "avg_down": True}
-_T: dict[str, Any] = {**_D, "stem": "tiered"}
+_D: dict[str, Any] = {"stem": "deep", "stem_width": 32, "avg_down": True}
+_T: dict[str, Any] = {"stem": "tiered", "stem_width": 32, "avg_down": True}
+_32X4D: dict[str, Any] = {"groups": 32, "base_width": 4}
+_32X8D: dict[str, Any] = {"groups": 32, "base_width": 8}
+_64X4D: dict[str, Any] = {"groups": 64, "base_width": 4}
 _SE: dict[str, Any] = {"gate": "se"}
 _ECA: dict[str, Any] = {"gate": "eca"}
 _AA: dict[str, Any] = {"anti_aliasing": "avg"}
@@ -395,71 +313,244 @@ _BLUR: dict[str, Any] = {"anti_aliasing": "blur"}
 _SE_QUARTER = functools.partial(SqueezeExcite, ratio=0.25)
 _RS: dict[str, Any] = {**_D, "stem_pool": "conv", "gate": _SE_QUARTER}
 
-
-def _x(groups: int, width: int) -> dict[str, Any]:
-    return {"groups": groups, "base_width": width}
-
-
-_add("resnet{}", "ResNet-{}", "1512.03385", 18, 34, **_BASIC)
-_add("resnet{}", "ResNet-{}", "1512.03385", 26, 50, 101, 152, 200)
-_add("resnet{}c", "ResNet-{}-C: deep stem", "1812.01187", 50, 101, 152, **_C)
-_add("resnet{}s", "ResNet-{}-S: wide deep stem", "1812.01187", 50, 101, 152, **_S)
-_D_TITLE = "ResNet-{}-D: deep stem, averaging shortcuts"
-_add("resnet{}d", _D_TITLE, "1812.01187", 18, 34, **_BASIC, **_D)
-_add("resnet{}d", _D_TITLE, "1812.01187", 26, 50, 101, 152, 200, **_D)
-_T_TITLE = "ResNet-{}-T: tiered stem, averaging shortcuts"
-_add("resnet{}t", _T_TITLE, "1812.01187", 10, **_BASIC, **_T)
-_add("resnet{}t", _T_TITLE, "1812.01187", 14, 26, 50, **_T)
-_add("resnet{}_gn", "ResNet-{} with GroupNorm", "1803.08494", 50, norm="group")
+_add = functools.partial(variants, ResNet, reference=REFERENCE, renamed={"attention": "gate"})
 _add(
-    "wide_resnet{}_2", "Wide ResNet-{}, twice as wide inside", "1605.07146", 50, 101, base_width=128
+    {
+        "resnet18": row("ResNet-18", block="basic", layers=(2, 2, 2, 2)),
+        "resnet34": row("ResNet-34", block="basic", layers=(3, 4, 6, 3)),
+        "resnet26": row("ResNet-26", layers=(2, 2, 2, 2)),
+        "resnet50": row("ResNet-50", layers=(3, 4, 6, 3)),
+        "resnet101": row("ResNet-101", layers=(3, 4, 23, 3)),
+        "resnet152": row("ResNet-152", layers=(3, 8, 36, 3)),
+        "resnet200": row("ResNet-200", layers=(3, 24, 36, 3)),
+        "test_resnet": row(
+            "A tiny network of both kinds of block",
+            block=("basic", "basic", "bottleneck", "basic"),
+            layers=(1, 1, 1, 1),
+            widths=(32, 48, 48, 96),
+            stem="deep",
+            stem_width=16,
+            avg_down=True,
+        ),
+    },
+    paper="https://arxiv.org/abs/1512.03385",
 )
-
-_X_TITLE = "ResNeXt-{}, 32 groups of 4"
-_add("resnext{}_32x4d", _X_TITLE, "1611.05431", 50, 101, **_x(32, 4))
-_add("resnext{}d_32x4d", "ResNeXt-{}-D, 32 groups of 4", "1611.05431", 50, **_x(32, 4), **_D)
-_add("resnext{}_32x8d", "ResNeXt-{}, 32 groups of 8", "1611.05431", 101, **_x(32, 8))
-_add("resnext{}_32x16d", "ResNeXt-{}, 32 groups of 16", "1611.05431", 101, **_x(32, 16))
-_add("resnext{}_32x32d", "ResNeXt-{}, 32 groups of 32", "1611.05431", 101, **_x(32, 32))
-_add("resnext{}_64x4d", "ResNeXt-{}, 64 groups of 4", "1611.05431", 101, **_x(64, 4))
-
-_add("seresnet{}", "SE-ResNet-{}", "1709.01507", 18, 34, **_BASIC, **_SE)
-_add("seresnet{}", "SE-ResNet-{}", "1709.01507", 50, 101, 152, **_SE)
-_add("seresnet{}t", "SE-" + _T_TITLE, "1709.01507", 50, **_T, **_SE)
-_add("seresnet{}d", "SE-" + _D_TITLE, "1709.01507", 152, 200, 269, **_D, **_SE)
-_SEX_TITLE = "SE-ResNeXt-{}, 32 groups of 4"
-_add("seresnext{}_32x4d", _SEX_TITLE, "1709.01507", 50, 101, **_x(32, 4), **_SE)
-_add("seresnext{}d_32x4d", _SEX_TITLE + ", D variant", "1709.01507", 26, **_x(32, 4), **_D, **_SE)
-_add("seresnext{}t_32x4d", _SEX_TITLE + ", T variant", "1709.01507", 26, **_x(32, 4), **_T, **_SE)
-_SEX_TITLE = "SE-ResNeXt-{}, 32 groups of 8"
-_add("seresnext{}_32x8d", _SEX_TITLE, "1709.01507", 101, **_x(32, 8), **_SE)
-_add("seresnext{}d_32x8d", _SEX_TITLE + ", D variant", "1709.01507", 101, **_x(32, 8), **_D, **_SE)
-_add("seresnext{}_64x4d", "SE-ResNeXt-{}, 64 groups of 4", "1709.01507", 101, **_x(64, 4), **_SE)
-_SENET = {**_x(64, 4), **_S, **_SE, "down_kernel_size": 3, "reduce_first": 2}
-add_variant("senet154", "SENet-154", "1709.01507", layers=_LAYERS[152], **_SENET)
-
-_add("ecaresnet{}t", "ECA-" + _T_TITLE, "1910.03151", 26, 50, **_T, **_ECA)
-_add("ecaresnet{}d", "ECA-" + _D_TITLE, "1910.03151", 50, 101, 200, 269, **_D, **_ECA)
-_X_TITLE = "ECA-ResNeXt-{}, 32 groups of 4, T variant"
-_add("ecaresnext{}t_32x4d", _X_TITLE, "1910.03151", 26, 50, **_x(32, 4), **_T, **_ECA)
-_LIGHT = {"layers": (1, 1, 11, 3), "avg_down": True, **_ECA}
-add_variant("ecaresnetlight", "ECA-ResNet with few early blocks", "1910.03151", **_LIGHT)
-
-_add("resnetrs{}", "ResNet-RS-{}", "2103.07579", 50, 101, 152, 200, 270, 350, 420, **_RS)
-
-_AA_TITLE = ", anti-aliased by averages"
-_add("resnetaa{}", "ResNet-{}" + _AA_TITLE, "1904.11486", 50, **_AA)
-_add("resnetaa{}d", "ResNet-{}-D" + _AA_TITLE, "1904.11486", 34, **_BASIC, **_D, **_AA)
-_add("resnetaa{}d", "ResNet-{}-D" + _AA_TITLE, "1904.11486", 50, 101, **_D, **_AA)
-_add("seresnetaa{}d", "SE-ResNet-{}-D" + _AA_TITLE, "1904.11486", 50, **_D, **_SE, **_AA)
-_AA_SEX = {**_x(32, 8), **_SE, **_AA}
-_add("seresnextaa{}d_32x8d", _SEX_TITLE + _AA_TITLE, "1904.11486", 101, **_D, **_AA_SEX)
-_AA_SEX = {**_AA_SEX, **_S, "avg_down": True}
-_add("seresnextaa{}d_32x8d", _SEX_TITLE + _AA_TITLE, "1904.11486", 201, **_AA_SEX)
-_add("resnetblur{}", "ResNet-{}, anti-aliased by blurs", "1904.11486", 18, **_BASIC, **_BLUR)
-_add("resnetblur{}", "ResNet-{}, anti-aliased by blurs", "1904.11486", 50, **_BLUR)
-_add("resnetblur{}d", "ResNet-{}-D, anti-aliased by blurs", "1904.11486", 50, 101, **_D, **_BLUR)
-
-_MIXED = {"block": ("basic", "basic", "bottleneck", "basic"), "widths": (32, 48, 48, 96)}
-_TINY = {**_MIXED, **_D, "layers": _LAYERS[10], "stem_width": 16}
-add_variant("test_resnet", "A tiny network of both kinds of block", "1512.03385", **_TINY)
+_add(
+    {
+        "resnet50c": row("ResNet-50-C: deep stem", layers=(3, 4, 6, 3), **_C),
+        "resnet101c": row("ResNet-101-C: deep stem", layers=(3, 4, 23, 3), **_C),
+        "resnet152c": row("ResNet-152-C: deep stem", layers=(3, 8, 36, 3), **_C),
+        "resnet50s": row("ResNet-50-S: wide deep stem", layers=(3, 4, 6, 3), **_S),
+        "resnet101s": row("ResNet-101-S: wide deep stem", layers=(3, 4, 23, 3), **_S),
+        "resnet152s": row("ResNet-152-S: wide deep stem", layers=(3, 8, 36, 3), **_S),
+        "resnet18d": row(
+            "ResNet-18-D: deep stem, averaging shortcuts", block="basic", layers=(2, 2, 2, 2), **_D
+        ),
+        "resnet34d": row(
+            "ResNet-34-D: deep stem, averaging shortcuts", block="basic", layers=(3, 4, 6, 3), **_D
+        ),
+        "resnet26d": row("ResNet-26-D: deep stem, averaging shortcuts", layers=(2, 2, 2, 2), **_D),
+        "resnet50d": row("ResNet-50-D: deep stem, averaging shortcuts", layers=(3, 4, 6, 3), **_D),
+        "resnet101d": row(
+            "ResNet-101-D: deep stem, averaging shortcuts", layers=(3, 4, 23, 3), **_D
+        ),
+        "resnet152d": row(
+            "ResNet-152-D: deep stem, averaging shortcuts", layers=(3, 8, 36, 3), **_D
+        ),
+        "resnet200d": row(
+            "ResNet-200-D: deep stem, averaging shortcuts", layers=(3, 24, 36, 3), **_D
+        ),
+        "resnet10t": row(
+            "ResNet-10-T: tiered stem, averaging shortcuts",
+            block="basic",
+            layers=(1, 1, 1, 1),
+            **_T,
+        ),
+        "resnet14t": row(
+            "ResNet-14-T: tiered stem, averaging shortcuts", layers=(1, 1, 1, 1), **_T
+        ),
+        "resnet26t": row(
+            "ResNet-26-T: tiered stem, averaging shortcuts", layers=(2, 2, 2, 2), **_T
+        ),
+        "resnet50t": row(
+            "ResNet-50-T: tiered stem, averaging shortcuts", layers=(3, 4, 6, 3), **_T
+        ),
+    },
+    paper="https://arxiv.org/abs/1812.01187",
+)
+_add(
+    {
+        "resnet50_gn": row("ResNet-50 with GroupNorm", layers=(3, 4, 6, 3), norm="group"),
+    },
+    paper="https://arxiv.org/abs/1803.08494",
+)
+_add(
+    {
+        "wide_resnet50_2": row(
+            "Wide ResNet-50, twice as wide inside", layers=(3, 4, 6, 3), base_width=128
+        ),
+        "wide_resnet101_2": row(
+            "Wide ResNet-101, twice as wide inside", layers=(3, 4, 23, 3), base_width=128
+        ),
+    },
+    paper="https://arxiv.org/abs/1605.07146",
+)
+_add(
+    {
+        "resnext50_32x4d": row("ResNeXt-50, 32 groups of 4", layers=(3, 4, 6, 3), **_32X4D),
+        "resnext101_32x4d": row("ResNeXt-101, 32 groups of 4", layers=(3, 4, 23, 3), **_32X4D),
+        "resnext50d_32x4d": row(
+            "ResNeXt-50-D, 32 groups of 4", layers=(3, 4, 6, 3), **_D, **_32X4D
+        ),
+        "resnext101_32x8d": row("ResNeXt-101, 32 groups of 8", layers=(3, 4, 23, 3), **_32X8D),
+        "resnext101_32x16d": row(
+            "ResNeXt-101, 32 groups of 16", layers=(3, 4, 23, 3), groups=32, base_width=16
+        ),
+        "resnext101_32x32d": row(
+            "ResNeXt-101, 32 groups of 32", layers=(3, 4, 23, 3), groups=32, base_width=32
+        ),
+        "resnext101_64x4d": row("ResNeXt-101, 64 groups of 4", layers=(3, 4, 23, 3), **_64X4D),
+    },
+    paper="https://arxiv.org/abs/1611.05431",
+)
+_add(
+    {
+        "seresnet18": row("SE-ResNet-18", block="basic", layers=(2, 2, 2, 2), **_SE),
+        "seresnet34": row("SE-ResNet-34", block="basic", layers=(3, 4, 6, 3), **_SE),
+        "seresnet50": row("SE-ResNet-50", layers=(3, 4, 6, 3), **_SE),
+        "seresnet101": row("SE-ResNet-101", layers=(3, 4, 23, 3), **_SE),
+        "seresnet152": row("SE-ResNet-152", layers=(3, 8, 36, 3), **_SE),
+        "seresnet50t": row(
+            "SE-ResNet-50-T: tiered stem, averaging shortcuts", layers=(3, 4, 6, 3), **_T, **_SE
+        ),
+        "seresnet152d": row(
+            "SE-ResNet-152-D: deep stem, averaging shortcuts", layers=(3, 8, 36, 3), **_D, **_SE
+        ),
+        "seresnet200d": row(
+            "SE-ResNet-200-D: deep stem, averaging shortcuts", layers=(3, 24, 36, 3), **_D, **_SE
+        ),
+        "seresnet269d": row(
+            "SE-ResNet-269-D: deep stem, averaging shortcuts", layers=(3, 30, 48, 8), **_D, **_SE
+        ),
+        "seresnext50_32x4d": row(
+            "SE-ResNeXt-50, 32 groups of 4", layers=(3, 4, 6, 3), **_32X4D, **_SE
+        ),
+        "seresnext101_32x4d": row(
+            "SE-ResNeXt-101, 32 groups of 4", layers=(3, 4, 23, 3), **_32X4D, **_SE
+        ),
+        "seresnext26d_32x4d": row(
+            "SE-ResNeXt-26, 32 groups of 4, D variant", layers=(2, 2, 2, 2), **_D, **_32X4D, **_SE
+        ),
+        "seresnext26t_32x4d": row(
+            "SE-ResNeXt-26, 32 groups of 4, T variant", layers=(2, 2, 2, 2), **_T, **_32X4D, **_SE
+        ),
+        "seresnext101_32x8d": row(
+            "SE-ResNeXt-101, 32 groups of 8", layers=(3, 4, 23, 3), **_32X8D, **_SE
+        ),
+        "seresnext101d_32x8d": row(
+            "SE-ResNeXt-101, 32 groups of 8, D variant", layers=(3, 4, 23, 3), **_D, **_32X8D, **_SE
+        ),
+        "seresnext101_64x4d": row(
+            "SE-ResNeXt-101, 64 groups of 4", layers=(3, 4, 23, 3), **_64X4D, **_SE
+        ),
+        "senet154": row(
+            "SENet-154",
+            layers=(3, 8, 36, 3),
+            down_kernel_size=3,
+            reduce_first=2,
+            **_S,
+            **_64X4D,
+            **_SE,
+        ),
+    },
+    paper="https://arxiv.org/abs/1709.01507",
+)
+_add(
+    {
+        "ecaresnet26t": row(
+            "ECA-ResNet-26-T: tiered stem, averaging shortcuts", layers=(2, 2, 2, 2), **_T, **_ECA
+        ),
+        "ecaresnet50t": row(
+            "ECA-ResNet-50-T: tiered stem, averaging shortcuts", layers=(3, 4, 6, 3), **_T, **_ECA
+        ),
+        "ecaresnet50d": row(
+            "ECA-ResNet-50-D: deep stem, averaging shortcuts", layers=(3, 4, 6, 3), **_D, **_ECA
+        ),
+        "ecaresnet101d": row(
+            "ECA-ResNet-101-D: deep stem, averaging shortcuts", layers=(3, 4, 23, 3), **_D, **_ECA
+        ),
+        "ecaresnet200d": row(
+            "ECA-ResNet-200-D: deep stem, averaging shortcuts", layers=(3, 24, 36, 3), **_D, **_ECA
+        ),
+        "ecaresnet269d": row(
+            "ECA-ResNet-269-D: deep stem, averaging shortcuts", layers=(3, 30, 48, 8), **_D, **_ECA
+        ),
+        "ecaresnext26t_32x4d": row(
+            "ECA-ResNeXt-26, 32 groups of 4, T variant", layers=(2, 2, 2, 2), **_T, **_32X4D, **_ECA
+        ),
+        "ecaresnext50t_32x4d": row(
+            "ECA-ResNeXt-50, 32 groups of 4, T variant", layers=(3, 4, 6, 3), **_T, **_32X4D, **_ECA
+        ),
+        "ecaresnetlight": row(
+            "ECA-ResNet with few early blocks", layers=(1, 1, 11, 3), avg_down=True, **_ECA
+        ),
+    },
+    paper="https://arxiv.org/abs/1910.03151",
+)
+_add(
+    {
+        "resnetrs50": row("ResNet-RS-50", layers=(3, 4, 6, 3), **_RS),
+        "resnetrs101": row("ResNet-RS-101", layers=(3, 4, 23, 3), **_RS),
+        "resnetrs152": row("ResNet-RS-152", layers=(3, 8, 36, 3), **_RS),
+        "resnetrs200": row("ResNet-RS-200", layers=(3, 24, 36, 3), **_RS),
+        "resnetrs270": row("ResNet-RS-270", layers=(4, 29, 53, 4), **_RS),
+        "resnetrs350": row("ResNet-RS-350", layers=(4, 36, 72, 4), **_RS),
+        "resnetrs420": row("ResNet-RS-420", layers=(4, 44, 87, 4), **_RS),
+    },
+    paper="https://arxiv.org/abs/2103.07579",
+)
+_add(
+    {
+        "resnetaa50": row("ResNet-50, anti-aliased by averages", layers=(3, 4, 6, 3), **_AA),
+        "resnetaa34d": row(
+            "ResNet-34-D, anti-aliased by averages", block="basic", layers=(3, 4, 6, 3), **_D, **_AA
+        ),
+        "resnetaa50d": row(
+            "ResNet-50-D, anti-aliased by averages", layers=(3, 4, 6, 3), **_D, **_AA
+        ),
+        "resnetaa101d": row(
+            "ResNet-101-D, anti-aliased by averages", layers=(3, 4, 23, 3), **_D, **_AA
+        ),
+        "seresnetaa50d": row(
+            "SE-ResNet-50-D, anti-aliased by averages", layers=(3, 4, 6, 3), **_D, **_SE, **_AA
+        ),
+        "seresnextaa101d_32x8d": row(
+            "SE-ResNeXt-101, 32 groups of 8, anti-aliased by averages",
+            layers=(3, 4, 23, 3),
+            **_D,
+            **_32X8D,
+            **_SE,
+            **_AA,
+        ),
+        "seresnextaa201d_32x8d": row(
+            "SE-ResNeXt-201, 32 groups of 8, anti-aliased by averages",
+            layers=(3, 24, 36, 4),
+            avg_down=True,
+            **_S,
+            **_32X8D,
+            **_SE,
+            **_AA,
+        ),
+        "resnetblur18": row(
+            "ResNet-18, anti-aliased by blurs", block="basic", layers=(2, 2, 2, 2), **_BLUR
+        ),
+        "resnetblur50": row("ResNet-50, anti-aliased by blurs", layers=(3, 4, 6, 3), **_BLUR),
+        "resnetblur50d": row(
+            "ResNet-50-D, anti-aliased by blurs", layers=(3, 4, 6, 3), **_D, **_BLUR
+        ),
+        "resnetblur101d": row(
+            "ResNet-101-D, anti-aliased by blurs", layers=(3, 4, 23, 3), **_D, **_BLUR
+        ),
+    },
+    paper="https://arxiv.org/abs/1904.11486",
+)
