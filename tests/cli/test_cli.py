@@ -571,7 +571,7 @@ def test_reconstruction_needs_no_labels(tmp_path, monkeypatch, capsys):
         (["--batch-size", "2000"], "batch_size 2000 is larger than the data"),
         (["--validation-fraction", "0.0001"], "neither part may be empty"),
         (["--weights", "nowhere.safetensors"], "no such weight file"),
-        (["--weights", "hf:nothing"], "--weights: a Hub repository is org/repo"),
+        (["--weights", "hf:nothing"], "a Hub repository is org/repo"),
     ],
 )
 def test_training_mistakes(capsys, tmp_path, monkeypatch, options, message):
@@ -921,8 +921,8 @@ def test_targets_that_are_no_model(tiny, run, tmp_path, monkeypatch, capsys):
         ([file], f"is a file: weights are read by NAME --weights {file}"),
         ([tmp_path / "bare"], f"weights alone are read by NAME --weights {tmp_path / 'bare'}"),
         (["timm/resnet18"], "there is no such directory. MODEL is a run's directory, a saved"),
-        (["hf:resnet18"], "MODEL: a Hub repository is org/repo"),
-        (["test_resnet", "--weights", "hf:x"], "--weights: a Hub repository is org/repo"),
+        (["hf:resnet18"], "a Hub repository is org/repo"),
+        (["test_resnet", "--weights", "hf:x"], "a Hub repository is org/repo"),
         (["test_resnet", "--weights", "gone.npz"], "gone.npz"),
         (["tst_resnet", "--weights", file], "Did you mean 'test_resnet'"),
         ([run, "--weights", file], "--weights goes with a model's name"),

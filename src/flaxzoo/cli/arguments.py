@@ -6,7 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from flaxzoo.cli.data import data_source
-from flaxzoo.cli.values import checkpoint, choice, choices, key_value
+from flaxzoo.cli.values import checkpoint, choice, choices, integer, key_value
 from flaxzoo.errors import did_you_mean
 
 SOURCES = (
@@ -75,11 +75,18 @@ def command(
     return parser
 
 
-def add_set(parser: Any, text: str) -> None:
-    """Adds ``--set``."""
+def add_set(parser: Any, text: str, option: str = "--set") -> None:
+    """Adds an option that takes KEY=VALUE and may be repeated."""
     parser.add_argument(
-        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=text
+        option, type=key_value, action="append", default=[], metavar="KEY=VALUE", help=text
     )
+
+
+def add_integer(
+    parser: Any, option: str, default: int | None, text: str, *, least: int = 1, metavar: str = "N"
+) -> None:
+    """Adds an option that takes an integer of at least ``least``."""
+    parser.add_argument(option, type=integer(least), default=default, metavar=metavar, help=text)
 
 
 def add_target(parser: Any) -> None:

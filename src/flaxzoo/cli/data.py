@@ -13,8 +13,6 @@ from flaxzoo.errors import did_you_mean
 _SPLIT_SEED = 0
 DEFAULT_FRACTION = 0.2
 _SETS = ("digits", "mnist")
-# Where load_mnist looks, too.
-_FOLDERS = (".", "raw", "MNIST/raw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,44 +82,30 @@ def load(source: DataSource, fraction: float) -> Splits:
       DataError: files are missing or damaged, or a part would be empty.
       MissingExtraError: the data needs a package that is not installed.
     """
-    classes = tuple(map(str, range(10)))
-    if source.name == "digits":
-        from flaxzoo.data import load_digits
+    from flaxzoo.data import load_digits
 
+    test, note = None, ""
+    if source.directory is None:
         train, validation = load_digits(fraction, seed=_SPLIT_SEED)
-        note = _note("digits", train, validation)
-        return Splits(train, validation, None, classes, note)
-    return _load_mnist(Path(source.directory or ""), fraction, classes)
-
-
-def _load_mnist(root: Path, fraction: float, classes: tuple[str, ...]) -> Splits:
-    from flaxzoo.data import load_mnist, train_test_split
-
-    has_train, has_test = _has(root, "train"), _has(root, "t10k") or _has(root, "test")
-    test = None
-    if has_train or not has_test:
-        # With neither, this says which files it looked for.
-        examples = load_mnist(root, "train")
-        test = load_mnist(root, "test") if has_test else None
     else:
-        examples = load_mnist(root, "test")
+        train, validation, test, note = _load_mnist(Path(source.directory), fraction)
+    counts = f"{len(train[0])} examples to train, {len(validation[0])} to validate"
+    classes = tuple(map(str, range(10)))
+    return Splits(train, validation, test, classes, f"{source.name}: {counts}{note}")
+
+
+def _load_mnist(root: Path, fraction: float) -> tuple[Any, Any, Any, str]:
+    from flaxzoo.data import load_mnist, train_test_split
+    from flaxzoo.data.mnist import has_split
+
+    has_train, has_test = has_split(root, "train"), has_split(root, "test")
+    only_test = has_test and not has_train
+    # With neither, this says which files it looked for.
+    examples = load_mnist(root, "test" if only_test else "train")
     train, validation = train_test_split(examples, fraction, seed=_SPLIT_SEED, stratify=examples[1])
-    note = _note("mnist", train, validation)
-    if test is not None:
-        note += f", {len(test[0])} to test"
-    elif not has_train:
-        note += (
-            f" (only the t10k files are in {root}: a stratified split of their "
-            f"{len(examples[0])} examples)"
-        )
-    return Splits(train, validation, test, classes, note)
-
-
-def _has(root: Path, prefix: str) -> bool:
-    return any(
-        path.is_file() for folder in _FOLDERS for path in (root / folder).glob(f"{prefix}-*ubyte*")
-    )
-
-
-def _note(name: str, train: tuple[Any, Any], validation: tuple[Any, Any]) -> str:
-    return f"{name}: {len(train[0])} examples to train, {len(validation[0])} to validate"
+    if only_test:
+        size = len(examples[0])
+        note = f" (only the t10k files are in {root}: a stratified split of their {size} examples)"
+        return train, validation, None, note
+    test = load_mnist(root, "test") if has_test else None
+    return train, validation, test, "" if test is None else f", {len(test[0])} to test"

@@ -14,6 +14,7 @@ from flaxzoo.cli.arguments import (
     SOURCES,
     Parser,
     add_data,
+    add_integer,
     add_measures,
     add_set,
     add_target,
@@ -21,7 +22,7 @@ from flaxzoo.cli.arguments import (
     command,
 )
 from flaxzoo.cli.data import DEFAULT_FRACTION
-from flaxzoo.cli.values import KINDS, fraction, integer, key_value, names, number
+from flaxzoo.cli.values import KINDS, fraction, names, number
 
 _VERIFY_EXAMPLES = """\
 examples:
@@ -152,9 +153,7 @@ def _add_train(commands: Any) -> None:
         metavar="F",
         help="share of the training examples that is held out, the same of each class",
     )
-    data.add_argument(
-        "--batch-size", type=integer(1), default=64, metavar="N", help="examples per step"
-    )
+    add_integer(data, "--batch-size", 64, "examples per step")
 
     model = parser.add_argument_group("model")
     add_set(
@@ -179,12 +178,8 @@ def _add_train(commands: Any) -> None:
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument(
-        "--epochs",
-        type=integer(1),
-        default=10,
-        metavar="N",
-        help="passes over the data, with --resume those before included",
+    add_integer(
+        training, "--epochs", 10, "passes over the data, with --resume those before included"
     )
     training.add_argument(
         "--optimizer", default="adam", metavar="NAME", help="see flaxzoo list --kind optimizers"
@@ -202,13 +197,10 @@ def _add_train(commands: Any) -> None:
         help="how the learning rate changes over the run, such as cosine or one_cycle; see "
         "flaxzoo list --kind schedules",
     )
-    training.add_argument(
-        "--schedule-set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the schedule, such as warmup_steps=100; may be repeated",
+    add_set(
+        training,
+        "an option of the schedule, such as warmup_steps=100; may be repeated",
+        option="--schedule-set",
     )
     training.add_argument(
         "--weight-decay",
@@ -220,34 +212,29 @@ def _add_train(commands: Any) -> None:
     training.add_argument(
         "--clip-norm", type=number, metavar="X", help="scale gradients of a larger norm down to it"
     )
-    training.add_argument(
-        "--optimizer-set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the optimizer, such as momentum=0.9; may be repeated",
+    add_set(
+        training,
+        "an option of the optimizer, such as momentum=0.9; may be repeated",
+        option="--optimizer-set",
     )
-    training.add_argument(
+    add_integer(
+        training,
         "--steps-per-call",
-        type=integer(1),
-        default=1,
+        1,
+        "steps that go to the device at once; more are faster where a step is short",
         metavar="K",
-        help="steps that go to the device at once; more are faster where a step is short",
     )
     add_measures(training)
-    training.add_argument(
+    add_integer(
+        training,
         "--early-stopping",
-        type=integer(0),
+        None,
+        "stop when val_loss has not improved for more epochs than this",
+        least=0,
         metavar="PATIENCE",
-        help="stop when val_loss has not improved for more epochs than this",
     )
-    training.add_argument(
-        "--seed",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="of the initialisation, dropout and order of the data",
+    add_integer(
+        training, "--seed", 0, "of the initialisation, dropout and order of the data", least=0
     )
 
     output = parser.add_argument_group("output")
@@ -308,9 +295,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="F",
         help=f"as in training; by default the run's, else {DEFAULT_FRACTION}",
     )
-    data.add_argument(
-        "--batch-size", type=integer(1), default=256, metavar="N", help="examples per step"
-    )
+    add_integer(data, "--batch-size", 256, "examples per step")
     what = parser.add_argument_group("what to compute")
     add_which(what)
     add_measures(what)
@@ -328,13 +313,9 @@ def _add_predict(commands: Any) -> None:
     )
     add_target(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="image files")
-    parser.add_argument(
-        "--top-k", type=integer(1), default=5, metavar="K", help="how many classes to show"
-    )
+    add_integer(parser, "--top-k", 5, "how many classes to show", metavar="K")
     add_which(parser)
-    parser.add_argument(
-        "--batch-size", type=integer(1), default=64, metavar="N", help="images per step"
-    )
+    add_integer(parser, "--batch-size", 64, "images per step")
     parser.add_argument("--json", action="store_true", help="print a JSON list, one item per file")
 
 
@@ -354,16 +335,10 @@ def _add_verify(commands: Any) -> None:
         metavar="FILE",
         help="a weight file, or hf:org/repo; by default those of the tag, else random ones",
     )
-    parser.add_argument(
-        "--size", type=integer(1), default=96, metavar="N", help="height and width of the images"
-    )
-    parser.add_argument("--batch", type=integer(1), default=2, metavar="N", help="number of images")
-    parser.add_argument(
-        "--seed",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="of the images, which are noise, and of random weights",
+    add_integer(parser, "--size", 96, "height and width of the images")
+    add_integer(parser, "--batch", 2, "number of images")
+    add_integer(
+        parser, "--seed", 0, "of the images, which are noise, and of random weights", least=0
     )
     parser.add_argument(
         "--tolerance",

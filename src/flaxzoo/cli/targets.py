@@ -67,22 +67,11 @@ def load_model(
     return _by_name(target, True, config or {})
 
 
-def check_source(source: str | None, what: str) -> None:
-    """Raises ``SettingError`` for a malformed ``hf:org/repo``, before anything is read."""
-    from flaxzoo.weights import hub
-
-    if source is not None and source.startswith("hf:"):
-        with settings(what):
-            hub.parse(source)
-
-
 def _described(target: str, *, hub: bool) -> Model:
     """A model whose ``config.json`` says what it is."""
     from flaxzoo.model import Model
 
-    if hub:
-        check_source(target, "MODEL")
-    elif not (Path(target) / "config.json").is_file():
+    if not hub and not (Path(target) / "config.json").is_file():
         raise CheckpointError(
             f"{target} is neither a run (no trainer.json) nor a saved model (no config.json); "
             f"weights alone are read by NAME --weights {target}"
@@ -106,8 +95,6 @@ def _by_name(name: str, source: str | bool, config: dict[str, Any]) -> Model:
         if source is not True:
             raise
         raise UnknownNameError(f"there is no directory {name!r}, and {error}") from error
-    if isinstance(source, str):
-        check_source(source, "--weights")
     config = as_sequences(spec.name, config)
     with settings(describe(name, config)):
         return models.get(name, pretrained=source, **config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxzoo.cli.configs import as_sequences, describe
-from flaxzoo.cli.data import DataSource, Splits, load
-from flaxzoo.cli.targets import check_source
+from flaxzoo.cli.data import Splits, load
 from flaxzoo.cli.use import (
     MODEL_DIRECTORY,
     RUN_FILE,
@@ -135,7 +135,6 @@ def _model(args: argparse.Namespace, splits: Splits) -> Model:
     if "num_classes" in MODELS.parameters(spec.name):
         config["num_classes"] = len(splits.classes)
     shape = tuple(splits.train[0].shape[1:])
-    check_source(args.weights, "--weights")
     with settings(what):
         model = models.get(
             args.model, pretrained=args.weights or args.pretrained, input_shape=shape, **config
@@ -168,21 +167,13 @@ def _trace(model: Model) -> None:
     from flaxzoo._calls import apply_module
     from flaxzoo._random import as_key
 
-    shapes = model.shapes()
-    collections = [name for name in shapes if name != "params"]
+    def start(key: Any, inputs: Any) -> Any:
+        rngs = {"params": key, "dropout": key}
+        return apply_module(model.module, None, inputs, train=True, rngs=rngs)
+
+    model.shapes()
     inputs = jax.ShapeDtypeStruct((1, *(model.spec.input_shape or ())), model.spec.input_dtype)
-
-    def forward(variables: Any, inputs: Any, key: Any) -> Any:
-        return apply_module(
-            model.module,
-            variables,
-            inputs,
-            train=True,
-            rngs={"dropout": key, "params": key},
-            mutable=collections or False,
-        )
-
-    jax.eval_shape(forward, shapes, inputs, as_key(0))
+    jax.eval_shape(start, as_key(0), inputs)
 
 
 def _optimizer_options(args: argparse.Namespace, model: Model, examples: int) -> dict[str, Any]:
@@ -212,24 +203,17 @@ def _optimizer_options(args: argparse.Namespace, model: Model, examples: int) ->
 
 
 def _record(args: argparse.Namespace) -> dict[str, Any]:
-    data = args.data
-    if data.directory is not None:
-        data = DataSource(data.name, str(Path(data.directory).resolve()))
-    return {
-        "model": args.model,
-        "set": _plain(dict(args.set)),
-        "data": dataclasses.asdict(data),
-        "validation_fraction": args.validation_fraction,
-        "batch_size": args.batch_size,
-        "seed": args.seed,
-        "optimizer": args.optimizer,
-        "optimizer_set": _plain(dict(args.optimizer_set)),
-        "schedule": args.schedule,
-        "clip_norm": args.clip_norm,
-        "weight_decay": args.weight_decay,
-        "freeze": _plain(args.freeze),
+    """What ``run.json`` keeps of the command line, as JSON gives it back."""
+    data = dataclasses.asdict(args.data)
+    if args.data.directory is not None:
+        data["directory"] = str(Path(args.data.directory).resolve())
+    record = {key: getattr(args, key) for key in _FIXED} | {
+        "data": data,
+        "set": dict(args.set),
+        "optimizer_set": dict(args.optimizer_set),
         "pretrained": args.weights or args.pretrained,
     }
+    return json.loads(json.dumps(record))
 
 
 def _claim(run_dir: Path, record: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
@@ -274,10 +258,9 @@ def _check_same(run_dir: Path, record: Mapping[str, Any]) -> None:
     changed = []
     for key in _FIXED:
         was, now = before.get(key), record[key]
-        if key == "data":
-            # The files may have moved.
-            was, now = (was or {}).get("name"), now["name"]
-        if _plain(was) != _plain(now):
+        # The files may have moved.
+        same = was["name"] == now["name"] if key == "data" and was else was == now
+        if not same:
             option = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             changed.append(f"{option} was {_shown(was)}, is now {_shown(now)}")
     if changed:
@@ -287,18 +270,9 @@ def _check_same(run_dir: Path, record: Mapping[str, Any]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_shown(item)}" for key, item in value.items()) or "not given"
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
         return ",".join(map(_shown, value))
     return "not given" if value is None else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON gives it back."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value
 
 
 def _callbacks(args: argparse.Namespace) -> list[Callback]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from flaxzoo.cli.data import DEFAULT_FRACTION, DataSource, Splits, load
 from flaxzoo.cli.targets import is_run, load_model
 from flaxzoo.cli.values import SettingError, pairs, settings
-from flaxzoo.errors import CheckpointError, DataError, ShapeError
+from flaxzoo.data.saved import read_document, write_document
+from flaxzoo.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
     from flaxzoo.model import Model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from flaxzoo.training.trainer import Trainer
 
 RUN_FILE = "run.json"
+_KIND = "cli.run"
 MODEL_DIRECTORY = "model"
 
 
@@ -89,28 +91,17 @@ def predict(args: argparse.Namespace) -> None:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Writes what ``read_record`` reads."""
-    from flaxzoo.weights.files import write_text
-
-    text = json.dumps({"format": "flaxzoo.cli.run", **record}, indent=2) + "\n"
-    write_text(directory / RUN_FILE, text)
+    write_document(directory / RUN_FILE, _KIND, dict(record), indent=2)
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
     """The settings that ``flaxzoo train`` left in a run; None where it left none.
 
     Raises:
-      CheckpointError: the file is damaged, or is another program's.
+      DataError: the file is damaged, or is another program's.
     """
     path = directory / RUN_FILE
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != "flaxzoo.cli.run":
-        raise CheckpointError(f"{path} was not written by flaxzoo train")
-    return record
+    return read_document(path, _KIND) if path.exists() else None
 
 
 def warn(message: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -17,19 +18,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 # Third byte of the header: the type of the values, which are stored big-endian.
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-# Deflate cannot expand by more (zlib's documentation: 1032 to 1).
-_MAX_EXPANSION = 1032
-_CHUNK = 1 << 20
 _MAX_DIMENSIONS = 32
 _PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 # Where torchvision and others unpack the files below the directory that they are given.
 _SUBDIRECTORIES = (".", "raw", "MNIST/raw")
-
-
-class _Stream(Protocol):
-    """What plain and gzip files have in common."""
-
-    def read1(self, size: int, /) -> bytes: ...
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -52,26 +44,14 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     try:
-        file_bytes = path.stat().st_size
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not compressed:
-                return _read(path, raw, file_bytes)
-            with gzip.open(raw) as stream:
-                return _read(path, stream, file_bytes * _MAX_EXPANSION)
-    except (OSError, EOFError, zlib.error) as error:
-        # gzip.BadGzipFile is an OSError without an errno.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip data ({error})") from error
-
-
-def _read(path: Path, stream: _Stream, available: int) -> np.ndarray:
-    """Reads header and payload; ``available`` bounds what the stream can possibly yield."""
-    magic, problem = _take(stream, 4)
-    if problem is not None:
-        raise problem
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    magic = content[:4]
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES:
         raise DataError(
             f"{path}: not an IDX file; it starts with {magic.hex(' ') or 'nothing'} where 00 00, "
@@ -81,43 +61,19 @@ def _read(path: Path, stream: _Stream, available: int) -> np.ndarray:
     dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
     if not 1 <= rank <= _MAX_DIMENSIONS:
         raise DataError(f"{path}: not an IDX file; its header says {rank} dimensions")
-    sizes, problem = _take(stream, 4 * rank)
-    if problem is not None:
-        raise problem
-    if len(sizes) < 4 * rank:
-        raise DataError(f"{path}: cut short in its header, after {4 + len(sizes)} bytes")
-    shape = struct.unpack(f">{rank}I", sizes)
-    header, expected = 4 + 4 * rank, dtype.itemsize
-    for size in shape:
-        expected *= size
-    says = f"{path}: its header says {list(shape)} {dtype.name}, {expected} bytes of values"
-    if expected > max(available - header, 0):
-        raise DataError(f"{says}, but the file holds at most {max(available - header, 0)}")
-    # One byte more than expected shows a file that is too long, and makes gzip check its sum.
-    payload, problem = _take(stream, expected + 1)
-    if len(payload) < expected:
-        raise DataError(f"{says}, but there are {len(payload)}: the file is cut short or damaged")
-    if problem is not None:
-        raise problem
-    if len(payload) > expected:
-        raise DataError(f"{says}, but the file goes on after them")
-    values = np.frombuffer(payload, dtype).reshape(shape)
-    return values.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _take(stream: _Stream, count: int) -> tuple[bytearray, Exception | None]:
-    """Up to ``count`` bytes, fewer at the end or at a fault, and the fault if there was one."""
-    data = bytearray()
-    try:
-        while len(data) < count:
-            # read1 hands over what precedes a fault; read would lose it.
-            chunk = stream.read1(min(_CHUNK, count - len(data)))
-            if not chunk:
-                break
-            data += chunk
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        return data, error
-    return data, None
+    header = 4 + 4 * rank
+    if len(content) < header:
+        raise DataError(f"{path}: cut short in its header, after {len(content)} bytes")
+    shape = struct.unpack_from(f">{rank}I", content, 4)
+    expected, size = math.prod(shape) * dtype.itemsize, len(content) - header
+    if size != expected:
+        fault = "file goes on after them" if size > expected else f"file holds at most {size}"
+        raise DataError(
+            f"{path}: its header says {list(shape)} {dtype.name}, {expected} bytes of values, "
+            f"but the {fault}"
+        )
+    values = np.frombuffer(content, dtype, offset=header).reshape(shape)
+    return values.astype(dtype.newbyteorder("="))
 
 
 @overload
@@ -191,19 +147,28 @@ def _load_split(root: Path, split: str, raw: bool) -> Arrays:
     return scaled, labels.astype(np.int32)
 
 
-def _find(root: Path, split: str, kind: str, rank: int) -> Path:
-    names = [
-        f"{prefix}-{kind}{separator}idx{rank}-ubyte{suffix}"
+def has_split(root: Path, split: str) -> bool:
+    """Whether the images of ``"train"`` or ``"test"`` are in a directory."""
+    return any(path.is_file() for path in _places(root, split, "images", 3))
+
+
+def _places(root: Path, split: str, kind: str, rank: int) -> list[Path]:
+    return [
+        root / folder / f"{prefix}-{kind}{separator}idx{rank}-ubyte{suffix}"
+        for folder in _SUBDIRECTORIES
         for prefix in _PREFIXES[split]
         for separator in "-."
         for suffix in ("", ".gz")
     ]
-    for folder in _SUBDIRECTORIES:
-        for name in names:
-            if (root / folder / name).is_file():
-                return root / folder / name
+
+
+def _find(root: Path, split: str, kind: str, rank: int) -> Path:
+    places = _places(root, split, kind, rank)
+    for path in places:
+        if path.is_file():
+            return path
     other = "test" if split == "train" else "train"
     raise DataError(
-        f"{root}: no {split} {kind}; looked for {', '.join(names)}. "
+        f"{root}: no {split} {kind}; looked for {', '.join(sorted({p.name for p in places}))}. "
         f"If only the {other} files are there, pass split={other!r}"
     )

@@ -50,12 +50,12 @@ def parse(source: str) -> HubSource:
     """Reads ``hf:org/repo[@revision]``.
 
     Raises:
-      ValueError: the source has another form.
+      CheckpointError: the source has another form.
     """
     prefix, _, rest = str(source).partition("hf:")
     repo_id, at, revision = rest.partition("@")
     if prefix or not rest or (at and not revision):
-        raise ValueError(f"a Hub source is written {_FORM}; got {source!r}")
+        raise CheckpointError(f"a Hub source is written {_FORM}; got {source!r}")
     found = HubSource(repo_id, revision or None)
     check_names(*found)
     return found
@@ -203,25 +203,27 @@ def check_names(repo_id: str, revision: str | None = None, filename: str = "conf
     """Checks the names of a repository, a revision and a file before any server is asked.
 
     Raises:
-      ValueError: one is malformed, or leads out of the cache.
+      CheckpointError: one is malformed, or leads out of the cache.
     """
     if (
         not isinstance(repo_id, str)
         or not _REPO.fullmatch(repo_id)
         or re.search("--|[.]{2}", repo_id)
     ):
-        raise ValueError(
+        raise CheckpointError(
             f"a Hub repository is org/repo, of letters, digits, '-', '_' and '.'; got {repo_id!r}. "
             f"As a source it is written {_FORM}"
         )
     # A revision becomes a path in the cache: none may lead out of it.
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise ValueError(
+        raise CheckpointError(
             f"a revision of {repo_id} is a branch, tag or commit; got {revision!r}. "
             f"As a source it is written {_FORM}"
         )
     if not isinstance(filename, str) or {"", ".", ".."} & set(re.split(r"[/\\]", filename)):
-        raise ValueError(f"a file of {repo_id} is a path inside the repository; got {filename!r}")
+        raise CheckpointError(
+            f"a file of {repo_id} is a path inside the repository; got {filename!r}"
+        )
 
 
 def _fetch(repo_id: str, filename: str, revision: str | None) -> Path:
