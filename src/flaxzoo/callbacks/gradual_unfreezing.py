@@ -9,6 +9,7 @@ from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.refreezing import unfreezing_schedule
+from flaxzoo.weights.trees import flatten
 
 _UNITS = ("epoch", "step")
 
@@ -92,9 +93,10 @@ class GradualUnfreezing(Callback):
                 when: frozen_paths(state.module, state.params, *spec)
                 for when, spec in specs.items()
             }
+            every_path = tuple(flatten(state.params))
             for paths in frozen.values():
                 # What begins to train needs a learning rate.
-                state.groups.plan.entries(state.groups.paths, paths)
+                state.plan.entries(every_path, paths)
         except (KeyError, TypeError, ValueError) as error:
             raise CallbackError(f"GradualUnfreezing: {error}") from error
         return frozen

@@ -71,8 +71,8 @@ class Groups:
 
     def rates(self, update: int) -> dict[str, float]:
         """The learning rate of each entry at the ``update``-th update, from 0."""
-        found = {entry: self.plan.schedule(entry) for entry in self.plan.rates or (TRAIN,)}
-        return {k: float(rate(update)) for k, rate in found.items() if rate is not None}
+        schedules = {entry: self.plan.schedule(entry) for entry in self.plan.rates or (TRAIN,)}
+        return {k: float(rate(update)) for k, rate in schedules.items() if rate is not None}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,13 +91,17 @@ class Plan:
     rates: Mapping[str, Any] | None
     options: Mapping[str, Any]
 
+    def whole(self) -> Optimizer:
+        """The optimizer of a model all of which trains, at one rate."""
+        return self._make(self.learning_rate, everything=True)
+
     def build(
         self,
         paths: tuple[str, ...],
         frozen: frozenset[str] = frozenset(),
         cohorts: Cohorts = (),
     ) -> Groups:
-        """Makes the optimizer; equal arguments give the same object.
+        """Makes the optimizer by groups; equal arguments give the same object.
 
         Args:
           paths: of all parameters.
@@ -108,17 +112,17 @@ class Plan:
           UserWarning: a transformation that may clip over all parameters together, out of reach
             from here, is divided.
         """
-        made = _build(self, paths, frozen, cohorts)
-        if len(made.form.labels) > 1 and not _is_known(self.optimizer):
+        groups = _build(self, paths, frozen, cohorts)
+        if len(groups.form.labels) > 1 and not _is_known(self.optimizer):
             name = self._make(self._rate(next(iter(self.rates or (TRAIN,)))), everything=True).name
             warnings.warn(
                 f"optimizer {name!r} is not one of flaxzoo.optimizers by name, and "
-                f"each of {len(made.form.labels)} groups of parameters gets one of its own: if it "
-                "clips by a norm, or scales, over all parameters together, it does so by group "
+                f"each of {len(groups.form.labels)} groups of parameters gets one of its own: if "
+                "it clips by a norm, or scales, over all parameters together, it does so by group "
                 "from here on. clip_norm= is of the norm over all groups",
                 stacklevel=3,
             )
-        return made
+        return groups
 
     def check(self) -> None:
         """Makes what needs no parameters, so that a wrong option shows.
@@ -127,10 +131,10 @@ class Plan:
           As ``plan``.
         """
         for rate in (self.learning_rate,) if self.rates is None else self.rates.values():
-            made = self._make(rate, everything=True)
-            if self.rates is not None and "per_example_gradients" in made.needs:
+            optimizer = self._make(rate, everything=True)
+            if self.rates is not None and "per_example_gradients" in optimizer.needs:
                 raise ValueError(
-                    f"optimizer {made.name!r} clips the gradient of an example over all "
+                    f"optimizer {optimizer.name!r} clips the gradient of an example over all "
                     "parameters together, which its privacy rests on: it takes one learning rate"
                 )
 
@@ -298,16 +302,16 @@ def _build(plan: Plan, paths: tuple[str, ...], frozen: frozenset[str], cohorts: 
         for i, entry in enumerate(plan.rates or (TRAIN,))
     }
     labels: dict[str, str] = {}
-    made: dict[str, tuple[Any, int]] = {}
+    parts: dict[str, tuple[Any, int]] = {}
     for path, entry in entries.items():
         start = since.get(path, 0)
         label = TRAIN if plan.rates is None else f"rate_{number[entry]}"
         label += f"_from_{start}" if start else ""
         labels[path] = label
-        made.setdefault(label, (plan._rate(entry), start))
-    made = made or {TRAIN: (plan._rate(next(iter(plan.rates or (TRAIN,)))), 0)}
-    inner = _joined(plan, paths, labels, made)
-    if any(start for _, start in made.values()) or len(made) > 1:
+        parts.setdefault(label, (plan._rate(entry), start))
+    parts = parts or {TRAIN: (plan._rate(next(iter(plan.rates or (TRAIN,)))), 0)}
+    inner = _joined(plan, paths, labels, parts)
+    if any(start for _, start in parts.values()) or len(parts) > 1:
         # Rates are told by the run's updates, the head's first.
         leading = next((e for p, e in entries.items() if p.startswith("head/")), None)
         leading = leading or list(dict.fromkeys(entries.values()))[-1]
@@ -327,7 +331,7 @@ def _build(plan: Plan, paths: tuple[str, ...], frozen: frozenset[str], cohorts: 
         accumulate=(plan.options.get("accumulate_steps") or 1) > 1,
         average=plan.options.get("ema_decay") is not None,
         clip=plan.options.get("clip_norm") is not None,
-        labels={label: start for label, (_, start) in sorted(made.items())},
+        labels={label: start for label, (_, start) in sorted(parts.items())},
     )
     return Groups(plan, paths, frozen, cohorts, inner, tx, form)
 
@@ -336,14 +340,15 @@ def _joined(
     plan: Plan,
     paths: tuple[str, ...],
     labels: Mapping[str, str],
-    made: Mapping[str, tuple[Any, int]],
+    parts: Mapping[str, tuple[Any, int]],
 ) -> Optimizer:
-    if len(made) == 1:
-        ((rate, start),) = made.values()
+    """The optimizer over all groups, each of which is a rate and the update that it began at."""
+    if len(parts) == 1:
+        ((rate, start),) = parts.values()
         return plan._make(rate, everything=True, start=start)
     groups = {
         label: plan._make(rate, everything=False, start=start)
-        for label, (rate, start) in sorted(made.items())
+        for label, (rate, start) in sorted(parts.items())
     }
     # Frozen parameters are masked out by what is around this.
     tree = unflatten({path: labels.get(path, optax.MaskedNode()) for path in paths})
@@ -381,12 +386,12 @@ _PLANS: dict[Any, Plan] = {}
 def _remembered(
     optimizer: Any, learning_rate: Any, rates: Mapping[str, Any] | None, options: dict[str, Any]
 ) -> Plan:
-    made = Plan(optimizer, learning_rate, rates, options)
+    new = Plan(optimizer, learning_rate, rates, options)
     order = None if rates is None else tuple(rates)
     try:
         key = hashable((hashable(optimizer), learning_rate, order, rates, options))
     except TypeError:  # an array or another unhashable object among the options
-        return made
+        return new
     if len(_PLANS) >= 256:
         _PLANS.clear()
-    return _PLANS.setdefault(key, made)
+    return _PLANS.setdefault(key, new)

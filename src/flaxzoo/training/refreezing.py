@@ -14,6 +14,7 @@ from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.models.stages import stage_paths
 from flaxzoo.training.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
 from flaxzoo.training.param_groups import Form, Groups
+from flaxzoo.weights.trees import flatten
 
 if TYPE_CHECKING:
     from flaxzoo.training.state import TrainState
@@ -66,7 +67,7 @@ def refreeze(
     frozen = frozen_paths(state.module, state.params, freeze, freeze_until)
     if frozen == state.frozen:
         return state
-    groups = _groups(state)
+    groups = groups_of(state)
     steps = groups.optimizer.accumulate_steps
     update = int(state.step) // steps
     since = {path: start for start, paths in groups.cohorts for path in paths}
@@ -89,7 +90,7 @@ def freezing_to_json(state: TrainState) -> dict[str, Any]:
     """What is frozen and what began to train when, for ``with_freezing``."""
     return {
         "frozen": sorted(state.frozen),
-        "cohorts": [[start, sorted(paths)] for start, paths in _groups(state).cohorts],
+        "cohorts": [[start, sorted(paths)] for start, paths in groups_of(state).cohorts],
     }
 
 
@@ -103,7 +104,7 @@ def with_freezing(state: TrainState, document: Mapping[str, Any]) -> TrainState:
     Raises:
       ValueError: ``document`` is of another model.
     """
-    groups = _groups(state)
+    groups = groups_of(state)
     frozen = frozenset(document["frozen"])
     since = {path: int(start) for start, paths in document["cohorts"] for path in paths}
     if strange := sorted((frozen | set(since)) - set(groups.paths)):
@@ -153,13 +154,19 @@ def unfreezing_schedule(
     return schedule
 
 
-def _groups(state: TrainState) -> Groups:
-    if state.groups is None or state.groups.tx is not state.tx:
+def groups_of(state: TrainState) -> Groups:
+    """How a state's optimizer is divided, also where that is into one group alone.
+
+    Raises:
+      ValueError: the optimizer is not of ``create_train_state``.
+    """
+    built = state.optimizer if state.groups is None else state.groups.tx
+    if state.plan is None or built is not state.tx:
         raise ValueError(
             "the state's optimizer was replaced by hand: create_train_state makes one whose "
             "frozen parameters can change"
         )
-    return state.groups
+    return state.groups or state.plan.build(tuple(flatten(state.params)))
 
 
 def _cohorts(since: Mapping[str, int], frozen: frozenset[str]) -> tuple[Any, ...]:
@@ -234,27 +241,27 @@ def _close(
     if form.clip:
         clip, inner = inner
     if len(form.labels) == 1:
-        (made,) = cores.values()
+        (core,) = cores.values()
     else:
-        made = inner._replace(
+        core = inner._replace(
             inner_states={
                 label: inner.inner_states[label]._replace(inner_state=cores[label])
                 for label in inner.inner_states
             }
         )
     if form.clip:
-        made = (clip, made)
+        core = (clip, core)
     if form.average:
         old, new = layers["average"], fresh_layers["average"]
-        made = old._replace(mean=_known(new.mean, old.mean), inner=made)
+        core = old._replace(mean=_known(new.mean, old.mean), inner=core)
     if form.accumulate:
         old, new = layers["accumulate"], fresh_layers["accumulate"]
-        made = old._replace(acc_grads=_known(new.acc_grads, old.acc_grads), inner_opt_state=made)
+        core = old._replace(acc_grads=_known(new.acc_grads, old.acc_grads), inner_opt_state=core)
     if form.frozen:
         states = dict(whole.inner_states)
-        states[TRAIN] = states[TRAIN]._replace(inner_state=made)
-        made = whole._replace(inner_states=states)
-    return made
+        states[TRAIN] = states[TRAIN]._replace(inner_state=core)
+        core = whole._replace(inner_states=states)
+    return core
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -264,17 +271,17 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _known(fresh: Any, old: Any) -> Any:
     """``fresh`` with the leaves of ``old`` that have the same path."""
-    found = _by_path(old)
+    known = _by_path(old)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: found.get(jax.tree_util.keystr(path), leaf), fresh
+        lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh
     )
 
 
 def _carried(fresh: Any, old: Any, name: str) -> Any:
     """The state ``old``, without what ``fresh`` has no more."""
-    found = _by_path(old)
+    known = _by_path(old)
     for path, leaf in _by_path(fresh).items():
-        if path not in found or jnp.shape(found[path]) != jnp.shape(leaf):
+        if path not in known or jnp.shape(known[path]) != jnp.shape(leaf):
             raise ValueError(
                 f"optimizer {name!r} keeps a state over all parameters together ({path}), which "
                 "cannot be divided: what it trains cannot change in the middle of a run"

@@ -50,7 +50,9 @@ class TrainState(train_state.TrainState):
       frozen: paths of the frozen parameters; static.
       freeze_batch_norm: whether every BatchNorm uses and keeps its running statistics; static.
       optimizer: the optimizer before freezing, as ``flaxzoo.optimizers.get`` made it; static.
-      groups: how ``tx`` came about, for ``flaxzoo.transfer.refreeze``; static.
+      plan: the options of the optimizer, from which ``flaxzoo.transfer.refreeze`` makes it again;
+        static.
+      groups: how ``tx`` is divided, where something is frozen or rates differ, else None; static.
       augment: what ``train_step`` does to each batch, ``(key, Batch) -> Batch``; static.
       reconstruct: whether targets default to the inputs; static.
       donate: whether a step may take the arrays for those of the next state; static.
@@ -65,6 +67,7 @@ class TrainState(train_state.TrainState):
     frozen: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
     freeze_batch_norm: bool = struct.field(pytree_node=False, default=False)
     optimizer: Any = struct.field(pytree_node=False, default=None)
+    plan: Any = struct.field(pytree_node=False, default=None)
     groups: Any = struct.field(pytree_node=False, default=None)
     augment: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
@@ -221,13 +224,15 @@ def create_train_state(
             "freeze: the predicate chose none of the parameters, which have paths such as "
             + ", ".join(itertools.islice(flatten(params), 3))
         )
-    groups = options.build(tuple(flatten(params)), frozen)
+    divided = bool(frozen) or options.rates is not None
+    groups = options.build(tuple(flatten(params)), frozen) if divided else None
+    tx, built = (groups.tx, groups.optimizer) if groups else (options.whole(),) * 2
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=_apply_fn(model.module),
         params=params,
-        tx=groups.tx,
-        opt_state=filled(groups.tx.init, params),
+        tx=tx,
+        opt_state=filled(tx.init, params),
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,
@@ -236,7 +241,8 @@ def create_train_state(
         metrics=tuple(metrics_module.as_metric(metric) for metric in metrics),
         frozen=frozen,
         freeze_batch_norm=bool(freeze_batch_norm),
-        optimizer=groups.optimizer,
+        optimizer=built,
+        plan=options,
         groups=groups,
         augment=_as_augmentation(augment, model),
         reconstruct=task == "reconstruction",
