@@ -165,7 +165,7 @@ class Attention(nn.Module):
         drop = None
         if self.attention_dropout and train:
             drop = nn.Dropout(self.attention_dropout, deterministic=False, name="attn_drop")
-        options = {"is_causal": is_causal, "implementation": self.implementation}
+        options: dict[str, Any] = {"is_causal": is_causal, "implementation": self.implementation}
         y = attend(q, k, v, mask=mask, drop=drop, **options)
         if self.scale_norm:
             y = self.normalise(y, "norm")
