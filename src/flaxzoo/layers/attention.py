@@ -55,6 +55,9 @@ def attend(
             f"implementation must be one of {', '.join(map(repr, IMPLEMENTATIONS))}, got "
             f"{implementation!r}.{did_you_mean(str(implementation), IMPLEMENTATIONS)}"
         )
+    if mask is not None:
+        # Users may forbid that ranks are promoted.
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     if implementation == "einsum":
         out = _by_einsum(q, k, v, _bias(mask, is_causal, q.shape[1], k.shape[1]), drop)
         return out.reshape(*out.shape[:2], -1)
@@ -87,7 +90,7 @@ def _bias(mask: Any, is_causal: bool, queries: int, keys: int) -> jax.Array | No
         mask = jnp.where(mask, 0.0, unseen)
     if not is_causal:
         return mask
-    later = jnp.where(jnp.tril(jnp.ones((queries, keys), bool)), 0.0, unseen)
+    later = jnp.where(jnp.tril(jnp.ones((1, 1, queries, keys), bool)), 0.0, unseen)
     return later if mask is None else jnp.maximum(mask + later, unseen)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_kernel, check_size, is_size
+from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.initializers import HeNormal, zeros
 from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
@@ -78,7 +79,7 @@ class Conv(nn.Module):
             feature_group_count=self.groups,
         )
         y = y if x.ndim == 4 else y.reshape(*x.shape[:-3], *y.shape[1:])
-        return y if bias is None else y + bias
+        return y if bias is None else y + per_channel(bias, y)
 
 
 def as_pair(name: str, value: Any) -> Pair:

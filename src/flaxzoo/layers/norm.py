@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from flaxzoo._calls import call_module
 from flaxzoo.errors import did_you_mean
+from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.initializers import Constant, ones, zeros
 from flaxzoo.layers.lowering.batch_norm import normalise, statistics
 
@@ -134,7 +135,7 @@ class SimpleNorm(nn.Module):
         dtype = nn.dtypes.canonicalize_dtype(x, scale, dtype=self.dtype)
         wide = x.astype(jnp.promote_types(dtype, jnp.float32))
         var = wide.var(-1, ddof=1, keepdims=True)
-        return (wide * jax.lax.rsqrt(var + self.epsilon) * scale).astype(dtype)
+        return (wide * jax.lax.rsqrt(var + self.epsilon) * per_channel(scale, x)).astype(dtype)
 
 
 class GlobalResponseNorm(nn.Module):
@@ -159,6 +160,7 @@ class GlobalResponseNorm(nn.Module):
         scale = self.param("scale", zeros, (x.shape[-1],), self.param_dtype)
         bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
         x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype)
+        scale, bias = per_channel(scale, x), per_channel(bias, x)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         squares = jnp.square(wide).sum((1, 2), keepdims=True)
         # The root has no gradient at zero, where an image has nothing in a channel.
@@ -187,7 +189,7 @@ class LayerScale(nn.Module):
         """Scales ``[..., C]``, to the same shape."""
         gamma = self.param("gamma", Constant(self.init_value), (x.shape[-1],), self.param_dtype)
         dtype = x.dtype if self.dtype is None else self.dtype
-        return x.astype(dtype) * gamma.astype(dtype)
+        return x.astype(dtype) * per_channel(gamma, x).astype(dtype)
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
