@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -16,7 +17,6 @@ CROP_MODES = ("center", "squash", "border")
 
 # Above this many pixels only the part that the crop keeps is computed.
 _MAX_RESIZED = 1 << 26
-_ORIENTATION = 0x0112
 
 
 def is_pil(image: Any) -> bool:
@@ -154,27 +154,14 @@ def _from_array(image: Any) -> Any:
 
 
 def _upright(image: Any, channels: int) -> Any:
-    from PIL.Image import Transpose
+    from PIL import ImageOps
 
     if 0 in image.size:
         raise DataError(f"{_name(image)}: the image has no pixels ({image.width} x {image.height})")
-    try:
-        # Cameras store which way is up beside the pixels.
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:
-        # A damaged note on a sound picture.
-        orientation = None
-    image = _convert(image, channels)
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    # A damaged note of which way is up may lie beside a sound picture.
+    with contextlib.suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    return _convert(image, channels)
 
 
 def _convert(image: Any, channels: int) -> Any:

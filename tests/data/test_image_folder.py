@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import flaxzoo as fz
-from flaxzoo.data.image_dataset import ImageDataset
+from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
 from flaxzoo.data.image_folder import ImageCSV, ImageFolder
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError
 
@@ -302,8 +302,9 @@ def test_the_constructors_take_the_same_settings(root):
     common = inspect.signature(ImageDataset).parameters
     for kind in (ImageFolder, ImageCSV):
         given = inspect.signature(kind).parameters
-        for name in list(common)[3:]:
-            assert given[name].default == common[name].default
+        assert given["settings"].annotation == "Unpack[ImageSettings]"
+        assert not set(given) & set(list(common)[3:])
+    assert list(ImageSettings.__annotations__) == list(common)[3:]
     copied = pickle.loads(pickle.dumps(ImageFolder(root, size=4, batch_size=4)))
     assert copied.files == ImageFolder(root, size=4, batch_size=4).files
 

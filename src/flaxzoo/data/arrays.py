@@ -203,7 +203,7 @@ def train_test_split(
     leaves, _, treedef = _host_arrays(arrays)
     size = len(leaves[0])
     seed = as_int(seed, "seed", 0)
-    test_count = _test_count(test_size, size)
+    test_count = held_out_count(test_size, size, "test_size")
     if stratify is None:
         test = random_order(size, seed)[:test_count]
     else:
@@ -219,20 +219,33 @@ def train_test_split(
     return train_part, jax.tree.unflatten(treedef, [leaf[in_test] for leaf in leaves])
 
 
-def _test_count(test_size: float | int, size: int) -> int:
-    if isinstance(test_size, (int, np.integer)) and not isinstance(test_size, bool):
-        count = int(test_size)
-    elif isinstance(test_size, (float, np.floating)) and 0 < test_size < 1:
-        count = round(size * float(test_size))
+def held_out_count(
+    share: float | int, size: int, name: str, examples: str = "examples", use: str = "test on"
+) -> int:
+    """How many examples a share holds out.
+
+    Args:
+      share: a fraction between 0 and 1, rounded to whole examples, or their number (int).
+      size: the number of examples.
+      name: of the argument, for messages.
+      examples: what they are called there.
+      use: what the part is for.
+
+    Raises:
+      DataError: neither of the two, or a part would be empty.
+    """
+    if isinstance(share, int | np.integer) and not isinstance(share, bool):
+        count = int(share)
+    elif isinstance(share, float | np.floating) and 0 < share < 1:
+        count = round(size * float(share))
     else:
         raise DataError(
-            f"test_size must be a fraction between 0 and 1 or a number of examples, "
-            f"got {test_size!r}"
+            f"{name} must be a fraction between 0 and 1 or a number of {examples}, got {share!r}"
         )
     if not 0 < count < size:
         raise DataError(
-            f"test_size {test_size} of {size} examples leaves {max(size - count, 0)} to train "
-            f"and {max(count, 0)} to test; neither part may be empty"
+            f"{name} {share} of {size} {examples} leaves {max(size - count, 0)} to train on and "
+            f"{max(count, 0)} to {use}; neither part may be empty"
         )
     return count
 

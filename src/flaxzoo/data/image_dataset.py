@@ -6,11 +6,11 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from flaxzoo.data.arrays import stratified
+from flaxzoo.data.arrays import held_out_count, stratified
 from flaxzoo.data.epochs import Epochs, as_int
 from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data.image_files import check_class_names
@@ -23,6 +23,22 @@ _MAX_THREADS = 16
 _SIZE = (224, 224)
 
 Self = TypeVar("Self", bound="ImageDataset")
+
+
+class ImageSettings(TypedDict, total=False):
+    """The keywords of ``ImageDataset``, which describes them."""
+
+    size: int | tuple[int, int] | None
+    batch_size: int
+    preprocess: Preprocess | None
+    channels: int | None
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    errors: str
+    fast_decode: bool
+    threads: int | None
+    workers: int
 
 
 class ImageDataset(Epochs):
@@ -144,7 +160,9 @@ class ImageDataset(Epochs):
           DataError: a part would be empty, or a class would be missing from the training part.
         """
         seed = as_int(seed, "seed", 0)
-        count = _held_out(validation_fraction, self.num_examples)
+        count = held_out_count(
+            validation_fraction, self.num_examples, "validation_fraction", "files", "validate on"
+        )
         counts = np.bincount(self.labels)
         most = int(np.maximum(counts - 1, 0).sum())
         if count > most:
@@ -264,25 +282,6 @@ def _known(name: str, value: Any, choices: tuple[str, ...]) -> str:
             f"There are: {', '.join(choices)}"
         )
     return value
-
-
-def _held_out(fraction: float | int, size: int) -> int:
-    """Number of files to validate on."""
-    if isinstance(fraction, int | np.integer) and not isinstance(fraction, bool):
-        count = int(fraction)
-    elif isinstance(fraction, float | np.floating) and 0 < fraction < 1:
-        count = round(size * float(fraction))
-    else:
-        raise DataError(
-            "validation_fraction must be a fraction between 0 and 1 or a number of files, got "
-            f"{fraction!r}"
-        )
-    if not 0 < count < size:
-        raise DataError(
-            f"validation_fraction {fraction} of {size} files leaves {max(size - count, 0)} to "
-            f"train on and {max(count, 0)} to validate on; neither part may be empty"
-        )
-    return count
 
 
 def _check_labels(labels: Any, files: int, classes: int) -> np.ndarray:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from flaxzoo.data.image_dataset import ImageDataset
+from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
 from flaxzoo.data.image_files import read_table, scan_folders
-from flaxzoo.preprocess import Preprocess
 
 
 class ImageFolder(ImageDataset):
@@ -25,8 +24,8 @@ class ImageFolder(ImageDataset):
       split: ``"train"`` or ``"validation"`` for that part of the files, None for all of them.
       validation_fraction: for ``split``, as in the method ``split``.
       split_seed: for ``split``; not ``seed``, so that a run with another order keeps its parts.
-      size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors, fast_decode,
-        threads, workers: as for ``ImageDataset``. A validation part is never shuffled.
+      **settings: size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors,
+        fast_decode, threads, workers: as for ``ImageDataset``. A validation part is never shuffled.
 
     Attributes:
       files, labels, class_names, num_classes, num_examples, batch_size, preprocess, skipped: as
@@ -42,35 +41,15 @@ class ImageFolder(ImageDataset):
         self,
         root: str | os.PathLike[str],
         *,
-        size: int | tuple[int, int] | None = None,
-        batch_size: int = 32,
-        preprocess: Preprocess | None = None,
         class_names: Sequence[str] | None = None,
         split: str | None = None,
         validation_fraction: float | int = 0.2,
         split_seed: int = 0,
-        channels: int | None = None,
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
-        errors: str = "raise",
-        fast_decode: bool = False,
-        threads: int | None = None,
-        workers: int = 0,
+        **settings: Unpack[ImageSettings],
     ) -> None:
         super().__init__(
             *scan_folders(root, class_names),
-            size=size,
-            batch_size=batch_size,
-            preprocess=preprocess,
-            channels=channels,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            errors=errors,
-            fast_decode=fast_decode,
-            threads=threads,
-            workers=workers,
+            **settings,
         )
         self._keep(split, validation_fraction, split_seed)
 
@@ -88,8 +67,8 @@ class ImageCSV(ImageDataset):
         numbers if all are whole numbers, else as text.
       delimiter: between the columns of a file.
       split, validation_fraction, split_seed: as for ``ImageFolder``.
-      size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors, fast_decode,
-        threads, workers: as for ``ImageDataset``.
+      **settings: size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors,
+        fast_decode, threads, workers: as for ``ImageDataset``.
 
     Attributes:
       files, labels, class_names, num_classes, num_examples, batch_size, preprocess, skipped: as
@@ -110,20 +89,10 @@ class ImageCSV(ImageDataset):
         label_column: str = "label",
         class_names: Sequence[str] | None = None,
         delimiter: str = ",",
-        size: int | tuple[int, int] | None = None,
-        batch_size: int = 32,
-        preprocess: Preprocess | None = None,
         split: str | None = None,
         validation_fraction: float | int = 0.2,
         split_seed: int = 0,
-        channels: int | None = None,
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
-        errors: str = "raise",
-        fast_decode: bool = False,
-        threads: int | None = None,
-        workers: int = 0,
+        **settings: Unpack[ImageSettings],
     ) -> None:
         files, labels, names = read_table(
             csv,
@@ -137,16 +106,6 @@ class ImageCSV(ImageDataset):
             files,
             labels,
             names,
-            size=size,
-            batch_size=batch_size,
-            preprocess=preprocess,
-            channels=channels,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            errors=errors,
-            fast_decode=fast_decode,
-            threads=threads,
-            workers=workers,
+            **settings,
         )
         self._keep(split, validation_fraction, split_seed)

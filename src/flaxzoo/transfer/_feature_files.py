@@ -126,8 +126,8 @@ def structure_of(tree: Any) -> Any:
             "tuples and lists"
         )
 
-    definition = jax.tree.structure(tree)
-    return encode(jax.tree.unflatten(definition, range(definition.num_leaves)))
+    leaves, definition = jax.tree.flatten(tree)
+    return encode(jax.tree.unflatten(definition, range(len(leaves))))
 
 
 def rebuild(structure: Any, leaves: Sequence[Any]) -> Any:
@@ -181,10 +181,11 @@ class Manifest:
         path = directory / MANIFEST
         document = read_document(path, _KIND)
         try:
-            manifest = cls(**{f.name: document[f.name] for f in dataclasses.fields(cls)})
-            manifest.columns = tuple(
-                Column(c["file"], c["dtype"], tuple(c["shape"])) for c in manifest.columns
+            fields = {field.name: document[field.name] for field in dataclasses.fields(cls)}
+            fields["columns"] = tuple(
+                Column(c["file"], c["dtype"], tuple(c["shape"])) for c in fields["columns"]
             )
+            manifest = cls(**fields)
             rebuild(manifest.structure, manifest.columns)
             for column in manifest.columns:
                 column.header(manifest.examples)
