@@ -1,5 +1,6 @@
 """No layer relies on numpy's promotion of ranks, which users may forbid."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flaxzoo.layers.norm import BatchNorm, GroupNorm, LayerNorm, LayerScale, RMS
 from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.split_attention import SplitAttention
+from flaxzoo.layers.tokens import patch_tokens
 
 TOKENS = np.ones((2, 9, 12), np.float32)
 MAPS = np.ones((2, 4, 4, 12), np.float32)
@@ -64,3 +66,13 @@ def test_ranks_are_not_promoted(layer, x, options):
 def test_positions():
     with jax.numpy_rank_promotion("raise"):
         jax.eval_shape(lambda p: resample_positions(p, (2, 2)), TOKENS[:1])
+
+
+def test_tokens():
+    class Tokens(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return patch_tokens(self, x, register_tokens=2)
+
+    with jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(Tokens().init, jax.random.key(0), MAPS)

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +14,12 @@ from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import GlobalResponseNorm, LayerNorm, LayerScale, RMSNorm, SimpleNorm
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
+from flaxzoo.layers.tokens import patch_tokens
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm.layers")
 grn = pytest.importorskip("timm.layers.grn")
+VisionTransformer = pytest.importorskip("timm.models.vision_transformer").VisionTransformer
 
 NORM = functools.partial(timm.LayerNorm, eps=1e-6)
 TOKENS = (2, 7, 12)
@@ -199,3 +202,44 @@ def test_positions_are_resampled_as_timms(old, new, prefix):
     np.testing.assert_allclose(host, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
     resample = jax.jit(lambda p: resample_positions(p, new, prefix=prefix, old_grid=old))
     np.testing.assert_allclose(resample(positions), host, rtol=0, atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """The tokens of a vision transformer, alone."""
+
+    options: dict
+
+    @nn.compact
+    def __call__(self, x):
+        return patch_tokens(self, x, **self.options)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5)])
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("no_embed_class", [False, True])
+def test_tokens(grid, class_token, no_embed_class):
+    net = VisionTransformer(
+        img_size=12,
+        patch_size=4,
+        embed_dim=8,
+        depth=1,
+        num_heads=2,
+        class_token=class_token,
+        global_pool="avg",
+        reg_tokens=2,
+        no_embed_class=no_embed_class,
+        dynamic_img_size=True,
+    ).eval()
+    names = ("cls_token", "reg_token", "pos_embed")
+    tensors = {name: getattr(net, name) for name in names if getattr(net, name) is not None}
+    params = {}
+    with torch.no_grad():
+        for i, (name, tensor) in enumerate(tensors.items()):
+            params[name] = normal(*tensor.shape, seed=i)
+            tensor.copy_(torch.tensor(params[name]))
+        x = normal(2, *grid, 8)
+        expected = net._pos_embed(torch.tensor(x)).numpy()
+    options = {"class_token": class_token, "register_tokens": 2, "old_grid": (3, 3)}
+    ours = Tokens({**options, "position_prefix": not no_embed_class})
+    out = ours.apply({"params": params}, x)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)

@@ -1,0 +1,93 @@
+"""Patches as a sequence of tokens: class and register tokens before them, positions on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.pos_embed import Grid, learnt_positions
+
+_INIT = Normal(1e-6)
+
+
+def patch_tokens(
+    module: nn.Module,
+    patches: jax.Array,
+    *,
+    class_token: bool = True,
+    register_tokens: int = 0,
+    position_prefix: bool = True,
+    old_grid: Grid | None = None,
+    param_dtype: Any = jnp.float32,
+) -> jax.Array:
+    """Returns a vision transformer's tokens: those of no patch, then the patches, with positions.
+
+    The parameters ``cls_token``, ``reg_token`` and ``pos_embed`` are the module's own, as in timm.
+    Register tokens are of Darcet et al. 2023, https://arxiv.org/abs/2309.16588.
+
+    Args:
+      module: a bound module.
+      patches: a grid ``[B, rows, columns, C]``, from ``PatchEmbed``.
+      class_token: whether there is a class token.
+      register_tokens: the number of register tokens, which follow it.
+      position_prefix: whether these tokens have positions, too (the opposite of timm's
+        ``no_embed_class``).
+      old_grid: the grid that the positions are for (see ``learnt_positions``).
+      param_dtype: the dtype of the parameters.
+
+    Returns:
+      ``[B, prefix + rows * columns, C]``, where the prefix is the number of tokens of no patch.
+
+    Raises:
+      ShapeError: ``patches`` is not of rank 4, or its grid does not fit the positions.
+    """
+    if patches.ndim != 4:
+        raise ShapeError(f"patches must have shape [B, H, W, C], got {list(patches.shape)}")
+    batch, rows, columns, width = patches.shape
+    prefix = [
+        learnt_tokens(module, name, count, patches, param_dtype=param_dtype)
+        for name, count in (("cls_token", int(class_token)), ("reg_token", register_tokens))
+        if count
+    ]
+    positions = learnt_positions(
+        module,
+        (rows, columns),
+        width,
+        prefix=prefix_length(class_token, register_tokens) if position_prefix else 0,
+        old_grid=old_grid,
+        dtype=param_dtype,
+    ).astype(patches.dtype)
+    tokens = patches.reshape(batch, rows * columns, width)
+    if position_prefix:
+        return jnp.concatenate([*prefix, tokens], axis=1) + positions
+    return jnp.concatenate([*prefix, tokens + positions], axis=1)
+
+
+def prefix_length(class_token: bool, register_tokens: int) -> int:
+    """Returns the number of tokens before those of the patches."""
+    return int(class_token) + register_tokens
+
+
+def learnt_tokens(
+    module: nn.Module, name: str, count: int, like: jax.Array, *, param_dtype: Any = jnp.float32
+) -> jax.Array:
+    """Returns a module's own learnt tokens, the same for each example of a batch.
+
+    Args:
+      module: a bound module.
+      name: the parameter's name; its shape is ``[1, count, C]``.
+      count: the number of tokens.
+      like: an array ``[B, ..., C]`` that the tokens are for.
+      param_dtype: the dtype of the parameter.
+
+    Returns:
+      ``[B, count, C]`` in the dtype of ``like``.
+    """
+    shape = (1, count, like.shape[-1])
+    token = module.param(name, _INIT, shape, param_dtype).astype(like.dtype)
+    return jnp.broadcast_to(token, (like.shape[0], *shape[1:]))
