@@ -10,7 +10,6 @@ from flaxzoo.layers.gates import (
     as_gate,
     divisible,
 )
-from flaxzoo.layers.split_attention import SplitAttention
 
 
 def maps(channels, batch=2):
@@ -91,56 +90,3 @@ def test_gate_by_name():
     message = "gate must be one of se, eca, None or a module, got 'sse'. Did you mean 'se'"
     with pytest.raises(ValueError, match=message):
         as_gate("sse")
-
-
-class Unnormalised(nn.Module):
-    """In place of BatchNorm, so that the numbers can be followed."""
-
-    dtype: object = None
-    param_dtype: object = None
-
-    def __call__(self, x):
-        return x
-
-
-@pytest.mark.parametrize(("radix", "groups"), [(2, 1), (4, 2), (1, 2)])
-def test_split_attention_by_its_formula(radix, groups, random_variables):
-    x = maps(8)
-    module = SplitAttention(8, radix=radix, groups=groups, norm=Unnormalised)
-    variables = random_variables(module, x)
-    out = jax.jit(module.apply)(variables, x)
-    params = variables["params"]
-    branches = jax.lax.conv_general_dilated(
-        x,
-        params["conv"]["kernel"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=radix * groups,
-    )
-    # The channels are [branch][group][channel of the group].
-    branches = np.maximum(np.asarray(branches), 0).reshape(2, 3, 4, radix, groups, 8 // groups)
-    pooled = branches.sum(3).mean((1, 2))
-    expected = np.zeros((2, 3, 4, groups, 8 // groups))
-    for group in range(groups):
-        hidden = slice(group * 32 // groups, (group + 1) * 32 // groups)
-        columns = slice(group * 8 * radix // groups, (group + 1) * 8 * radix // groups)
-        first = params["fc1"]["kernel"][0, 0][:, hidden]
-        squeezed = np.maximum(pooled[:, group] @ first + params["fc1"]["bias"][hidden], 0)
-        gate = squeezed @ params["fc2"]["kernel"][0, 0][:, columns] + params["fc2"]["bias"][columns]
-        gate = gate.reshape(2, radix, 8 // groups)
-        weights = np.exp(gate) / np.exp(gate).sum(1, keepdims=True)
-        weights = sigmoid(gate) if radix == 1 else weights
-        for branch in range(radix):
-            expected[..., group, :] += (
-                branches[:, :, :, branch, group] * weights[:, None, None, branch]
-            )
-    np.testing.assert_allclose(out, expected.reshape(out.shape), rtol=1e-4, atol=1e-5)
-
-
-def test_split_attention_computes_as_narrow_as_it_is_told():
-    module = SplitAttention(8, dtype=jnp.bfloat16)
-    out, variables = jax.eval_shape(module.init_with_output, jax.random.key(1), maps(8))
-    assert out.dtype == jnp.bfloat16
-    assert set(variables["params"]) == {"conv", "bn0", "fc1", "bn1", "fc2"}
-    assert variables["params"]["fc1"]["kernel"].shape == (1, 1, 8, 32)

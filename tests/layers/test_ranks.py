@@ -15,7 +15,6 @@ from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import BatchNorm, GroupNorm, LayerNorm, LayerScale, RMSNorm, SimpleNorm
 from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
-from flaxzoo.layers.split_attention import SplitAttention
 from flaxzoo.layers.tokens import patch_tokens
 
 TOKENS = np.ones((2, 9, 12), np.float32)
@@ -48,7 +47,6 @@ MASK = np.ones((9, 9), bool)
         (SimpleNorm(), TOKENS, {}),
         (PatchDropout(0.5), TOKENS, {"deterministic": False}),
         (PatchEmbed(8, 2), MAPS, {}),
-        (SplitAttention(8), MAPS, {"train": True}),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -4,12 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxzoo.models.resnest import (
-    FastResNeStBlock,
-    FourSplitResNeStBlock,
-    OneSplitResNeStBlock,
-    ResNeStBlock,
-)
+from flaxzoo.models.resnest import ResNeStBlock
 from flaxzoo.models.resnet import BasicBlock, Bottleneck
 
 BLOCKS = [BasicBlock, Bottleneck, ResNeStBlock]
@@ -237,28 +232,3 @@ def test_a_basic_block_has_no_groups():
     message = "a basic block takes groups=1 and base_width=64, got 2 and 64; block='bottleneck'"
     with pytest.raises(ValueError, match=message):
         BasicBlock(8, groups=2).init(jax.random.key(0), maps())
-
-
-@pytest.mark.parametrize("fields", [{"gate": "se"}, {"anti_aliasing": "blur"}])
-def test_resnest_blocks_take_no_gate(fields):
-    (name,) = fields
-    with pytest.raises(ValueError, match=f"ResNeSt's blocks take no {name}, got "):
-        ResNeStBlock(8, **fields).init(jax.random.key(0), maps(32))
-
-
-@pytest.mark.parametrize("block", [ResNeStBlock, OneSplitResNeStBlock, FourSplitResNeStBlock])
-def test_resnest_splits(block):
-    shapes = jax.eval_shape(block(16).init, jax.random.key(0), maps(64))["params"]
-    radix = {ResNeStBlock: 2, OneSplitResNeStBlock: 1, FourSplitResNeStBlock: 4}[block]
-    assert shapes["conv2"]["conv"]["kernel"].shape == (3, 3, 16 // radix, 16 * radix)
-    assert shapes["conv2"]["fc2"]["bias"].shape == (16 * radix,)
-
-
-def test_resnest_pools_before_or_after_its_attention(random_variables):
-    x = maps(32, height=7)
-    late = ResNeStBlock(8, stride=2, project=True, avg_down=True)
-    early = FastResNeStBlock(8, stride=2, project=True, avg_down=True)
-    variables = random_variables(late, x)
-    outs = [jax.jit(module.apply)(variables, x) for module in (late, early)]
-    assert outs[0].shape == outs[1].shape == (2, 4, 3, 32)
-    assert not np.allclose(*outs)

@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError
-from flaxzoo.layers.lstm import LSTMLayer, as_remat_policy
-from flaxzoo.models.lstm import LSTM, from_torch_state_dict, to_torch_state_dict
+from flaxzoo.models.lstm import (
+    LSTM,
+    LSTMLayer,
+    as_remat_policy,
+    from_torch_state_dict,
+    to_torch_state_dict,
+)
 
 B, T, F, H = 3, 7, 4, 5
 KEY = jax.random.key(0)

@@ -2,29 +2,208 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import numbers
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 from flaxzoo._checks import check_rate, check_size, is_size
-from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
-from flaxzoo.layers.lstm import Carry, LSTMLayer
+from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.layers.lowering.recurrence import Carry, run_recurrence
+from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.models.registry import register, takes_fields_of
 
 Array = jax.Array
+Initializer = Callable[..., Array]
 
 POOLINGS = ("last", "mean", "max")
 _INPUT_KEYS = ("inputs", "text")
+# Policies that are used as they are; the other names in jax.checkpoint_policies make policies.
+_POLICIES = (
+    "checkpoint_dots",
+    "checkpoint_dots_with_no_batch_dims",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+    "nothing_saveable",
+)
 
 
-class LSTM(nn.Module):
+def as_remat_policy(policy: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Returns a rematerialisation policy by its name in ``jax.checkpoint_policies``.
+
+    Args:
+      policy: a name, a policy (returned unchanged), or None, which saves nothing.
+
+    Raises:
+      UnknownNameError: no policy has that name.
+    """
+    if policy is None or callable(policy):
+        return policy
+    if policy not in _POLICIES:
+        raise UnknownNameError(
+            f"unknown remat policy {policy!r}.{did_you_mean(str(policy), _POLICIES)} "
+            f"Names: {', '.join(_POLICIES)}; any other policy can be passed as a callable"
+        )
+    return getattr(jax.checkpoint_policies, policy)
+
+
+def forget_bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Makes a bias [4 * H] of zeros, with ones for the forget gate (Jozefowicz et al. 2015)."""
+    del key
+    hidden_size = shape[0] // 4
+    return jnp.zeros(shape, dtype).at[hidden_size : 2 * hidden_size].set(1)
+
+
+def recurrent_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Makes a kernel [H, 4 * H] of one orthogonal matrix [H, H] per gate (Saxe et al., 2014)."""
+    one_gate = nn.initializers.orthogonal()
+    keys = jax.random.split(key, 4)
+    return jnp.concatenate([one_gate(k, (shape[0], shape[1] // 4), dtype) for k in keys], axis=-1)
+
+
+class LSTMLayer(nn.Module):
+    """One LSTM layer in one direction over a batch of sequences.
+
+    At each step the gates are ``[i, f, g, o] = x @ kernel_ih + h @ kernel_hh + bias``, and then
+    ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)`` and ``h = sigmoid(o) * tanh(c)``.
+
+    Parameters: ``kernel_ih`` [F, 4 * H], ``kernel_hh`` [H, 4 * H] and ``bias`` [4 * H], gates in
+    the order i, f, g, o: the transposes of torch's ``weight_ih`` and ``weight_hh`` and the sum of
+    its two biases. Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+
+    Attributes:
+      hidden_size: units H.
+      reverse: run from the last step to the first.
+      remat: run the sequence in blocks of about ``sqrt(T)`` steps and keep only the state between
+        them, recomputing a block when its gradient is taken.
+      remat_policy: what a block may keep all the same; see ``as_remat_policy``.
+      unroll: steps per iteration of the compiled loop.
+      custom_gradient: the hand-written reverse pass; False for forward-mode or second derivatives.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+      kernel_init: the initialiser of ``kernel_ih``.
+      recurrent_init: the initialiser of ``kernel_hh``.
+      bias_init: the initialiser of ``bias``.
+    """
+
+    hidden_size: int
+    reverse: bool = False
+    remat: bool = False
+    remat_policy: str | Callable[..., Any] | None = None
+    unroll: int = 1
+    custom_gradient: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    recurrent_init: Initializer = recurrent_init
+    bias_init: Initializer = forget_bias_init
+
+    @nn.compact
+    def __call__(
+        self, x: Array, carry: Carry | None = None, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        """Runs the layer.
+
+        Args:
+          x: inputs [B, T, F].
+          carry: the state (h, c) to start from, each [B, H]; None for zeros.
+          mask: bool [B, T]; a step that is False is skipped: it leaves the state as it was, and
+            its output is zero. None takes every step.
+
+        Returns:
+          The outputs [B, T, H], and the state (h, c) after the last step in the layer's direction.
+
+        Raises:
+          ShapeError: ``x`` is not [B, T, F], or has no steps or no features.
+          UnknownNameError: no ``remat_policy`` has that name.
+        """
+        if x.ndim != 3 or 0 in x.shape[1:]:
+            raise ShapeError(
+                f"x must be [B, T, F] with at least one step and one feature, got {list(x.shape)}"
+            )
+        size = self.hidden_size
+        kernel_ih = self.param(
+            "kernel_ih", self.kernel_init, (x.shape[-1], 4 * size), self.param_dtype
+        )
+        kernel_hh = self.param("kernel_hh", self.recurrent_init, (size, 4 * size), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (4 * size,), self.param_dtype)
+        x, kernel_ih, kernel_hh, bias = promote_dtype(
+            x, kernel_ih, kernel_hh, bias, dtype=self.dtype
+        )
+        batch, steps, _ = x.shape
+        if carry is None:
+            carry = (jnp.zeros((batch, size), x.dtype),) * 2
+        weights = (kernel_ih, kernel_hh, bias)
+        xs = x.swapaxes(0, 1), None if mask is None else mask.swapaxes(0, 1)[..., None]
+
+        length = math.ceil(math.sqrt(steps)) if self.remat else steps
+        blocks = math.ceil(steps / length)
+        if blocks * length > steps:
+            # Blocks are of one length: fill up the last one with steps that are skipped.
+            xs = xs[0], jnp.ones((steps, batch, 1), bool) if mask is None else xs[1]
+            fill = ((0, blocks * length - steps), (0, 0), (0, 0))
+            xs = jax.tree.map(lambda a: jnp.pad(a, fill), xs)
+        xs = jax.tree.map(lambda a: a.reshape(blocks, length, *a.shape[1:]), xs)
+
+        run = _run_block
+        if self.remat:
+            # Inside a scan nothing can be merged across iterations, so CSE needs no guarding.
+            run = nn.remat(run, prevent_cse=False, policy=as_remat_policy(self.remat_policy))
+        over_time = nn.scan(run, in_axes=(nn.broadcast, 0), out_axes=0, reverse=self.reverse)
+        start = jax.tree.map(lambda a: a.astype(x.dtype), tuple(carry))
+        carry, hs = over_time(self, start, weights, xs)
+        hs = hs.reshape(blocks * length, batch, size)[:steps].swapaxes(0, 1)
+        return hs if mask is None else jnp.where(mask[..., None], hs, 0), carry
+
+
+def _run_block(
+    layer: LSTMLayer, carry: Carry, weights: tuple[Array, Array, Array], xs: Any
+) -> tuple[Carry, Array]:
+    """Runs a block of consecutive steps: one projection [T * B, F] x [F, 4 * H], then the loop."""
+    kernel_ih, kernel_hh, bias = weights
+    x, mask = xs
+    steps, batch, features = x.shape
+    z = (x.reshape(steps * batch, features) @ kernel_ih).reshape(steps, batch, -1)
+    arguments = (z, kernel_hh, bias, *carry, mask, layer.reverse, layer.unroll)
+    hs, h, c = run_recurrence(*arguments, custom_gradient=layer.custom_gradient)
+    return (h, c), hs
+
+
+class _Steps(NamedTuple):
+    """What flows through the layers.
+
+    Attributes:
+      x: steps [B, T, F], token ids [B, T] before the embedding, features [B, F] behind the pooling.
+      valid: bool [B, T], or None where every step counts.
+      carry: the state that the layers start from; None for zeros.
+      states: of each layer and direction so far, after the last valid step.
+    """
+
+    x: Array
+    valid: Array | None
+    carry: Carry | None
+    states: tuple[Carry, ...]
+
+    def with_outputs(self, x: Array) -> _Steps:
+        """Other steps, zeros where they don't count: no NaN there may reach a gradient."""
+        return self._replace(x=x if self.valid is None else jnp.where(self.valid[..., None], x, 0))
+
+    def carry_of(self, index: int) -> Carry | None:
+        """The state that one layer in one direction starts from."""
+        return None if self.carry is None else (self.carry[0][index], self.carry[1][index])
+
+
+class LSTM(Backbone):
     """Stacked LSTM layers with optional embedding, pooling and classification layer.
 
     Computes what ``torch.nn.LSTM(batch_first=True)`` computes, and its parameters map to torch's
@@ -85,21 +264,66 @@ class LSTM(nn.Module):
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     @nn.nowrap
-    def stages(self) -> dict[str, tuple[str, ...]]:
-        """The embedding if there is one, the layers, the linear layer if there is one.
-
-        Pooling belongs to the last layer.
-
-        Raises:
-          ValueError: a field holds what it does not take.
-        """
-        self._check_fields()
-        found: dict[str, tuple[str, ...]] = {}
+    def parts(self) -> Iterator[Part]:
+        """The embedding if there is one, the layers, the linear layer if there is one."""
         if self.vocab_size is not None:
-            found["embedding"] = ("embedding",)
+            yield Part("embedding", self._embed, owns=("embedding",))
         for n in range(self.num_layers):
-            found[f"l{n}"] = (f"l{n}", f"l{n}_reverse")[: self.num_directions]
-        return found | ({"head": ("head",)} if self.num_classes else {})
+            owns = (f"l{n}", f"l{n}_reverse")[: self.num_directions]
+            yield Part(f"l{n}", functools.partial(self._layer, n), owns=owns)
+        yield Part(f"l{self.num_layers - 1}", self._pool)
+        if self.num_classes:
+            yield Part("head", self._classify, owns=("head",))
+
+    def _embed(self, steps: _Steps, train: bool) -> _Steps:
+        del train
+        # Padding may hold any number, also one outside the vocabulary.
+        ids = steps.x if steps.valid is None else jnp.where(steps.valid, steps.x, 0)
+        size: Any = self.vocab_size
+        width = self.hidden_size if self.embedding_dim is None else self.embedding_dim
+        embed = nn.Embed(size, width, name="embedding", **self._dtypes)
+        return steps.with_outputs(embed(ids))
+
+    def _layer(self, n: int, steps: _Steps, train: bool) -> _Steps:
+        x, outputs, states = steps.x, [], list(steps.states)
+        if n and self.dropout:
+            # Named, so that a slice draws what the whole network does.
+            drop = nn.Dropout(self.dropout, name=f"Dropout_{n - 1}")
+            x = drop(x, deterministic=not train)
+        for direction in range(self.num_directions):
+            layer = LSTMLayer(
+                self.hidden_size,
+                reverse=direction == 1,
+                remat=self.remat,
+                remat_policy=self.remat_policy,
+                unroll=self.unroll,
+                custom_gradient=self.custom_gradient,
+                name=f"l{n}" + "_reverse" * direction,
+                **self._dtypes,
+            )
+            y, state = layer(x, steps.carry_of(len(states)), steps.valid)
+            outputs.append(y)
+            states.append(state)
+        x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+        return steps._replace(x=x, states=tuple(states))
+
+    def _pool(self, steps: _Steps, train: bool) -> _Steps:
+        del train
+        if self.pooling == "last":
+            last = [h for h, _ in steps.states[-self.num_directions :]]
+            return steps._replace(x=jnp.concatenate(last, axis=-1))
+        if self.pooling in POOLINGS:
+            return steps._replace(x=_pool(steps.x, steps.valid, self.pooling))
+        return steps
+
+    def _classify(self, steps: _Steps, train: bool) -> _Steps:
+        del train
+        head = nn.Dense(self.num_classes, name="head", **self._dtypes)
+        return steps._replace(x=head(steps.x))
+
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def __call__(
         self,
@@ -144,105 +368,63 @@ class LSTM(nn.Module):
             inputs, lengths=lengths, mask=mask, carry=carry, return_carry=return_carry, train=train
         )
 
-    @nn.compact
-    def run_stages(
+    @nn.nowrap
+    def enter(
         self,
-        inputs: Any,
-        start: int = 0,
-        stop: int | None = None,
+        x: Any,
+        parts: Sequence[Part],
         *,
         lengths: Any = None,
         mask: Any = None,
         carry: Carry | None = None,
         return_carry: bool = False,
-        train: bool = False,
-    ) -> Any:
-        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+    ) -> _Steps:
+        """Brings inputs, lengths and masks into the form that flows through the layers.
 
-        Args:
-          inputs: as for a call, or what the stage before returns.
-          start: number of the first stage.
-          stop: number of the first one that is left out; None for none.
-          lengths: as for a call.
-          mask: as for a call.
-          carry: as for a call, of the layers in the range.
-          return_carry: also return that.
-          train: as for a call.
-
-        Returns:
-          As a call. Before the last layer of all, where steps are masked, a mapping with ``inputs``
-          and ``mask``, which the next range takes.
-
-        Raises:
-          ShapeError, DataError, UnknownNameError, ValueError: as a call does.
+        The arguments are those of a call; the state is that of the layers in the range. The range
+        behind masked steps takes the mapping that the one before returns.
         """
-        names = list(self.stages())[start:stop]
-        layers = [n for n in range(self.num_layers) if f"l{n}" in names]
-        inputs, lengths, mask = _unpack(inputs, lengths, mask)
-        x, valid = jnp.asarray(inputs), None
+        del return_carry
+        names = [part.name for part in parts]
+        inputs, lengths, mask = _unpack(x, lengths, mask)
+        x, valid, ids = jnp.asarray(inputs), None, "embedding" in names
         if names != ["head"]:
-            x, valid = self._check_inputs(x, lengths, mask, ids="embedding" in names)
-            x, valid = self._embed(x, valid, ids="embedding" in names)
-        batch = x.shape[0]
+            x, valid = self._check_inputs(x, lengths, mask, ids)
         if carry is not None:
-            shape = (len(layers) * self.num_directions, batch, self.hidden_size)
-            _check_carry(carry, shape)
+            layers = len(dict.fromkeys(name for name in names if name not in ("embedding", "head")))
+            _check_carry(carry, (layers * self.num_directions, x.shape[0], self.hidden_size))
+        steps = _Steps(x, valid, carry, ())
+        return steps if ids else steps.with_outputs(x)
 
-        last: list[Carry] = []
-        for layer in layers:
-            if layer and self.dropout:
-                # Named, so that a slice draws what the whole network does.
-                drop = nn.Dropout(self.dropout, name=f"Dropout_{layer - 1}")
-                x = drop(x, deterministic=not train)
-            outputs = []
-            for direction in range(self.num_directions):
-                index = len(last)
-                state = None if carry is None else (carry[0][index], carry[1][index])
-                y, state = LSTMLayer(
-                    self.hidden_size,
-                    reverse=direction == 1,
-                    remat=self.remat,
-                    remat_policy=self.remat_policy,
-                    unroll=self.unroll,
-                    custom_gradient=self.custom_gradient,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
-                    name=f"l{layer}" + "_reverse" * direction,
-                )(x, state, valid)
-                outputs.append(y)
-                last.append(state)
-            x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
-
-        if layers and layers[-1] == self.num_layers - 1:
-            x = self._pooled(x, valid, last)
-        elif valid is not None:
+    @nn.nowrap
+    def leave(
+        self,
+        x: _Steps,
+        parts: Sequence[Part],
+        *,
+        return_carry: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Returns the outputs, with their mask where later layers need it, and the state."""
+        del options
+        outputs: Any = x.x
+        pooled = any(part.name == f"l{self.num_layers - 1}" for part in parts)
+        if x.valid is not None and not pooled:
             # The form in which inputs carry their mask.
-            masked = {"inputs": x, "mask": valid}
-            return (masked, self._stacked(last, batch)) if return_carry else masked
-        if "head" in names:
-            x = nn.Dense(
-                self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head"
-            )(x)
-        return (x, self._stacked(last, batch)) if return_carry else x
+            outputs = {"inputs": x.x, "mask": x.valid}
+        return (outputs, self._stacked(x)) if return_carry else outputs
 
     @nn.nowrap
-    def _stacked(self, last: list[Carry], batch: int) -> Carry:
+    def _stacked(self, steps: _Steps) -> Carry:
         """The layers' states in one array each; a range may have no layer."""
-        if not last:
-            h, c = self.initialize_carry(batch)
+        if not steps.states:
+            h, c = self.initialize_carry(steps.x.shape[0])
             return h[:0], c[:0]
-        return jnp.stack([h for h, _ in last]), jnp.stack([c for _, c in last])
+        return jnp.stack([h for h, _ in steps.states]), jnp.stack([c for _, c in steps.states])
 
     @nn.nowrap
-    def _pooled(self, x: Array, valid: Array | None, last: list[Carry]) -> Array:
-        if self.pooling == "last":
-            x = jnp.concatenate([h for h, _ in last[-self.num_directions :]], axis=-1)
-        elif self.pooling in POOLINGS:
-            x = _pool(x, valid, self.pooling)
-        return x
-
-    @nn.nowrap
-    def _check_fields(self) -> None:
+    def check_fields(self) -> None:
+        """Raises an error for what a field does not take."""
         if not (is_size(self.hidden_size) and is_size(self.num_layers)):
             raise ValueError(
                 "hidden_size and num_layers must be ints of at least 1, got "
@@ -262,6 +444,7 @@ class LSTM(nn.Module):
             raise ValueError(f"pad_id must be an int or None, got {self.pad_id!r}")
         if self.pad_id is not None and self.vocab_size is None:
             raise ValueError("pad_id needs vocab_size: only token ids can be compared with it")
+        as_remat_policy(self.remat_policy)
 
     @nn.nowrap
     def _check_inputs(
@@ -296,33 +479,19 @@ class LSTM(nn.Module):
             valid = tokens if valid is None else valid & tokens
         return x, valid
 
-    def _embed(self, x: Array, valid: Array | None, ids: bool) -> tuple[Array, Array | None]:
-        if ids and self.vocab_size is not None:
-            # Padding may hold any number, also one outside the vocabulary.
-            x = x if valid is None else jnp.where(valid, x, 0)
-            x = nn.Embed(
-                self.vocab_size,
-                self.hidden_size if self.embedding_dim is None else self.embedding_dim,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name="embedding",
-            )(x)
-        # Zeros, so that a NaN in the padding cannot reach the gradient of the kernel.
-        return (x if valid is None else jnp.where(valid[..., None], x, 0)), valid
-
 
 def _unpack(inputs: Any, lengths: Any, mask: Any) -> tuple[Any, Any, Any]:
     if not isinstance(inputs, Mapping):
         return inputs, lengths, mask
     rest = dict(inputs)
-    found = [rest.pop(key) for key in _INPUT_KEYS if key in rest]
+    values = [rest.pop(key) for key in _INPUT_KEYS if key in rest]
     lengths, mask = rest.pop("lengths", lengths), rest.pop("mask", mask)
-    if len(found) != 1 or rest:
+    if len(values) != 1 or rest:
         raise DataError(
             "a mapping of inputs must have 'inputs' or 'text', and may have 'lengths' and 'mask'; "
             f"got {', '.join(map(repr, inputs))}"
         )
-    return found[0], lengths, mask
+    return values[0], lengths, mask
 
 
 def _mask_from_lengths(lengths: Any, batch: int, steps: int) -> Array:

@@ -13,9 +13,9 @@ import flaxzoo as fz
 from flaxzoo.layers import lowering
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.lstm import LSTMLayer
 from flaxzoo.layers.norm import BatchNorm
 from flaxzoo.layers.pool import avg_pool, max_pool
+from flaxzoo.models.lstm import LSTMLayer
 
 
 class Net(nn.Module):
