@@ -53,6 +53,19 @@ def equal(a, b):
 SCHEDULE = fz.schedules.get("linear", peak_value=0.1, end_value=0.0, total_steps=10)
 
 
+def test_groups_are_made_where_something_asks_for_them(model):
+    plain = fz.create_train_state(model, learning_rate=1e-3)
+    assert plain.groups is None
+    assert plain.tx is plain.optimizer
+    assert plain.tx is fz.optimizers.get("adam", learning_rate=1e-3)
+    assert refreeze(plain, "backbone").groups is not None
+    assert refreeze(refreeze(plain, "backbone")).groups is not None
+    assert fz.create_train_state(model, freeze="backbone").groups is not None
+    assert fz.create_train_state(model, learning_rate={"*": 1e-3}).groups is not None
+    with pytest.raises(ValueError, match="replaced by hand"):
+        refreeze(plain.replace(tx=optax.adam(1e-3)), "backbone")
+
+
 @pytest.mark.parametrize(
     ("optimizer", "options"),
     [

@@ -47,8 +47,8 @@ class GradualUnfreezing(Callback):
             raise CallbackError("GradualUnfreezing takes a schedule or freeze_until, not both")
         if unit not in _UNITS:
             raise CallbackError(f"unit must be one of {', '.join(_UNITS)}, got {unit!r}")
-        for label, given in (("schedule", schedule), ("freeze_until", freeze_until)):
-            _check(label, given)
+        for label, entries in (("schedule", schedule), ("freeze_until", freeze_until)):
+            _check(label, entries)
         self.schedule = None if schedule is None else dict(sorted(schedule.items()))
         self.freeze_until = None if freeze_until is None else dict(sorted(freeze_until.items()))
         self.unit = unit
@@ -102,12 +102,14 @@ class GradualUnfreezing(Callback):
         return frozen
 
 
-def _check(label: str, given: Mapping[int, Any] | None) -> None:
-    if given is None:
+def _check(label: str, entries: Mapping[int, Any] | None) -> None:
+    if entries is None:
         return
-    if not isinstance(given, Mapping) or not given:
-        raise CallbackError(f"GradualUnfreezing: {label} must map epochs to stages, got {given!r}")
-    for when in given:
+    if not isinstance(entries, Mapping) or not entries:
+        raise CallbackError(
+            f"GradualUnfreezing: {label} must map epochs to stages, got {entries!r}"
+        )
+    for when in entries:
         if isinstance(when, bool) or not isinstance(when, int) or when < 0:
             raise CallbackError(
                 f"GradualUnfreezing: {label} must have epochs (or steps) from 0, got {when!r}"

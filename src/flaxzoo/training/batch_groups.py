@@ -104,12 +104,12 @@ class Rows:
         if self._order is not None:
             rows = self._order[window]
             rows = rows if count is None else rows.reshape(count, self._size)
-            found = [take_rows(leaf, rows) for leaf in self._leaves]
+            leaves = [take_rows(leaf, rows) for leaf in self._leaves]
         else:
-            found = [leaf[window] for leaf in self._leaves]
+            leaves = [leaf[window] for leaf in self._leaves]
             if count is not None:
-                found = [leaf.reshape(count, self._size, *leaf.shape[1:]) for leaf in found]
-        return jax.tree.unflatten(self._treedef, found)
+                leaves = [leaf.reshape(count, self._size, *leaf.shape[1:]) for leaf in leaves]
+        return jax.tree.unflatten(self._treedef, leaves)
 
 
 def stack(batches: list[Batch]) -> Group:

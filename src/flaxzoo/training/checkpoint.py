@@ -64,11 +64,11 @@ def from_bytes(state: TrainState, data: bytes) -> TrainState:
       CheckpointError: the bytes are damaged, or of another model or optimizer.
     """
     try:
-        found = flatten(serialization.msgpack_restore(data))
+        arrays = flatten(serialization.msgpack_restore(data))
     except Exception as error:
         raise CheckpointError(f"the bytes are not a serialised state ({error})") from error
-    compare(state_arrays(state), found, source="the serialised state")
-    return with_arrays(state, {name: jnp.asarray(leaf) for name, leaf in found.items()})
+    compare(state_arrays(state), arrays, source="the serialised state")
+    return with_arrays(state, {name: jnp.asarray(leaf) for name, leaf in arrays.items()})
 
 
 def export_safetensors(state: TrainState, path: str | os.PathLike[str]) -> None:
@@ -264,8 +264,8 @@ def restore(
     try:
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path / "state")
-            found = flatten(getattr(metadata, "item_metadata", metadata).tree)
-            compare(expected, found, source=f"checkpoint {path}", owner=_owner(expected, found))
+            saved = flatten(getattr(metadata, "item_metadata", metadata).tree)
+            compare(expected, saved, source=f"checkpoint {path}", owner=_owner(expected, saved))
             # Where it was trained may not be here: everything goes to where the state is.
             target = {
                 k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -279,12 +279,12 @@ def restore(
     return with_arrays(state, arrays), meta
 
 
-def _owner(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _owner(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     # Where only the optimizer's arrays differ, it is the optimizer that is another.
     def model(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         return {k: tuple(x.shape) for k, x in flat.items() if not k.startswith("opt_state/")}
 
-    same = model(expected) == model(found)
+    same = model(expected) == model(saved)
     return "this optimizer and its options (the model fits)" if same else "this model"
 
 

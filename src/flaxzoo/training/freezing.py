@@ -106,11 +106,11 @@ def matched(groups: Mapping[str, set[str]], pattern: str, *, label: str) -> set[
     """
     wanted = pattern.strip("/")
     if any(character in wanted for character in "*?["):
-        found = [paths for group, paths in groups.items() if fnmatch.fnmatchcase(group, wanted)]
+        matches = [paths for group, paths in groups.items() if fnmatch.fnmatchcase(group, wanted)]
     else:
         # Schedules name hundreds of parameters one by one: no search through all of them for each.
-        found = [groups[wanted]] if wanted in groups else []
-    hits = set().union(*found)
+        matches = [groups[wanted]] if wanted in groups else []
+    hits = set().union(*matches)
     if not hits:
         hint = did_you_mean(wanted, groups)
         top = [group for group in groups if "/" not in group]

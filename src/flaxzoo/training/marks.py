@@ -33,9 +33,9 @@ def marked(summary: Summary, state: Any, step: int) -> Summary:
         keeps = state.freeze_batch_norm and layer.path in statistics
         if keeps and not set(inside) <= state.frozen:
             notes.append("fixed statistics")
-        found = {rates[path] for path in inside if path in rates}
-        if len(found) == 1:
-            notes.append(f"rate {found.pop():.3g}")
+        own = {rates[path] for path in inside if path in rates}
+        if len(own) == 1:
+            notes.append(f"rate {own.pop():.3g}")
         kind = f"{layer.kind} ({', '.join(notes)})" if notes else layer.kind
         return dataclasses.replace(layer, kind=kind)
 

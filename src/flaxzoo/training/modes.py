@@ -57,8 +57,8 @@ def training_modes(
                     object.__setattr__(module, flag, True)
             elif batch_norm and weights is not None:
                 mask = _mask(module, weights, args[0] if args else kwargs["x"])
-                given = kwargs.get("mask")
-                kwargs = {**kwargs, "mask": mask if given is None else mask & (given != 0)}
+                own = kwargs.get("mask")
+                kwargs = {**kwargs, "mask": mask if own is None else mask & (own != 0)}
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(intercept):

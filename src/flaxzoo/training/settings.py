@@ -106,8 +106,8 @@ def restore(
 
 def restore_inputs(document: Mapping[str, Any]) -> Any:
     """The structure of a batch of inputs, with ``jax.ShapeDtypeStruct`` leaves, or None."""
-    found = document["inputs"]
-    return None if found is None else _shapes_from_json(found)
+    inputs = document["inputs"]
+    return None if inputs is None else _shapes_from_json(inputs)
 
 
 def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:

@@ -272,16 +272,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         losses_module.as_loss(loss)
     for metric in metrics if isinstance(metrics, tuple) else filter(None, (metrics,)):
         metrics_module.as_metric(metric)
-    given = {key: value for key, value in options.items() if value is not None}
-    optimizer, rate = given.pop("optimizer", "adam"), given.pop("learning_rate", None)
+    chosen = {key: value for key, value in options.items() if value is not None}
+    optimizer, rate = chosen.pop("optimizer", "adam"), chosen.pop("learning_rate", None)
     # Any length will do: what is built here is thrown away.
     if any(isinstance(one, str) for one in each_rate(rate)):
-        given["total_steps"] = 10**9
-    decay = given.pop("layer_decay", None)
+        chosen["total_steps"] = 10**9
+    decay = chosen.pop("layer_decay", None)
     if decay is None:
-        plan(optimizer, rate, given).check()
+        plan(optimizer, rate, chosen).check()
     else:
-        decayed_plan(optimizer, rate, {"*": check_decay(decay)}, given).check()
+        decayed_plan(optimizer, rate, {"*": check_decay(decay)}, chosen).check()
 
 
 def each_rate(learning_rate: Any) -> tuple[Any, ...]:
