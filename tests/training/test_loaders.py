@@ -157,7 +157,7 @@ def test_numbered_examples_are_shuffled_and_resume_like_arrays():
                     feed.epoch(epoch, start), arrays.epoch(epoch, start), strict=True
                 ):
                     np.testing.assert_array_equal(got.inputs, want.inputs)
-    assert isinstance(feed._dataset, ExampleDataset)
+    assert isinstance(feed._source.data, ExampleDataset)
 
 
 def test_extra_columns_reach_the_model_as_a_mapping():

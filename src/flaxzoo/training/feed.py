@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from flaxzoo._checks import check_size
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size
 from flaxzoo.data.examples import (
@@ -81,96 +82,41 @@ class Feed:
         steps_per_epoch: int | None = None,
         name: str = "data",
     ) -> None:
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
+        check_size("steps_per_epoch", steps_per_epoch, optional=True)
         self.name = name
         self.checked = False
         self.pad = True
         self.first_epoch = 0
         self._limit = steps_per_epoch
-        self._group = batch_size
-        self._dataset: EpochData | None = None
-        self._factory: Callable[[], Iterable[Any]] | None = None
-        self._iterator: Iterator[Any] | None = None
-        # An iterable that is read on from epoch to epoch, and where reading it stands.
-        self._reusable = False
-        self._of_examples: bool | None = None
-        self._passes: Iterator[Any] | None = None
-        self._batch_size: int | None = None
-        if not isinstance(data, EpochData):
-            data = _held(data, name)
+        data = _epochs_of(data, batch_size, name, shuffle=shuffle, seed=seed)
         if steps_per_epoch is None:
             check_endless(data, name)
-        if holds_examples(data):
-            data = ExampleDataset(data, batch_size, shuffle=shuffle, seed=seed)
+        self._source: _Dataset | _Stream
         if isinstance(data, EpochData):
-            self._dataset = data
-        elif _is_arrays(data):
-            self._dataset = ArrayDataset(
-                as_batch(data), batch_size, shuffle=shuffle, seed=seed, drop_last=False
-            )
-        elif callable(data) and not hasattr(data, "__iter__"):
-            self._factory = data
-        elif isinstance(data, Iterator):
-            self._iterator = data
-        elif isinstance(data, Mapping) or hasattr(data, "iloc"):
-            # A frame, a DatasetDict of Hugging Face, or columns that are lists.
-            raise DataError(
-                f"{name} is a mapping of {', '.join(map(str, list(data)[:5])) or 'nothing'}, whose "
-                "values are no arrays: pass one of its data sets, or make arrays of its columns"
-            )
-        elif isinstance(data, Iterable):
-            self._factory = lambda: data
-            self._reusable = True
+            self._source = _Dataset(data, steps_per_epoch)
         else:
-            raise DataError(
-                f"{name} must be arrays (inputs, targets), an iterable of batches or a function "
-                f"that returns one, got {type(data).__name__}"
-            )
+            self._source = _Stream(_iterable(data, name), batch_size, steps_per_epoch)
         # Whole batches need no weights; where a short one may come, all of them get weights, so
         # that they are of one structure and the step compiles once.
-        self._whole = False
-        if self._dataset is not None:
-            self._batch_size = self._dataset.batch_size
-            rest = self._dataset.num_examples % self._batch_size
-            self._whole = getattr(self._dataset, "drop_last", False) or rest == 0
-        self._position = 0
+        self._whole = self._source.whole
+        self._batch_size = self._source.batch_size
 
     @property
     def arrays(self) -> Any | None:
         """The whole data where it is in memory, else None."""
-        return self._dataset.arrays if isinstance(self._dataset, ArrayDataset) else None
+        return self._source.arrays
 
     @property
     def steps_per_epoch(self) -> int | None:
         """Number of batches in an epoch, or None where only the end will tell."""
-        if self._limit is not None:
-            return self._limit
-        if self._dataset is not None:
-            return len(self._dataset)
-        data: Any = self._factory() if self._factory is not None else None
-        try:
-            size = len(data) if data is not None and hasattr(data, "__len__") else None
-        except TypeError:
-            return None
-        # What has a batch size of its own, like torch's loaders, gives batches.
-        if size and self._of_examples is None:
-            own = isinstance(getattr(data, "batch_size", None), int)
-            self._of_examples = not own and is_example(next(iter(data), None))
-        return -(-size // self._group) if size and self._of_examples else size
+        return self._source.steps if self._limit is None else self._limit
 
     def first(self) -> Batch:
         """The first batch as the epochs give it, without taking it away from them."""
-        if self._iterator is not None:
-            self._iterator = grouped(self._iterator, self._group)
-            head = next(self._iterator, None)
-            if head is None:
-                raise DataError(f"{self.name} is empty: it gave no batch")
-            self._iterator = itertools.chain([head], self._iterator)
-            return self._shaped(as_batch(head))
-        for batch in self._raw(0, 0):
-            return self._shaped(as_batch(batch))
-        raise DataError(f"{self.name} is empty: it gave no batch")
+        batch = self._source.first()
+        if batch is None:
+            raise DataError(f"{self.name} is empty: it gave no batch")
+        return self._shaped(as_batch(batch))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number ``start`` on.
@@ -179,11 +125,12 @@ class Feed:
           DataError: there is none, or a batch is larger than the first.
         """
         count = start
-        for batch in self._raw(epoch, start):
+        before = (epoch - self.first_epoch) * (self._limit or 0)
+        for batch in self._source.batches(epoch, start, before):
             yield self._shaped(as_batch(batch))
             count += 1
         if count == start and not (start and count == self.steps_per_epoch):
-            if self._iterator is not None and epoch:
+            if self._source.read_once and epoch:
                 raise DataError(
                     f"{self.name} gave no batch in epoch {epoch + 1}: an iterator can be read "
                     "once; pass a list, a function that returns an iterator, or steps_per_epoch"
@@ -211,10 +158,10 @@ class Feed:
             see ``flaxzoo.training.batch_groups.in_groups``.
         """
         done = 0
-        if self.checked and self._limit is None and self._gathers:
+        rows = self._source.rows(epoch) if self.checked and self._limit is None else None
+        if rows is not None:
             # Arrays are put together once, not batch by batch and then group by group.
-            dataset: Any = self._dataset
-            rows = Rows(dataset, epoch)
+            dataset: Any = self._source.data
             whole = dataset.num_examples // dataset.batch_size - start
             while done + size <= whole:
                 if size > 1 and fits(done):
@@ -230,73 +177,6 @@ class Feed:
             yield from rest
         else:
             yield from in_groups(rest, size, lambda further: fits(done + further))
-
-    @property
-    def _gathers(self) -> bool:
-        # A class of the user's own may do more to its batches than to choose the rows.
-        return type(self._dataset) is ArrayDataset
-
-    def _raw(self, epoch: int, start: int) -> Iterator[Any]:
-        if self._dataset is not None:
-            total = len(self._dataset)
-            if self._limit is None:
-                batches = self._dataset.epoch(epoch, start_batch=start)
-                if self._gathers:
-                    batches = map(Rows(self._dataset, epoch), range(start, total))  # type: ignore[arg-type]
-                yield from batches
-                return
-            # Epochs of another length than the data's run on through its own epochs.
-            done = epoch * self._limit + start
-            for position in range(done, (epoch + 1) * self._limit):
-                if position == done or position % total == 0:
-                    batches = self._dataset.epoch(position // total, start_batch=position % total)
-                yield next(batches)
-            return
-        if self._iterator is not None:
-            wanted = start if self._limit is None else self._steps_before(epoch) + start
-            # A resumed run's iterator starts afresh: pass over what was seen before.
-            for _ in itertools.islice(self._iterator, max(0, wanted - self._position)):
-                self._position += 1
-            batches = self._iterator
-        elif self._reusable and self._limit is not None:
-            batches = self._read_on(self._steps_before(epoch) + start)
-        else:
-            source = self._factory()  # type: ignore[misc]
-            if hasattr(source, "set_epoch"):
-                source.set_epoch(epoch)
-            batches = itertools.islice(grouped(source, self._group), start, None)
-        if self._limit is not None:
-            batches = itertools.islice(batches, self._limit - start)
-        for batch in batches:
-            self._position += 1
-            # On CPU a compiled step reads NumPy memory in place and after it has returned: a
-            # source that fills one buffer again and again must not reach into it.
-            yield jax.tree.map(
-                lambda x: x.copy() if isinstance(x, np.ndarray) else x, as_batch(batch)
-            )
-
-    def _steps_before(self, epoch: int) -> int:
-        return (epoch - self.first_epoch) * (self._limit or 0)
-
-    def _read_on(self, wanted: int) -> Iterator[Any]:
-        """An iterable's batches from number ``wanted`` of all epochs on."""
-        if self._passes is None or self._position != wanted:
-            self._passes, self._position = self._pass_after_pass(), 0
-            for _ in itertools.islice(self._passes, wanted):
-                self._position += 1
-        return self._passes
-
-    def _pass_after_pass(self) -> Iterator[Any]:
-        source: Any = self._factory()  # type: ignore[misc]
-        for number in itertools.count():
-            if hasattr(source, "set_epoch"):
-                source.set_epoch(number)
-            empty = True
-            for batch in grouped(source, self._group):
-                empty = False
-                yield batch
-            if empty:
-                return
 
     def _shaped(self, batch: Batch, count: int | None = None) -> Batch:
         if count is not None:
@@ -319,6 +199,171 @@ class Feed:
         if batch.weights is None:
             return batch._replace(weights=np.ones(size, np.float32))
         return batch
+
+
+class _Dataset:
+    """The batches of a data set that knows its epochs.
+
+    Args:
+      data: the data set.
+      limit: batches in an epoch, if not the data's own number: they run on through its epochs.
+    """
+
+    read_once = False
+
+    def __init__(self, data: EpochData, limit: int | None) -> None:
+        self.data = data
+        self.batch_size = data.batch_size
+        self.whole = getattr(data, "drop_last", False) or data.num_examples % self.batch_size == 0
+        self.steps = len(data)
+        self.arrays = data.arrays if isinstance(data, ArrayDataset) else None
+        self._limit = limit
+
+    def first(self) -> Any:
+        return next(self.batches(0, 0), None)
+
+    def rows(self, epoch: int) -> Rows | None:
+        """The batches by their numbers, where the data is arrays and nothing more."""
+        # A class of the user's own may do more to its batches than to choose the rows.
+        return Rows(self.data, epoch) if type(self.data) is ArrayDataset else None
+
+    def batches(self, epoch: int, start: int, before: int = 0) -> Iterator[Any]:
+        if self._limit is not None:
+            return self._run_on(epoch * self._limit + start, (epoch + 1) * self._limit)
+        batches = self.data.epoch(epoch, start_batch=start)
+        rows = self.rows(epoch)
+        return iter(batches) if rows is None else map(rows, range(start, self.steps))
+
+    def _run_on(self, position: int, stop: int) -> Iterator[Any]:
+        batches: Iterator[Any] = iter(())
+        for number in range(position, stop):
+            if number == position or number % self.steps == 0:
+                epoch, start = divmod(number, self.steps)
+                batches = iter(self.data.epoch(epoch, start_batch=start))
+            yield next(batches)
+
+
+class _Stream:
+    """The batches of an iterable, an iterator, or a function that returns an iterable.
+
+    Args:
+      data: one of these, of batches or of examples.
+      group: examples in a batch, where it gives examples.
+      limit: batches in an epoch, for what is read on from there in the next one; else an epoch is
+        all that the iterable gives.
+    """
+
+    whole = False
+    batch_size: int | None = None
+    arrays = None
+    data = None
+
+    def __init__(self, data: Any, group: int, limit: int | None) -> None:
+        self._data, self._group, self._limit = data, group, limit
+        self.read_once = isinstance(data, Iterator)
+        # A function is called for each epoch; all else is read on where there is a limit.
+        function = not hasattr(data, "__iter__")
+        self._reads_on = self.read_once or (limit is not None and not function)
+        self._source = data if function else lambda: data
+        self._of_examples: bool | None = None
+        # What is read on, and the number of batches that it has given.
+        self._passes: Iterator[Any] | None = grouped(data, group) if self.read_once else None
+        self._position = 0
+
+    @property
+    def steps(self) -> int | None:
+        """Number of batches in all, where the iterable has a length."""
+        data: Any = None if self.read_once else self._source()
+        try:
+            size = len(data) if hasattr(data, "__len__") else None
+        except TypeError:
+            return None
+        # What has a batch size of its own, like torch's loaders, gives batches.
+        if size and self._of_examples is None:
+            own = isinstance(getattr(data, "batch_size", None), int)
+            self._of_examples = not own and is_example(next(iter(data), None))
+        return -(-size // self._group) if size and self._of_examples else size
+
+    def first(self) -> Any:
+        if not self.read_once:
+            return next(self.batches(0, 0), None)
+        batch = next(self._passes, None)  # type: ignore[arg-type]
+        if batch is not None:
+            self._passes = itertools.chain([batch], self._passes)  # type: ignore[arg-type]
+        return batch
+
+    def rows(self, epoch: int) -> None:
+        return None
+
+    def batches(self, epoch: int, start: int, before: int = 0) -> Iterator[Any]:
+        """The batches of an epoch from number ``start`` on, ``before`` having been the epochs'."""
+        if self._reads_on:
+            batches = self._read_on(before + start)
+        else:
+            batches = itertools.islice(self._one_pass(epoch), start, None)
+        if self._limit is not None:
+            batches = itertools.islice(batches, self._limit - start)
+        for batch in batches:
+            self._position += 1
+            # On CPU a compiled step reads NumPy memory in place and after it has returned: a
+            # source that fills one buffer again and again must not reach into it.
+            yield jax.tree.map(
+                lambda x: x.copy() if isinstance(x, np.ndarray) else x, as_batch(batch)
+            )
+
+    def _read_on(self, wanted: int) -> Iterator[Any]:
+        """The batches from number ``wanted`` of all epochs on."""
+        if self._passes is None or (self._position != wanted and not self.read_once):
+            self._passes = itertools.chain.from_iterable(self._all_passes())
+            self._position = 0
+        # A resumed run's iterator starts afresh: pass over what was seen before.
+        for _ in itertools.islice(self._passes, max(0, wanted - self._position)):
+            self._position += 1
+        return self._passes
+
+    def _all_passes(self) -> Iterator[Iterator[Any]]:
+        for number in itertools.count():
+            batches = self._one_pass(number)
+            first = next(batches, None)
+            if first is None:
+                return
+            yield itertools.chain([first], batches)
+
+    def _one_pass(self, number: int) -> Iterator[Any]:
+        source = self._source()
+        if hasattr(source, "set_epoch"):
+            source.set_epoch(number)
+        return grouped(source, self._group)
+
+
+def _epochs_of(data: Any, size: int, name: str, *, shuffle: bool, seed: int) -> Any:
+    """Arrays and numbered examples as data sets that know their epochs; all else as it is."""
+    if isinstance(data, EpochData):
+        return data
+    data = _held(data, name)
+    if holds_examples(data):
+        return ExampleDataset(data, size, shuffle=shuffle, seed=seed)
+    if not isinstance(data, EpochData) and _is_arrays(data):
+        return ArrayDataset(as_batch(data), size, shuffle=shuffle, seed=seed, drop_last=False)
+    return data
+
+
+def _iterable(data: Any, name: str) -> Any:
+    """Refuses what is no iterable of batches, nor a function that returns one."""
+    if callable(data) and not hasattr(data, "__iter__"):
+        return data
+    if isinstance(data, Mapping) or hasattr(data, "iloc"):
+        # A frame, a DatasetDict of Hugging Face, or columns that are lists.
+        raise DataError(
+            f"{name} is a mapping of {', '.join(map(str, list(data)[:5])) or 'nothing'}, whose "
+            "values are no arrays: pass one of its data sets, or make arrays of its columns"
+        )
+    if not isinstance(data, Iterable):
+        raise DataError(
+            f"{name} must be arrays (inputs, targets), an iterable of batches or a function "
+            f"that returns one, got {type(data).__name__}"
+        )
+    return data
 
 
 def _held(data: Any, name: str) -> Any:
