@@ -363,20 +363,23 @@ def test_outside_of_jit():
 
 
 @pytest.mark.parametrize("platforms", [["cpu"], ["cpu", "cuda", "tpu"]])
-@pytest.mark.parametrize("kernel", [(1, 1, 5, 4), (3, 3, 5, 4)])
+@pytest.mark.parametrize("kernel", [(1, 1, 5, 4), (3, 3, 5, 4), (3, 3, 1, 16)])
 def test_exports_of_any_size(platforms, kernel):
+    channels = 5 if kernel[2] == 5 else 16
+    options = {"dimension_numbers": NHWC, "feature_group_count": channels // kernel[2]}
+
     def run(x, kernel, convolve=conv_general_dilated):
         pad = kernel.shape[0] // 2
         pads = ((pad, pad), (pad, pad))
-        return convolve(x, kernel, (1, 1), pads, dimension_numbers=NHWC)
+        return convolve(x, kernel, (1, 1), pads, **options)
 
     sizes = jax.export.symbolic_shape("b, h, w", constraints=["h >= 3", "w >= 3"])
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*sizes, 5), kernel)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*sizes, channels), kernel)]
     exported = jax.export.export(jax.jit(run), platforms=platforms)(*arguments)
     backward = exported.vjp()
     assert backward.platforms == tuple(platforms)
     for size in ((2, 5, 6), (3, 4, 7)):
-        x, k = normal(*size, 5), normal(*kernel)
+        x, k = normal(*size, channels), normal(*kernel)
         y, pull = jax.vjp(lambda x, k: run(x, k, jax.lax.conv_general_dilated), x, k)
         assert_close(exported.call(x, k), y)
         assert_close(tuple(backward.call(x, k, jnp.cos(y))), pull(jnp.cos(y)))
@@ -469,23 +472,27 @@ def test_inside_of_linens_convolution(fields, random_variables):
 DEVICES = """
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from flaxzoo.layers.lowering.convolution import conv_general_dilated
+from flaxzoo.layers.lowering.convolution import conv_general_dilated, dot_general
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 assert len(jax.devices()) == 4
 
-def loss(x, k3, k1, conv=conv_general_dilated, pool=max_pool_2d):
-    y = conv(x, k3, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+def loss(x, k3, k1, kd, w, conv=conv_general_dilated, pool=max_pool_2d, dot=dot_general):
+    y = conv(x, k3, (1, 1), "SAME", dimension_numbers=NHWC)
     y = pool(y, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    y = conv(jnp.sin(y), k1, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return (y ** 2).sum()
+    y = conv(jnp.sin(y), k1, (2, 2), "VALID", dimension_numbers=NHWC)
+    y = conv(y, kd, (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=16)
+    return (dot(y, w, (((3,), (0,)), ((), ()))) ** 2).sum()
 
 rng = np.random.default_rng(0)
-shapes = (8, 7, 8, 6), (3, 3, 6, 5), (1, 1, 5, 4)
+shapes = (8, 7, 8, 6), (3, 3, 6, 5), (1, 1, 5, 16), (3, 3, 1, 16), (16, 3)
 host = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-step = jax.value_and_grad(loss, (0, 1, 2))
-plain = lambda *a: loss(*a, jax.lax.conv_general_dilated, nn.max_pool)
-expected = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(*host)
+ALL = tuple(range(5))
+step = jax.value_and_grad(loss, ALL)
+plain = lambda *a: loss(*a, jax.lax.conv_general_dilated, nn.max_pool, jax.lax.dot_general)
+expected = jax.jit(jax.value_and_grad(plain, ALL))(*host)
 
 def check(name, result):
     for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
@@ -494,8 +501,9 @@ def check(name, result):
         assert a.shape == b.shape and error < 1e-5, (name, error)
     print(name)
 
+specs = P("data"), P(), P(), P(), P()
+
 def placed(mesh):
-    specs = P("data"), P(), P()
     return [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(host, specs)]
 
 auto = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -504,15 +512,15 @@ check("jit", jax.jit(step)(*placed(auto)))
 for mesh in (auto, explicit):
     with jax.set_mesh(mesh):
         check("set_mesh", jax.jit(step)(*placed(mesh)))
-specs = dict(in_specs=(P("data"), P(), P()), mesh=auto)
+mapped = dict(in_specs=specs, mesh=auto)
 for checked in (True, False):
     part = jax.shard_map(
-        lambda *a: jax.lax.psum(loss(*a), "data"), out_specs=P(), check_vma=checked, **specs
+        lambda *a: jax.lax.psum(loss(*a), "data"), out_specs=P(), check_vma=checked, **mapped
     )
-    check("shard_map", jax.jit(jax.value_and_grad(part, (0, 1, 2)))(*host))
+    check("shard_map", jax.jit(jax.value_and_grad(part, ALL))(*host))
 inside = jax.shard_map(
-    lambda *a: (jax.lax.psum(loss(*a), "data"), jax.grad(loss, (0, 1, 2))(*a)),
-    out_specs=(P(), (P("data"), P(), P())), **specs,
+    lambda *a: (jax.lax.psum(loss(*a), "data"), jax.grad(loss, ALL)(*a)),
+    out_specs=(P(), specs), **mapped,
 )
 check("gradient inside of shard_map", jax.jit(inside)(*host))
 """
