@@ -266,18 +266,43 @@ class Preprocess:
             image = np.asarray(image)
             if jnp.issubdtype(image.dtype, jnp.floating):
                 return self._checked(image[None])[0]
-        mean, std = self._per_channel(self.mean), self._per_channel(self.std)
-        height, width, channels = self.input_shape
-        picture = fit(
-            load_image(image, channels),
-            (height, width),
+        out = np.empty((1, *self.input_shape), np.float32)
+        self.normalize(self.pixels(load_image(image, self.input_shape[-1]))[None], out)
+        return out[0]
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """Resizes and crops a PIL image of mode ``L`` or ``RGB``: uint8 ``[H, W, C]``."""
+        fitted = fit(
+            image,
+            self.input_shape[:2],
             interpolation=self.interpolation,
             crop=self.crop,
             crop_mode=self.crop_mode,
-            fill=tuple(round(255 * value) for value in mean),
+            fill=tuple(round(255 * value) for value in self._per_channel(self.mean)),
         )
-        pixels = np.asarray(picture, np.float32).reshape(self.input_shape) / 255
-        return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+        return np.asarray(fitted).reshape(self.input_shape)
+
+    def normalize(self, pixels: np.ndarray, out: np.ndarray) -> None:
+        """Scales pixels to [0, 1] and normalises them.
+
+        Args:
+          pixels: uint8 ``[N, H, W, C]``.
+          out: float32 ``[N, H, W, C]``, written to.
+        """
+        _, width, channels = self.input_shape
+        # Whole rows of means and deviations: NumPy's loop over three channels is ten times slower.
+        mean, std = (
+            np.tile(np.asarray(self._per_channel(values), np.float32), width)
+            for values in (self.mean, self.std)
+        )
+        # Image by image, as one stays in the cache between the passes.
+        for image, target in zip(pixels, out, strict=True):
+            rows = target.reshape(-1, width * channels)
+            np.divide(image.reshape(rows.shape), np.float32(255), out=rows, dtype=np.float32)
+            if mean.any():
+                rows -= mean
+            if (std != 1).any():
+                rows /= std
 
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
         channels = self.input_shape[-1]

@@ -15,7 +15,7 @@ import numpy as np
 
 from flaxzoo._extras import require
 from flaxzoo.errors import DataError
-from flaxzoo.images import fit, load_image
+from flaxzoo.images import load_image
 from flaxzoo.preprocess import Preprocess
 
 # Images that a worker decodes at a time: small, so that all workers share the next batch; large
@@ -43,17 +43,9 @@ class Decoder:
         Raises:
           DataError: not a readable image; the message names the file.
         """
-        settings = self.preprocess
-        height, width, channels = settings.input_shape
-        picture = fit(
-            self._open(file) if self.fast else load_image(file, channels),
-            (height, width),
-            interpolation=settings.interpolation,
-            crop=settings.crop,
-            crop_mode=settings.crop_mode,
-            fill=tuple(round(255 * value) for value in per_channel(settings.mean, channels)),
-        )
-        return np.asarray(picture).reshape(settings.input_shape)
+        channels = self.preprocess.input_shape[-1]
+        image = self._open(file) if self.fast else load_image(file, channels)
+        return self.preprocess.pixels(image)
 
     def _open(self, file: str) -> Any:
         from PIL import Image
@@ -69,37 +61,6 @@ class Decoder:
             side = int(max(height, width) / (self.preprocess.crop or 1))
             image.draft(None, (side, side))
             return load_image(image, channels)
-
-
-def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """``mean`` or ``std`` with one value per channel, as ``Preprocess`` reads them."""
-    if len(values) == channels:
-        return tuple(values)
-    return (sum(values) / len(values),) * channels
-
-
-def normalize(pixels: np.ndarray, preprocess: Preprocess, out: np.ndarray) -> None:
-    """Scales to [0, 1] and normalises, bit for bit as ``Preprocess`` does.
-
-    Args:
-      pixels: uint8 ``[N, H, W, C]``.
-      preprocess: ``mean`` and ``std``.
-      out: float32 ``[N, H, W, C]``, written to.
-    """
-    _, width, channels = preprocess.input_shape
-    # Whole rows of means and deviations: NumPy's loop over three channels is ten times slower.
-    mean, std = (
-        np.tile(np.asarray(per_channel(values, channels), np.float32), width)
-        for values in (preprocess.mean, preprocess.std)
-    )
-    # Image by image, as one stays in the cache between the passes.
-    for image, target in zip(pixels, out, strict=True):
-        rows = target.reshape(-1, width * channels)
-        np.divide(image.reshape(rows.shape), np.float32(255), out=rows, dtype=np.float32)
-        if mean.any():
-            rows -= mean
-        if (std != 1).any():
-            rows /= std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +133,7 @@ def read_batches(
             done = 0
             for _ in range(pieces):
                 pixels, failed = _unpack(*next(iterator))
-                normalize(pixels, preprocess, batch[done : done + len(pixels)])
+                preprocess.normalize(pixels, batch[done : done + len(pixels)])
                 failures += [(done + row, reason) for row, reason in failed]
                 done += len(pixels)
             yield batch, rows, failures
