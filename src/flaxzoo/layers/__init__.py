@@ -1,1 +1,10 @@
-"""Blocks that two or more model families share."""
+"""Layers that two or more model families share, one concept a file.
+
+Each reads as what it computes; how that runs on a CPU is the business of ``lowering``, which
+nobody needs to understand a model. Parameters have the names of timm's layer of the same name.
+
+- Images and maps: ``conv``, ``pool``, ``gates``, ``residual``.
+- Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``attention``, ``attention_pool``.
+- Both: ``dense``, ``mlp``, ``norm``, ``drop_path``.
+- What layers are made of: ``initializers``, ``channels``, ``checked``.
+"""

@@ -45,8 +45,12 @@ class PatchEmbed(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / height, W / width, features]``.
+
+        Args:
+          x: images.
+          train: whether a BatchNorm uses the batch's statistics.
 
         Raises:
           ShapeError: the images are not of rank 4, or not of whole patches and ``pad`` is false.
@@ -59,7 +63,7 @@ class PatchEmbed(nn.Module):
         if self.norm is None:
             return x
         norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
-        return call_norm(norm, x, train=False)
+        return call_norm(norm, x, train=train)
 
     @nn.nowrap
     def _whole(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
