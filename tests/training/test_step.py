@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.data.batch import Batch, as_batch
+from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.training import step as steps
 
@@ -115,6 +115,15 @@ def test_the_model_is_traced_once_for_a_step(batch):
     larger = state.replace(augment=lambda key, b: b._replace(inputs=b.inputs[:, :-1]))
     with pytest.raises(ShapeError):
         fz.train_step(larger, batch)
+
+
+def test_tracing_leaves_nothing_behind(batch):
+    state = fz.create_train_state(small(features=(7,)))
+    known = dict(steps._known_shapes)
+    new, metrics = jax.eval_shape(steps.update, state, Batch(*batch))
+    assert steps._known_shapes == known
+    assert new.step.shape == ()
+    assert set(jax.tree.map(jnp.zeros_like, metrics).compute()) == {"loss", "accuracy"}
 
 
 def test_batch_norm_statistics_move_in_training_alone(batch):
@@ -320,24 +329,6 @@ def test_bad_state(batch):
         fz.create_train_state(nn.Dense(3))
     with pytest.raises(TypeError, match="rng must be an int seed or a key"):
         fz.create_train_state(small(), rng="zero")
-
-
-def test_batch_forms(batch):
-    images, labels = batch
-    for form in (
-        (images, labels),
-        [images, labels],
-        {"image": images, "label": labels},
-        {"inputs": images, "targets": labels},
-        Batch(images, labels),
-    ):
-        made = as_batch(form)
-        assert made.inputs is images
-        assert made.targets is labels
-        assert made.weights is None
-    lists = as_batch(([[1.0, 2.0], [3.0, 4.0]], [0, 1]))
-    assert lists.inputs.shape == (2, 2)
-    assert lists.targets.tolist() == [0, 1]
 
 
 def test_a_batch_of_which_nothing_counts_teaches_nothing(batch):

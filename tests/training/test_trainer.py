@@ -291,7 +291,7 @@ def test_bad_data(data, options, match):
 
 def test_bad_arguments(digits, tmp_path):
     train, _ = digits
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
+    with pytest.raises(ValueError, match="epochs must be an int of at least 1"):
         fz.Trainer(mlp()).fit(train, epochs=0)
     with pytest.raises(TypeError, match="callbacks must hold"):
         fz.Trainer(mlp()).fit(train, callbacks=[print])

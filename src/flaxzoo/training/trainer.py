@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._checks import check_size
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import check_finite, pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
@@ -147,8 +148,7 @@ class Trainer(Run):
           ShapeError: the data does not fit the model or the loss.
           CheckpointError: ``resume`` found a checkpoint that is damaged or of another model.
         """
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
+        check_size("epochs", epochs)
         called = CallbackList(callbacks, ("progress",) if progress else ())
         feed = Feed(
             train_data,
