@@ -129,14 +129,14 @@ class CallbackList:
     """Calls several callbacks in their order.
 
     Args:
-      callbacks: one or several.
-      roles: for each of these that none of the callbacks has, ``DEFAULTS`` gives one more.
+      callbacks: one callback or several.
+      roles: the roles to be filled; for each that no callback has, ``DEFAULTS`` gives one more.
 
     Attributes:
       watches_steps: whether one of them looks at steps.
 
     Raises:
-      TypeError: one is not a ``Callback``.
+      TypeError: one of them is not a ``Callback``.
     """
 
     def __init__(

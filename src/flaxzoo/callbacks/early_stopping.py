@@ -31,7 +31,7 @@ class EarlyStopping(Callback):
 
     Attributes:
       best: best value so far, None before the first improvement.
-      best_epoch: its epoch.
+      best_epoch: the epoch that had it.
       stopped_epoch: the epoch that ended training, None if it ran to its end.
 
     Raises:

@@ -26,7 +26,8 @@ class GradualUnfreezing(Callback):
         ``freeze`` takes it; None for nothing. Before the first one the trainer's own ``freeze``
         holds. By default that of ``flaxzoo.transfer.unfreezing_schedule``: the head alone in the
         first epoch, then one group of stages more in each.
-      freeze_until: instead, epoch to the first stage that trains, by name or position.
+      freeze_until: instead of a schedule, epoch to the first stage that trains, by its name or
+        position.
       unit: ``"epoch"``, or ``"step"`` for schedules by the number of steps taken before.
 
     Raises:
@@ -66,7 +67,7 @@ class GradualUnfreezing(Callback):
             self._apply(trainer, epoch)
 
     def on_step_end(self, trainer: Any, step: int, metrics: Any) -> None:
-        """Likewise, for schedules by step."""
+        """Changes what is frozen, for schedules by step."""
         if self.unit == "step" and step in self._frozen:
             self._apply(trainer, step)
 

@@ -24,13 +24,13 @@ class ModelCheckpoint(Callback):
     """Saves the run as it goes: after each epoch, the last and the best are kept.
 
     Attributes:
-      directory: where to; ``run_dir/checkpoints`` by default.
+      directory: where the checkpoints go; ``run_dir/checkpoints`` by default.
       monitor: which metric says what is best; by default ``val_loss`` where there is validation,
         else ``loss``.
       mode: ``"min"``, ``"max"`` or ``"auto"``, which takes losses and errors as better when low.
       keep: how many of the latest to keep.
       keep_best: how many of the best to keep besides.
-      every_steps: how often to save within an epoch; None for at its end alone.
+      every_steps: number of steps between saves within an epoch; None saves at its end alone.
     """
 
     directory: str | os.PathLike[str] | None = None

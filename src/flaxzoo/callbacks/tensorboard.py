@@ -49,7 +49,7 @@ class TensorBoard(Callback):
         predictions are drawn as a grid (extra ``plots``), a model that returns images has its
         outputs shown.
       sample_every: number of epochs between looks at the sample.
-      class_names: for the grid of predictions, instead of class ids.
+      class_names: what the grid of predictions shows instead of class ids.
       images: function of ``(trainer, epoch)`` that returns images ``[N, H, W, C]`` by name.
       profile_steps: first and last update to record with ``jax.profiler``, counted from 1, for
         the Profile tab. Leave out the first update: it compiles.

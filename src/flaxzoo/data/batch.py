@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: any pytree of arrays with a leading batch axis.
-      targets: likewise, or None.
+      targets: another one, or None.
       weights: ``[B]``, how much each example counts; 0 masks it. None counts all alike.
     """
 

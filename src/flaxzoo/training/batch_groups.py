@@ -52,7 +52,8 @@ def in_groups(batches: Iterable[Batch], size: int, fits: Callable[[int], bool]) 
     Args:
       batches: any iterable.
       size: batches in a group, at least 2.
-      fits: for a number of batches that went before, whether the next ``size`` may be a group.
+      fits: tells, for the number of batches that went before, whether the next ``size`` may be a
+        group.
 
     Returns:
       An iterator of ``Group`` and ``Batch``. Batches that differ in shape, dtype or structure are

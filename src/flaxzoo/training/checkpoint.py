@@ -57,7 +57,7 @@ def from_bytes(state: TrainState, data: bytes) -> TrainState:
     """A state with the arrays that ``to_bytes`` wrote.
 
     Args:
-      state: of the same model, optimizer and frozen parameters.
+      state: a state of the same model, optimizer and frozen parameters.
       data: the bytes.
 
     Raises:
@@ -84,8 +84,8 @@ class Checkpoints:
     """A directory with one checkpoint per saved step.
 
     Args:
-      directory: made on the first save.
-      keep: how many of the latest to keep; None for all.
+      directory: the directory, which the first save makes.
+      keep: how many of the latest to keep; None keeps all.
       keep_best: how many of the best to keep besides, by the score given to ``save``.
       asynchronous: whether files are written in the background while training goes on.
 
@@ -120,9 +120,9 @@ class Checkpoints:
 
         Args:
           state: what to save.
-          step: its number of updates.
+          step: the number of updates that it has taken.
           meta: what else belongs to it; JSON.
-          score: how good it is, higher being better; None for not known.
+          score: how good it is, higher being better; None if nobody knows.
 
         Returns:
           The checkpoint's directory, complete once ``wait`` has returned.
@@ -238,7 +238,7 @@ def restore(
 
     Args:
       directory: the directory with all checkpoints.
-      state: of the same model and optimizer; the result has its configuration.
+      state: a state of the same model and optimizer; the result has its configuration.
       which: a step, ``"last"`` or ``"best"``.
 
     Returns:

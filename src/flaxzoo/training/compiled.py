@@ -195,10 +195,10 @@ class Packed:
     """A tree with many scalars, those of one dtype in one array: each array costs microseconds.
 
     Attributes:
-      scalars: by name of their dtype, ``[n]``.
+      scalars: arrays ``[n]`` of scalars, by the name of their dtype.
       others: the leaves that are no scalars.
       kinds: for each leaf the name of its dtype, or None for one of ``others``; static.
-      treedef: of the tree; static.
+      treedef: the structure of the tree; static.
     """
 
     scalars: dict[str, Any]

@@ -28,9 +28,9 @@ class EpochData(Protocol):
     """A data set that knows its epochs: what resumes in mid-epoch without reading what is past.
 
     Attributes:
-      num_examples: in an epoch.
-      batch_size: examples in every batch but the last, which may be shorter unless there is a
-        true ``drop_last``.
+      num_examples: the number of examples in an epoch.
+      batch_size: the number of examples in every batch but the last, which may be shorter unless
+        there is a true ``drop_last``.
     """
 
     num_examples: int
@@ -57,10 +57,10 @@ class Feed:
         per epoch.
       batch_size: examples per batch, for arrays and examples.
       shuffle: whether each epoch of arrays or numbered examples has an order of its own.
-      seed: of that order.
+      seed: an int that selects the orders.
       steps_per_epoch: where to end an epoch; needed for endless iterables. An iterable is read on
         from there in the next epoch, and afresh when it ends.
-      name: of the argument, for messages.
+      name: what messages call the data, the name of an argument.
 
     Attributes:
       checked: whether the values have been looked at already.
@@ -154,8 +154,8 @@ class Feed:
           start: number of the first batch.
           prepare: called with each batch, or with the arrays of a group of checked ones.
           size: batches in a group; 1 for no groups.
-          fits: for a number of batches since ``start``, whether the next ``size`` may be a group;
-            see ``flaxzoo.training.batch_groups.in_groups``.
+          fits: tells, for a number of batches since ``start``, whether the next ``size`` may be a
+            group; see ``flaxzoo.training.batch_groups.in_groups``.
         """
         done = 0
         rows = self._source.rows(epoch) if self.checked and self._limit is None else None
@@ -247,7 +247,7 @@ class _Stream:
     """The batches of an iterable, an iterator, or a function that returns an iterable.
 
     Args:
-      data: one of these, of batches or of examples.
+      data: one of these; it gives batches or examples.
       group: examples in a batch, where it gives examples.
       limit: batches in an epoch, for what is read on from there in the next one; else an epoch is
         all that the iterable gives.

@@ -97,9 +97,9 @@ def matched(groups: Mapping[str, set[str]], pattern: str, *, label: str) -> set[
     """The paths that one pattern matches, itself or by a group above them.
 
     Args:
-      groups: from ``paths_by_group``, of all parameters.
+      groups: what ``paths_by_group`` gives for all parameters.
       pattern: a group or a glob.
-      label: names the pattern in messages.
+      label: what messages call the pattern.
 
     Raises:
       UnknownNameError: there are none; it lists the nearest groups and paths.
@@ -125,7 +125,7 @@ def paths_before(module: nn.Module, params: Mapping[str, Any], where: int | str)
 
     Args:
       module: a ``Classifier`` or a backbone with stages.
-      params: its parameters, or their shapes.
+      params: the module's parameters, or their shapes.
       where: the first stage that is left out, by name (``"layer3_0"``), as a group of stages
         (``"layer3"``), or by position; negative ones count from the end, where the head of a
         ``Classifier`` is the last.
@@ -172,7 +172,7 @@ def freeze(
     Args:
       tx: any optax transformation.
       params: the parameters, or their shapes.
-      spec: as for ``matching_paths``.
+      spec: what to freeze; see ``matching_paths``.
 
     Returns:
       A transformation over the whole tree of parameters.

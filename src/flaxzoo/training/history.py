@@ -19,7 +19,7 @@ class History:
 
     Attributes:
       epochs: the numbers of the epochs, from 0.
-      metrics: by name, one value for each of ``epochs``.
+      metrics: for each name, one value for each of ``epochs``.
     """
 
     epochs: list[int] = dataclasses.field(default_factory=list)

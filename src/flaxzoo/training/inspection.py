@@ -19,7 +19,7 @@ def inspect(state: Any, feed: Feed) -> None:
 
     Args:
       state: the ``TrainState``.
-      feed: its ``checked`` and ``pad`` are set.
+      feed: the feed, whose ``checked`` and ``pad`` are set.
 
     Raises:
       DataError: values that are not finite, labels out of range, no targets.

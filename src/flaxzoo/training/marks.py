@@ -14,9 +14,9 @@ def marked(summary: Summary, state: Any, step: int) -> Summary:
     """A layer table that says what is frozen, and the learning rates where they differ.
 
     Args:
-      summary: of the model.
-      state: a ``TrainState`` of it.
-      step: number of steps so far, for the learning rates.
+      summary: the layer table of a model.
+      state: a ``TrainState`` of that model.
+      step: the number of steps so far, for the learning rates.
     """
     groups, sizes = state.groups, {p: leaf.size for p, leaf in flatten(state.params).items()}
     statistics = {path.rpartition("/")[0] for path in flatten(state.batch_stats)}

@@ -36,8 +36,8 @@ class Form:
       accumulate: whether gradients are accumulated.
       average: whether the parameters are averaged.
       clip: whether gradients are clipped.
-      labels: of the groups, to the update that each began at; a single one has no partition
-        around it.
+      labels: the groups' labels, to the update that each began at; a single group has no
+        partition around it.
     """
 
     frozen: bool
@@ -53,11 +53,11 @@ class Groups:
 
     Attributes:
       plan: the options.
-      paths: of all parameters.
-      frozen: those of the frozen ones.
-      cohorts: those of the ones that began to train later.
-      optimizer: for what trains.
-      tx: for the whole tree of parameters.
+      paths: the paths of all parameters.
+      frozen: the paths of the frozen ones.
+      cohorts: the paths of those that began to train later.
+      optimizer: the optimizer of what trains.
+      tx: the transformation of the whole tree of parameters.
       form: how ``tx``'s state is nested.
     """
 
@@ -81,7 +81,7 @@ class Plan:
 
     Attributes:
       optimizer: a name, a factory or a transformation.
-      learning_rate: one for all, or None.
+      learning_rate: one rate for all parameters, or None.
       rates: patterns to learning rates, or None where there is one for all.
       options: further options of ``flaxzoo.optimizers.as_optimizer``.
     """
@@ -104,8 +104,8 @@ class Plan:
         """Makes the optimizer by groups; equal arguments give the same object.
 
         Args:
-          paths: of all parameters.
-          frozen: those of the frozen ones.
+          paths: the paths of all parameters.
+          frozen: the paths of the frozen ones.
           cohorts: see ``Groups``.
 
         Warns:
@@ -185,7 +185,7 @@ def plan(optimizer: Any, learning_rate: Any, options: Mapping[str, Any]) -> Plan
 
     Args:
       optimizer: a name, a factory or a transformation.
-      learning_rate: one for all, a mapping from patterns to rates, or None.
+      learning_rate: one rate for all parameters, a mapping from patterns to rates, or None.
       options: further options of ``flaxzoo.optimizers.as_optimizer``.
 
     Raises:
@@ -230,9 +230,9 @@ def decayed_plan(
 
     Args:
       optimizer: a name or a factory.
-      learning_rate: of the head; None for the optimizer's own.
+      learning_rate: the rate of the head; None for the optimizer's own.
       factors: as ``flaxzoo.training.rates.decay_factors`` gives them.
-      options: as for ``plan``.
+      options: further options, as ``plan`` takes them.
 
     Raises:
       As ``plan``; also UnknownArgumentError where there is no learning rate to decay.

@@ -49,7 +49,7 @@ def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, st
     stands.
 
     Args:
-      paths: of all parameters.
+      paths: the paths of all parameters.
       rates: patterns, as ``freeze`` takes them, to anything.
 
     Returns:
@@ -107,7 +107,7 @@ def layer_decay_rates(
       model: a ``Model`` with variables or a known input shape; its backbone has stages.
         ``layer_decay=`` of ``create_train_state`` and ``Trainer`` does the same. Optimizers are
         then one per rate: see ``group_rates`` on what that means for clipping.
-      learning_rate: of the head, a number or a schedule.
+      learning_rate: the rate of the head, a number or a schedule.
       decay: factor from a stage to the one before it, above 0 and at most 1.
 
     Returns:

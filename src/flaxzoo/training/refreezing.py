@@ -47,9 +47,9 @@ def refreeze(
     ``clip_norm=``.
 
     Args:
-      state: from ``create_train_state``; left as it is.
+      state: what ``create_train_state`` made; it is left as it is.
       freeze: what not to train from now on, as for ``create_train_state``; None for nothing.
-      freeze_until: likewise; what either of the two names is frozen.
+      freeze_until: the first stage that trains from now on; what either of the two names is frozen.
 
     Returns:
       A new state, whose arrays are those of ``state`` where they are the same. The next step
@@ -99,7 +99,7 @@ def with_freezing(state: TrainState, document: Mapping[str, Any]) -> TrainState:
 
     Args:
       state: a new one of the same model and options.
-      document: from ``freezing_to_json``.
+      document: what ``freezing_to_json`` gave.
 
     Raises:
       ValueError: ``document`` is of another model.

@@ -47,7 +47,7 @@ class Run:
 
     Args:
       model: a ``flaxzoo.Model`` or a Linen module.
-      seed: of the initialisation, dropout and the order of the data.
+      seed: an int that selects the initialisation, dropout and the order of the data.
       run_dir: where checkpoints and logs go; made when something is written there.
       steps_per_call: how many steps are handed to the device at once.
       **settings: options of ``create_train_state``.
@@ -190,8 +190,8 @@ class Run:
         It counts from then on, instead of what the trainer was made with; checkpoints hold it.
 
         Args:
-          freeze: as for the trainer; None for nothing.
-          freeze_until: likewise.
+          freeze: what not to train, as the trainer takes it; None for nothing.
+          freeze_until: the first stage that trains, as the trainer takes it.
 
         Raises:
           RuntimeError: there is no state yet.

@@ -34,8 +34,8 @@ def write(
     """Writes ``trainer.json``.
 
     Args:
-      directory: of the run.
-      spec: of the model.
+      directory: the directory of the run.
+      spec: the model's description.
       settings: the trainer's keywords; those that a file cannot hold are noted by name.
       inputs: a batch of inputs, for its structure, or None.
       facts: whatever else ``read`` is to give back.

@@ -40,7 +40,7 @@ class TrainState(train_state.TrainState):
       step: int32 scalar, the number of updates so far.
       params: all parameters, the frozen ones included.
       tx: the optimizer over all of ``params``; static.
-      opt_state: its state; it holds nothing for frozen parameters.
+      opt_state: the state of ``tx``; it holds nothing for frozen parameters.
       batch_stats: the running statistics of BatchNorm; empty for models without.
       collections: all other variable collections, such as caches.
       rng: raw ``uint32[2]`` key; a step uses it folded with ``step``.

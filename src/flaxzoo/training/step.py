@@ -32,7 +32,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     kept, unless it was made with ``donate=True``: then its arrays are gone.
 
     Args:
-      state: from ``create_train_state``.
+      state: what ``create_train_state`` or an earlier step made.
       batch: ``(inputs, targets)``, ``(inputs, targets, weight)`` or a mapping; see
         ``flaxzoo.data.batch.as_batch``. An autoencoder takes inputs alone as well.
 
@@ -68,7 +68,7 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
     """The model's outputs for a batch of inputs, in inference mode.
 
     Args:
-      state: from ``create_train_state``.
+      state: what ``create_train_state`` or an earlier step made.
       inputs: any pytree of arrays that the model takes.
 
     Raises:
@@ -97,8 +97,8 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
     """Makes a ``Batch`` that the compiled steps take, and checks it.
 
     Args:
-      state: from ``create_train_state``.
-      batch: see ``train_step``.
+      state: what ``create_train_state`` or an earlier step made.
+      batch: a batch in any of the forms that ``train_step`` takes.
       step: the jitted training step that is to take it; its trace tells the outputs' shapes, so
         that the model is not traced for these alone.
 
@@ -160,7 +160,7 @@ def check_values(
 
     Args:
       state: the state.
-      batch: with targets.
+      batch: a batch with targets.
       like: a batch of another number of examples, for which the outputs' shapes may be known.
       shapes: finds the outputs' shapes out, should they not be known yet.
 

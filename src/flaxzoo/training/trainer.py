@@ -49,9 +49,10 @@ class Trainer(Run):
       freeze_until: the first stage that trains; see ``create_train_state``.
       freeze_batch_norm: whether BatchNorm keeps its running statistics; see
         ``create_train_state``.
-      layer_decay: of the learning rate, by stage; see ``create_train_state``.
+      layer_decay: the factor of the learning rate from a stage to the one before it; see
+        ``create_train_state``.
       augment: what to do to training batches; see ``create_train_state``.
-      seed: of the initialisation, dropout and the order of the data.
+      seed: an int that selects the initialisation, dropout and the order of the data.
       run_dir: where checkpoints and logs go; made at the first ``fit``.
       steps_per_call: how many steps are handed to the device at once, in one compiled call. More
         than one is faster where a step takes little longer than handing it over; the numbers are
@@ -61,7 +62,8 @@ class Trainer(Run):
     Attributes:
       history: ``History`` of all epochs.
       epochs: number of epochs that the current or last ``fit`` goes to.
-      steps_per_epoch: of the current or last ``fit``; None where the data does not tell.
+      steps_per_epoch: number of batches in an epoch of the current or last ``fit``; None where the
+        data does not tell.
       stop_training: a callback sets it to end training after the current step.
     """
 
@@ -130,9 +132,9 @@ class Trainer(Run):
             returns one; see ``flaxzoo.training.feed.Feed``.
           epochs: how many to train; with ``resume`` the total that the run is to reach.
           batch_size: examples per batch, for arrays.
-          validation_data: likewise; evaluated after each epoch.
+          validation_data: data in the same forms, evaluated after each epoch.
           steps_per_epoch: batches per epoch; needed for endless iterables.
-          validation_steps: likewise for validation.
+          validation_steps: batches per validation; needed for endless iterables.
           callbacks: called in this order; see ``flaxzoo.callbacks``.
           shuffle: whether each epoch of arrays has an order of its own, set by the seed.
           progress: whether to show a progress bar.
@@ -264,7 +266,7 @@ class Trainer(Run):
         """The loss and metrics over a data set, exact for any batch sizes.
 
         Args:
-          data: as for ``fit``.
+          data: data in the forms that ``fit`` takes.
           batch_size: examples per batch, for arrays.
           steps: how many batches to look at, for endless iterables.
 
