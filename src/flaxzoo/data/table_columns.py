@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
 
-SCALINGS = ("standard", "minmax", "none")
-MISSING = ("mean", "median", "most_frequent", "indicator", "error")
+
+def _most_frequent(values: np.ndarray) -> float:
+    """The most frequent value; of several the least."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return distinct[np.argmax(counts)]
+
+
+# What a missing number becomes, and what is subtracted from numbers and divides them then. They are
+# the statistics of scikit-learn's SimpleImputer, StandardScaler and MinMaxScaler.
+_FILLS: dict[str, Callable[[np.ndarray], Any] | None] = {
+    "mean": np.mean,
+    "median": np.median,
+    "most_frequent": _most_frequent,
+    "indicator": np.mean,
+    "error": None,
+}
+_SCALINGS: dict[str, Callable[[np.ndarray], tuple[Any, Any]]] = {
+    "standard": lambda values: (values.mean(), values.std()),
+    "minmax": lambda values: (values.min(), np.ptp(values)),
+    "none": lambda values: (0, 1),
+}
+SCALINGS, MISSING = tuple(_SCALINGS), tuple(_FILLS)
 ENCODINGS = ("onehot", "integer")
 # What a missing value of a categorical column is called among the categories.
 ABSENT = "(missing)"
@@ -23,10 +43,10 @@ class NumericColumn:
     """A column of numbers.
 
     Attributes:
-      name: of the column.
-      fill: what a missing value becomes; None refuses it.
-      shift: subtracted first.
-      scale: divided by then.
+      name: the column's name.
+      fill: the number that a missing value becomes; None refuses missing values.
+      shift: the number that is subtracted first.
+      scale: the number that divides the difference.
       indicator: whether a second feature says where the value was missing.
     """
 
@@ -40,15 +60,12 @@ class NumericColumn:
     def fit(
         cls, name: str, values: np.ndarray, rows: np.ndarray, scaling: str, missing: str
     ) -> NumericColumn:
-        """The statistics of training values.
-
-        They are scikit-learn's: those of ``SimpleImputer`` before ``StandardScaler`` or
-        ``MinMaxScaler``.
+        """Fits a column to its training values.
 
         Args:
-          name: of the column.
-          values: all of them, float64 ``[N]`` with NaN where missing.
-          rows: those of the training part.
+          name: the column's name.
+          values: all of its values, float64 ``[N]`` with NaN where missing.
+          rows: the rows of the training part.
           scaling: one of ``SCALINGS``.
           missing: one of ``MISSING``.
 
@@ -60,37 +77,19 @@ class NumericColumn:
         values = values[rows]
         absent = np.isnan(values)
         known = values[~absent]
-        if not len(known):
-            raise DataError(
-                f"column {name!r} has no value in the training part ({len(values)} rows); leave it "
-                "out of the features"
-            )
-        if known.min() == known.max():
-            raise DataError(
-                f"column {name!r} is constant in the training part (always {known[0]:g}): it says "
-                "nothing; leave it out of the features"
-            )
-        fill = None
-        if missing in ("mean", "indicator"):
-            fill = float(known.mean())
-        elif missing == "median":
-            fill = float(np.median(known))
-        elif missing == "most_frequent":
-            distinct, counts = np.unique(known, return_counts=True)
-            fill = float(distinct[np.argmax(counts)])
-        if fill is not None:
-            values = np.where(absent, fill, values)
-        shift, scale = 0.0, 1.0
-        if scaling == "standard":
-            shift, scale = float(values.mean()), float(values.std())
-        elif scaling == "minmax":
-            shift, scale = float(values.min()), float(values.max() - values.min())
-        return cls(name, fill, shift, scale, missing == "indicator" and bool(absent.any()))
+        _refuse_constant(name, [f"{value:g}" for value in np.unique(known)[:2]], len(rows))
+        statistic = _FILLS[missing]
+        fill = None if statistic is None else float(statistic(known))
+        shift, scale = _SCALINGS[scaling](
+            values if fill is None else np.where(absent, fill, values)
+        )
+        indicator = missing == "indicator" and bool(absent.any())
+        return cls(name, fill, float(shift), float(scale), indicator)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the features that it becomes."""
-        return (f"{self.name}", f"{self.name}{ABSENT}") if self.indicator else (f"{self.name}",)
+        """The names of the features that it becomes."""
+        return (self.name, f"{self.name}{ABSENT}") if self.indicator else (self.name,)
 
     def encode(self, values: np.ndarray, out: np.ndarray) -> None:
         """Writes the features of some rows into ``out``, float32 ``[N, features]``."""
@@ -109,12 +108,12 @@ class CategoricalColumn:
     """A column of categories.
 
     Attributes:
-      name: of the column.
-      categories: as text, in order; ``"(missing)"`` may be one of them.
+      name: the column's name.
+      categories: the categories as text, in order; ``"(missing)"`` may be one of them.
       onehot: whether each category becomes a feature that is 0 or 1; else the column becomes one
         feature, the category's number from 1 on. A category that was not in the training part is
         0 everywhere.
-      fill: category that a missing value becomes; None leaves it ``"(missing)"``.
+      fill: the category that a missing value becomes; None leaves it ``"(missing)"``.
       refuse: whether a missing value is an error.
       text: whether the values were text: a file's codes, such as 01, are then read as text too.
     """
@@ -137,15 +136,15 @@ class CategoricalColumn:
         limit: int,
         text: bool = False,
     ) -> CategoricalColumn:
-        """The categories of training values.
+        """Fits a column to its training values.
 
         Args:
-          name: of the column.
-          labels: all of them, as ``labels_of`` makes them.
-          rows: those of the training part.
+          name: the column's name.
+          labels: all of its values, as ``labels_of`` makes them.
+          rows: the rows of the training part.
           encoding: one of ``ENCODINGS``.
           missing: one of ``MISSING``; numbers' means and medians leave ``"(missing)"``.
-          limit: most categories.
+          limit: the largest number of categories.
           text: whether the values were text.
 
         Raises:
@@ -156,23 +155,14 @@ class CategoricalColumn:
             _refuse_missing(name, labels == ABSENT)
         labels = labels[rows]
         absent = labels == ABSENT
-        if absent.all():
-            raise DataError(
-                f"column {name!r} has no value in the training part ({len(labels)} rows); leave it "
-                "out of the features"
-            )
         counts = Counter(labels[~absent].tolist())
+        categories = tuple(sorted(counts, key=by_value))
+        if categories and absent.any() and missing != "most_frequent":
+            categories = (*categories, ABSENT)
+        _refuse_constant(name, list(map(repr, categories)), len(labels))
         # The first by letter where several are as frequent.
         most = max(sorted(counts), key=counts.__getitem__)
         fill = most if missing == "most_frequent" else None
-        categories = tuple(sorted(counts, key=by_value))
-        if absent.any() and fill is None:
-            categories = (*categories, ABSENT)
-        if len(categories) == 1:
-            raise DataError(
-                f"column {name!r} is constant in the training part (always {categories[0]!r}): it "
-                "says nothing; leave it out of the features"
-            )
         if len(categories) > limit:
             hint = _nearly_numeric(categories)
             raise DataError(
@@ -184,7 +174,7 @@ class CategoricalColumn:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the features that it becomes."""
+        """The names of the features that it becomes."""
         if self.onehot:
             return tuple(f"{self.name}={category}" for category in self.categories)
         return (f"{self.name}",)
@@ -220,8 +210,8 @@ def codes_of(labels: np.ndarray, categories: Iterable[str], *, numbers: bool) ->
     """The place of each label among the categories, int64 ``[N]``; -1 for others.
 
     Args:
-      labels: as ``labels_of`` makes them.
-      categories: as text, in order.
+      labels: what ``labels_of`` makes of a column.
+      categories: the categories as text, in order.
       numbers: whether the categories were numbers once: ``"02"`` and ``"2.0"``, which are text in
         a file that has words beside them, are then ``"2"``.
     """
@@ -287,6 +277,20 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise UnknownNameError(
             f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} It is one of "
             f"{', '.join(choices)}"
+        )
+
+
+def _refuse_constant(name: str, values: Sequence[str], rows: int) -> None:
+    """Refuses a column that cannot teach anything, by its different values."""
+    if not values:
+        raise DataError(
+            f"column {name!r} has no value in the training part ({rows} rows); leave it out of "
+            "the features"
+        )
+    if len(values) == 1:
+        raise DataError(
+            f"column {name!r} is constant in the training part (always {values[0]}): it says "
+            "nothing; leave it out of the features"
         )
 
 

@@ -25,7 +25,7 @@ def read_table(
     Args:
       table: one, a mapping of columns, or the path of a CSV file.
       names: columns that are needed; a file's others are not read. None reads them all.
-      options: for ``pandas.read_csv``.
+      options: keywords for ``pandas.read_csv``.
       present: columns that must be there, but need not be read.
       text: columns of a file that are text, even where all of its values look like numbers.
 
@@ -105,22 +105,22 @@ def _checked(pd: Any, path: Path, options: dict[str, Any]) -> Any:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
 
 
-def _check_columns(found: list[Any], names: Iterable[str] | None, what: str) -> None:
-    wanted = set(names) if names is not None else set(found)
-    for name in sorted({name for name in found if found.count(name) > 1 and name in wanted}):
-        raise DataError(f"{what} has {found.count(name)} columns named {name!r}")
-    _check_present(found, names or (), what)
+def _check_columns(columns: list[Any], names: Iterable[str] | None, what: str) -> None:
+    wanted = set(names) if names is not None else set(columns)
+    for name in sorted({name for name in columns if columns.count(name) > 1 and name in wanted}):
+        raise DataError(f"{what} has {columns.count(name)} columns named {name!r}")
+    _check_present(columns, names or (), what)
 
 
-def _check_present(found: list[Any], names: Iterable[str], what: str) -> None:
+def _check_present(columns: list[Any], names: Iterable[str], what: str) -> None:
     for name in names:
-        if name not in found:
-            raise _absent(name, found, what)
+        if name not in columns:
+            raise _absent(name, columns, what)
 
 
-def _absent(name: str, found: list[Any], what: str) -> DataError:
-    columns = [str(each) for each in found]
-    shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+def _absent(name: str, columns: list[Any], what: str) -> DataError:
+    names = [str(each) for each in columns]
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return DataError(
-        f"{what} has no column {name!r}.{did_you_mean(str(name), columns)} It has {shown}"
+        f"{what} has no column {name!r}.{did_you_mean(str(name), names)} It has {shown}"
     )

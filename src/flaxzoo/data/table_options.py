@@ -39,20 +39,20 @@ def with_engine(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       DataError: an option that does not read the table as a whole.
     """
-    made = dict(options)
+    chosen = dict(options)
     for name in _IN_PIECES:
-        if made.get(name):
+        if chosen.get(name):
             raise DataError(f"read_options must read the table as a whole, without {name!r}")
-    separator = made.get("delimiter")
+    separator = chosen.get("delimiter")
     if separator is None:
-        separator = made.get("sep", ",")
+        separator = chosen.get("sep", ",")
     wide = isinstance(separator, str) and len(separator.encode()) > 1 and separator != r"\s+"
-    if "engine" not in made and (separator is None or wide or made.get("skipfooter")):
-        made["engine"] = "python"
-    if made.get("engine", "c") == "c":
+    if "engine" not in chosen and (separator is None or wide or chosen.get("skipfooter")):
+        chosen["engine"] = "python"
+    if chosen.get("engine", "c") == "c":
         # Otherwise large files may get columns of mixed types.
-        made.setdefault("low_memory", False)
-    return made
+        chosen.setdefault("low_memory", False)
+    return chosen
 
 
 def for_other_files(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def for_other_files(options: Mapping[str, Any]) -> dict[str, Any]:
 def with_text(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Has columns read as text, unless the options say what they are."""
     wanted = [name for name in names if name not in (options.get("converters") or ())]
-    given = options.get("dtype")
-    if not wanted or not (given is None or isinstance(given, Mapping)):
+    dtype = options.get("dtype")
+    if not wanted or not (dtype is None or isinstance(dtype, Mapping)):
         return dict(options)
     # A copy keeps a defaultdict's default.
-    types: Any = {} if given is None else copy.copy(given)
+    types: Any = {} if dtype is None else copy.copy(dtype)
     for name in wanted:
         if name not in types:
             types[name] = str
@@ -80,14 +80,14 @@ def with_text(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 def to_json(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What JSON can hold of options, and the names of the others, such as functions."""
-    made: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     others: list[str] = []
     for name, value in options.items():
         try:
-            made[name] = _plain(value, types=name == "dtype")
+            chosen[name] = _plain(value, types=name == "dtype")
         except TypeError:
             others.append(name)
-    return made, others
+    return chosen, others
 
 
 def _plain(value: Any, *, types: bool) -> Any:

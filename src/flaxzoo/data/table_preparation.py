@@ -36,8 +36,8 @@ class TablePreparation:
     Attributes:
       columns: the columns that become features, in their order.
       target: what is to be predicted.
-      read_options: for ``pandas.read_csv``, where ``transform`` and the others read a file.
-      unsaved: names of options that JSON could not hold when it was saved, functions mostly.
+      read_options: the keywords for ``pandas.read_csv`` where a file is read.
+      unsaved: the names of options that JSON could not hold when it was saved, functions mostly.
     """
 
     columns: tuple[NumericColumn | CategoricalColumn, ...]
@@ -75,7 +75,7 @@ class TablePreparation:
         Args:
           table: a data frame, a mapping of columns, or the path of a CSV file. Further columns,
             the target for one, do not matter.
-          read_options: for ``pandas.read_csv``, in place of those of the training file, which
+          read_options: keywords for ``pandas.read_csv``, in place of the training file's, which
             hold otherwise (but for ``nrows``, and ``usecols``: what is needed is read).
 
         Returns:
@@ -90,7 +90,7 @@ class TablePreparation:
     def features_of(self, frame: Any, rows: np.ndarray | None = None) -> np.ndarray:
         """``transform`` of a data frame, of some of its rows only."""
         size = len(frame) if rows is None else len(rows)
-        made = np.empty((size, len(self.feature_names)), np.float32)
+        features = np.empty((size, len(self.feature_names)), np.float32)
         start = 0
         # Column by column, so that no second copy of the table is ever made.
         for each in self.columns:
@@ -102,9 +102,9 @@ class TablePreparation:
                 if isinstance(each, NumericColumn)
                 else labels_of(series)
             )
-            each.encode(values, made[:, start:stop])
+            each.encode(values, features[:, start:stop])
             start = stop
-        return made
+        return features
 
     def transform_target(
         self, table: Any, *, read_options: Mapping[str, Any] | None = None
@@ -112,8 +112,8 @@ class TablePreparation:
         """The targets of new rows.
 
         Args:
-          table: as for ``transform``.
-          read_options: likewise.
+          table: the rows, as ``transform`` takes them.
+          read_options: keywords for ``pandas.read_csv``, as ``transform`` takes them.
 
         Returns:
           int32 labels ``[N]``, or float32 ``[N, 1]``.
@@ -130,8 +130,8 @@ class TablePreparation:
         """Features and targets of another table, a test set for instance.
 
         Args:
-          table: as for ``transform``.
-          read_options: likewise.
+          table: the rows, as ``transform`` takes them.
+          read_options: keywords for ``pandas.read_csv``, as ``transform`` takes them.
 
         Returns:
           ``(transform(table), transform_target(table))``; the errors are theirs.
@@ -235,33 +235,34 @@ def fit_columns(
 
     Args:
       frame: the whole table.
-      names: of the columns.
-      rows: of the training part.
+      names: the names of the columns.
+      rows: the rows of the training part.
       kinds: ``"numeric"`` or ``"categorical"`` for columns where the type is not to decide.
-      scaling: see ``TableCSV``, as are the others.
-      encoding: likewise.
-      missing: likewise.
-      max_categories: likewise.
+      scaling: what to do to numbers; see ``TableCSV``.
+      encoding: what to do to categories; see ``TableCSV``.
+      missing: what to do about missing values; see ``TableCSV``.
+      max_categories: the largest number of categories of a column.
 
     Raises:
-      DataError: see the two kinds of columns.
+      DataError: a column is empty or constant, lacks values where none may be missing, holds
+        something other than numbers, or has too many categories.
     """
-    made: list[NumericColumn | CategoricalColumn] = []
+    columns: list[NumericColumn | CategoricalColumn] = []
     for name in names:
         series = column(frame, name)
         kind = kinds.get(name) or ("numeric" if is_numeric(series) else "categorical")
         if kind == "numeric":
             numbers = numbers_of(series, name)
-            made.append(NumericColumn.fit(name, numbers, rows, scaling, missing))
+            columns.append(NumericColumn.fit(name, numbers, rows, scaling, missing))
         elif series.isna().all():
             # An empty column has no type that would tell its kind.
             raise DataError(f"column {name!r} has no value at all; leave it out of the features")
         else:
             labels, text = labels_of(series), is_text(series)
-            made.append(
+            columns.append(
                 CategoricalColumn.fit(name, labels, rows, encoding, missing, max_categories, text)
             )
-    return tuple(made)
+    return tuple(columns)
 
 
 def _frozen(value: Any) -> Any:

@@ -27,11 +27,11 @@ class Target:
     """What is to be predicted.
 
     Attributes:
-      name: of the column.
+      name: the column's name.
       task: ``"classification"`` or ``"regression"``.
-      class_names: in the order of their labels; empty for regression.
-      shift: subtracted from numbers.
-      scale: divides them then.
+      class_names: the classes in the order of their labels; empty for regression.
+      shift: the number that is subtracted from numbers.
+      scale: the number that divides the difference.
       text: whether the classes were text: a file's codes, such as 01, are then read as text too.
     """
 

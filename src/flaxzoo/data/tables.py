@@ -33,15 +33,15 @@ class TableCSV:
       exclude: columns to leave out.
       numeric: columns that hold numbers, whatever their type.
       categorical: columns that hold categories, whatever their type: numbers that are codes.
-      scaling: of numeric columns: ``"standard"`` to mean 0 and standard deviation 1,
-        ``"minmax"`` to 0..1, or ``"none"``.
+      scaling: what is done to numeric columns: ``"standard"`` brings them to mean 0 and standard
+        deviation 1, ``"minmax"`` to 0..1, and ``"none"`` leaves them.
       missing: what missing numbers become: ``"mean"``, ``"median"``, ``"most_frequent"``, or
         ``"indicator"``, the mean and a further feature that says so; ``"error"`` refuses them. In
         categorical columns ``"most_frequent"`` fills and ``"error"`` refuses, and otherwise
         missing is a category of its own.
-      encoding: of categorical columns: ``"onehot"``, a feature of 0 or 1 for each category, or
-        ``"integer"``, the category's number from 1 on. A category that the training part does
-        not have is 0 in both.
+      encoding: what categorical columns become: ``"onehot"``, a feature of 0 or 1 for each
+        category, or ``"integer"``, the category's number from 1 on. A category that the training
+        part does not have is 0 in both.
       max_categories: more categories than this in a column are an error, as it is names or
         numbers of the rows that have so many.
       task: ``"classification"`` or ``"regression"``; by default text, bools and whole numbers of
@@ -49,16 +49,16 @@ class TableCSV:
       scale_target: whether a numeric target is standardised; ``inverse_target`` undoes it.
       validation_fraction: the validation part as a fraction, or as a number of rows; 0 for none.
       stratify: whether every class has its share of both parts; by default for classification.
-      seed: of the split.
-      read_options: for ``pandas.read_csv``: ``{"sep": ";", "na_values": ["?"]}``; for the files
-        that are to be transformed as well.
+      seed: a non-negative int that selects the split.
+      read_options: keywords for ``pandas.read_csv``, such as ``{"sep": ";", "na_values": ["?"]}``,
+        also for the files that are transformed later.
 
     Attributes:
       train: ``(features, targets)`` of the training part: float32 ``[N, F]``, and int32 labels
         ``[N]`` or float32 ``[N, 1]``.
       validation: those of the validation part; None without one.
       preparation: the ``TablePreparation``, for prediction.
-      task: as given or found.
+      task: ``"classification"`` or ``"regression"``.
       class_names: the classes, as text; empty for regression.
       feature_names: a name for each feature.
 
@@ -199,11 +199,11 @@ def _features(frame: Any, target: str, features: list[str] | None, exclude: list
 def _names(argument: str, names: Iterable[str]) -> list[str]:
     if isinstance(names, str):
         raise DataError(f"{argument} must be a list of column names, got the str {names!r}")
-    made = list(names)
-    for name in made:
-        if made.count(name) > 1:
-            raise DataError(f"{argument} has {name!r} {made.count(name)} times")
-    return made
+    columns = list(names)
+    for name in columns:
+        if columns.count(name) > 1:
+            raise DataError(f"{argument} has {name!r} {columns.count(name)} times")
+    return columns
 
 
 def _kinds(chosen: Mapping[str, list[str]], names: list[str]) -> dict[str, str]:
