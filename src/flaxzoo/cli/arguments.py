@@ -53,10 +53,10 @@ def command(
 
     Args:
       commands: what ``add_subparsers`` returned.
-      name: of the command.
-      summary: for the list of commands.
-      description: for the command's own help.
-      epilog: its examples.
+      name: the command's name.
+      summary: a line for the list of commands.
+      description: what the command's own help says.
+      epilog: the examples below it.
       arguments: what it cannot do without, for the usage line.
     """
     parser = commands.add_parser(

@@ -10,8 +10,8 @@ def as_sequences(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Makes a lone value a sequence of one where the model takes sequences: ``features=32``.
 
     Args:
-      name: of the model, without a tag.
-      config: its keywords.
+      name: the model's name, without a tag.
+      config: the keywords that it is given.
 
     Returns:
       The keywords; those the model does not take are left for it to refuse.
@@ -31,5 +31,5 @@ def as_sequences(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(name: str, config: Mapping[str, Any]) -> str:
     """``model 'mlp' with features=(32,)``, to begin a message with."""
-    given = ", ".join(f"{key}={value!r}" for key, value in config.items())
-    return f"model {name!r}" + (f" with {given}" if given else "")
+    settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
+    return f"model {name!r}" + (f" with {settings}" if settings else "")

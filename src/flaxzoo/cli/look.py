@@ -24,15 +24,15 @@ def list_names(args: argparse.Namespace) -> None:
     """Prints the names that match, in columns on a terminal and one per line elsewhere."""
     registry = _registry(args.kind)
     options = {"pretrained": True} if args.pretrained else {}
-    found = registry.list(args.pattern, **options)
-    if not found:
+    names = registry.list(args.pattern, **options)
+    if not names:
         what = "pretrained weights" if args.pretrained else args.kind
         hint = _hint(args, registry)
         raise UnknownNameError(f"no {what} match {args.pattern!r}.{hint}")
     if sys.stdout.isatty():
-        print(in_columns(found, shutil.get_terminal_size().columns))
+        print(in_columns(names, shutil.get_terminal_size().columns))
     else:
-        print("\n".join(found))
+        print("\n".join(names))
 
 
 def _hint(args: argparse.Namespace, registry: Any) -> str:
@@ -81,17 +81,17 @@ def show_info(args: argparse.Namespace) -> None:
             _show_model(args.name, config, layers=args.layers)
             return
         except UnknownNameError as error:
-            found = [] if args.kind or args.layers or config else _elsewhere(args.name)
-            if not found and path.is_dir():
+            entries = [] if args.kind or args.layers or config else _elsewhere(args.name)
+            if not entries and path.is_dir():
                 _show_saved(args.name, config, layers=args.layers)
                 return
-            if not found:
+            if not entries:
                 raise error
     else:
         if args.layers or config:
             raise SettingError(f"--layers and --set go with models, not with {args.kind}")
-        found = [_registry(args.kind).info(args.name)]
-    print("\n\n".join(map(_entry, found)))
+        entries = [_registry(args.kind).info(args.name)]
+    print("\n\n".join(map(_entry, entries)))
 
 
 def _show_model(name: str, config: dict[str, Any], *, layers: bool) -> None:

@@ -35,7 +35,7 @@ def load_model(
     Args:
       target: a directory of a run, of ``Model.save``, of ``save_pretrained`` or of timm;
         ``hf:org/repo[@revision]``; or a name of the registry, with its tag or without.
-      weights: where a name's variables are from, as ``flaxzoo.models.get(pretrained=...)`` takes
+      weights: the source of a name's variables, as ``flaxzoo.models.get(pretrained=...)`` takes
         it; None for the catalogue's.
       config: the model's configuration, for a name.
       which: the checkpoint of a run; None for the last.
@@ -52,8 +52,8 @@ def load_model(
     path = Path(target)
     run, hub = is_run(target) and weights is None, target.startswith("hf:")
     if which is not None and not run:
-        given = target if weights is None else f"--weights {weights}"
-        raise SettingError(f"--which chooses a checkpoint of a run's directory; {given} is none")
+        source = target if weights is None else f"--weights {weights}"
+        raise SettingError(f"--which chooses a checkpoint of a run's directory; {source} is none")
     if weights is not None:
         return _by_name(target, weights, config or {})
     if config and (run or hub or path.is_dir()):

@@ -236,13 +236,13 @@ def _claim(run_dir: Path, record: Mapping[str, Any], *, resume: bool, overwrite:
     if taken and resume:
         _check_same(run_dir, record)
         return
-    ours = read_record(run_dir) is not None or (run_dir / "trainer.json").is_file()
-    if taken and not ours:
+    is_run = read_record(run_dir) is not None or (run_dir / "trainer.json").is_file()
+    if taken and not is_run:
         raise DataError(
             f"{run_dir} holds files that no run of flaxzoo wrote, which --overwrite would remove: "
             "--run-dir DIR writes elsewhere"
         )
-    if not ours:
+    if not is_run:
         return
     for name in _DIRECTORIES:
         if (run_dir / name).is_dir():

@@ -69,8 +69,10 @@ def predict(args: argparse.Namespace) -> None:
         shape = model.spec.input_shape
         takes = "inputs" if shape is None else f"inputs [B, {', '.join(map(str, shape))}]"
         raise DataError(f"predict reads image files; {args.target} takes {takes}, no images")
-    found = model.predict(args.files, top_k=args.top_k, batch_size=args.batch_size)
-    rows = zip(args.files, found.labels, found.indices, found.probabilities, strict=True)
+    predictions = model.predict(args.files, top_k=args.top_k, batch_size=args.batch_size)
+    rows = zip(
+        args.files, predictions.labels, predictions.indices, predictions.probabilities, strict=True
+    )
     if args.json:
         document = [
             {
@@ -167,17 +169,17 @@ def _trainer(args: argparse.Namespace) -> Trainer:
     """A trainer for evaluation, of a run or of a saved or pretrained model."""
     from flaxzoo.training.trainer import Trainer
 
-    given = measures(args)
+    measured = measures(args)
     if is_run(args.target) and args.weights is None and not args.set:
-        overrides = {key: value for key, value in given.items() if value is not None}
+        overrides = {key: value for key, value in measured.items() if value is not None}
         with settings("--loss and --metrics"):
             return Trainer.load(args.target, which=args.which or "last", **overrides)
     model = _model(args)
     if args.metrics is None:
-        given["metrics"] = default_metrics(model.spec.task)
+        measured["metrics"] = default_metrics(model.spec.task)
     with settings("--loss and --metrics"):
         # Evaluation needs no optimizer state: sgd has none.
-        return Trainer(model, optimizer="sgd", **given)
+        return Trainer(model, optimizer="sgd", **measured)
 
 
 def _model(args: argparse.Namespace) -> Model:

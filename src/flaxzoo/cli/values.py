@@ -68,19 +68,19 @@ def key_value(text: str) -> tuple[str, Any]:
     return key, literal(value)
 
 
-def pairs(given: list[tuple[str, Any]], option: str, taken: Mapping[str, str]) -> dict[str, Any]:
+def pairs(items: list[tuple[str, Any]], option: str, taken: Mapping[str, str]) -> dict[str, Any]:
     """The dictionary of an option that may be repeated.
 
     Args:
-      given: its pairs.
-      option: its name, for messages.
+      items: the pairs of keyword and value.
+      option: the name of the option, for messages.
       taken: keys that are set otherwise, with what to say about each.
 
     Raises:
       SettingError: a key is given twice, or is in ``taken``.
     """
     result: dict[str, Any] = {}
-    for key, value in given:
+    for key, value in items:
         if key in taken:
             raise SettingError(f"{option} does not take {key!r}: {taken[key]}")
         if key in result:
@@ -102,7 +102,7 @@ class Choice:
     """A name and its options: ``f1:average=macro``.
 
     Attributes:
-      name: in a registry.
+      name: a name of a registry.
       options: pairs of keyword and value.
     """
 

@@ -227,7 +227,7 @@ def held_out_count(
     Args:
       share: a fraction between 0 and 1, rounded to whole examples, or their number (int).
       size: the number of examples.
-      name: of the argument, for messages.
+      name: the name of the argument, for messages.
       examples: what they are called there.
       use: what the part is for.
 

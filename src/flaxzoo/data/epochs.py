@@ -45,7 +45,7 @@ class Epochs:
     A subclass sets the attributes and writes ``epoch``.
 
     Attributes:
-      num_examples: in an epoch.
+      num_examples: the number of examples in an epoch.
       batch_size: examples per batch.
       shuffle: whether each epoch has an order of its own; otherwise it is the examples'.
       seed: non-negative int that selects the orders.

@@ -112,9 +112,9 @@ def read_batches(
     Args:
       chunks: the epoch.
       start: first batch; those before it are not read.
-      stop: where to end.
-      threads: of this process that decode, where ``workers`` is 0; 0 decodes in this thread.
-      workers: processes that decode instead.
+      stop: the batch to end before.
+      threads: the number of threads that decode where ``workers`` is 0; 0 decodes in this thread.
+      workers: the number of processes that decode instead.
 
     Yields:
       float32 ``[B, H, W, C]``; the examples, int64 ``[B]``; and rows that could not be read, with

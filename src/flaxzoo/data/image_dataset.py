@@ -52,7 +52,8 @@ class ImageDataset(Epochs):
       files: paths of the images.
       labels: int ``[N]``, each file's class, from 0.
       class_names: a name per class.
-      size: of the batches, in pixels: ``(height, width)`` or one number for both; 224 by default.
+      size: the size of the batches in pixels, ``(height, width)`` or one number for both; 224 by
+        default.
         Pictures are resized to it whatever their aspect ratio.
       batch_size: images per batch.
       preprocess: a model's ``spec.preprocess``: its size, crop and normalisation, exactly as
@@ -66,10 +67,10 @@ class ImageDataset(Epochs):
       fast_decode: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is
         still no smaller than needed. Much faster for photographs of many megapixels; the pixels
         are then not quite those of ``model.predict``.
-      threads: that decode in this process; None for one per processor, at most 16.
-      workers: processes that decode instead of threads. They take about a second to start, every
-        epoch, and pay only where threads do not keep up; a script then needs
-        ``if __name__ == "__main__":``.
+      threads: the number of threads that decode; None for one per processor, at most 16.
+      workers: the number of processes that decode instead of threads. They take about a
+        second to start, every epoch, and pay only where threads do not keep up; a script then
+        needs ``if __name__ == "__main__":``.
 
     Attributes:
       files: list of paths.
@@ -77,7 +78,7 @@ class ImageDataset(Epochs):
       class_names: list of names.
       num_classes: number of them.
       num_examples: number of files.
-      batch_size: as given.
+      batch_size: images per batch.
       preprocess: what is done to each image, also where it was not given.
       skipped: path to reason of the files that could not be read so far.
 
@@ -316,9 +317,9 @@ def _preprocess(
         )
     shape = preprocess.input_shape
     if (size is not None and _pair(size) != shape[:2]) or channels not in (None, shape[-1]):
-        given = f"size={size!r}" if size is not None else f"channels={channels!r}"
+        setting = f"size={size!r}" if size is not None else f"channels={channels!r}"
         raise DataError(
-            f"{given} contradicts preprocess, which makes images of {list(shape)}: leave it out, "
+            f"{setting} contradicts preprocess, which makes images of {list(shape)}: leave it out, "
             "or change preprocess with dataclasses.replace"
         )
     return preprocess

@@ -48,19 +48,19 @@ def scan_folders(
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"root {os.fspath(root)!r} {what}; it must be a directory of class folders")
     entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
-    found = sorted(entry.name for entry in entries if entry.is_dir())
-    if not found:
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    if not folders:
         hint = ": use ImageCSV for files with a table" if any(map(is_image, entries)) else ""
         raise DataError(f"{root} has no class folders in it{hint}")
     if class_names is None:
-        if set(map(str.lower, found)) <= _PARTS and all(_has_folders(root / x) for x in found):
+        if set(map(str.lower, folders)) <= _PARTS and all(_has_folders(root / x) for x in folders):
             raise DataError(
-                f"{root} holds the parts {', '.join(found)}, not classes: pass one of them, such "
-                f"as {os.fspath(root / found[0])!r}"
+                f"{root} holds the parts {', '.join(folders)}, not classes: pass one of them, such "
+                f"as {os.fspath(root / folders[0])!r}"
             )
-        class_names = found
-    names = check_class_names(class_names, f"{root} has the folders {_listed(found)}")
-    _same_names(names, found, root)
+        class_names = folders
+    names = check_class_names(class_names, f"{root} has the folders {_listed(folders)}")
+    _same_names(names, folders, root)
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -161,8 +161,8 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def check_class_names(names: Iterable[Any], found: str) -> list[str]:
-    """``names`` as a list of at least two different texts; ``found`` is what there is instead."""
+def check_class_names(names: Iterable[Any], instead: str) -> list[str]:
+    """``names`` as a list of at least two different texts; ``instead`` says what there is."""
     if isinstance(names, str):
         raise DataError(f"class_names must be a list of names, got the text {names!r}")
     result = [_text(name) for name in names]
@@ -170,7 +170,7 @@ def check_class_names(names: Iterable[Any], found: str) -> list[str]:
         raise DataError(f"class_names holds a name twice: {', '.join(result)}")
     if len(result) < 2:
         raise DataError(
-            f"a classifier needs at least two classes, got {_listed(result) or 'none'}; {found}"
+            f"a classifier needs at least two classes, got {_listed(result) or 'none'}; {instead}"
         )
     return result
 
@@ -180,14 +180,14 @@ def _listed(values: Sequence[str]) -> str:
     return ", ".join(values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _same_names(names: list[str], found: list[str], root: Path) -> None:
-    absent = [name for name in names if name not in found]
+def _same_names(names: list[str], folders: list[str], root: Path) -> None:
+    absent = [name for name in names if name not in folders]
     if absent:
         raise DataError(
-            f"{root} has no folder for the class {absent[0]!r}.{did_you_mean(absent[0], found)} "
-            f"It has {_listed(found)}"
+            f"{root} has no folder for the class {absent[0]!r}.{did_you_mean(absent[0], folders)} "
+            f"It has {_listed(folders)}"
         )
-    extra = [name for name in found if name not in names]
+    extra = [name for name in folders if name not in names]
     if extra:
         raise DataError(f"{root} has folders that are not in class_names: {_listed(extra)}")
 
@@ -198,7 +198,7 @@ def _has_folders(path: Path) -> bool:
 
 def _images_in(folder: Path) -> list[str]:
     """Image files at any depth, sorted by their path inside ``folder``."""
-    found: list[tuple[str, ...]] = []
+    members: list[tuple[str, ...]] = []
     seen = set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
@@ -210,8 +210,8 @@ def _images_in(folder: Path) -> list[str]:
         # Two ways to one folder: the first one, on every machine.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(directory).relative_to(folder).parts
-        found += [(*inside, name) for name in files if is_image(name)]
-    return [os.path.join(folder, *parts) for parts in sorted(found)]
+        members += [(*inside, name) for name in files if is_image(name)]
+    return [os.path.join(folder, *parts) for parts in sorted(members)]
 
 
 def _read_csv(path: str, delimiter: str) -> tuple[dict[str, list[str]], list[int]]:

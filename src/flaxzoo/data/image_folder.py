@@ -22,8 +22,9 @@ class ImageFolder(ImageDataset):
       class_names: the folders to expect, in the order of their labels, such as those of the
         training set for a test set; None for all there are.
       split: ``"train"`` or ``"validation"`` for that part of the files, None for all of them.
-      validation_fraction: for ``split``, as in the method ``split``.
-      split_seed: for ``split``; not ``seed``, so that a run with another order keeps its parts.
+      validation_fraction: the size of the validation part, as the method ``split`` takes it.
+      split_seed: the seed of the split; not ``seed``, so that a run with another order keeps its
+        parts.
       **settings: size, batch_size, preprocess, channels, shuffle, seed, drop_last, errors,
         fast_decode, threads, workers: as for ``ImageDataset``. A validation part is never shuffled.
 

@@ -22,7 +22,7 @@ def write_document(
       path: the file; its directory is made if need be.
       kind: such as ``"text_vectorizer"``.
       document: what JSON can hold.
-      indent: as in ``json.dumps``.
+      indent: the number of spaces that ``json.dumps`` indents by; None for one line.
 
     Raises:
       DataError: the file cannot be written.

@@ -33,14 +33,14 @@ class Tokenizer:
     """What makes tokens of a text.
 
     Args:
-      standardize: see ``TextVectorizer``, as are the others.
-      split: likewise.
-      ngrams: likewise.
-      stop_words: likewise.
+      standardize: what is done to a text first; see ``TextVectorizer``.
+      split: how a text is split; see ``TextVectorizer``.
+      ngrams: which n-grams are formed; see ``TextVectorizer``.
+      stop_words: which words are left out; see ``TextVectorizer``.
 
     Attributes:
-      widths: of the n-grams, in their order; None where tokens stay single.
-      stop_words: as they are compared, after ``standardize``.
+      widths: the widths of the n-grams, in their order; None where tokens stay single.
+      stop_words: the words that are left out, as ``standardize`` makes them.
 
     Raises:
       UnknownNameError: an unknown ``standardize``, ``split`` or language of stop words.
@@ -71,7 +71,7 @@ class Tokenizer:
 
         Args:
           texts: str, or bytes in UTF-8; batches of them (lists, tuples, arrays) are opened.
-          name: of the argument, for messages.
+          name: the name of the argument, for messages.
 
         Raises:
           DataError: something is not a text; the message gives its place.
@@ -89,8 +89,10 @@ class Tokenizer:
         if not texts or self.standardize is None:
             return texts
         if callable(self.standardize):
-            made = (self.standardize(text.decode("utf-8", "surrogatepass")) for text in texts)
-            return [_encode(text, "standardize(text)") for text in made]
+            standardized = (
+                self.standardize(text.decode("utf-8", "surrogatepass")) for text in texts
+            )
+            return [_encode(text, "standardize(text)") for text in standardized]
         joined = _SEPARATOR.join(texts)
         if self.standardize != "strip_punctuation":
             joined = joined.lower()
@@ -106,10 +108,10 @@ class Tokenizer:
         string = text.decode("utf-8", "surrogatepass")
         if self.split == "character":
             return [character.encode("utf-8", "surrogatepass") for character in string]
-        made = self.split(string)  # type: ignore[operator]
-        if isinstance(made, str | bytes):
-            raise DataError(f"split(text) must return the tokens of a text, got {_kind(made)}")
-        return [_encode(token, "a token of split(text)") for token in made]
+        tokens = self.split(string)  # type: ignore[operator]
+        if isinstance(tokens, str | bytes):
+            raise DataError(f"split(text) must return the tokens of a text, got {_kind(tokens)}")
+        return [_encode(token, "a token of split(text)") for token in tokens]
 
 
 def encode_all(texts: Iterable[Any], name: str) -> Iterator[bytes]:
@@ -166,14 +168,14 @@ def _kind(value: Any) -> str:
 
 def _ngrams(tokens: list[bytes], widths: tuple[int, ...]) -> list[bytes]:
     """All n-grams of the first width, then all of the second, and so on."""
-    made: list[bytes] = []
+    joined: list[bytes] = []
     for width in widths:
         if width == 1:
-            made += tokens
+            joined += tokens
         else:
             shifted = (itertools.islice(tokens, start, None) for start in range(width))
-            made += map(b" ".join, zip(*shifted, strict=False))
-    return made
+            joined += map(b" ".join, zip(*shifted, strict=False))
+    return joined
 
 
 def _widths(ngrams: int | Iterable[int] | None) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxzoo.data.saved import read_document, write_document
 from flaxzoo.data.text import Split, Standardize, Tokenizer
-from flaxzoo.data.vocabulary import OOV, PADDING, Vocabulary, given, most_frequent
+from flaxzoo.data.vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
 from flaxzoo.errors import DataError, UninitializedError, UnknownNameError, did_you_mean
 
 OUTPUTS = ("int", "multi_hot", "count", "tf_idf")
@@ -124,12 +124,12 @@ class TextVectorizer:
             counts.update(tokens)
             if self.output == "tf_idf":
                 documents.update(set(tokens))
-        made = most_frequent(counts, self._special, self.max_tokens)
-        if not made:
+        vocabulary = most_frequent(counts, self._special, self.max_tokens)
+        if not vocabulary:
             raise DataError(f"texts hold no tokens to learn from ({total} texts)")
-        self._vocabulary = made
+        self._vocabulary = vocabulary
         if self.output == "tf_idf":
-            seen = np.array([documents[token] for token in made], np.int64)
+            seen = np.array([documents[token] for token in vocabulary], np.int64)
             self._weigh(np.log(1 + total / (1 + seen)))
         return self
 
@@ -174,13 +174,13 @@ class TextVectorizer:
             return self._sequences(texts)[0]
         ids, lengths = self._look_up(texts)
         rows = np.repeat(np.arange(len(lengths)), lengths)
-        made = np.zeros((len(lengths), self.vocabulary_size), np.float32)
+        numbers = np.zeros((len(lengths), self.vocabulary_size), np.float32)
         kept = ids >= 0
         if self.output == "multi_hot":
-            made[rows[kept], ids[kept]] = 1
-            return made
-        np.add.at(made, (rows[kept], ids[kept]), np.float32(1))
-        return made if self._weights is None else made * self._weights
+            numbers[rows[kept], ids[kept]] = 1
+            return numbers
+        np.add.at(numbers, (rows[kept], ids[kept]), np.float32(1))
+        return numbers if self._weights is None else numbers * self._weights
 
     def with_lengths(self, texts: Iterable[Any]) -> dict[str, np.ndarray]:
         """Token ids and how many of them are a text's: what ``models.LSTM`` takes as inputs.
@@ -232,16 +232,16 @@ class TextVectorizer:
                 f"{array.max()}"
             )
         joint = "" if self._tokenizer.split == "character" else " "
-        made = [joint.join(vocabulary[i] for i in row if i) for row in np.atleast_2d(array)]
-        return made if array.ndim == 2 else made[0]
+        texts = [joint.join(vocabulary[i] for i in row if i) for row in np.atleast_2d(array)]
+        return texts if array.ndim == 2 else texts[0]
 
     def _sequences(self, texts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths = self._look_up(texts, self.sequence_length)
         # At least one step: no model takes sequences of none.
         steps = self.sequence_length or max(1, int(lengths.max()))
-        made = np.zeros((len(lengths), steps), np.int32)
-        made[np.arange(steps) < lengths[:, None]] = ids
-        return made, lengths
+        sequences = np.zeros((len(lengths), steps), np.int32)
+        sequences[np.arange(steps) < lengths[:, None]] = ids
+        return sequences, lengths
 
     def _look_up(
         self, texts: Iterable[Any], longest: int | None = None
@@ -316,7 +316,7 @@ class TextVectorizer:
             if unknown := [name for name in functions if name not in needed]:
                 raise DataError(f"{path}: {unknown[0]} is in the file and cannot be replaced")
             settings = {name: settings[name] for name in _SETTINGS if name not in needed}
-            made = cls(
+            vectorizer = cls(
                 **settings,
                 **functions,
                 vocabulary=list(document["vocabulary"]),
@@ -324,27 +324,27 @@ class TextVectorizer:
             )
             words = (word.encode("utf-8", "surrogatepass") for word in document["stop_words"])
             # They were standardised before they were saved.
-            made._tokenizer.stop_words = frozenset(words)
+            vectorizer._tokenizer.stop_words = frozenset(words)
         except DataError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: not understood ({error})") from error
-        made._given = False
-        return made
+        vectorizer._given = False
+        return vectorizer
 
     # --- helpers -------------------------------------------------------------------------------
 
     def _set_vocabulary(self, vocabulary: Any, idf_weights: Any) -> None:
-        self._vocabulary, found = given(vocabulary, self._special, self.max_tokens)
+        self._vocabulary, has_special = read_vocabulary(vocabulary, self._special, self.max_tokens)
         if self.output == "tf_idf":
             weights = np.asarray(idf_weights if idf_weights is not None else [], np.float32)
-            entries = self._vocabulary.size if found else len(self._vocabulary)
+            entries = self._vocabulary.size if has_special else len(self._vocabulary)
             if weights.shape != (entries,):
                 raise DataError(
                     f"idf_weights must be one number per entry of vocabulary, [{entries}], "
                     f"got {list(weights.shape)}"
                 )
-            self._weigh(weights, padded=found)
+            self._weigh(weights, padded=has_special)
         elif idf_weights is not None:
             raise ValueError(f"idf_weights are for output='tf_idf', not {self.output!r}")
 

@@ -20,7 +20,7 @@ class Vocabulary(dict[bytes, int]):
     """Tokens (UTF-8 bytes) to ids; a token that it lacks has the id of the unknown one.
 
     Args:
-      tokens: in the order of their ids, without special ones.
+      tokens: the tokens in the order of their ids, without special ones.
       special: what comes before them: ``("", "[UNK]")``, or ``("[UNK]",)`` without padding.
     """
 
@@ -66,7 +66,7 @@ def most_frequent(
     return Vocabulary((token for token, _ in learnt), special)
 
 
-def given(
+def read_vocabulary(
     vocabulary: Iterable[str] | str | os.PathLike[str],
     special: tuple[str, ...],
     max_tokens: int | None,
@@ -82,8 +82,8 @@ def given(
     if isinstance(vocabulary, str | os.PathLike):
         vocabulary = _read_lines(Path(vocabulary))
     tokens = list(encode_all(vocabulary, "vocabulary"))
-    found = tokens[: len(special)] == [token.encode() for token in special]
-    if found:
+    has_special = tokens[: len(special)] == [token.encode() for token in special]
+    if has_special:
         tokens = tokens[len(special) :]
     if not tokens:
         raise DataError("vocabulary is empty")
@@ -92,17 +92,17 @@ def given(
             "vocabulary holds the empty token, which is padding; special tokens may only lead the "
             f"list, as {list(special)}"
         )
-    made = Vocabulary(tokens, special)
-    if len(made) < len(tokens):
+    learnt = Vocabulary(tokens, special)
+    if len(learnt) < len(tokens):
         repeated = [token for token, count in Counter(tokens).items() if count > 1]
         shown = ", ".join(repr(token.decode("utf-8", "replace")) for token in repeated[:5])
         raise DataError(f"vocabulary has {len(repeated)} tokens more than once: {shown}")
-    if max_tokens is not None and made.size > max_tokens:
+    if max_tokens is not None and learnt.size > max_tokens:
         raise DataError(
-            f"vocabulary has {made.size} entries with the special ones, more than "
+            f"vocabulary has {learnt.size} entries with the special ones, more than "
             f"max_tokens={max_tokens}"
         )
-    return made, found
+    return learnt, has_special
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -80,10 +80,10 @@ class Extraction:
             for batch in source:
                 self._check_inputs(batch)
                 # Dispatched before the previous one's results are waited for.
-                made = (number, batch, self._run(self.variables, self._filled(batch.inputs)))
+                running = (number, batch, self._run(self.variables, self._filled(batch.inputs)))
                 if waiting is not None:
                     yield self._rows(*waiting)
-                waiting, number = made, number + 1
+                waiting, number = running, number + 1
         if waiting is not None:
             yield self._rows(*waiting)
 
@@ -128,16 +128,16 @@ class Extraction:
 
     def _rows(self, number: int, batch: Batch, outputs: Any) -> list[np.ndarray]:
         rows = batch_size(batch)
-        given = batch.weights
-        weights = np.ones(rows, np.float32) if given is None else np.asarray(given, np.float32)
+        weights = batch.weights
+        weights = np.ones(rows, np.float32) if weights is None else np.asarray(weights, np.float32)
         counted = weights > 0
         features = jax.tree.map(lambda x: np.asarray(x)[:rows], outputs)
         check_finite(features, f"the features of batch {number}")
         tree = {"inputs": features, "targets": batch.targets, "weights": weights}
         arrays = [np.asarray(leaf)[counted] for leaf in jax.tree.leaves(tree)]
-        found = [(jnp.dtype(x.dtype), x.shape[1:]) for x in arrays]
-        wanted = [(jnp.dtype(c.dtype), c.shape) for c in self.columns]
-        if structure_of(tree) != self.structure or found != wanted:
+        layouts = [(jnp.dtype(x.dtype), x.shape[1:]) for x in arrays]
+        expected = [(jnp.dtype(c.dtype), c.shape) for c in self.columns]
+        if structure_of(tree) != self.structure or layouts != expected:
             raise DataError(
                 f"batch {number} is unlike the first: features and targets "
                 f"{fingerprints.layout((tree['inputs'], tree['targets']))}, where the first has "

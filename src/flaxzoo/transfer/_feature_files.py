@@ -37,9 +37,9 @@ class Column:
     """One array of the features: its file and what a row of it is.
 
     Attributes:
-      file: its name in the directory.
-      dtype: of its values, as ``jnp.dtype`` reads it.
-      shape: of one row.
+      file: the file's name in the directory.
+      dtype: the dtype of the values, as ``jnp.dtype`` reads it.
+      shape: the shape of one row.
     """
 
     file: str
@@ -151,7 +151,7 @@ class Manifest:
       fingerprint: what the features depend on; see ``flaxzoo.transfer._fingerprints``.
       columns: the arrays.
       structure: how they make inputs, targets and weights; see ``structure_of``.
-      total_batches: of the data, where it tells.
+      total_batches: the number of batches of the data, where it tells.
       examples: rows that are in all files for certain.
       batches: batches of the data that they are from.
       complete: whether that is all of the data.
@@ -210,7 +210,7 @@ class FeatureWriter:
     On leaving, whatever ends it, what has been appended is committed.
 
     Args:
-      directory: where to.
+      directory: the directory to write to.
       manifest: fresh, or that of an extraction to go on with.
 
     Raises:

@@ -52,9 +52,9 @@ def layout(tree: Any) -> str:
     )
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, in words; of the first, then of the second."""
-    keys = [key for key in wanted if found.get(key) != wanted[key]]
+    keys = [key for key in now if there.get(key) != now[key]]
     shown = [key for key in keys if key not in _DIGESTS]
     # What a digest is of cannot but differ as well.
     if any(key in ("kind_of_data", "batch_size", "inputs", "targets") for key in shown):
@@ -62,6 +62,6 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     if any(key in ("kind_of_data", "number_of_examples", "inputs", "targets") for key in shown):
         keys = [key for key in keys if key != "data"]
     return [
-        _DIGESTS.get(key) or f"{key.replace('_', ' ')} ({found.get(key)} there, {wanted[key]} now)"
+        _DIGESTS.get(key) or f"{key.replace('_', ' ')} ({there.get(key)} there, {now[key]} now)"
         for key in keys
     ]

@@ -18,7 +18,7 @@ def as_matrix(features: Any, name: str = "features", width: int | None = None) -
     Args:
       features: ``Features``, or an array ``[N, D]``, or maps ``[N, H, W, D]``, which are averaged
         as by ``flaxzoo.models.Head(pooling="auto")``.
-      name: of the argument, for messages.
+      name: the name of the argument, for messages.
       width: what D has to be, if that is known.
 
     Returns:
@@ -71,9 +71,9 @@ def as_labels(
 
     Args:
       labels: ints ``[N]``; None for the targets of ``features``.
-      features: as they were given.
+      features: what the caller gave, whose targets count where ``labels`` is None.
       rows: the number of examples.
-      name: of the argument, for messages.
+      name: the name of the argument, for messages.
       num_classes: labels must be below it, where it is known.
 
     Returns:

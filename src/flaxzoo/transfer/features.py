@@ -30,9 +30,9 @@ class Features:
     Attributes:
       inputs: what the head gets, ``[N, ...]``; a tree for a backbone that returns several arrays.
         Memory-mapped where it is in a directory.
-      targets: of the data, in its order; None where it has none.
+      targets: the data's targets, in its order; None where it has none.
       weights: float32 ``[N]`` where the data weights its examples differently, else None.
-      directory: where they are, or None.
+      directory: the directory that they are in, or None.
     """
 
     inputs: Any
@@ -110,7 +110,7 @@ def extract_features(
         returns one; see ``flaxzoo.training.feed.Feed``. Arrays and ``ArrayDataset`` are read in
         their own order; of other data sets it is the order of epoch 0. Examples of weight 0 are
         filling and are left out.
-      directory: where to write to; None keeps the features in memory.
+      directory: the directory to write to; None keeps the features in memory.
       batch_size: examples per forward pass, for arrays.
       steps: how many batches to read, for endless iterables.
       pooling: ``"avg"``, ``"max"``, ``"avg+max"`` or ``"auto"``, as in ``flaxzoo.models.Head``,
@@ -168,15 +168,15 @@ def _plan(run: Extraction, directory: Path, resume: bool) -> Manifest:
         total_batches=run.total_batches,
     )
     if (directory / MANIFEST).exists() and resume:
-        found = Manifest.read(directory)
-        differs = fingerprints.differences(found.fingerprint, fresh.fingerprint)
-        if differs or found.columns != fresh.columns or found.structure != fresh.structure:
+        manifest = Manifest.read(directory)
+        differs = fingerprints.differences(manifest.fingerprint, fresh.fingerprint)
+        if differs or manifest.columns != fresh.columns or manifest.structure != fresh.structure:
             raise DataError(
-                f"{directory} holds other features (of model {found.model!r}). What differs: "
+                f"{directory} holds other features (of model {manifest.model!r}). What differs: "
                 f"{'; '.join(differs) or 'their layout'}. Use another directory, or resume=False "
                 "to replace them"
             )
-        return found
+        return manifest
     old: set[str] = set()
     if (directory / MANIFEST).exists():
         with contextlib.suppress(DataError):

@@ -34,9 +34,9 @@ class KNN:
       metric: ``"cosine"``, for which features are brought to length 1, or ``"euclidean"``.
       vote: ``"softmax"``, in which a neighbour counts ``exp(similarity / temperature)``, for the
         cosine only; or ``"uniform"``. By default softmax for the cosine.
-      temperature: of the softmax vote; 0.07 is that of the two papers.
-      num_classes: by default the largest label and one.
-      dtype: of the computation. ``"float32"`` is twice as fast, but may swap neighbours whose
+      temperature: what the softmax vote divides similarities by; 0.07 is that of the two papers.
+      num_classes: the number of classes; by default the largest label and one.
+      dtype: what is computed in. ``"float32"`` is twice as fast, but may swap neighbours whose
         distances agree to six digits.
 
     Raises:
@@ -187,9 +187,9 @@ def knn_evaluate(
 
     Args:
       features: the examples that vote, as for ``KNN``.
-      labels: theirs; None for the targets that ``Features`` bring along.
+      labels: the classes of these examples; None for the targets that ``Features`` bring along.
       queries: the examples to classify.
-      query_labels: theirs, likewise.
+      query_labels: the classes of the queries; None for their targets.
       k: one or several; the search is done once, for the largest. Those above the number of
         examples are left out, unless all are.
       **options: ``metric``, ``vote``, ``temperature``, ``num_classes`` and ``dtype`` of ``KNN``.
@@ -199,7 +199,7 @@ def knn_evaluate(
 
     Raises:
       ShapeError: features or labels of another shape.
-      DataError: as for ``KNN``.
+      DataError: whatever ``KNN`` refuses, or ``k`` is empty.
     """
     wanted = sorted({as_int(v, "k", 1) for v in (k if isinstance(k, Iterable) else (k,))})
     if not wanted:

@@ -32,11 +32,11 @@ class LinearProbe:
     Attributes:
       kernel: float64 ``[D, C]``, for features as they are: standardisation is folded in.
       bias: float64 ``[C]``.
-      penalty: the one that was chosen.
-      penalties: all that were tried, the largest first.
+      penalty: the penalty that was chosen.
+      penalties: the penalties that were tried, the largest first.
       cv_scores: float64 ``[penalties, folds]``, the accuracy on each held-out fold; None where
         there was one penalty and nothing to choose.
-      iterations: of Newton's method, for the final fit.
+      iterations: how many steps Newton's method took for the final fit.
       converged: whether the final fit reached the tolerance.
     """
 
@@ -142,10 +142,10 @@ def linear_probe(
       standardize: whether to bring features to mean 0 and standard deviation 1 first.
       weights: float ``[N]``, how much each example counts in the sum; by default those of
         ``Features``, or 1.
-      max_iterations: of Newton's method, per fit.
+      max_iterations: the largest number of steps of Newton's method, per fit.
       tolerance: a fit ends when no element of the gradient, divided by the number of examples,
         is larger.
-      dtype: of the computation; ``"float32"`` takes half the memory, and a tolerance of 1e-4 or
+      dtype: what is computed in; ``"float32"`` takes half the memory, and a tolerance of 1e-4 or
         so.
 
     Returns:
@@ -229,10 +229,10 @@ class _Fits:
         # Of two classes scikit-learn has one column, with twice the weight of each of ours.
         share = 2 if data.labels.max() == 1 else 1
         model.set_params(C=share / penalty if penalty else np.inf)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(features, data.labels, sample_weight=data.weights)
-        converged = not any(issubclass(each.category, self._unfinished) for each in told)
+        converged = not any(issubclass(each.category, self._unfinished) for each in caught)
         self.count += 1
         self.failures += [] if converged else [penalty]
         return converged
