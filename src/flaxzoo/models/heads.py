@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checked import Checked
 
 _POOLINGS = ("auto", "avg", "max", "avg+max")
 
 
-class Head(nn.Module):
+class Head(Checked):
     """Optional pooling and hidden layers, then one linear layer named ``fc``.
 
     ``Head(2, pooling="avg", hidden=(256,), batch_norm=True, dropout=0.5)`` is the two-layer head
@@ -60,13 +61,8 @@ class Head(nn.Module):
           ``[B, num_classes]``, or the features before ``fc`` where ``num_classes`` is 0.
 
         Raises:
-          ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a
-            rate outside [0, 1).
           ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
         """
-        check_size("num_classes", self.num_classes, minimum=0)
-        check_widths("hidden", self.hidden, allow_empty=True)
-        check_rate("dropout", self.dropout)
         x = global_pool(x, self.pooling)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
@@ -82,6 +78,15 @@ class Head(nn.Module):
         if self.dropout:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return nn.Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        check_size("num_classes", self.num_classes, minimum=0)
+        as_choice("pooling", self.pooling, _POOLINGS)
+        check_widths("hidden", self.hidden, allow_empty=True)
+        check_rate("dropout", self.dropout)
+        as_activation(self.activation)
 
 
 class Identity(nn.Module):
