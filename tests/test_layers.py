@@ -38,7 +38,6 @@ LAYERS = (
 OPEN = frozenset(
     {
         ("flaxzoo.augment.base", "flaxzoo.augment.compose"),
-        ("flaxzoo.model", "flaxzoo.data.arrays"),
         ("flaxzoo.models", "flaxzoo.model"),
         ("flaxzoo.models", "flaxzoo.weights.pretrained"),
         ("flaxzoo.models", "flaxzoo.weights.tags"),

@@ -17,10 +17,10 @@ import numpy as np
 
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
+from flaxzoo._finite import check_finite
 from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
 from flaxzoo._version import __version__
-from flaxzoo.data.arrays import check_finite
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes

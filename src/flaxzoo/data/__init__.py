@@ -7,7 +7,8 @@ float32, tokens ``[N, T]`` int32, labels ``[N]`` int32.
 
 from __future__ import annotations
 
-from flaxzoo.data.arrays import ArrayDataset, check_finite, pad_batch, train_test_split
+from flaxzoo._finite import check_finite
+from flaxzoo.data.arrays import ArrayDataset, pad_batch, train_test_split
 from flaxzoo.data.batch import Batch, as_batch
 from flaxzoo.data.digits import load_digits
 from flaxzoo.data.examples import ExampleDataset

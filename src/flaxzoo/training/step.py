@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxzoo import metrics as metrics_module
 from flaxzoo._calls import apply_module
-from flaxzoo.data.arrays import check_finite
+from flaxzoo._finite import check_finite
 from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._finite import check_finite
 from flaxzoo.callbacks.base import Callback, CallbackList
-from flaxzoo.data.arrays import check_finite, pad_batch
+from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
 from flaxzoo.data.batch import batch_size as count
 from flaxzoo.data.prefetch import prefetch_to_device

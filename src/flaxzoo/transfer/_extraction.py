@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,8 @@ import numpy as np
 
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice
-from flaxzoo.data.arrays import ArrayDataset, as_int, check_finite, pad_batch
+from flaxzoo._finite import check_finite
+from flaxzoo.data.arrays import ArrayDataset, as_int, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
 from flaxzoo.data.examples import holds_examples
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
@@ -23,6 +24,7 @@ from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
 from flaxzoo.training.feed import Feed
+from flaxzoo.training.inspection import length
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_files import columns_of, structure_of
 
@@ -159,27 +161,15 @@ def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
         # Its own order, all of it: shuffling and leaving out are for training.
         data = ArrayDataset(data.arrays, data.batch_size, shuffle=False)
     count = getattr(data, "num_examples", None)
-    if count is None and holds_examples(data):
-        count = len(data)
-        size = min(size, count)
-    elif count is None and (arrays := _arrays(data)) is not None:
-        count = batch_size(as_batch(arrays))
-        size = min(size, count)
+    # A list may be one of batches, of which the first tells nothing about the others.
+    if count is None and (not isinstance(data, list) or holds_examples(data)):
+        count = length(data)
+        size = size if count is None else min(size, count)
     count = None if count is None else operator.index(count)
     feed = Feed(data, batch_size=size, steps_per_epoch=steps, name="data")
     # Short batches are filled up here, and cut again, without weights in between.
     feed.pad = False
     return feed, count
-
-
-def _arrays(data: Any) -> Any:
-    """What ``Feed`` takes for arrays with one first axis, or None."""
-    data = getattr(data, "arrays", data)
-    if isinstance(data, tuple | Mapping) or hasattr(data, "shape"):
-        leaves = jax.tree.leaves(data)
-        if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
-            return data
-    return None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.data.arrays import check_finite
+from flaxzoo._finite import check_finite
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.transfer.features import Features
 

@@ -1,0 +1,42 @@
+"""Refusing values that are not finite, wherever they come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from flaxzoo.errors import DataError
+
+
+def check_finite(tree: Any, what: str = "data") -> None:
+    """Refuses NaN and infinity; integer arrays pass.
+
+    Args:
+      tree: pytree of arrays.
+      what: name of the data, for the message.
+
+    Raises:
+      DataError: some value is not finite; the message gives the first one's place and the count.
+    """
+    for path, leaf in tree_flatten_with_path(tree)[0]:
+        array = np.asarray(leaf)
+        # jnp knows bfloat16 and float8 as floating; NumPy does not.
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            continue
+        # A sum is finite only if every term is; float64 is not needed as an overflowing sum
+        # of finite terms is merely looked at more closely.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.sum(array)):
+                continue
+        bad = ~np.isfinite(array)
+        count = int(np.count_nonzero(bad))
+        if count:
+            index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
+            place = f" at index {list(index)}" if index else ""
+            raise DataError(
+                f"{what}{keystr(path)} holds {array[index]}{place} "
+                f"({count} of {array.size} values are not finite)"
+            )
