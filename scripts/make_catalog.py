@@ -1,47 +1,60 @@
-"""Writes the catalogue of pretrained weights from what timm knows about them.
+"""Writes the catalogue, one JSON a family, from what timm and flaxzoo know.
 
     pip install torch torchvision timm==1.0.31
-    python scripts/make_catalog.py --results results-imagenet.csv
+    python scripts/make_catalog.py vgg                          # one family
+    python scripts/make_catalog.py --results results-imagenet.csv      # all of them
+
+A family of timm's is the file of timm's name in ``src/flaxzoo/models``, unless that sets
+``TIMM_MODULE``; every architecture of timm's must be there, or in the file's ``LEFT_OUT`` with the
+reason. Families of our own are described without timm.
 
 The accuracies are in timm's repository, not in its package: ``results/results-imagenet.csv`` at
 https://github.com/huggingface/pytorch-image-models. Without ``--results`` those of the committed
 catalogue are kept for weights that are evaluated as before, so that the same timm gives the same
 file byte for byte.
 
-Each entry, under ``name.tag``, holds
+``architectures`` holds for each name its usual ``input_shape`` [H, W, C], and for that size the
+number of ``parameters`` and the ``gflops`` (two operations per multiply-add). Each entry of
+``weights``, under ``name.tag``, holds
 
 - ``tag``, ``hub`` (the Hub repository), ``num_classes`` (0: the file has no classifier) and
   ``classes`` (a table of ``flaxzoo.classes``, or null);
+- ``task``, where it is not classification: an embedding, such as CLIP's, is ``"features"``;
 - ``input_shape`` [H, W, C] and ``preprocess``: how timm feeds these weights by default;
   ``test_input_shape`` and ``test_crop``: the larger size and crop that timm evaluates them at, the
-  same as the former where it states none;
+  same as the former where it states none; ``fixed_input_size`` where they take no other;
 - ``top1``: ImageNet-1k validation accuracy in percent at ``top1_input_shape`` with the default
   preprocessing; ``test_top1``: at the test size and crop; null where none is published;
 - ``licence`` of the weights as timm states it, and where there is something to say ``origin``,
   ``paper`` and ``notes``.
 
 The default tag of an architecture comes first, the others in alphabetical order. Names that timm
-only keeps for old code (``tv_resnet50`` for ``resnet50.tv_in1k``) are not included.
+only keeps for old code (``tv_resnet50`` for ``resnet50.tv_in1k``) are not included. ``index.json``
+says which family each name is in, and which tags it has.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-CATALOG = Path(__file__).resolve().parent.parent / "src/flaxzoo/weights/catalog/timm.json"
-MODULES = ("resnet", "resnest")
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS, families
+from flaxzoo.verify import import_timm
 
-# Architectures of those modules that flaxzoo does not have, and why.
-_PRUNED = "its widths were pruned one by one: no rule gives them, only a table for this one file"
-LEFT_OUT = {"ecaresnet50d_pruned": _PRUNED, "ecaresnet101d_pruned": _PRUNED}
+CATALOG = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 
 _CLASSES = {("in1k", 1000): "imagenet1k", ("in12k", 11821): "imagenet12k"}
+# What a tag of weights that tell ImageNet's or another data set's classes apart has in it.
+_CLASSIFIED = re.compile(r"in1k|in12k|in21k|in22k|inat|food|places|cifar|openimages")
 _TOP1 = ("top1", "top1_input_shape", "test_top1")
 
 Published = Mapping[str, list[tuple[int, float, str, float]]]
@@ -116,6 +129,8 @@ def describe(key: str, config: Any) -> dict[str, Any]:
         "paper": config.paper_ids,
         "notes": "; ".join(notes),
     }
+    if config.num_classes and not _CLASSIFIED.search(tag) and entry["classes"] is None:
+        entry["task"] = "features"
     if config.fixed_input_size:
         entry["fixed_input_size"] = True
     return {key: v for key, v in entry.items() if v or key not in ("origin", "paper", "notes")}
@@ -148,60 +163,104 @@ def kept_accuracies(key: str, entry: Mapping[str, Any], previous: Mapping[str, A
     return {name: before.get(name) if same else None for name in _TOP1}
 
 
+def own_names(module: ModuleType) -> list[str]:
+    """The architectures that a family's file registers, sorted."""
+    items = MODELS.architectures.items()
+    return sorted(name for name, known in items if known.family == module.__name__)
+
+
+def describe_architecture(name: str, input_shape: list[int] | None) -> dict[str, Any]:
+    """The input shape, parameters and FLOPs of an architecture, counted from its shapes alone."""
+    sized = {} if input_shape is None else {"input_shape": tuple(input_shape)}
+    model = fz.models.get(name, **sized)
+    if model.spec.input_shape is None:
+        return {"input_shape": None}
+    table = model.summary()
+    return {
+        "input_shape": list(model.spec.input_shape),
+        "parameters": table.parameters,
+        "gflops": round(table.flops / 1e9, 6),
+    }
+
+
 def build(
-    modules: Iterable[str] = MODULES,
+    family: str,
     *,
     published: Published | None = None,
     previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The catalogue of the installed timm.
+    """The catalogue of a family.
 
     Args:
-      modules: of timm, whose architectures to describe.
+      family: the name of its file.
       published: what ``read_results`` returned.
-      previous: the catalogue to take accuracies from without it.
+      previous: its catalogue so far, to take accuracies from without it, and the weights that
+        ship with flaxzoo.
 
     Returns:
-      ``source`` (timm's version and the modules), ``left_out`` (names with the reason),
-      ``untrained`` (architectures without weights, with their usual input shape) and ``weights``
-      (the entries by ``name.tag``).
+      ``source`` (what it was made from), ``left_out`` (names with the reason), ``architectures``
+      and ``weights`` (the entries by ``name.tag``).
 
     Raises:
-      SystemExit: timm has weights that cannot be described: they are not in a Hub repository's
-        usual file, or need a loader of their own.
+      SystemExit: timm has names that the family lacks without a reason, or weights that cannot be
+        described: they are not in a Hub repository's usual file.
     """
-    import timm
+    previous = previous or {}
+    module = importlib.import_module(f"flaxzoo.models.{family}")
+    names = own_names(module)
+    left_out = dict(getattr(module, "LEFT_OUT", {}))
+    source = getattr(module, "TIMM_MODULE", family)
+    if not any(MODELS.architecture(name).reference for name in names):
+        return {
+            "source": {"package": "flaxzoo"},
+            "left_out": left_out,
+            "architectures": {name: describe_architecture(name, None) for name in names},
+            "weights": previous.get("weights", {}),
+        }
+    timm = import_timm()
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, list_models
 
-    modules = sorted(modules)
+    listed = sorted(list_models(module=source))
+    absent = sorted(set(listed) - set(names) - set(left_out))
+    if absent:
+        raise SystemExit(f"{family}: neither registered nor in LEFT_OUT: {', '.join(absent)}")
     weights: dict[str, Any] = {}
-    untrained: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for name in sorted(n for module in modules for n in list_models(module=module)):
-        if name in LEFT_OUT:
-            left_out[name] = LEFT_OUT[name]
-            continue
+    architectures: dict[str, Any] = {}
+    for name in (name for name in listed if name in names):
         default = get_pretrained_cfg(name)
+        architectures[name] = describe_architecture(name, _channels_last(default.input_size))
         configs = {k: c for k, c in get_arch_pretrained_cfgs(name).items() if c.has_weights}
-        if not configs:
-            untrained[name] = _channels_last(default.input_size)
-            continue
         for key in sorted(configs, key=lambda key: (configs[key].tag != default.tag, key)):
             config = configs[key]
-            if not config.hf_hub_id or config.hf_hub_filename or config.custom_load:
+            # custom_load=True is for files of another site; those of the Hub are as usual.
+            if not config.hf_hub_id or config.hf_hub_filename or config.custom_load == "hf":
                 raise SystemExit(f"{key}: not in a Hub repository's model.safetensors: {config}")
             entry = describe(key, config)
             if published is not None:
                 entry |= accuracies(key, entry, published)
             else:
-                entry |= kept_accuracies(key, entry, previous or {})
+                entry |= kept_accuracies(key, entry, previous)
             weights[key] = entry
     return {
-        "source": {"package": "timm", "version": timm.__version__, "modules": modules},
+        "source": {"package": "timm", "version": timm.__version__, "module": source},
         "left_out": left_out,
-        "untrained": untrained,
+        "architectures": architectures,
         "weights": weights,
     }
+
+
+def build_index() -> dict[str, Any]:
+    """``index.json`` of the families' files as they are."""
+    names: dict[str, Any] = {}
+    for family in families():
+        document = json.loads((CATALOG / f"{family}.json").read_text("utf-8"))
+        rows: dict[str, list[str]] = {name: [] for name in document["architectures"]}
+        for key in document["weights"]:
+            name, _, tag = key.partition(".")
+            rows[name].append(tag)
+        names[family] = rows
+        importlib.import_module(f"flaxzoo.models.{family}")
+    return {"aliases": MODELS.aliases(), "families": names}
 
 
 def to_text(catalog: Mapping[str, Any]) -> str:
@@ -209,7 +268,8 @@ def to_text(catalog: Mapping[str, Any]) -> str:
     sections = []
     for section, values in catalog.items():
         lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()]
-        sections.append(f"  {json.dumps(section)}: {{\n" + ",\n".join(lines) + "\n  }")
+        body = "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
+        sections.append(f"  {json.dumps(section)}: {body}")
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
@@ -223,23 +283,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("families", nargs="*", help="all by default")
     parser.add_argument("--results", type=Path, help="timm's results-imagenet.csv")
-    parser.add_argument("--modules", nargs="+", default=MODULES, help="of timm")
-    parser.add_argument("--output", type=Path, default=CATALOG)
     options = parser.parse_args(arguments)
     published = read_results(options.results) if options.results else None
-    previous = json.loads(CATALOG.read_text("utf-8")) if published is None else None
-    catalog = build(options.modules, published=published, previous=previous)
-    options.output.write_text(to_text(catalog), "utf-8", newline="\n")
-    weights = catalog["weights"]
-    architectures = {key.partition(".")[0] for key in weights}
-    unpublished = [key for key, entry in weights.items() if entry["top1"] is None]
-    print(
-        f"{options.output}: {len(weights)} weights of {len(architectures)} architectures; "
-        f"{len(catalog['untrained'])} architectures without weights, "
-        f"{len(catalog['left_out'])} left out; no accuracy for {', '.join(unpublished) or 'none'}",
-        file=sys.stderr,
-    )
+    for family in options.families or families():
+        path = CATALOG / f"{family}.json"
+        previous = json.loads(path.read_text("utf-8")) if path.exists() else None
+        catalog = build(family, published=published, previous=previous)
+        path.write_text(to_text(catalog), "utf-8", newline="\n")
+        weights = catalog["weights"]
+        unpublished = [key for key, entry in weights.items() if entry["top1"] is None]
+        print(
+            f"{path.name}: {len(weights)} weights of {len(catalog['architectures'])} "
+            f"architectures; {len(catalog['left_out'])} left out; no accuracy for "
+            f"{', '.join(unpublished) or 'none'}",
+            file=sys.stderr,
+        )
+    text = json.dumps(build_index(), indent=1)
+    (CATALOG / "index.json").write_text(text + "\n", "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

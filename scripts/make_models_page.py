@@ -19,9 +19,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from flaxzoo.weights.tags import catalog
+
 import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.weights.tags import catalog
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/zoo.md"
 

@@ -15,10 +15,12 @@ LAYERS = (
     ("errors", "registry", "_*", "images", "debug", "schedules"),
     ("activations", "layers.lowering"),
     ("layers", "_flops"),
-    ("classes", "spec", "tasks", "preprocess", "predictions", "summary"),
+    ("classes", "licences", "spec", "tasks", "preprocess", "predictions", "summary"),
     ("models",),
     ("weights",),
     ("model",),
+    # What users ask of the zoo; flaxzoo.models hands it on without importing it.
+    ("zoo",),
     ("optimizers", "losses", "metrics"),
     ("data",),
     ("augment",),
@@ -38,17 +40,9 @@ LAYERS = (
 OPEN = frozenset(
     {
         ("flaxzoo.augment.base", "flaxzoo.augment.compose"),
-        ("flaxzoo.models", "flaxzoo.model"),
-        ("flaxzoo.models", "flaxzoo.weights.pretrained"),
-        ("flaxzoo.models", "flaxzoo.weights.tags"),
         ("flaxzoo.models.stages", "flaxzoo.weights.trees"),
         ("flaxzoo.optimizers.core", "flaxzoo.optimizers.build"),
         ("flaxzoo.optimizers.wrappers", "flaxzoo.optimizers.build"),
-        ("flaxzoo.spec", "flaxzoo.model"),
-        ("flaxzoo.spec", "flaxzoo.models"),
-        ("flaxzoo.weights.export", "flaxzoo.model"),
-        ("flaxzoo.weights.export", "flaxzoo.weights.pretrained"),
-        ("flaxzoo.weights.pretrained", "flaxzoo.model"),
     }
 )
 

@@ -271,7 +271,7 @@ def test_a_head_of_ours_comes_back_by_itself(model, tmp_path, assert_trees_equal
         assert_trees_equal(loaded.variables, new.variables)
         assert loaded.module == new.module
         assert loaded.spec.classes == ("cat", "dog")
-        assert loaded.spec.parameters == new.summary().parameters
+        assert loaded.summary().parameters == new.summary().parameters
     with pytest.raises(TypeError, match="head must be a flax.linen.Module instance, got 3"):
         model.replace_head(3)
     with pytest.raises(ValueError, match="2 outputs, but classes has 3 names"):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +18,7 @@ from flaxzoo._checks import check_size
 from flaxzoo._finite import check_finite
 from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
-from flaxzoo._version import __version__
-from flaxzoo.errors import CheckpointError, DataError, ShapeError, UninitializedError
+from flaxzoo.errors import DataError, UninitializedError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
 from flaxzoo.models.classifier import Classifier
@@ -29,9 +26,9 @@ from flaxzoo.models.heads import Head
 from flaxzoo.preprocess import Predictions
 from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
-from flaxzoo.weights.files import load_variables, save_variables, write_text
-
-_FORMAT = 1
+from flaxzoo.tasks import get_task
+from flaxzoo.weights import export, saved
+from flaxzoo.weights.trees import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,7 +205,7 @@ class Model:
             if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
                 raise DataError("inputs is empty: there is nothing to predict")
             outputs = run_batches(self, inputs, len(leaves[0]), batch_size)
-        if self.spec.task != "classification" or np.ndim(outputs) != 2:
+        if not get_task(self.spec.task).ranked or np.ndim(outputs) != 2:
             return outputs
         return Predictions.from_logits(outputs, min(top_k, outputs.shape[-1]), self.spec.classes)
 
@@ -300,17 +297,7 @@ class Model:
           DataError: the directory cannot be written.
         """
         self._require_variables()
-        directory = Path(directory)
-        document = {
-            "format": "flaxzoo.model",
-            "format_version": _FORMAT,
-            "flaxzoo": __version__,
-            "module": type(self.module).__name__,
-            "spec": self.spec.to_json(),
-        }
-        text = json.dumps(document, indent=2) + "\n"
-        save_variables(directory / "model.safetensors", self.variables)
-        write_text(directory / "config.json", text)
+        saved.save(self.module, self.variables, self.spec, directory)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Model:
@@ -324,40 +311,21 @@ class Model:
           CheckpointError: a file is missing, damaged, or of another model, or the module is not
             in the registry and was not given.
         """
-        from flaxzoo import models
-
-        directory = Path(directory)
-        document = _read_config(directory / "config.json")
-        spec = document["spec"]
-        if module is None:
-            if spec.config is None:
-                raise CheckpointError(
-                    f"{directory}: holds {document['module']!r}, which is not from the registry; "
-                    "pass the module: Model.load(directory, module=...)"
-                )
-            module = models.module_of(spec)
-        model = cls(module, None, spec)
-        expected = model.shapes() if spec.input_shape is not None else None
-        variables = load_variables(directory / "model.safetensors", expected)
-        return model.with_variables(jax.tree.map(jnp.asarray, variables))
+        return cls(*saved.read_saved(directory, module))
 
     def to_torch_state_dict(self, *, as_numpy: bool = False) -> dict[str, Any]:
         """The variables as a PyTorch state dict that timm's model of the name loads strictly.
 
         See ``flaxzoo.weights.export.to_torch_state_dict``, also for the errors.
         """
-        from flaxzoo.weights.export import to_torch_state_dict
-
-        return to_torch_state_dict(self, as_numpy=as_numpy)
+        return export.to_torch_state_dict(self, as_numpy=as_numpy)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json`` in the form that timm also reads.
 
         See ``flaxzoo.weights.export.save_pretrained``, also for the errors.
         """
-        from flaxzoo.weights.export import save_pretrained
-
-        save_pretrained(self, directory)
+        export.save_pretrained(self, directory)
 
     @classmethod
     def from_pretrained(
@@ -371,28 +339,19 @@ class Model:
 
         See ``flaxzoo.weights.export.from_pretrained``, also for the errors.
         """
-        from flaxzoo.weights.export import from_pretrained
-
-        return from_pretrained(source, module=module, revision=revision)
+        return cls(*export.from_pretrained(source, module=module, revision=revision))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads what ``save_pretrained`` writes and a model card; returns the URL.
 
         See ``flaxzoo.weights.export.push_to_hub`` for the options and the errors.
         """
-        from flaxzoo.weights.export import push_to_hub
-
-        return push_to_hub(self, repo_id, **options)
+        return export.push_to_hub(self, repo_id, **options)
 
     def _sample(self, inputs: Any) -> Any:
         if inputs is not None:
             return jax.tree.map(_abstract, inputs)
-        if self.spec.input_shape is None:
-            raise ShapeError(
-                f"the input shape of {self.spec.name!r} is not known: pass inputs=<a batch>, as in "
-                "model.init(rng=0, inputs=batch)"
-            )
-        return jax.ShapeDtypeStruct((1, *self.spec.input_shape), jnp.dtype(self.spec.input_dtype))
+        return self.spec.sample()
 
     def _require_variables(self) -> None:
         if self.variables is None:
@@ -426,6 +385,26 @@ def init_head(model: Model, variables: Any, rng: Any) -> Any:
         model._sample(None),
     )
     return initialise(model.module.head, as_key(rng), features)
+
+
+def initialise_missing(model: Model, variables: Any, missing: Sequence[str], rng: Any) -> Any:
+    """The variables with those of the head that weights did not provide freshly initialised.
+
+    Args:
+      model: without variables.
+      variables: that the weights provided.
+      missing: paths in the group ``head``; none is initialised where there are none.
+      rng: an int seed or a key.
+
+    Returns:
+      All variables, in the order of the module's.
+    """
+    if not missing:
+        return variables
+    fresh = {name: {"head": tree} for name, tree in init_head(model, variables, rng).items()}
+    leaves, drawn = flatten(variables), flatten(fresh)
+    leaves |= {path: drawn[path] for path in missing}
+    return unflatten({path: leaves[path] for path in flatten(model.shapes())})
 
 
 def _head_fields(head: Any) -> dict[str, Any]:
@@ -471,28 +450,3 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _plain(tree: Any) -> Any:
     return {k: _plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The document, with the spec read."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a saved model?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != "flaxzoo.model":
-        hint = ""
-        if isinstance(document, dict) and {"flaxzoo", "architecture"} & set(document):
-            hint = "; flaxzoo.Model.from_pretrained reads it"
-        raise CheckpointError(f"{path}: not what Model.save writes{hint}")
-    try:
-        if document["format_version"] > _FORMAT:
-            raise CheckpointError(
-                f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "
-                "pip install -U flaxzoo"
-            )
-        return {"module": str(document["module"]), "spec": ModelSpec.from_json(document["spec"])}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise CheckpointError(f"{path}: not understood ({reason})") from error

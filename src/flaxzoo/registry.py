@@ -92,7 +92,8 @@ class Registry(Generic[T]):
         def add(entry: F) -> F:
             key = name if name is not None else entry.__name__
             for taken in (key, *aliases):
-                if taken in self and not override:
+                held = taken in self._entries or taken in self._aliases
+                if held and not override:
                     raise ValueError(
                         f"{self.kind} {taken!r} is registered already; "
                         "pass override=True to replace it"
@@ -127,10 +128,10 @@ class Registry(Generic[T]):
             return name
         if name in self._aliases:
             return self._aliases[name]
-        hint = did_you_mean(str(name), (*self._entries, *self._aliases))
+        hint = did_you_mean(str(name), self._names())
         raise UnknownNameError(
             f"unknown {self.kind} {name!r}.{hint} "
-            f"All {len(self._entries)} names: flaxzoo.{self._namespace()}.list()"
+            f"All {len(self.list())} names: flaxzoo.{self._namespace()}.list()"
         )
 
     def entry(self, name: str) -> Callable[..., Any]:
@@ -217,6 +218,10 @@ class Registry(Generic[T]):
             summary=" ".join(summary.split()),
             signature=inspect.Signature(list(self.parameters(key).values())),
         )
+
+    def _names(self) -> tuple[str, ...]:
+        """All names and aliases, for suggestions."""
+        return (*self._entries, *self._aliases)
 
     def _namespace(self) -> str:
         return {"loss": "losses"}.get(self.kind, self.kind + "s")

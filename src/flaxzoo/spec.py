@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from flaxzoo.activations import to_config
 from flaxzoo.errors import ShapeError
 from flaxzoo.preprocess import Preprocess
-from flaxzoo.summary import Summary
+from flaxzoo.tasks import get_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +30,8 @@ class ModelSpec:
       input_dtype: of the inputs.
       declared: whether ``input_shape`` was asked for, so that data of another shape is a mistake,
         rather than being the architecture's usual one.
-      task: ``"classification"``, ``"reconstruction"`` or ``"features"``; it sets the default
-        loss and metrics of training.
+      task: a name of ``flaxzoo.tasks``: ``"classification"``, ``"reconstruction"`` or
+        ``"features"``.
       classes: the names of the classes, in the order of the outputs.
       preprocess: how images become inputs; None for other inputs.
       description: one sentence.
@@ -40,6 +39,9 @@ class ModelSpec:
       licence: of the pretrained weights.
       tags: all pretrained weights of this architecture, the default first.
       top1: published accuracy of ``tag``'s weights, in percent.
+      parameters: how many the model has with this configuration; None where nobody has counted,
+        which ``flaxzoo.models.info`` and ``Model.summary`` do.
+      gflops: billions of operations for one example, two per multiply-add; None likewise.
     """
 
     name: str
@@ -57,28 +59,28 @@ class ModelSpec:
     licence: str = ""
     tags: tuple[str, ...] = ()
     top1: float | None = None
-
-    @functools.cached_property
-    def _summary(self) -> Summary:
-        from flaxzoo import models
-        from flaxzoo.model import Model
-
-        spec = self if self.config is not None else dataclasses.replace(self, config={})
-        return Model(models.module_of(spec), None, spec).summary()
+    parameters: int | None = None
+    gflops: float | None = None
 
     def __hash__(self) -> int:
         # Configurations are dictionaries, which have no hash.
         return hash((self.name, self.tag, self.input_shape, self.task, self.classes))
 
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the model with this configuration."""
-        return self._summary.parameters
+    def __post_init__(self) -> None:
+        get_task(self.task)
 
-    @property
-    def gflops(self) -> float:
-        """Billions of operations for one example, two per multiply-add."""
-        return self._summary.flops / 1e9
+    def sample(self) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of a batch of one example.
+
+        Raises:
+          ShapeError: the input shape is not known.
+        """
+        if self.input_shape is None:
+            raise ShapeError(
+                f"the input shape of {self.name!r} is not known: pass inputs=<a batch>, as in "
+                "model.init(rng=0, inputs=batch)"
+            )
+        return jax.ShapeDtypeStruct((1, *self.input_shape), jnp.dtype(self.input_dtype))
 
     def with_inputs(self, inputs: Any) -> ModelSpec:
         """The spec of the model when it is initialised for a batch of inputs.
@@ -102,9 +104,14 @@ class ModelSpec:
         if preprocess is not None and preprocess.input_shape != shape:
             fits = len(shape) == 3 and shape[-1] in (1, 3)
             preprocess = dataclasses.replace(preprocess, input_shape=shape) if fits else None
-        return dataclasses.replace(
+        spec = dataclasses.replace(
             self, input_shape=shape, input_dtype=dtype, preprocess=preprocess
         )
+        return spec if shape == self.input_shape else spec.uncounted()
+
+    def uncounted(self) -> ModelSpec:
+        """The spec without numbers that hold for another configuration."""
+        return dataclasses.replace(self, parameters=None, gflops=None)
 
     def __str__(self) -> str:
         lines = [f"{self.name}{'.' + self.tag if self.tag else ''}: {self.description}"]
@@ -114,10 +121,9 @@ class ModelSpec:
             if self.input_shape is None
             else f"{self.input_dtype} [B, {', '.join(map(str, self.input_shape))}]",
         }
-        if self.config is not None and self.input_shape is not None:
-            facts["parameters"] = f"{self.parameters:,}"
-            facts["GFLOPs"] = f"{self.gflops:.4g}"
         facts |= {
+            "parameters": None if self.parameters is None else f"{self.parameters:,}",
+            "GFLOPs": None if self.gflops is None else f"{self.gflops:.4g}",
             "pretrained": ", ".join(f"{self.name}.{tag}" for tag in self.tags) or "none",
             "top-1": None if self.top1 is None else f"{self.top1} %",
             "licence": self.licence,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo import zoo
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
 from flaxzoo.errors import (
@@ -28,6 +29,10 @@ from flaxzoo.errors import (
     UnknownNameError,
 )
 from flaxzoo.model import Model
+from flaxzoo.models.build import find
+from flaxzoo.models.registry import MODELS
+from flaxzoo.weights.names import to_reference
+from flaxzoo.weights.pretrained import Weights, load, open_source
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 from flaxzoo.weights.trees import compare as compare_trees
 
@@ -111,7 +116,7 @@ def verify(
     name: str,
     weights: bool | str | os.PathLike[str] | None = None,
     *,
-    size: int = 96,
+    size: int | None = None,
     batch: int = 2,
     seed: int = 0,
     tolerance: float = TOLERANCE,
@@ -125,7 +130,8 @@ def verify(
       weights: what ``flaxzoo.models.get`` takes as ``pretrained``: a file, ``"hf:org/repo"``, True
         for the default tag. By default those of the tag in ``name``, or else random ones, random
         BatchNorm statistics included (``flaxzoo.weights.synthetic``).
-      size: height and width of the images, which are noise.
+      size: height and width of the images, which are noise; by default 96, or the model's own
+        where it takes no other without further ado.
       batch: number of images.
       seed: of the images and of random weights.
       tolerance: largest relative difference that passes.
@@ -146,18 +152,13 @@ def verify(
       >>> report = verify("resnet50")  # doctest: +SKIP
       >>> print(report)  # doctest: +SKIP
     """
-    from flaxzoo import models
-    from flaxzoo.models.registry import facts
-    from flaxzoo.weights.names import to_reference
-    from flaxzoo.weights.pretrained import Weights, load_pretrained, read_weights
-
-    for label, value, least in (("size", size, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        check_size(label, value, minimum=least)
+    check_size("size", size, optional=True)
+    check_size("batch", batch)
+    check_size("seed", seed, minimum=0)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
-    model = models.get(name)
-    base, tag = model.spec.name, model.spec.tag
-    rules = facts(base)["reference"]
+    architecture, tag = find(name)
+    base, rules = architecture.name, architecture.reference
     if rules is None:
         raise UnknownNameError(
             f"{base!r} is not one of timm's models: there is nothing to verify it against"
@@ -165,23 +166,28 @@ def verify(
     timm = import_timm()
     if not timm.is_model(base):
         raise UnknownNameError(f"timm {timm.__version__}, which is installed, has no {base!r}")
+    sized = "input_shape" in MODELS.parameters(base)
+    shape = (size, size, 3) if sized and size is not None else None
+    options = {"img_size": size} if shape else {}
     source = weights if weights is not None else tag is not None
     if source is False:
-        reference = timm.create_model(base)
+        reference = timm.create_model(base, **options)
         shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
         what = f"random weights (seed {seed})"
-        read = Weights(synthetic_tensors(shapes, seed), what, ours=False)
-        model = load_pretrained(model, read, fresh_head=False)
+        tensors: Mapping[str, Any] = synthetic_tensors(shapes, seed)
+        model = with_reference(zoo.get(base, input_shape=shape), tensors, source=what)
     else:
-        model = models.get(name, pretrained=source)
-        read = read_weights(base, source, tag)
-        what = read.source
-        reference = timm.create_model(base, num_classes=model.module.head.num_classes)
-    tensors = read.tensors
-    if read.ours:
-        tensors = to_reference(tensors, rules)
+        model = zoo.get(name, pretrained=source, input_shape=shape)
+        read = open_source(architecture, source, tag).read()
+        what, tensors = read.source, read.tensors
+        if read.ours:
+            tensors = to_reference(tensors, rules)
+        reference = timm.create_model(base, num_classes=model.module.head.num_classes, **options)
     load_reference(reference, tensors, source=what)
-    images = synthetic_images((batch, size, size, 3), seed)
+    height, width, _ = model.spec.input_shape or (96, 96, 3)
+    if not sized:
+        height = width = 96 if size is None else size
+    images = synthetic_images((batch, height, width, 3), seed)
     return Report(
         name=base,
         reference=f"timm {timm.__version__}",
@@ -190,6 +196,23 @@ def verify(
         tolerance=tolerance,
         differences=compare(model, reference, images),
     )
+
+
+def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> Model:
+    """A model with the variables of a reference's state dict.
+
+    Args:
+      model: whose own variables, if it has any, are replaced.
+      tensors: by the reference's names, in PyTorch's layout.
+      source: names them in messages.
+
+    Raises:
+      CheckpointError: they don't fit it; the first ten keys that differ are listed.
+    """
+    weights = Weights(tensors, source, ours=False)
+    architecture = MODELS.architecture(model.spec.name)
+    variables, _ = load(model.shapes(), weights, architecture, model.module)
+    return model.with_variables(variables)
 
 
 def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
@@ -237,12 +260,11 @@ def _outputs(module: Any, variables: Any, images: jax.Array) -> OrderedDict[str,
         {name: tree[group] for name, tree in variables.items() if group in tree}
         for group in ("backbone", "head")
     )
-    found = apply_module(module.backbone.clone(feature_maps=True), backbone, images)
-    found = OrderedDict(found)
-    last = next(reversed(found.values()))
-    found["features"] = apply_module(module.head.clone(num_classes=0), head, last)
-    found["logits"] = apply_module(module.head, head, last)
-    return found
+    values = OrderedDict(apply_module(module.backbone.clone(feature_maps=True), backbone, images))
+    output = apply_module(module.backbone, backbone, images)
+    values["features"] = apply_module(module.head.clone(num_classes=0), head, output)
+    values["logits"] = apply_module(module.head, head, output)
+    return values
 
 
 def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:

@@ -25,9 +25,9 @@ from flaxzoo.cli import train as train_module
 from flaxzoo.cli.data import DataSource, data_source, load
 from flaxzoo.cli.look import KINDS, in_columns
 from flaxzoo.cli.values import Choice, checkpoint, choice, fraction, integer, key_value, literal
+from flaxzoo.models import catalog
 from flaxzoo.models import registry as model_registry
 from flaxzoo.preprocess import Preprocess
-from flaxzoo.weights.tags import catalog
 
 MODEL = ["train", "mlp", "--data", "digits", "--set", "features=8"]
 
@@ -671,8 +671,10 @@ def test_a_pretrained_model_is_trained_on_what_predict_gives_it(tmp_path, monkey
     image = pytest.importorskip("PIL.Image")
     # Weights whose inputs are not those of the data.
     entry = {"mean": [0.5], "std": [0.25], "interpolation": "bicubic", "crop": 0.875}
-    monkeypatch.setitem(catalog()["cnn.digits"], "preprocess", entry)
-    monkeypatch.setitem(catalog()["cnn.digits"], "classes", list("abcdefghij"))
+    monkeypatch.setitem(catalog.document("cnn")["weights"]["cnn.digits"], "preprocess", entry)
+    monkeypatch.setitem(
+        catalog.document("cnn")["weights"]["cnn.digits"], "classes", list("abcdefghij")
+    )
     assert fz.models.info("cnn.digits").preprocess.crop == 0.875
     directory = tmp_path / "run"
     argv = ["train", "cnn", "--data", "digits", "--pretrained", "--epochs", "1"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.models.registry import facts
+from flaxzoo.models import registry
 from flaxzoo.verify import outputs
 from flaxzoo.weights.names import from_reference, to_reference
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
@@ -46,7 +46,7 @@ def test_outputs(golden, name):
     config = {**DEFAULTS, **MODELS[name]}
     shape = (*config.pop("size"), config.get("in_channels", 3))
     model = fz.models.get(name, input_shape=shape, **config)
-    expected, rules = flatten(model.shapes()), facts(name)["reference"]
+    expected, rules = flatten(model.shapes()), registry.MODELS.architecture(name).reference
     tensors = synthetic_tensors(shapes_of(expected, rules))
     variables = from_reference(expected, tensors, rules, source="synthetic weights")
     found = outputs(model.with_variables(unflatten(variables)), synthetic_images((2, *shape)))

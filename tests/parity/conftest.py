@@ -37,8 +37,7 @@ def pair():
     import timm
 
     import flaxzoo as fz
-    from flaxzoo.verify import load_reference
-    from flaxzoo.weights.pretrained import Weights, load_pretrained
+    from flaxzoo.verify import load_reference, with_reference
     from flaxzoo.weights.synthetic import synthetic_tensors
 
     def build(name, *, seed=0, **config):
@@ -49,7 +48,6 @@ def pair():
         load_reference(reference, tensors, source="random weights")
         shape = (64, 64, config.get("in_channels", 3))
         model = fz.models.get(name, input_shape=shape, **config)
-        weights = Weights(tensors, "random weights", ours=False)
-        return load_pretrained(model, weights, fresh_head=False), reference
+        return with_reference(model, tensors, source="random weights"), reference
 
     return build

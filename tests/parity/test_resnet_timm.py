@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 
 import flaxzoo as fz
-from flaxzoo.models.registry import facts
+from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import compare
 from flaxzoo.weights.names import adapt_channels, from_reference, to_reference
 from flaxzoo.weights.synthetic import synthetic_images
@@ -26,7 +26,7 @@ THEIRS = {name for module in MODULES for name in timm.list_models(module=module)
 VARIANTS = sorted(
     name
     for name in fz.models.list()
-    if facts(name)["reference"] is not None
+    if MODELS.architecture(name).reference is not None
     and fz.models.get(name).module.backbone.__module__.rpartition(".")[2] in MODULES
 )
 # In full depth; all others, the fast ResNeSts among them, with few blocks, below.
@@ -80,7 +80,7 @@ def test_state_dict(name):
         reference = timm.create_model(name)
     theirs = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     expected = flatten(fz.models.get(name, input_shape=(64, 64, 3)).shapes())
-    rules = facts(name)["reference"]
+    rules = MODELS.architecture(name).reference
 
     # One byte per number: the values play no part.
     ours = to_reference({k: np.zeros(v.shape, np.int8) for k, v in expected.items()}, rules)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.weights.tags import catalog
+from flaxzoo.models import catalog
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/zoo.md").read_text("utf-8")
@@ -54,8 +54,9 @@ def test_all_weights_are_on_the_page(script):
             name = cells[0] or name
             tagged[f"{name}.{cells[4]}"] = cells
     untrained = {key for key in tagged if key.endswith(".none")}
-    assert set(tagged) - untrained == set(catalog())
-    for key, entry in catalog().items():
+    assert set(tagged) - untrained == {key for key, _ in catalog.weights()}
+    for key, family in catalog.weights():
+        entry = catalog.document(family)["weights"][key]
         assert tagged[key][6] == entry["licence"]
         if entry["top1"] is not None:
             assert tagged[key][5].startswith(f"{entry['top1']:.2f} at {entry['input_shape'][0]}")

@@ -13,9 +13,8 @@ from flaxzoo._calls import apply_module
 from flaxzoo.errors import CheckpointError, UninitializedError, UnknownNameError
 from flaxzoo.models import Classifier, Head
 from flaxzoo.models.heads import Identity
-from flaxzoo.models.stages import stages_of
+from flaxzoo.models.stages import Slice, stages_of
 from flaxzoo.transfer import merge_variables, slice_model
-from flaxzoo.transfer.slicing import Slice
 from flaxzoo.weights.trees import flatten
 
 RNG = np.random.default_rng(0)

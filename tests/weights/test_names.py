@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError, ShapeError
-from flaxzoo.models.registry import Reference, facts
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import MODELS
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import (
     adapt_channels,
@@ -69,7 +70,7 @@ def test_names_of_leaves(path, name):
 
 
 def test_a_family_says_what_its_head_is_called():
-    reference = Reference(head=(("fc", "head.fc"), ("dense_0", "head.pre_logits")))
+    reference = Reference(classifier="head.fc", head=(("dense_0", "head.pre_logits"),))
     assert reference_name("params/head/fc/kernel", reference) == "head.fc.weight"
     assert reference_name("params/head/dense_0/bias", reference) == "head.pre_logits.bias"
 
@@ -83,7 +84,7 @@ def test_a_family_says_what_its_head_is_called():
 def test_names_are_injective_and_come_from_the_shapes(name):
     model = fz.models.get(name, input_shape=(32, 32, 3))
     expected = flatten(model.shapes())
-    names = [reference_name(path, facts(name)["reference"]) for path in expected]
+    names = [reference_name(path, MODELS.architecture(name).reference) for path in expected]
     assert len(set(names)) == len(names)
     assert "fc.weight" in names
     assert not any("/" in n or "kernel" in n or "scale" in n for n in names)

@@ -1,4 +1,3 @@
-import json
 from importlib import resources
 
 import jax
@@ -8,6 +7,8 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError
+from flaxzoo.models import catalog
+from flaxzoo.models.registry import families
 from flaxzoo.weights import load_variables, save_variables
 
 
@@ -120,7 +121,12 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_packaged_part_of_the_catalogue_loads():
     files = resources.files("flaxzoo.weights")
-    entries = json.loads(files.joinpath("catalog", "packaged.json").read_text("utf-8"))
+    entries = {
+        key: entry
+        for family in families()
+        for key, entry in catalog.document(family)["weights"].items()
+        if "file" in entry
+    }
     assert "cnn.digits" in entries
     for key, entry in entries.items():
         name, _, tag = key.partition(".")

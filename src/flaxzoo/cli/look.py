@@ -136,9 +136,9 @@ def _described(spec: ModelSpec) -> str:
 
 def _weights_row(name: str, tag: str) -> tuple[str, ...]:
     """Name, published accuracy, the size at which it was measured, and licence."""
-    from flaxzoo.weights.tags import catalog_entry
+    from flaxzoo.models import catalog
 
-    entry = catalog_entry(name, tag)
+    entry = catalog.entry(name, tag)
     top1 = "" if entry.get("top1") is None else f"top-1 {entry['top1']:.2f} %"
     size = "x".join(map(str, (entry.get("top1_input_shape") or entry["input_shape"])[:2]))
     return f"{name}.{tag}", top1, size, entry.get("licence", "")

@@ -97,11 +97,7 @@ class Backbone(Checked, kw_only=True):
     @nn.nowrap
     def depths(self) -> dict[str, str]:
         """The group of equal depth of each stage, by default its own name."""
-        depths: dict[str, str] = {}
-        for part in self.parts():
-            if part.depth is not None or part.name not in depths:
-                depths[part.name] = part.depth or part.name
-        return depths
+        return {part.name: part.depth or part.name for part in self.parts()}
 
     @nn.nowrap
     def reductions(self) -> dict[str, int | None]:
@@ -110,6 +106,27 @@ class Backbone(Checked, kw_only=True):
         A reduction is None where the family does not say it.
         """
         return {part.map: part.reduction for part in self.parts() if part.map is not None}
+
+    @nn.nowrap
+    def pooling_options(self) -> dict[str, Any]:
+        """The fields of a ``Head`` that say how this backbone's output is pooled.
+
+        They hold for every ``Head`` that is put on it with ``pooling="auto"``.
+        """
+        return {}
+
+    @nn.nowrap
+    def head_options(self) -> dict[str, Any]:
+        """The fields of the ``Head`` that the family's own classifiers have."""
+        return {"pooling": "avg", **self.pooling_options()}
+
+    @nn.nowrap
+    def no_weight_decay(self) -> tuple[str, ...]:
+        """Globs over the backbone's parameters, such as ``pos_embed``, that are not decayed.
+
+        They come besides what never is: biases and the scales of norms.
+        """
+        return ()
 
     @nn.nowrap
     def enter(self, x: Any, parts: Sequence[Part]) -> Any:

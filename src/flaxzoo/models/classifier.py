@@ -27,6 +27,13 @@ class Classifier(nn.Module):
     backbone: nn.Module
     head: nn.Module
 
+    def __post_init__(self) -> None:
+        """Tells a ``Head`` that pools in its backbone's own way what that is."""
+        options = getattr(self.backbone, "pooling_options", None)
+        if type(self.head) is Head and self.head.pooling == "auto" and options is not None:
+            self.head = self.head.clone(**options())
+        super().__post_init__()
+
     def __call__(self, inputs: Any, *, train: bool = False, **options: Any) -> jax.Array:
         """Computes the predictions, usually logits ``[B, num_classes]``.
 
@@ -47,16 +54,17 @@ def classifier(backbone: Any, num_classes: int = 1000, **options: Any) -> Classi
     """A backbone with the head that is usual for it.
 
     Args:
-      backbone: one that returns all its feature maps gets no head.
+      backbone: whose ``head_options()`` are the usual fields of its ``Head``. One that returns all
+        its feature maps gets no head.
       num_classes: width of the classifier.
       **options: fields of ``flaxzoo.models.Head`` that are not the usual ones.
     """
     if backbone.feature_maps:
         return Classifier(backbone=backbone, head=Identity())
     usual: dict[str, Any] = {
-        "pooling": "avg",
         "kernel_init": LecunNormal(),
         "dtype": backbone.dtype,
         "param_dtype": backbone.param_dtype,
+        **backbone.head_options(),
     }
     return Classifier(backbone=backbone, head=Head(num_classes, **{**usual, **options}))

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.attention_pool import AttentionPoolLatent
 from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.norm import call_norm, make_norm
 
-_POOLINGS = ("auto", "avg", "max", "avg+max")
+_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "attention")
 
 
 class Head(Checked):
-    """Optional pooling and hidden layers, then one linear layer named ``fc``.
+    """Optional pooling, norm and hidden layers, then one linear layer named ``fc``.
 
     ``Head(2, pooling="avg", hidden=(256,), batch_norm=True, dropout=0.5)`` is the two-layer head
     of the transfer-learning tutorials.
@@ -26,16 +29,28 @@ class Head(Checked):
     Attributes:
       num_classes: width of the output; 0 leaves the linear layer out and returns features.
       pooling: over all axes between the batch and the channels: ``"avg"``, ``"max"``,
-        ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for none.
-        ``"auto"`` averages feature maps ``[B, H, W, C]`` and leaves other inputs as they are.
+        ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for none; of tokens
+        also ``"token"``, the first, and ``"attention"``, what a learnt query finds (timm's
+        ``map``, ``flaxzoo.layers.attention_pool``). ``"auto"`` is the backbone's own way where the
+        head is part of a ``Classifier``; else it averages feature maps ``[B, H, W, C]`` and leaves
+        other inputs as they are.
+      prefix_tokens: how many tokens stand before those of the patches, which alone are averaged.
+      norm: a norm behind the pooling, by name or module (``flaxzoo.layers.norm``), called
+        ``norm``; None for none.
+      norm_epsilon: its epsilon; None for its own.
       hidden: widths of the hidden layers.
       batch_norm: whether a BatchNorm follows each hidden layer.
       dropout: rate in [0, 1) applied before each linear layer.
       activation: of the hidden layers, by name or callable.
       use_bias: whether ``fc`` has a bias.
+      attention: fields of the attention pooling, as pairs.
       kernel_init: of all kernels.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
+
+    Raises:
+      ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a rate
+        outside [0, 1).
     """
 
     num_classes: int
@@ -46,15 +61,28 @@ class Head(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
     kernel_init: Any = nn.initializers.lecun_normal()
+    prefix_tokens: int = 0
+    norm: Any = None
+    norm_epsilon: float | None = None
+    attention: tuple[tuple[str, Any], ...] = ()
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        check_size("num_classes", self.num_classes, minimum=0)
+        check_size("prefix_tokens", self.prefix_tokens, minimum=0)
+        check_widths("hidden", self.hidden, allow_empty=True)
+        check_rate("dropout", self.dropout)
+        as_choice("pooling", self.pooling, _POOLINGS)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Computes the predictions.
 
         Args:
-          x: features ``[B, C]``, or maps ``[B, ..., C]`` to pool.
+          x: features ``[B, C]``, maps ``[B, ..., C]`` or tokens ``[B, N, C]`` to pool.
           train: whether Dropout drops and BatchNorm uses the batch's statistics.
 
         Returns:
@@ -63,13 +91,21 @@ class Head(Checked):
         Raises:
           ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
         """
-        x = global_pool(x, self.pooling)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
+        if self.pooling == "attention":
+            check_tokens(x, "attention")
+            pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
+            x = pool(x[:, self.prefix_tokens :], train)
+        else:
+            x = global_pool(x, self.pooling, self.prefix_tokens)
+        if self.norm is not None:
+            norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+            x = call_norm(norm, x, train=train)
         for i, width in enumerate(self.hidden):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = nn.Dense(width, name=f"dense_{i}", **dense)(x)
+            x = Dense(width, name=f"dense_{i}", **dense)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = as_activation(self.activation)(x)
@@ -77,16 +113,7 @@ class Head(Checked):
             return x
         if self.dropout:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return nn.Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
-
-    @nn.nowrap
-    def check_fields(self) -> None:
-        """Raises ValueError for what a field does not take."""
-        check_size("num_classes", self.num_classes, minimum=0)
-        as_choice("pooling", self.pooling, _POOLINGS)
-        check_widths("hidden", self.hidden, allow_empty=True)
-        check_rate("dropout", self.dropout)
-        as_activation(self.activation)
+        return Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
 
 
 class Identity(nn.Module):
@@ -101,8 +128,17 @@ class Identity(nn.Module):
         return x
 
 
-def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
-    """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names."""
+def global_pool(x: jax.Array, pooling: str | None, prefix_tokens: int = 0) -> jax.Array:
+    """Pools ``[B, ..., C]`` to ``[B, C]``; see ``Head.pooling`` for the names.
+
+    Args:
+      x: maps, tokens, or features that are pooled already.
+      pooling: the name, but ``"attention"``, which has parameters.
+      prefix_tokens: of tokens ``[B, N, C]``, how many are not averaged.
+
+    Raises:
+      ShapeError: there is no axis to pool, or ``x`` is a dictionary of maps.
+    """
     if isinstance(x, Mapping):
         raise ShapeError(
             f"a head takes one array of features, got the maps {', '.join(map(str, x))}: give it "
@@ -113,14 +149,28 @@ def global_pool(x: jax.Array, pooling: str | None) -> jax.Array:
         pooling = "avg" if x.ndim == 4 else None
     if pooling is None:
         return x
+    if pooling == "token":
+        check_tokens(x, pooling)
+        return x[:, 0]
     if x.ndim < 3:
         raise ShapeError(
             f"pooling={pooling!r} takes features of shape [B, ..., C], got {list(x.shape)}; "
             "use pooling=None for features that are pooled already"
         )
+    if x.ndim == 3:
+        x = x[:, prefix_tokens:]
     axes = tuple(range(1, x.ndim - 1))
     if pooling == "avg":
         return x.mean(axes)
     if pooling == "max":
         return x.max(axes)
     return 0.5 * (x.mean(axes) + x.max(axes))
+
+
+def check_tokens(x: jax.Array, pooling: str) -> None:
+    """Raises ShapeError for what is no array of tokens."""
+    if x.ndim != 3:
+        raise ShapeError(
+            f"pooling={pooling!r} takes tokens of shape [B, N, C], got {list(x.shape)}; "
+            "use pooling='avg' for maps and None for features that are pooled already"
+        )

@@ -1,38 +1,129 @@
-"""The registry of architectures and what is known about each."""
+"""The registry of architectures: a name, what builds it, and what is known of it.
+
+A family is one file beside this one; importing it registers its names. Nothing imports it until
+one of them is asked for: the catalogue's index says which file a name is in.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import importlib
 import inspect
+import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo.models import catalog
 from flaxzoo.models.classifier import classifier
+from flaxzoo.models.reference import Reference
 from flaxzoo.registry import Registry
+from flaxzoo.tasks import get_task
+
+# What lies in this package and is no family.
+_CORE = frozenset(
+    [
+        "backbone",
+        "build",
+        "catalog",
+        "classifier",
+        "heads",
+        "reference",
+        "registry",
+        "slices",
+        "stages",
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
-    """How an architecture's names relate to those of its reference checkpoints (timm's).
-
-    The rule is in ``flaxzoo.weights.names``; a family declares here what goes beyond it.
+class Architecture:
+    """What is known of a name in the zoo.
 
     Attributes:
-      stem: paths in the backbone that its first convolution may have; whichever exists has its
-        kernel adapted to the number of input channels.
-      head: from our path in ``head`` to the reference's prefix.
-      ignored: globs of reference names that no leaf of ours takes.
+      name: in the registry.
+      factory: makes the module from the keywords of ``flaxzoo.models.get``.
+      family: the module that registers it, such as ``flaxzoo.models.resnet``.
+      title: one sentence.
+      input_shape: of one example, without the batch; None where it depends on the data.
+      task: a name of ``flaxzoo.tasks``.
+      paper: where it is described.
+      reference: how its names relate to those of reference checkpoints; None where there are none.
+      inputs: from the keywords given to ``get`` to the ``ModelSpec``'s ``input_shape`` and
+        ``input_dtype``, where these depend on them.
     """
 
-    stem: tuple[str, ...] = ()
-    head: tuple[tuple[str, str], ...] = (("fc", "fc"),)
-    ignored: tuple[str, ...] = ("*.num_batches_tracked",)
+    name: str
+    factory: Callable[..., nn.Module]
+    family: str = ""
+    title: str = ""
+    input_shape: tuple[int, ...] | None = None
+    task: str = "classification"
+    paper: str = ""
+    reference: Reference | None = None
+    inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
-MODELS: Registry[nn.Module] = Registry("model", skip=("parent", "name"))
-_FACTS: dict[str, dict[str, Any]] = {}
+class ModelRegistry(Registry[nn.Module]):
+    """A registry that imports the file of a family when one of its names is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("model", skip=("parent", "name"))
+        self.architectures: dict[str, Architecture] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._names()
+
+    def list(self, pattern: str = "*") -> list[str]:
+        """Names that match a glob by name or alias, sorted; no family is imported for it."""
+        aliases = self.aliases()
+        matches = {name for name in self._names() if fnmatch.fnmatchcase(name, pattern)}
+        matches |= {name for a, name in aliases.items() if fnmatch.fnmatchcase(a, pattern)}
+        return sorted(matches - set(aliases))
+
+    def resolve(self, name: str) -> str:
+        """The name an alias stands for, with its family imported; see ``Registry.resolve``."""
+        self.load(name)
+        return super().resolve(name)
+
+    def architecture(self, name: str) -> Architecture:
+        """What is known of a name or alias.
+
+        Raises:
+          UnknownNameError: (a KeyError) no architecture has that name; it lists the closest ones.
+        """
+        return self.architectures[self.resolve(name)]
+
+    def load(self, name: str) -> None:
+        """Imports the family that the index knows a name or alias of, if there is one."""
+        name = catalog.index()["aliases"].get(name, name)
+        family = catalog.names().get(name)
+        if family is not None:
+            importlib.import_module(f"flaxzoo.models.{family}")
+
+    def aliases(self) -> dict[str, str]:
+        """The name that each alias stands for."""
+        return {**catalog.index()["aliases"], **self._aliases}
+
+    def _names(self) -> tuple[str, ...]:
+        for family in families():
+            if family not in catalog.index()["families"]:
+                # Newer than the index, as while a family is being written.
+                importlib.import_module(f"flaxzoo.models.{family}")
+        return tuple(dict.fromkeys((*catalog.names(), *self.aliases(), *super()._names())))
+
+
+MODELS = ModelRegistry()
+
+
+def families() -> tuple[str, ...]:
+    """The families of the package: the names of their files."""
+    package = importlib.import_module("flaxzoo.models")
+    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return tuple(name for name in modules if name not in _CORE)
 
 
 def register(
@@ -40,12 +131,8 @@ def register(
     *,
     aliases: Iterable[str] = (),
     override: bool = False,
-    input_shape: tuple[int, ...] | None = None,
-    task: str = "classification",
-    paper: str = "",
-    reference: Reference | None = None,
-    inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     renamed: Mapping[str, str] | None = None,
+    **known: Any,
 ) -> Any:
     """Decorator that adds an architecture to the zoo.
 
@@ -53,42 +140,35 @@ def register(
       name: under which ``flaxzoo.models.get`` finds it; by default the callable's own name.
       aliases: other names.
       override: whether to replace an entry of the same name.
-      input_shape: of one example, without the batch.
-      task: ``"classification"``, ``"reconstruction"`` or ``"features"``; the default loss and
-        metrics of training follow from it.
-      paper: where it is described.
-      reference: how its names relate to those of timm's checkpoints, where these fit it.
-      inputs: from the keywords given to ``get`` to the spec's ``input_shape`` and ``input_dtype``,
-        where these depend on them.
       renamed: from keywords that the architecture had to those that it has now.
+      **known: fields of ``Architecture``: ``input_shape``, ``task``, ``paper``, ``reference``,
+        ``inputs``; ``title`` is by default the first sentence of the callable's docstring.
 
     Returns:
       A decorator for a Linen module class, or for a function that returns a Linen module.
 
     Raises:
       ValueError: the name or an alias is taken and ``override`` is false.
+      UnknownNameError: there is no such ``task``.
+      TypeError: ``known`` has a key that is no field.
     """
     if callable(name):
         return register()(name)
 
     def add(entry: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         key = name or entry.__name__
+        title = " ".join((inspect.getdoc(entry) or "").partition("\n\n")[0].split())
+        usual = {"title": title, "family": entry.__module__}
+        architecture = Architecture(key, entry, **{**usual, **known})
+        get_task(architecture.task)
+        for taken in (key, *aliases):
+            # A name of the zoo is taken also before its family is imported.
+            MODELS.load(taken)
         MODELS.register(key, aliases=aliases, override=override, renamed=renamed)(entry)
-        _FACTS[key] = {
-            "input_shape": input_shape,
-            "task": task,
-            "paper": paper,
-            "reference": reference,
-            "inputs": inputs,
-        }
+        MODELS.architectures[key] = architecture
         return entry
 
     return add
-
-
-def facts(name: str) -> dict[str, Any]:
-    """What ``register`` was told about the entry ``name``."""
-    return dict(_FACTS[MODELS.resolve(name)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +178,29 @@ class Row:
     title: str
     fields: Mapping[str, Any]
     paper: str | None = None
+    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    input_shape: tuple[int, int, int] | None = None
 
 
-def row(title: str, /, *, paper: str | None = None, **fields: Any) -> Row:
+def row(
+    title: str,
+    /,
+    *,
+    paper: str | None = None,
+    head: Mapping[str, Any] | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    **fields: Any,
+) -> Row:
     """One name in the table of a family.
 
     Args:
       title: one phrase for ``flaxzoo.models.info``.
       paper: where it is described, if not in the family's paper.
+      head: fields of ``flaxzoo.models.Head`` that are not the network's usual ones.
+      input_shape: ``[H, W, C]`` of one image, if not the family's.
       **fields: of the network; whoever asks for the name may give others.
     """
-    return Row(title, fields, paper)
+    return Row(title, fields, paper, head or {}, input_shape)
 
 
 def variants(
@@ -130,10 +222,14 @@ def variants(
       input_shape: the usual ``[H, W, C]`` of one image.
       renamed: from keywords that the family had to those that it has now.
     """
+    # The file of the table, which may use the network of another.
+    family = sys._getframe(1).f_globals["__name__"]
     for name, variant in rows.items():
         register(
             name,
-            input_shape=input_shape,
+            family=family,
+            title=variant.title,
+            input_shape=variant.input_shape or input_shape,
             paper=variant.paper or paper,
             reference=reference,
             renamed=renamed,
@@ -145,13 +241,16 @@ def _image_classifier(
 ) -> Callable[..., nn.Module]:
     def build(
         num_classes: int = 1000,
-        pooling: str = "avg",
+        pooling: str | None = "auto",
         dropout: float = 0.0,
         features: bool = False,
         **options: Any,
     ) -> nn.Module:
-        backbone = network(**{**variant.fields, **options}, feature_maps=features)
-        return classifier(backbone, num_classes, pooling=pooling, dropout=dropout)
+        backbone: Any = network(**{**variant.fields, **options}, feature_maps=features)
+        head = {**variant.head, "dropout": dropout}
+        if pooling != "auto":
+            head["pooling"] = pooling
+        return classifier(backbone, num_classes, **head)
 
     build.__name__, build.__doc__ = name, variant.title
     return takes_fields_of(network, defaults=variant.fields)(build)

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from flaxzoo.errors import UnknownNameError
-from flaxzoo.models.stages import depths_of, stage_paths
+from flaxzoo.models.stages import stage_paths
 from flaxzoo.schedules import checks
 from flaxzoo.training.freezing import matched, module_and_params, paths_by_group, prefixes
 from flaxzoo.weights.trees import flatten
@@ -127,10 +127,7 @@ def layer_decay_rates(
 
 
 def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) -> dict[str, float]:
-    """By how much layer decay multiplies the rate of each group of parameters.
-
-    Stages of one depth, as the backbone says, have one factor.
-    """
+    """By how much layer decay multiplies the rate of each group of parameters."""
     decay = check_decay(decay)
     stages = {name: paths for name, paths in stage_paths(module, params).items() if paths}
     stage_of = {path: name for name, paths in stages.items() for path in paths}
@@ -139,13 +136,11 @@ def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) ->
         for group in prefixes(path):
             inside.setdefault(group, set()).add(stage_of.get(path))
     factors: dict[str, float] = {}
-    depth_of = depths_of(module)
-    depths = list(dict.fromkeys(depth_of[name] for name in stages))
-    for name, paths in stages.items():
+    for i, paths in enumerate(stages.values()):
         for path in paths:
             # The largest group around it that belongs to its stage as a whole.
             group = next(group for group in prefixes(path) if len(inside[group]) == 1)
-            factors[group] = decay ** (len(depths) - 1 - depths.index(depth_of[name]))
+            factors[group] = decay ** (len(stages) - 1 - i)
     return factors
 
 

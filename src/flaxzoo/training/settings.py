@@ -14,6 +14,7 @@ from flaxzoo import losses, metrics, optimizers, schedules
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
+from flaxzoo.models.build import module_of
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.files import write_text
 
@@ -121,10 +122,8 @@ def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
             f"{directory}: the model is not from the registry; pass it: "
             "Trainer.load(directory, model=...)"
         )
-    from flaxzoo import models
-
     spec = ModelSpec.from_json(document["model"])
-    return Model(models.module_of(spec), None, spec)
+    return Model(module_of(spec), None, spec)
 
 
 def _to_json(value: Any) -> Any:

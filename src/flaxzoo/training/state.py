@@ -21,16 +21,11 @@ from flaxzoo._random import as_key
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.heads import Identity
+from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.param_groups import decayed_plan, plan
 from flaxzoo.training.rates import check_decay, decay_factors
 from flaxzoo.weights.trees import flatten, unflatten
-
-DEFAULT_LOSS = {
-    "classification": "softmax_cross_entropy_with_integer_labels",
-    "reconstruction": "mean_squared_error",
-}
-DEFAULT_METRICS: dict[str, tuple[str, ...]] = {"classification": ("accuracy",)}
 
 
 class TrainState(train_state.TrainState):
@@ -197,18 +192,17 @@ def create_train_state(
         model = model.init(init_key, inputs)
     variables = dict(model.variables)
     params = variables.pop("params")
-    task = model.spec.task
-    config = model.spec.config or {}
-    bare = config.get("features") is True or config.get("num_classes") == 0
+    task = get_task(model.spec.task)
+    # Of a module of one's own nothing is known: its outputs may well be logits.
+    bare = not task.predicts and model.spec.config is not None
     headless = isinstance(getattr(model.module, "head", None), Identity)
-    if loss is None and (headless or (bare and model.spec.head is None)):
+    if loss is None and (headless or bare):
         raise ValueError(
             f"model {model.spec.name!r} returns features, which are no predictions: give it a "
             "head (num_classes=, or model.replace_head), or name a loss that takes features"
         )
-    default_loss = DEFAULT_LOSS.get(task, DEFAULT_LOSS["classification"])
     if metrics is None:
-        metrics = DEFAULT_METRICS.get(task, ()) if loss is None else ()
+        metrics = task.metrics if loss is None else ()
     elif isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics):
         metrics = (metrics,)
     if total_steps is not None:
@@ -237,7 +231,7 @@ def create_train_state(
         collections=variables,
         rng=step_key,
         module=model.module,
-        loss=losses_module.as_loss(default_loss if loss is None else loss),
+        loss=losses_module.as_loss(task.loss if loss is None else loss),
         metrics=tuple(metrics_module.as_metric(metric) for metric in metrics),
         frozen=frozen,
         freeze_batch_norm=bool(freeze_batch_norm),
@@ -245,7 +239,7 @@ def create_train_state(
         plan=options,
         groups=groups,
         augment=_as_augmentation(augment, model),
-        reconstruct=task == "reconstruction",
+        reconstruct=task.reconstructs,
         donate=bool(donate),
     )
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.

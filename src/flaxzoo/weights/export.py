@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._modules import hashable_module
 from flaxzoo._version import __version__
-from flaxzoo.errors import CheckpointError, UnknownNameError
+from flaxzoo.errors import CheckpointError, UninitializedError
+from flaxzoo.layers.lowering.initialise import variable_shapes
+from flaxzoo.models.build import module_of
+from flaxzoo.models.registry import MODELS, Architecture
+from flaxzoo.spec import ModelSpec
+from flaxzoo.weights import hub
+from flaxzoo.weights.described import CONFIG, FORMAT, locate, naming, read_json, read_spec
 from flaxzoo.weights.files import write_atomically
 from flaxzoo.weights.names import to_reference
-from flaxzoo.weights.timm_config import from_timm_config, reference_of, to_timm_config
+from flaxzoo.weights.pretrained import load, read_file
+from flaxzoo.weights.saved import read_saved
+from flaxzoo.weights.timm_config import reference_of, to_timm_config
 from flaxzoo.weights.torch_files import import_torch
 from flaxzoo.weights.trees import flatten, unflatten
 
-if TYPE_CHECKING:
-    from flaxzoo.model import Model
-    from flaxzoo.spec import ModelSpec
+_WEIGHTS, _CARD = "model.safetensors", "README.md"
 
-_FORMAT = 1
-_WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+class Model(Protocol):
+    """What is exported: a ``flaxzoo.Model``, whose methods these functions are."""
+
+    module: nn.Module
+    variables: Any
+    spec: ModelSpec
 
 
 def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, An
       CheckpointError: the architecture has no counterpart in timm.
       MissingExtraError: torch is not installed and ``as_numpy`` is false.
     """
-    model._require_variables()
+    _require_variables(model)
     reference = reference_of(model.spec.name)
     if reference is None:
         raise CheckpointError(
@@ -89,7 +97,7 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
     """
     from safetensors.numpy import save_file
 
-    model._require_variables()
+    _require_variables(model)
     directory = Path(directory)
     timm = to_timm_config(model)
     tensors = to_torch_state_dict(model, as_numpy=True) if timm else flatten(model.variables)
@@ -97,7 +105,7 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
     document = {
         **(timm or {}),
         "flaxzoo": {
-            "format_version": _FORMAT,
+            "format_version": FORMAT,
             "version": __version__,
             "module": type(model.module).__name__,
             "spec": model.spec.to_json(),
@@ -113,7 +121,7 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
             directory / _WEIGHTS, lambda weights: save_file(tensors, weights, metadata)
         )
 
-    write_atomically(directory / _CONFIG, write)
+    write_atomically(directory / CONFIG, write)
 
 
 def from_pretrained(
@@ -121,7 +129,7 @@ def from_pretrained(
     *,
     module: nn.Module | None = None,
     revision: str | None = None,
-) -> Model:
+) -> tuple[nn.Module, Any, ModelSpec]:
     """Reads a model from a directory or a repository of the Hub, whatever its architecture.
 
     Args:
@@ -131,8 +139,9 @@ def from_pretrained(
       revision: a branch, tag or commit of the repository.
 
     Returns:
-      A model with variables. What ``save_pretrained`` and ``Model.save`` wrote comes back as it
-      was; of timm's files the preprocessing, the labels and the number of classes are taken.
+      The module, its variables and what is known of them, for a ``flaxzoo.Model``. What
+      ``save_pretrained`` and ``Model.save`` wrote comes back as it was; of timm's files the
+      preprocessing, the labels and the number of classes are taken.
 
     Raises:
       CheckpointError: a file is missing, damaged or of another model, or the module is not in the
@@ -141,29 +150,33 @@ def from_pretrained(
       DownloadError: the repository can't be had.
       ValueError: ``source`` is malformed, or ``revision`` is given for a directory or twice.
     """
-    from flaxzoo import models
-    from flaxzoo.model import Model
-    from flaxzoo.weights.pretrained import load_pretrained, read_file
-
-    config_path, weights, label = find(source, revision)
+    config_path, weights, label = locate(source, revision)
     config = read_json(config_path, label)
     if config.get("format") == "flaxzoo.model":
-        return Model.load(config_path.parent, module)
+        # They lie beside the configuration, once they are here.
+        weights()
+        return read_saved(config_path.parent, module)
     spec = read_spec(config, label)
-    with _naming(label):
+    with naming(label):
         if module is None and spec.config is None:
             raise CheckpointError(
                 f"{label}: holds {config['flaxzoo']['module']!r}, which is not from the registry; "
                 "pass the module: from_pretrained(source, module=...)"
             )
-        model = Model(models.module_of(spec) if module is None else module, None, spec)
-    read = read_file(weights, label)
-    if read.ours and model.spec.input_shape is None:
+        module_found = module_of(spec) if module is None else hashable_module(module)
+    tensors = read_file(weights(), label)
+    if tensors.ours and spec.input_shape is None:
         # Several inputs, as a module of one's own may have: there is nothing to compare with.
-        return model.with_variables(jax.tree.map(jnp.asarray, unflatten(read.tensors)))
+        return module_found, jax.tree.map(jnp.asarray, unflatten(tensors.tensors)), spec
     # What a module of the registry finds wrong with its fields, the file is to blame for.
-    with _naming(label) if module is None else contextlib.nullcontext():
-        return load_pretrained(model, read, fresh_head=False)
+    with naming(label) if module is None else contextlib.nullcontext():
+        known = spec.name in MODELS
+        architecture = (
+            MODELS.architecture(spec.name) if known else Architecture(spec.name, nn.Module)
+        )
+        shapes = variable_shapes(module_found, spec.sample())
+        variables, _ = load(shapes, tensors, architecture, module_found)
+        return module_found, variables, spec
 
 
 def push_to_hub(
@@ -198,8 +211,6 @@ def push_to_hub(
       DownloadError: the files could not be sent; the message says why and what to do.
       ValueError: ``repo_id`` is malformed.
     """
-    from flaxzoo.weights import hub
-
     hub.check_names(repo_id, revision)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
@@ -262,100 +273,12 @@ def model_card(model: Model, repo_id: str, *, licence: str | None = None) -> str
     return "\n".join(lines) + "\n"
 
 
-def read_spec(config: Mapping[str, Any], label: str) -> ModelSpec:
-    """What a ``config.json`` says of its model: one of ours in either form, or one of timm's.
-
-    Args:
-      config: its content.
-      label: names it in messages.
-
-    Raises:
-      CheckpointError: it is none of these, or damaged.
-      UnknownNameError: timm's architecture is not in the registry.
-    """
-    from flaxzoo.spec import ModelSpec
-
-    with _naming(label):
-        if config.get("format") == "flaxzoo.model":
-            return ModelSpec.from_json(config["spec"])
-        if "flaxzoo" not in config:
-            return from_timm_config(config, label).spec
-        section = config["flaxzoo"]
-        version, written = section["format_version"], section["version"]
-        if version > _FORMAT:
-            raise CheckpointError(
-                f"{label}: written by flaxzoo {written} in a later format; pip install -U flaxzoo"
-            )
-        spec = ModelSpec.from_json(section["spec"])
-        if spec.config is None and "architecture" in config:
-            # A new head, but one that timm has too.
-            spec = dataclasses.replace(spec, config=from_timm_config(config, label).spec.config)
-        return spec
-
-
-@contextlib.contextmanager
-def _naming(label: str) -> Iterator[None]:
-    """Makes what a ``config.json`` of wrong content leads to an error that names it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{label}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise CheckpointError(f"{label}: its {_CONFIG} is not understood ({reason})") from error
-
-
-def find(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, Path, str]:
-    """Where the config and the weights of a directory or repository lie, and their name.
-
-    Raises:
-      CheckpointError: no such directory.
-      DownloadError: the repository can't be had.
-      ValueError: ``source`` is malformed, or two revisions are given.
-    """
-    from flaxzoo.weights import hub
-
-    text = os.fspath(source)
-    path = Path(text)
-    if path.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision={revision!r} is for the Hub, and {text} is a directory")
-        return path / _CONFIG, path, text
-    if text.startswith("hf:"):
-        repo_id, pinned = hub.parse(text)
-        if pinned is not None and revision not in (None, pinned):
-            raise ValueError(f"{text} and revision={revision!r} name two revisions")
-        revision = revision or pinned
-    elif isinstance(source, str) and _REPOSITORY.fullmatch(text):
-        repo_id = text
-    else:
-        raise CheckpointError(
-            f"{text}: no such directory; a repository of the Hub is written hf:org/repo"
+def _require_variables(model: Model) -> None:
+    if model.variables is None:
+        raise UninitializedError(
+            f"model {model.spec.name!r} has no variables yet: model = model.init(rng=0), "
+            "or get it with pretrained=True"
         )
-    config = hub.download(repo_id, _CONFIG, revision=revision)
-    # The cache files a snapshot under its commit: the weights are to be of the same one.
-    commit = config.parent.name
-    if re.fullmatch("[0-9a-f]{40}", commit):
-        revision = commit
-    return config, hub.weight_file(repo_id, revision), f"hf:{repo_id} ({config.parent})"
-
-
-def read_json(path: Path, label: str) -> Mapping[str, Any]:
-    """The content of a ``config.json``; CheckpointError where it is no JSON object."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{label}: no {_CONFIG} in it; for weights alone, "
-            "flaxzoo.models.get(name, pretrained=path)"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{label}: its {_CONFIG} is not readable JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{label}: its {_CONFIG} is not a JSON object")
-    return document
 
 
 def _has_card(repo_id: str, revision: str | None, token: str | None) -> bool:

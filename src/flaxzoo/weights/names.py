@@ -14,27 +14,28 @@ our leaf                    reference leaf     transform
 any other                   the same           none
 ==========================  =================  ======================
 
-What a family adds to it is its ``flaxzoo.models.registry.Reference``.
+What a family adds to it is its ``flaxzoo.models.reference.Reference``.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from flaxzoo.errors import CheckpointError, ShapeError
-from flaxzoo.models.registry import Reference
+from flaxzoo.models.reference import Reference
+from flaxzoo.weights.layouts import layout_of
 from flaxzoo.weights.trees import compare
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
 # Channels of the images that published weights are for.
 RGB = 3
-_INDEX = re.compile(r"_(\d+)(?=$|_)")
+_INDEX = re.compile(r"_(\d+)(_|$)")
 
 
 def reference_name(path: str, reference: Reference) -> str:
@@ -46,15 +47,31 @@ def reference_name(path: str, reference: Reference) -> str:
     """
     collection, *modules, leaf = path.split("/")
     leaf = (_STATISTICS if collection == "batch_stats" else _LEAVES).get(leaf, leaf)
-    inner = "/".join(modules[1:])
-    if modules[:1] == ["head"]:
-        for ours, theirs in reference.head:
-            if inner == ours or inner.startswith(f"{ours}/"):
-                inner = theirs + inner[len(ours) :]
-                break
-    elif modules[:1] != ["backbone"]:
-        inner = "/".join(modules)
-    return ".".join([*(_INDEX.sub(r".\1", part) for part in inner.split("/") if part), leaf])
+    group, inner = (modules[0], modules[1:]) if modules else ("", [])
+    name = reference.head_name("/".join(inner)) if group == "head" else None
+    if name is None:
+        inner = inner if group in ("backbone", "head") else modules
+        name = ".".join(_dotted(inner, reference))
+    return f"{name}.{leaf}" if name else leaf
+
+
+def _dotted(modules: list[str], reference: Reference) -> list[str]:
+    """The reference's names of a path's modules, the family's own rules before the general one."""
+    if not modules:
+        return []
+    for length in range(len(modules), 0, -1):
+        part = "/".join(modules[:length])
+        for pattern, name in reference.renamed:
+            match = re.fullmatch(pattern, part)
+            if match is not None:
+                renamed = match.expand(name)
+                return [*([renamed] if renamed else []), *_dotted(modules[length:], reference)]
+    return [_indexed(modules[0]), *_dotted(modules[1:], reference)]
+
+
+def _indexed(module: str) -> str:
+    """``layers_0_blocks_1`` as ``layers.0.blocks.1``."""
+    return _INDEX.sub(lambda match: f".{match[1]}{'.' if match[2] else ''}", module)
 
 
 def from_reference(
@@ -65,6 +82,7 @@ def from_reference(
     source: str,
     owner: str = "this model",
     adapt: bool = True,
+    resize: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Our leaves from a reference checkpoint.
 
@@ -76,6 +94,8 @@ def from_reference(
       owner: says there what it should fit.
       adapt: whether a stem of any other number of input channels is adapted, rather than only
         that of weights for RGB images.
+      resize: fits a leaf (our path, the array in our layout, the shape wanted) to images of
+        another size, or returns it as it is.
 
     Returns:
       The leaves by our paths; kernels are views in our layout, not copies. Kernels of the stem
@@ -85,19 +105,31 @@ def from_reference(
       CheckpointError: keys are missing, unused or mis-shaped; the first ten of each are listed
         under the reference's names.
     """
-    names = {path: reference_name(path, reference) for path in expected}
-    wanted = {names[path]: _Shaped(_reference_shape(path, expected[path])) for path in expected}
-    found = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in wanted or not any(fnmatch.fnmatchcase(name, g) for g in reference.ignored)
-    }
-    for path in stem_kernels(expected, reference):
-        name = names[path]
-        if name in found:
-            found[name] = fit_channels(found[name], wanted[name].shape, any_number=adapt)
-    compare(wanted, found, source=source, owner=owner)
-    return {path: _from_layout(path, found[name]) for path, name in names.items()}
+    stems = stem_kernels(expected, reference)
+    leaves: dict[str, np.ndarray] = {}
+    wanted: dict[str, Any] = {}
+    present: dict[str, Any] = {}
+    for path, leaf in expected.items():
+        name, layout, shape = (
+            reference_name(path, reference),
+            layout_of(path, reference),
+            leaf.shape,
+        )
+        wanted[name] = _Shaped(layout.shape(tuple(shape)))
+        if name not in tensors:
+            continue
+        array = layout.ours(tensors[name])
+        if path in stems:
+            array = fit_channels(array, shape, any_number=adapt)
+        if resize is not None:
+            array = resize(path, array, shape)
+        leaves[path] = array
+        present[name] = wanted[name] if array.shape == shape else tensors[name]
+    for name, tensor in tensors.items():
+        if name not in wanted and not _matches(name, reference.ignored):
+            present[name] = tensor
+    compare(wanted, present, source=source, owner=owner)
+    return leaves
 
 
 def to_reference(variables: Mapping[str, Any], reference: Reference) -> dict[str, np.ndarray]:
@@ -116,7 +148,8 @@ def to_reference(variables: Mapping[str, Any], reference: Reference) -> dict[str
         name = reference_name(path, reference)
         if name in tensors:
             raise CheckpointError(f"two of the model's leaves would be called {name!r}")
-        tensors[name] = _to_layout(path, np.asarray(leaf))
+        array = layout_of(path, reference).theirs(np.asarray(leaf))
+        tensors[name] = np.require(array, requirements="C")
         if path.startswith("batch_stats/") and name.endswith(".running_var"):
             count = name.removesuffix("running_var") + "num_batches_tracked"
             tensors[count] = np.zeros((), np.int64)
@@ -146,12 +179,12 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
             f"got {list(kernel.shape)} and {channels}"
         )
     wide = np.asarray(kernel, np.float32)
-    given = kernel.shape[1]
+    present = kernel.shape[1]
     if channels == 1:
         wide = wide.sum(1, keepdims=True)
     else:
-        wide = np.tile(wide, (1, -(-channels // given), 1, 1))[:, :channels]
-        wide = wide * np.float32(given / channels)
+        wide = np.tile(wide, (1, -(-channels // present), 1, 1))[:, :channels]
+        wide = wide * np.float32(present / channels)
     return wide.astype(kernel.dtype)
 
 
@@ -159,7 +192,7 @@ def fit_channels(kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool
     """A stem's kernel with the input channels of another shape, where it may be adapted.
 
     Args:
-      kernel: ``[out, in, height, width]``.
+      kernel: ``[height, width, in, out]``.
       shape: wanted, likewise.
       any_number: whether a kernel of any number of channels is adapted, rather than only one for
         RGB images.
@@ -167,11 +200,11 @@ def fit_channels(kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool
     Returns:
       The kernel adapted, or as it is where it may not be or differs in more than its channels.
     """
-    found = tuple(kernel.shape)
-    alike = len(found) == len(shape) == 4 and (found[0], *found[2:]) == (shape[0], *shape[2:])
-    if not alike or found[1] == shape[1] or not (any_number or found[1] == RGB):
+    size = tuple(kernel.shape)
+    alike = len(size) == len(shape) == 4 and (*size[:2], size[3]) == (*shape[:2], shape[3])
+    if not alike or size[2] == shape[2] or not (any_number or size[2] == RGB):
         return kernel
-    return adapt_channels(kernel, shape[1])
+    return adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2]).transpose(2, 3, 1, 0)
 
 
 def stem_kernels(expected: Mapping[str, Any], reference: Reference) -> list[str]:
@@ -180,29 +213,12 @@ def stem_kernels(expected: Mapping[str, Any], reference: Reference) -> list[str]
     return [path for path in paths if path in expected]
 
 
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
 class _Shaped:
     """A shape in the form that ``compare`` reads."""
 
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
-
-
-def _is_kernel(path: str) -> bool:
-    return path.rpartition("/")[2] == "kernel"
-
-
-def _reference_shape(path: str, leaf: Any) -> tuple[int, ...]:
-    shape = tuple(leaf.shape)
-    return (shape[-1], shape[-2], *shape[:-2]) if _is_kernel(path) else shape
-
-
-def _from_layout(path: str, tensor: np.ndarray) -> np.ndarray:
-    if not _is_kernel(path):
-        return tensor
-    return tensor.transpose(*range(2, tensor.ndim), 1, 0)
-
-
-def _to_layout(path: str, leaf: np.ndarray) -> np.ndarray:
-    if _is_kernel(path):
-        leaf = leaf.transpose(leaf.ndim - 1, leaf.ndim - 2, *range(leaf.ndim - 2))
-    return np.require(leaf, requirements="C")

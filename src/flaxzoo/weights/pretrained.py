@@ -1,197 +1,293 @@
-"""Pretrained variables for a model: read from a source, named as ours, put in place."""
+"""Pretrained variables: found at a source, read, named as ours, fitted to a model."""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.errors import CheckpointError, closest
+from flaxzoo.models import catalog
+from flaxzoo.models.build import entry_width
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import Architecture
+from flaxzoo.weights import hub, sources
+from flaxzoo.weights.described import locate, read_json, read_spec
 from flaxzoo.weights.names import fit_channels, from_reference, stem_kernels
-from flaxzoo.weights.sources import SOURCES
-from flaxzoo.weights.tags import catalog_entry, tags
+from flaxzoo.weights.readers import read_tensors
 from flaxzoo.weights.trees import compare, flatten, unflatten
 
-if TYPE_CHECKING:
-    from flaxzoo.model import Model
-    from flaxzoo.models.registry import Reference
+_CLASSIFIER = "params/head/fc/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a source gave.
+    """The tensors of a source.
 
     Attributes:
       tensors: arrays by name.
       source: names the source in messages.
       ours: whether the names are our paths (``params/...``) instead of a reference's.
-      facts: what the source says about them, in the catalogue's form: ``preprocess``, ``classes``.
     """
 
     tensors: Mapping[str, Any]
     source: str
     ours: bool
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def num_classes(self, reference: Reference | None) -> int | None:
-        """How many classes the last layer of these weights tells apart; None if unknown."""
+        """How many classes the classifier of these weights tells apart; None if there is none."""
         if self.ours:
-            kernel = self.tensors.get("params/head/fc/kernel")
+            kernel = self.tensors.get(f"{_CLASSIFIER}kernel")
             return None if kernel is None else kernel.shape[-1]
-        for _, name in reference.head if reference else ():
-            weight = self.tensors.get(f"{name}.weight")
-            if weight is not None:
-                return weight.shape[0]
-        return None
+        weight = None
+        if reference is not None:
+            weight = self.tensors.get(f"{reference.classifier}.weight")
+        return None if weight is None else weight.shape[0]
 
 
-def read_weights(name: str, source: bool | str | os.PathLike[str], tag: str | None) -> Weights:
-    """Reads the tensors of a source.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights lie, and what is known of them before they are read.
+
+    Attributes:
+      facts: in the catalogue's form: ``preprocess``, ``classes``, ``input_shape``, ``licence``.
+      width: how many classes their classifier tells apart; -1 if they have none.
+      read: reads them, after a download if need be.
+    """
+
+    facts: Mapping[str, Any]
+    width: int
+    read: Callable[[], Weights]
+
+
+def open_source(
+    architecture: Architecture, pretrained: bool | str | os.PathLike[str], tag: str | None
+) -> Source:
+    """Finds weights; what is far or large is not read yet.
 
     Args:
-      name: of the architecture.
-      source: True for the catalogue's weights; ``"hf:org/repo[@revision]"`` for a repository of
-        the Hub; ``"jax_resnet"`` or ``"flaxmodels"`` for those of the package; or the path of a
+      architecture: that they are to be of.
+      pretrained: True for the catalogue's weights; ``"hf:org/repo[@revision]"`` for a repository
+        of the Hub; ``"jax_resnet"`` or ``"flaxmodels"`` for those of the package; or the path of a
         weight file or of a directory that holds one.
       tag: of the catalogue's weights; None for the default one.
 
     Raises:
       UnknownNameError: there are no such weights.
-      DownloadError: they can't be had.
+      DownloadError: their description can't be had.
       CheckpointError: the file is missing, damaged or of another kind, or is another model's.
       ValueError: a source of the Hub is malformed.
     """
-    if source is True:
-        return _read_catalogued(name, tag)
-    text = os.fspath(source)  # type: ignore[arg-type]
-    if text in SOURCES:
-        from flaxzoo.weights import sources
-
-        facts = {"preprocess": sources.preprocess(name, text), "classes": "imagenet1k"}
-        return Weights(
-            flatten(sources.load(name, text)), f"{name} of {text}", ours=True, facts=facts
-        )
+    name = architecture.name
+    if pretrained is True:
+        return _catalogued(name, tag)
+    # The catalogue's accuracy is that of its own weights.
+    entry = {**catalog.entry(name, tag), "top1": None} if tag else {}
+    text = os.fspath(pretrained)  # type: ignore[arg-type]
     path = Path(text).expanduser()
+    if text in sources.SOURCES:
+        return _packaged(name, text, entry)
     if text.startswith("hf:") or (path.is_dir() and (path / "config.json").is_file()):
-        return _read_described(name, text if text.startswith("hf:") else str(path))
+        return _described(architecture, text if text.startswith("hf:") else str(path), entry)
     if not text or not path.exists():
         raise CheckpointError(f"{text!r}: no such weight file{_advice(name, text)}")
-    return read_file(path, text)
+    return _known(architecture, read_file(path, text), entry)
 
 
-def _advice(name: str, text: str) -> str:
-    """What someone may have meant who asked for weights that are no file."""
-    near = closest(text, SOURCES)
-    if text in tags(name):
-        return (
-            f"; the tag is part of the name: flaxzoo.models.get('{name}.{text}', pretrained=True)"
-        )
-    if near and os.sep not in text:
-        return f"; did you mean {near[0]!r}?"
-    if len(Path(text).parts) == 2 and not Path(text).suffix[1:].isalpha():
-        return f"; a repository of the Hub is written 'hf:{text}'"
-    return ""
+def read_file(path: Path, source: str) -> Weights:
+    """The tensors of a file or directory, whose names say whether they are ours."""
+    tensors = read_tensors(path)
+    ours = any(name.startswith("params/") for name in tensors)
+    return Weights(tensors, source, ours)
 
 
-def load_pretrained(
-    model: Model,
+def load(
+    expected: Mapping[str, Any],
     weights: Weights,
+    architecture: Architecture,
+    module: nn.Module,
     *,
-    fresh_head: bool,
-    adapt_channels: bool = False,
-    rng: Any = 0,
-) -> Model:
-    """Returns ``model`` with the variables of ``weights``.
-
-    Only what the weights do not provide is initialised: nothing, or a head of another width.
+    image_sizes: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
+    fresh_classifier: bool = False,
+    any_channels: bool = False,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Fits weights to a model.
 
     Args:
-      model: its variables need not be initialised.
-      weights: from ``read_weights``.
-      fresh_head: whether the head may be of another width than the weights', or they may have
-        none; it is then initialised.
-      adapt_channels: whether the first convolution may have other channels than in the weights;
+      expected: the model's variables, or their shapes.
+      weights: that have been read.
+      architecture: of the model.
+      module: the model's.
+      image_sizes: the shapes ``[H, W, C]`` of the images that the weights and the model are for,
+        None where it is not known.
+      fresh_classifier: whether the classifier may be of another width than the weights', or they
+        may have none.
+      any_channels: whether the first convolution may have other channels than in the weights;
         those of weights for RGB images are always adapted.
-      rng: an int seed or a key, for a fresh head.
+
+    Returns:
+      The variables without the leaves that the weights do not provide, and the paths of these:
+      nothing, or the classifier's.
 
     Raises:
       CheckpointError: the weights are another model's; the first ten keys that differ are listed.
     """
-    from flaxzoo.model import init_head
-    from flaxzoo.weights.timm_config import reference_of
-
-    reference = reference_of(model.spec.name)
-    expected = flatten(model.shapes())
-    head = [path for path in expected if path.split("/")[1] == "head"]
+    reference = architecture.reference
+    flat = flatten(expected)
+    missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier)
+    wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
+    resize = functools.partial(
+        _resized, reference or Reference(), getattr(module, "backbone", module), image_sizes
+    )
+    owner = repr(architecture.name)
     if weights.ours:
-        prefixes: tuple[str, ...] = ("params/head/", "batch_stats/head/")
+        leaves = _fitted(wanted, tensors, reference, any_channels, resize)
+        compare(wanted, leaves, source=weights.source, owner=owner)
     elif reference is None:
         raise CheckpointError(
             f"{weights.source}: not written by flaxzoo: no tensor is named 'params/...' (it "
-            f"holds {', '.join(sorted(weights.tensors)[:3])}), and {model.spec.name!r} has no "
+            f"holds {', '.join(sorted(weights.tensors)[:3])}), and {architecture.name!r} has no "
             "reference checkpoints"
         )
     else:
-        prefixes = tuple(f"{name}." for _, name in reference.head)
-    given = {name for name in weights.tensors if name.startswith(prefixes)}
-    # A head of one's own has no such layer, and is never exchanged.
-    kernel = expected.get("params/head/fc/kernel")
-    theirs = weights.num_classes(reference)
-    other = not given if theirs is None or kernel is None else theirs != kernel.shape[-1]
-    tensors, wanted = weights.tensors, expected
-    if not head or (fresh_head and other):
-        tensors = {k: v for k, v in tensors.items() if k not in given}
-        wanted = {k: v for k, v in expected.items() if k not in head}
-    owner = f"{model.spec.name!r}"
-    if weights.ours:
-        tensors = dict(tensors)
-        for path in stem_kernels(wanted, reference) if reference else ():
-            if path in tensors and np.ndim(tensors[path]) == 4:
-                stem = np.asarray(tensors[path]).transpose(3, 2, 0, 1)
-                height, width, channels, features = wanted[path].shape
-                shape = (features, channels, height, width)
-                stem = fit_channels(stem, shape, any_number=adapt_channels)
-                tensors[path] = stem.transpose(2, 3, 1, 0)
-        compare(wanted, tensors, source=weights.source, owner=owner)
-    elif reference is not None:
-        tensors = from_reference(
-            wanted, tensors, reference, source=weights.source, owner=owner, adapt=adapt_channels
+        leaves = from_reference(
+            wanted,
+            tensors,
+            reference,
+            source=weights.source,
+            owner=owner,
+            adapt=any_channels,
+            resize=resize,
         )
     # As wide as the model wants them, not as the file has them.
-    flat = {k: jnp.asarray(tensors[k], wanted[k].dtype) for k in wanted}
-    if len(wanted) < len(expected):
-        fresh = init_head(model, unflatten(flat), rng)
-        flat |= flatten({name: {"head": tree} for name, tree in fresh.items()})
-    return dataclasses.replace(model, variables=unflatten({k: flat[k] for k in expected}))
+    arrays = {path: jnp.asarray(leaves[path], leaf.dtype) for path, leaf in wanted.items()}
+    return unflatten(arrays), tuple(missing)
 
 
-def _read_catalogued(name: str, tag: str | None) -> Weights:
-    entry = catalog_entry(name, tag)
+def _without_classifier(
+    expected: Mapping[str, Any], weights: Weights, reference: Reference | None, fresh: bool
+) -> tuple[list[str], Mapping[str, Any]]:
+    """The paths of a classifier that is not loaded, and the tensors that are left then.
+
+    A model without a classifier leaves that of the weights out, and one without any head all that
+    belongs to one.
+    """
+    paths = [path for path in expected if path.startswith(_CLASSIFIER)]
+    headless = not any(path.split("/")[1:2] == ["head"] for path in expected)
+    width = weights.num_classes(reference)
+    exchanged = fresh and bool(paths) and width != expected[f"{_CLASSIFIER}kernel"].shape[-1]
+    if paths and not exchanged:
+        return [], weights.tensors
+    if weights.ours:
+        prefixes: tuple[str, ...] = (_CLASSIFIER,)
+        if headless:
+            prefixes = ("params/head/", "batch_stats/head/")
+    else:
+        names = [reference.classifier] if reference else []
+        if headless and reference is not None:
+            names += [name for _, name in reference.head]
+        prefixes = tuple(f"{name}." for name in names)
+    tensors = {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
+    return paths, tensors
+
+
+def _fitted(
+    expected: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    reference: Reference | None,
+    any_channels: bool,
+    resize: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray],
+) -> dict[str, Any]:
+    """Tensors under our own names, for the model's channels and size of images."""
+    leaves = dict(tensors)
+    for path in stem_kernels(expected, reference) if reference else ():
+        if path in leaves:
+            kernel, shape = np.asarray(leaves[path]), tuple(expected[path].shape)
+            leaves[path] = fit_channels(kernel, shape, any_number=any_channels)
+    for path in (path for path in expected if path in leaves):
+        leaves[path] = resize(path, leaves[path], tuple(expected[path].shape))
+    return leaves
+
+
+def _resized(
+    reference: Reference,
+    backbone: nn.Module,
+    image_sizes: tuple[Sequence[int] | None, Sequence[int] | None],
+    path: str,
+    leaf: np.ndarray,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """A leaf that follows the image's size, for the model's."""
+    function = next((f for g, f in reference.resized if fnmatch.fnmatchcase(path, g)), None)
+    if function is None:
+        return leaf
+    old, new = (None if size is None else (size[0], size[1]) for size in image_sizes)
+    # Grids of 14 x 28 and of 28 x 14 are of one shape: where the sizes are known, they decide.
+    same = tuple(leaf.shape) == tuple(shape) and (old is None or old == new)
+    if same or new is None:
+        return leaf
+    return function(np.asarray(leaf), tuple(shape), backbone, old, new)
+
+
+def _catalogued(name: str, tag: str | None) -> Source:
+    entry = catalog.entry(name, tag)
+    width = entry_width(entry)
     if "file" in entry:
-        with resources.as_file(resources.files("flaxzoo.weights") / entry["file"]) as path:
-            return dataclasses.replace(read_file(path, str(path)), facts=entry)
-    from flaxzoo.weights import hub
 
-    path = hub.download(entry["hub"])
-    return dataclasses.replace(read_file(path, f"{entry['hub']} ({path})"), facts=entry)
+        def read() -> Weights:
+            with resources.as_file(resources.files("flaxzoo.weights") / entry["file"]) as path:
+                return read_file(path, str(path))
+    else:
+
+        def read() -> Weights:
+            path = hub.download(entry["hub"])
+            return read_file(path, f"{entry['hub']} ({path})")
+
+    return Source(entry, width or -1, read)
 
 
-def _read_described(name: str, source: str) -> Weights:
+def _packaged(name: str, source: str, entry: Mapping[str, Any]) -> Source:
+    """The weights of another package, all of which are for ImageNet's 1000 classes."""
+    facts = {**entry, "preprocess": sources.preprocess(name, source), "classes": "imagenet1k"}
+
+    def read() -> Weights:
+        return Weights(flatten(sources.load(name, source)), f"{name} of {source}", ours=True)
+
+    return Source(facts, 1000, read)
+
+
+def _known(architecture: Architecture, weights: Weights, entry: Mapping[str, Any]) -> Source:
+    """Weights that are read already, of which nothing is known but their names and shapes."""
+    width = weights.num_classes(architecture.reference)
+    facts = dict(entry)
+    if architecture.reference is not None and "classes" not in facts:
+        name = architecture.name
+        usual = catalog.entry(name, None) if catalog.tags(name) else {}
+        # As many classes as the usual weights: theirs.
+        facts["classes"] = usual.get("classes") if entry_width(usual) == width else None
+    return Source(facts, -1 if width is None else width, lambda: weights)
+
+
+def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]) -> Source:
     """The weights of a directory or a repository, with what its ``config.json`` says of them."""
-    from flaxzoo.weights.export import find, read_json, read_spec
-
-    config, weights, label = find(source, None)
+    config, weights, label = locate(source)
     spec = read_spec(read_json(config, label), label)
-    if spec.name != name:
+    if spec.name != architecture.name:
         known = f"flaxzoo.models.get({spec.name!r}, pretrained={source!r})"
-        raise CheckpointError(f"{label} holds a {spec.name!r}, not a {name!r}: {known}")
+        raise CheckpointError(
+            f"{label} holds a {spec.name!r}, not a {architecture.name!r}: {known}"
+        )
     facts: dict[str, Any] = {
+        **entry,
         "config": {k: v for k, v in (spec.config or {}).items() if k != "pretrained"},
         "classes": spec.classes,
         "licence": spec.licence,
@@ -204,13 +300,21 @@ def _read_described(name: str, source: str) -> Weights:
         preprocess = dataclasses.asdict(spec.preprocess)
         preprocess.pop("input_shape")
         facts["preprocess"] = preprocess
-    return dataclasses.replace(read_file(weights, label), facts=facts)
+    width = None if spec.head is not None else (spec.config or {}).get("num_classes")
+    if width is None:
+        return _known(architecture, read_file(weights(), label), facts)
+    return Source(facts, width or -1, lambda: read_file(weights(), label))
 
 
-def read_file(path: Path, source: str) -> Weights:
-    """The tensors of a file or directory, whose names say whether they are ours."""
-    from flaxzoo.weights.readers import read_tensors
-
-    tensors = read_tensors(path)
-    ours = any(name.startswith("params/") for name in tensors)
-    return Weights(tensors, source, ours)
+def _advice(name: str, text: str) -> str:
+    """What someone may have meant who asked for weights that are no file."""
+    near = closest(text, sources.SOURCES)
+    if text in catalog.tags(name):
+        return (
+            f"; the tag is part of the name: flaxzoo.models.get('{name}.{text}', pretrained=True)"
+        )
+    if near and os.sep not in text:
+        return f"; did you mean {near[0]!r}?"
+    if len(Path(text).parts) == 2 and not Path(text).suffix[1:].isalpha():
+        return f"; a repository of the Hub is written 'hf:{text}'"
+    return ""

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax.linen as nn
+
+from flaxzoo.classes import class_names
 from flaxzoo.errors import CheckpointError
-from flaxzoo.models.registry import Reference, facts
-from flaxzoo.weights.tags import catalog
+from flaxzoo.models import catalog
+from flaxzoo.models.build import Request, build, find
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import MODELS
+from flaxzoo.preprocess import Preprocess
+from flaxzoo.spec import ModelSpec
+from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.trees import flatten
-
-if TYPE_CHECKING:
-    from flaxzoo.model import Model
 
 # Fields of a backbone that change neither its variables nor what it computes from them.
 _NEUTRAL = {"parent", "name", "dtype", "param_dtype", "drop_path", "remat", "zero_init_residual"}
-_POOLINGS = {"auto": "avg", "avg": "avg", "max": "max", "avg+max": "avgmax"}
+_POOLINGS = {
+    "auto": "avg",
+    "avg": "avg",
+    "max": "max",
+    "avg+max": "avgmax",
+    "token": "token",
+    "attention": "map",
+}
 # What timm's model_args are called here.
 _ARGUMENTS = {
     "drop_rate": "dropout",
@@ -32,42 +44,36 @@ _DATA_SETS = {"in1k": "imagenet1k", "in12k": "imagenet12k"}
 
 def reference_of(name: str) -> Reference | None:
     """How an architecture's names relate to timm's; None if they do not."""
-    from flaxzoo import models
-
-    # Registers the families.
-    return facts(name)["reference"] if name in models.list() else None
+    return MODELS.architecture(name).reference if name in MODELS else None
 
 
-def to_timm_config(model: Model) -> dict[str, Any] | None:
+def to_timm_config(model: Any) -> dict[str, Any] | None:
     """The ``config.json`` from which timm builds ``model``.
 
     Args:
-      model: with variables.
+      model: a ``flaxzoo.Model`` with variables.
 
     Returns:
       None where timm has no such model: the architecture is not one of timm's, its backbone was
       given other fields than timm's has, or the head is not just pooling and one linear layer.
     """
-    from flaxzoo import models
-    from flaxzoo.models.classifier import Classifier
-    from flaxzoo.models.heads import Head
-
     spec, module = model.spec, model.module
     reference = reference_of(spec.name)
     if reference is None or not isinstance(module, Classifier):
         return None
     head, backbone = module.head, module.backbone
-    plain = type(head) is Head and not head.hidden and (head.use_bias or head.num_classes == 0)
-    if not plain or head.pooling not in _POOLINGS:
+    usual: Any = MODELS.get(spec.name)
+    differing = _differing(usual.backbone, backbone)
+    if differing is None or differing - {"output_stride", "input_shape"}:
         return None
-    usual = models.get(spec.name).module.backbone
-    differing = _differing(usual, backbone)
-    if differing is None or differing - {"output_stride"}:
+    heads = _differing(usual.head, head)
+    unlike = heads is None or heads - {"num_classes", "pooling", "dropout", "kernel_init"}
+    if unlike or head.pooling not in _POOLINGS:
         return None
     leaves = flatten(model.variables or {})
     if any(not path.startswith(("params/", "batch_stats/")) for path in leaves):
         return None
-    pooling = _POOLINGS[head.pooling]
+    pooling, usual_pooling = _POOLINGS[head.pooling], _POOLINGS[usual.head.pooling]
     config: dict[str, Any] = {"architecture": spec.name, "num_classes": head.num_classes}
     if head.num_classes:
         config["num_features"] = int(leaves["params/head/fc/kernel"].shape[0])
@@ -75,8 +81,10 @@ def to_timm_config(model: Model) -> dict[str, Any] | None:
     if spec.classes is not None:
         config["label_names"] = list(spec.classes)
     arguments: dict[str, Any] = {}
-    if pooling != "avg":
+    if pooling != usual_pooling:
         arguments["global_pool"] = pooling
+    if "input_shape" in differing:
+        arguments["img_size"] = list(spec.input_shape[:2])
     if "output_stride" in differing:
         arguments["output_stride"] = backbone.output_stride
     if arguments:
@@ -85,8 +93,8 @@ def to_timm_config(model: Model) -> dict[str, Any] | None:
     return config
 
 
-def from_timm_config(config: Mapping[str, Any], source: str) -> Model:
-    """The model that timm's ``config.json`` describes, without variables.
+def from_timm_config(config: Mapping[str, Any], source: str) -> tuple[nn.Module, ModelSpec]:
+    """The module that timm's ``config.json`` describes, and what is known of it.
 
     Args:
       config: its content; the older form, without ``pretrained_cfg``, too.
@@ -97,9 +105,6 @@ def from_timm_config(config: Mapping[str, Any], source: str) -> Model:
       UnknownNameError: the architecture is not in the registry.
       KeyError, TypeError, ValueError: a value is not what its key stands for.
     """
-    from flaxzoo import models
-    from flaxzoo.preprocess import Preprocess
-
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
         raise CheckpointError(
@@ -129,17 +134,24 @@ def from_timm_config(config: Mapping[str, Any], source: str) -> Model:
                 f"{source}: its config.json has the global_pool {pooling!r}; flaxzoo reads "
                 f"{', '.join(ours)}"
             )
-        keywords["pooling"] = ours[pooling]
+        if pooling != _POOLINGS[_usual_pooling(architecture)]:
+            keywords["pooling"] = ours[pooling]
     channels, height, width = pretrained.get("input_size") or (3, 224, 224)
+    if arguments.get("img_size"):
+        size = arguments["img_size"]
+        height, width = (size, size) if isinstance(size, int) else size
     channels = arguments.get("in_chans", channels)
-    model = models.get(architecture, num_classes=classes, in_channels=channels, **keywords)
+    known, _ = find(architecture)
+    shape = (height, width, channels) if "input_shape" in MODELS.parameters(known.name) else None
+    request = Request(classes, shape, channels, None, keywords)
+    module, spec = build(known, request)
     preprocess = None
     if channels in (1, 3):
         settings = {**pretrained, "input_size": (channels, height, width)}
         preprocess = Preprocess.from_timm(settings)
     tag = pretrained.get("tag")
     spec = dataclasses.replace(
-        model.spec,
+        spec,
         tag=tag,
         input_shape=(height, width, channels),
         preprocess=preprocess,
@@ -147,7 +159,12 @@ def from_timm_config(config: Mapping[str, Any], source: str) -> Model:
         licence=pretrained.get("license") or "",
         top1=None,
     )
-    return dataclasses.replace(model, spec=spec)
+    return module, dataclasses.replace(spec, declared=False)
+
+
+def _usual_pooling(architecture: str) -> str:
+    usual: Any = MODELS.get(architecture)
+    return usual.head.pooling
 
 
 def _differing(usual: Any, backbone: Any) -> set[str] | None:
@@ -158,9 +175,7 @@ def _differing(usual: Any, backbone: Any) -> set[str] | None:
     return {name for name in names if getattr(usual, name) != getattr(backbone, name)}
 
 
-def _pretrained_cfg(
-    model: Model, reference: Reference, leaves: Mapping[str, Any]
-) -> dict[str, Any]:
+def _pretrained_cfg(model: Any, reference: Reference, leaves: Mapping[str, Any]) -> dict[str, Any]:
     spec = model.spec
     height, width, channels = spec.input_shape or (224, 224, 3)
     settings: dict[str, Any] = {"input_size": [channels, height, width]}
@@ -169,12 +184,16 @@ def _pretrained_cfg(
     kernels = [stem for stem in reference.stem if f"params/backbone/{stem}/kernel" in leaves]
     settings |= {
         "num_classes": model.module.head.num_classes,
-        "first_conv": re.sub(r"_(\d+)", r".\1", kernels[0]) if kernels else None,
-        "classifier": reference.head[0][1],
+        "first_conv": _module_name(kernels[0], reference) if kernels else None,
+        "classifier": reference.classifier,
     }
     if spec.licence:
         settings["license"] = spec.licence
     return settings
+
+
+def _module_name(stem: str, reference: Reference) -> str:
+    return reference_name(f"params/backbone/{stem}/kernel", reference).removesuffix(".weight")
 
 
 def _classes(
@@ -189,9 +208,8 @@ def _classes(
         return tuple(str(label) for label in labels)
     if not isinstance(tag, str):
         return None
-    from flaxzoo.classes import class_names
-
-    entry = catalog().get(f"{config['architecture']}.{tag}", {})
+    name = config["architecture"]
+    entry = catalog.entry(name, tag) if tag in catalog.tags(name) else {}
     table = entry.get("classes") or _DATA_SETS.get(tag.rpartition("_")[2])
     names = class_names(table) if isinstance(table, str) else None
     return names if names is not None and len(names) == count else None

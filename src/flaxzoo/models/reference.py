@@ -1,0 +1,51 @@
+"""How an architecture's parameters relate to those of its reference checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# A leaf of the weights, the shape that the model wants, its backbone, and the height and width of
+# the images that the weights (None: not known) and the model are for.
+Resize = Callable[[Any, tuple[int, ...], Any, tuple[int, int] | None, tuple[int, int]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What a family adds to the rule of ``flaxzoo.weights.names``.
+
+    Attributes:
+      stem: paths in the backbone that its first convolution may have; whichever exists has its
+        kernel adapted to the number of input channels.
+      classifier: the reference's name of ``head/fc``, the one layer that another number of
+        classes exchanges.
+      head: from the paths of other modules in ``head`` to the reference's names, such as
+        ``("norm", "head.norm")``.
+      renamed: pairs of a regular expression and the reference's name, for parts of a path in the
+        backbone that the rule does not give: one submodule (``ln_1`` is no index in a list) or
+        several joined by ``/``. The name may hold groups, as ``re.Match.expand`` takes them.
+      layouts: pairs of a glob over our paths, such as ``"*/c_attn/kernel"``, and the name of the
+        layout that the reference keeps the leaf in; see ``flaxzoo.weights.layouts``.
+      convert: called with the reference's tensors by name and the backbone, returns those of
+        today's names: for files that are older than the reference's code.
+      ignored: globs of reference names that no leaf of ours takes.
+      resized: pairs of a glob over our paths and a function that fits the leaf to images of
+        another size: position embeddings, tables of relative positions.
+    """
+
+    stem: tuple[str, ...] = ()
+    classifier: str = "fc"
+    head: tuple[tuple[str, str], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    layouts: tuple[tuple[str, str], ...] = ()
+    convert: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] | None = None
+    ignored: tuple[str, ...] = ("*.num_batches_tracked",)
+    resized: tuple[tuple[str, Resize], ...] = ()
+
+    def head_name(self, path: str) -> str | None:
+        """The reference's name of a module below ``head``; None if it is not one of its own."""
+        for ours, name in (("fc", self.classifier), *self.head):
+            if path == ours or path.startswith(f"{ours}/"):
+                return (name + path[len(ours) :]).replace("/", ".")
+        return None

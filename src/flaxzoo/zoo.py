@@ -1,0 +1,165 @@
+"""What users ask of the zoo: ``get`` a model, ``list`` the names, ``info`` about one."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import fnmatch
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from flaxzoo.layers.lowering.initialise import variable_shapes
+from flaxzoo.licences import LicenceWarning, has_licence, licence_of
+from flaxzoo.model import Model, initialise_missing
+from flaxzoo.models import catalog
+from flaxzoo.models.build import Request, build, entry_width, find
+from flaxzoo.models.registry import MODELS
+from flaxzoo.spec import ModelSpec
+from flaxzoo.summary import summarize
+from flaxzoo.weights.pretrained import load, open_source
+
+__all__ = ["get", "info", "list"]
+
+
+def get(
+    name: str,
+    *,
+    pretrained: bool | str | os.PathLike[str] = False,
+    num_classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    in_channels: int | None = None,
+    classes: Sequence[str] | None = None,
+    rng: Any = 0,
+    **config: Any,
+) -> Model:
+    """Builds a model by name.
+
+    Args:
+      name: of an architecture, ``"resnet50"``, or of one with its weights' tag,
+        ``"resnet50.a1_in1k"``.
+      pretrained: True for the weights of the tag (without one, of the default tag), from the
+        package or from the Hub; ``"hf:org/repo[@revision]"`` for a repository of the Hub;
+        ``"jax_resnet"`` or ``"flaxmodels"`` for that package's weights; the path of a
+        ``.safetensors``, ``.pth``, ``.h5`` or ``.npz`` file, or of a directory that ``Model.save``,
+        ``Model.save_pretrained`` or timm wrote, whose configuration then holds where the
+        arguments below say nothing else; False for none, and then ``variables`` is None until
+        ``init``.
+      num_classes: width of the classifier; 0 returns the features before it, ``[B, C]``. With
+        pretrained weights of another width the classifier is freshly initialised, and only it;
+        by default it is theirs.
+      input_shape: of one example, where it is not the architecture's or the weights' own.
+      in_channels: of images ``[H, W, in_channels]``; the kernel of pretrained weights is summed or
+        repeated to fit.
+      classes: their names, in the order of the outputs; they give ``num_classes``, too.
+      rng: an int seed or a key, for a freshly initialised classifier of a pretrained model.
+      **config: what the architecture takes besides; ``info`` and a wrong keyword's error list it.
+
+    Returns:
+      A ``flaxzoo.Model``. A ``LicenceWarning`` names weights that may not be used commercially.
+
+    Raises:
+      UnknownNameError: (a KeyError) no such architecture or tag; it lists the closest ones.
+      UnknownArgumentError: (a TypeError) a keyword that the architecture does not take.
+      DownloadError: (an OSError) the weights can't be downloaded.
+      CheckpointError: the weights are missing, damaged or of another model.
+      ValueError: ``num_classes`` is not an int of at least 0, ``input_shape`` no sequence of
+        sizes, or a field of the architecture holds what it does not take.
+
+    Example:
+      >>> model = get("cnn", num_classes=2, input_shape=(32, 32, 3)).init(rng=0)
+    """
+    if not isinstance(pretrained, bool | str | os.PathLike) and pretrained is not None:
+        raise TypeError(
+            f"pretrained must be True, False, the name of a source or a path, got {pretrained!r}"
+        )
+    architecture, tag = find(name)
+    config = MODELS.current_keywords(architecture.name, config, warn=True)
+    request = Request(
+        num_classes, input_shape, in_channels, None if classes is None else tuple(classes), config
+    )
+    if pretrained is False or pretrained is None:
+        entry = catalog.entry(architecture.name, tag) if tag else {}
+        return Model(*_unfilled(build(architecture, request, entry, entry_width(entry))))
+    source = open_source(architecture, pretrained, tag)
+    module, spec = build(architecture, request, source.facts, source.width)
+    # What can't be built is told before a download.
+    shapes = _shapes(module, spec)
+    if source.facts.get("licence") and not licence_of(source.facts["licence"]).commercial:
+        _warn(architecture.name, source.facts)
+    variables, missing = load(
+        shapes,
+        source.read(),
+        architecture,
+        module,
+        image_sizes=(source.facts.get("input_shape"), spec.input_shape),
+        fresh_classifier=request.num_classes is not None,
+        any_channels=request.in_channels is not None or request.input_shape is not None,
+    )
+    model = Model(module, None, spec)
+    return model.with_variables(initialise_missing(model, variables, missing, rng))
+
+
+def _unfilled(built: tuple[Any, ModelSpec]) -> tuple[Any, None, ModelSpec]:
+    module, spec = built
+    return module, None, spec
+
+
+def _shapes(module: Any, spec: ModelSpec) -> Any:
+    return variable_shapes(module, spec.sample())
+
+
+def _warn(name: str, entry: Any) -> None:
+    licence = licence_of(entry["licence"])
+    tag = f".{entry['tag']}" if entry.get("tag") else ""
+    warnings.warn(
+        f"the weights {name}{tag} are under the licence {licence.name!r}: {licence.terms}",
+        LicenceWarning,
+        stacklevel=3,
+    )
+
+
+def list(
+    pattern: str = "*", *, pretrained: bool = False, licence: str | None = None
+) -> builtins.list[str]:
+    """Names of architectures that match a glob, sorted.
+
+    Args:
+      pattern: such as ``"resnet*"``.
+      pretrained: whether to list ``name.tag`` of the pretrained weights instead.
+      licence: lists the pretrained weights whose licence it is: ``"commercial"`` for all that
+        allow commercial use, ``"restricted"`` for the others, or a name or glob such as
+        ``"apache-2.0"``.
+
+    Raises:
+      ValueError: no licence is of that name.
+    """
+    if not pretrained and licence is None:
+        return MODELS.list(pattern)
+    keys = sorted(key for key, _ in catalog.weights() if fnmatch.fnmatchcase(key, pattern))
+    if licence is None:
+        return keys
+    has_licence("unknown", licence)
+    return [key for key in keys if has_licence(catalog.licence(key), licence)]
+
+
+def info(name: str) -> ModelSpec:
+    """What is known about an architecture or its weights; ``print`` it.
+
+    Parameters and FLOPs that the catalogue does not hold are counted from the layers' shapes.
+
+    Raises:
+      UnknownNameError: no such architecture or tag.
+    """
+    architecture, tag = find(name)
+    entry = catalog.entry(architecture.name, tag) if tag else {}
+    module, spec = build(architecture, Request(), entry)
+    if not tag and spec.tags:
+        # Whoever asks for the pretrained model gets the default tag's.
+        licence = catalog.entry(architecture.name, None)["licence"]
+        spec = dataclasses.replace(spec, licence=licence)
+    if spec.parameters is None and spec.input_shape is not None:
+        table = summarize(module, _shapes(module, spec), spec.sample(), name=spec.name)
+        spec = dataclasses.replace(spec, parameters=table.parameters, gflops=table.flops / 1e9)
+    return spec

@@ -1,0 +1,172 @@
+"""The catalogue is consistent in itself and with the registry, for every family."""
+
+import functools
+import json
+import math
+import re
+from importlib import import_module, resources
+
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.classes import class_names
+from flaxzoo.licences import LICENCES
+from flaxzoo.models import catalog
+from flaxzoo.models.registry import MODELS, families
+
+FAMILIES = families()
+WEIGHTS = dict(catalog.weights())
+OF_TIMM = [
+    key for key, family in WEIGHTS.items() if "hub" in catalog.document(family)["weights"][key]
+]
+REQUIRED = {
+    "tag",
+    "hub",
+    "num_classes",
+    "classes",
+    "input_shape",
+    "test_input_shape",
+    "preprocess",
+    "test_crop",
+    "licence",
+    "top1",
+    "top1_input_shape",
+    "test_top1",
+}
+OPTIONAL = {"origin", "paper", "notes", "fixed_input_size", "task"}
+
+
+@functools.cache
+def text(file):
+    path = resources.files("flaxzoo.models.catalog").joinpath(f"{file}.json")
+    return path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_what_its_file_registers(family):
+    """scripts/make_catalog.py was run since the file was changed."""
+    import_module(f"flaxzoo.models.{family}")
+    items = MODELS.architectures.items()
+    registered = {n for n, known in items if known.family == f"flaxzoo.models.{family}"}
+    document = catalog.document(family)
+    assert registered == set(document["architectures"]) == set(catalog.index()["families"][family])
+    assert not registered & set(document["left_out"])
+    assert all(document["left_out"].values())
+    assert {key.partition(".")[0] for key in document["weights"]} <= registered
+    if document["source"]["package"] == "timm":
+        assert document["source"]["version"] == "1.0.31"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_entry_is_there_twice(family):
+    # json.loads keeps the last of two equal keys without a word.
+    keys = re.findall(r'^    "([\w.]+)": ', text(family), re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    assert text(family).endswith("}\n")
+
+
+def test_the_index_is_of_all_families():
+    assert sorted(catalog.index()["families"]) == sorted(FAMILIES)
+    for key, family in WEIGHTS.items():
+        assert key in catalog.document(family)["weights"]
+    assert sum(len(catalog.document(f)["weights"]) for f in FAMILIES) == len(WEIGHTS)
+    assert json.loads(text("index"))["aliases"] == {
+        alias: name for alias, name in MODELS.aliases().items() if name in catalog.names()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_entries(family):
+    for key in (key for key in OF_TIMM if WEIGHTS[key] == family):
+        check_entry(key, catalog.document(family)["weights"][key])
+
+
+def check_entry(key, entry):
+    assert set(entry) >= REQUIRED, key
+    assert set(entry) <= REQUIRED | OPTIONAL, key
+    name, _, tag = key.partition(".")
+    assert re.fullmatch(r"[a-z0-9_]+", name)
+    assert re.fullmatch(r"[a-z0-9_]+", tag)
+    assert entry["tag"] == tag
+    assert entry["hub"].startswith("timm/")
+    for shape, crop in (
+        (entry["input_shape"], entry["preprocess"]["crop"]),
+        (entry["test_input_shape"], entry["test_crop"]),
+    ):
+        assert len(shape) == 3
+        assert all(isinstance(size, int) and size >= 32 for size in shape[:2])
+        assert shape[2] == 3
+        assert 0 < crop <= 1
+    assert math.prod(entry["test_input_shape"]) >= math.prod(entry["input_shape"])
+    preprocess = entry["preprocess"]
+    assert set(preprocess) == {"mean", "std", "interpolation", "crop", "crop_mode"}
+    assert len(preprocess["mean"]) == len(preprocess["std"]) == 3
+    assert all(0 <= mean < 1 for mean in preprocess["mean"])
+    assert all(0 < std <= 1 for std in preprocess["std"])
+    assert preprocess["interpolation"] in {"nearest", "bilinear", "bicubic", "lanczos"}
+    assert preprocess["crop_mode"] in {"center", "squash", "border"}
+    assert entry["licence"] in LICENCES
+    if entry["licence"] == "unknown":
+        assert "licence" in entry["notes"]
+    assert all(entry.get(name) != "" for name in ("origin", "paper", "notes"))
+    assert entry["classes"] is None or len(class_names(entry["classes"])) == entry["num_classes"]
+    if entry.get("task") == "features":
+        assert entry["classes"] is None
+        assert entry["num_classes"] > 0
+    if entry["top1"] is None:
+        assert entry["top1_input_shape"] is None
+        return
+    # Networks made for testing are far below the rest; a fraction would be below 1.
+    assert entry["top1_input_shape"] == entry["input_shape"]
+    assert 20 < entry["top1"] < 92
+
+
+def test_the_default_tag_comes_first():
+    """Then the others by the alphabet, and an architecture's entries stand together."""
+    for family in FAMILIES:
+        keys = list(catalog.document(family)["weights"])
+        names = [key.partition(".")[0] for key in keys]
+        firsts = list(dict.fromkeys(names))
+        assert firsts == sorted(firsts)
+        for name in firsts:
+            start = names.index(name)
+            of_name = keys[start : start + names.count(name)]
+            assert all(key.startswith(f"{name}.") for key in of_name)
+            assert of_name[1:] == sorted(of_name[1:])
+    # As timm has them: the first tag that its authors list.
+    assert catalog.tags("resnet50")[0] == "a1_in1k"
+    assert catalog.tags("resnet101")[0] == "a1h_in1k"
+    assert catalog.tags("seresnextaa101d_32x8d")[0] == "sw_in12k_ft_in1k_288"
+
+
+def test_known_values():
+    """A few that the model cards state."""
+    entry = catalog.entry("resnet50", "a1_in1k")
+    assert entry["input_shape"] == [224, 224, 3]
+    assert entry["test_input_shape"] == [288, 288, 3]
+    assert entry["preprocess"]["crop"] == 0.95
+    assert entry["preprocess"]["mean"] == [0.485, 0.456, 0.406]
+    assert entry["test_crop"] == 1.0
+    assert catalog.licence("resnet18.fb_swsl_ig1b_ft_in1k") == "cc-by-nc-4.0"
+    assert catalog.licence("resnet50.tv_in1k") == "bsd-3-clause"
+    assert catalog.entry("resnet50", "gluon_in1k")["preprocess"]["interpolation"] == "bicubic"
+    assert catalog.entry("resnet50", "tv_in1k")["preprocess"]["interpolation"] == "bilinear"
+    assert catalog.known("resnet50")["parameters"] == 25_557_032
+    # Two operations per multiply-add; timm states 4.1 GMACs.
+    assert catalog.known("resnet50")["gflops"] == pytest.approx(8.18, abs=0.01)
+
+
+def test_listing_is_the_catalogue():
+    assert fz.models.list(pretrained=True) == sorted(WEIGHTS)
+    assert set(catalog.names()) <= set(fz.models.list())
+
+
+def test_licences():
+    commercial = fz.models.list("*resne*", licence="commercial")
+    restricted = fz.models.list("*resne*", licence="restricted")
+    assert "resnet50.tv_in1k" in commercial
+    assert "resnet18.fb_swsl_ig1b_ft_in1k" in restricted
+    assert sorted(commercial + restricted) == fz.models.list("*resne*", pretrained=True)
+    assert fz.models.list("resnet50*", licence="bsd-*") == ["resnet50.tv2_in1k", "resnet50.tv_in1k"]
+    with pytest.raises(ValueError, match="licence must be 'commercial', 'restricted'"):
+        fz.models.list(licence="comercial")
