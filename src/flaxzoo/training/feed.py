@@ -60,6 +60,8 @@ class Feed:
       seed: an int that selects the orders.
       steps_per_epoch: where to end an epoch; needed for endless iterables. An iterable is read on
         from there in the next epoch, and afresh when it ends.
+      allow_short: whether arrays and numbered examples that are fewer than a batch make one
+        smaller batch, instead of an error.
       name: what messages call the data, the name of an argument.
 
     Attributes:
@@ -80,6 +82,7 @@ class Feed:
         shuffle: bool = False,
         seed: int = 0,
         steps_per_epoch: int | None = None,
+        allow_short: bool = False,
         name: str = "data",
     ) -> None:
         check_size("steps_per_epoch", steps_per_epoch, optional=True)
@@ -88,7 +91,8 @@ class Feed:
         self.pad = True
         self.first_epoch = 0
         self._limit = steps_per_epoch
-        data = _epochs_of(data, batch_size, name, shuffle=shuffle, seed=seed)
+        order = {"shuffle": shuffle, "seed": seed}
+        data = _epochs_of(data, batch_size, name, allow_short=allow_short, **order)
         if steps_per_epoch is None:
             check_endless(data, name)
         self._source: _Dataset | _Stream
@@ -105,6 +109,11 @@ class Feed:
     def arrays(self) -> Any | None:
         """The whole data where it is in memory, else None."""
         return self._source.arrays
+
+    @property
+    def num_examples(self) -> int | None:
+        """The number of examples in an epoch, or None where the data does not tell."""
+        return getattr(self._source.data, "num_examples", None)
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -336,15 +345,18 @@ class _Stream:
         return grouped(source, self._group)
 
 
-def _epochs_of(data: Any, size: int, name: str, *, shuffle: bool, seed: int) -> Any:
+def _epochs_of(data: Any, size: int, name: str, *, allow_short: bool, **order: Any) -> Any:
     """Arrays and numbered examples as data sets that know their epochs; all else as it is."""
     if isinstance(data, EpochData):
         return data
     data = _held(data, name)
     if holds_examples(data):
-        return ExampleDataset(data, size, shuffle=shuffle, seed=seed)
+        size = min(size, len(data)) if allow_short else size
+        return ExampleDataset(data, size, **order)
     if not isinstance(data, EpochData) and _is_arrays(data):
-        return ArrayDataset(as_batch(data), size, shuffle=shuffle, seed=seed, drop_last=False)
+        arrays = as_batch(data)
+        size = min(size, batch_size(arrays)) if allow_short else size
+        return ArrayDataset(arrays, size, **order)
     return data
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from flaxzoo.data.batch import as_batch
-from flaxzoo.data.examples import holds_examples
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
@@ -36,13 +34,3 @@ def inspect(state: Any, feed: Feed) -> None:
     feed.pad = "per_example_gradients" not in state.optimizer.needs and (
         state.loss.gives_per_example(outputs, batch.targets)
     )
-
-
-def length(data: Any) -> int | None:
-    """The number of examples, or None where the data does not tell."""
-    if holds_examples(data):
-        return len(data)
-    data = getattr(data, "arrays", data)
-    leaves = jax.tree.leaves(data) if isinstance(data, tuple | list | Mapping) else [data]
-    shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape") and len(leaf.shape)]
-    return int(shapes[0][0]) if shapes and len(shapes) == len(leaves) else None

@@ -25,7 +25,7 @@ from flaxzoo.training.compiled import Flat, evaluate_and_total, pack, unpacked
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.freezing import FreezeSpec
 from flaxzoo.training.history import History
-from flaxzoo.training.inspection import inspect, length
+from flaxzoo.training.inspection import inspect
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.run import Run
 from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
@@ -165,8 +165,9 @@ class Trainer(Run):
         if validation_data is not None:
             validation = Feed(
                 validation_data,
-                batch_size=min(batch_size, length(validation_data) or batch_size),
+                batch_size=batch_size,
                 steps_per_epoch=validation_steps,
+                allow_short=True,
                 name="validation_data",
             )
         self._note_classes(train_data)
@@ -275,10 +276,7 @@ class Trainer(Run):
           Metric names to floats.
         """
         feed = Feed(
-            data,
-            batch_size=min(batch_size, length(data) or batch_size),
-            steps_per_epoch=steps,
-            name="data",
+            data, batch_size=batch_size, steps_per_epoch=steps, allow_short=True, name="data"
         )
         self._build_for(feed, None)
         inspect(self.state, feed)
@@ -302,7 +300,7 @@ class Trainer(Run):
         elif isinstance(inputs, list):
             # A list holds batches; two arrays in it are no pair of inputs and targets.
             inputs = functools.partial(iter, inputs)
-        feed = Feed(inputs, batch_size=min(batch_size, length(inputs) or batch_size), name="inputs")
+        feed = Feed(inputs, batch_size=batch_size, allow_short=True, name="inputs")
         feed.pad = False
         first = feed.first()
         state, size = self.build(first.inputs), count(first)

@@ -18,13 +18,11 @@ from flaxzoo._checks import as_choice
 from flaxzoo._finite import check_finite
 from flaxzoo.data.arrays import ArrayDataset, as_int, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
-from flaxzoo.data.examples import holds_examples
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
 from flaxzoo.training.feed import Feed
-from flaxzoo.training.inspection import length
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_files import columns_of, structure_of
 
@@ -160,13 +158,9 @@ def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
     if isinstance(data, ArrayDataset):
         # Its own order, all of it: shuffling and leaving out are for training.
         data = ArrayDataset(data.arrays, data.batch_size, shuffle=False)
-    count = getattr(data, "num_examples", None)
-    # A list may be one of batches, of which the first tells nothing about the others.
-    if count is None and (not isinstance(data, list) or holds_examples(data)):
-        count = length(data)
-        size = size if count is None else min(size, count)
+    feed = Feed(data, batch_size=size, steps_per_epoch=steps, allow_short=True, name="data")
+    count = getattr(data, "num_examples", feed.num_examples)
     count = None if count is None else operator.index(count)
-    feed = Feed(data, batch_size=size, steps_per_epoch=steps, name="data")
     # Short batches are filled up here, and cut again, without weights in between.
     feed.pad = False
     return feed, count
