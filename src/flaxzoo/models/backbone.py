@@ -219,7 +219,7 @@ class Backbone(Checked, kw_only=True):
 
     @nn.nowrap
     def _compute(self, part: Part, x: Any, train: bool) -> Any:
-        kind = _module_class(part.run)
+        kind: Any = _module_class(part.run)
         if kind is None:
             return part.run(x, train)
         fields = functools.partial(part.run)
@@ -247,7 +247,7 @@ def _module_class(run: Callable[..., Any]) -> type[nn.Module] | None:
 
 
 @functools.cache
-def _takes_train(kind: type[nn.Module]) -> bool:
+def _takes_train(kind: Any) -> bool:
     return "train" in inspect.signature(kind.__call__).parameters
 
 

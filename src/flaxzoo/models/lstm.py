@@ -325,7 +325,7 @@ class LSTM(Backbone):
     def _dtypes(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         inputs: Any,
         *,

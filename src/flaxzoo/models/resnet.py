@@ -248,7 +248,7 @@ class ResNet(Backbone):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
-    def _blocks(self) -> list[Callable[..., nn.Module]]:
+    def _blocks(self) -> list[Any]:
         """The block's class of each stage, or what was given to build it."""
         kinds = _each(self.block)
         kinds = kinds if len(kinds) > 1 else kinds * len(self.layers)
