@@ -137,6 +137,22 @@ def test_no_circles():
     assert circles(graph) == []
 
 
+def test_what_is_private_stays_private():
+    """A name with ``_`` is its file's own, a module with ``_`` its package's."""
+    seen = set()
+    for name, path in modules().items():
+        for node in _executed(ast.parse(path.read_text("utf-8"))):
+            for target in _targets(node):
+                package = target.partition("._")[0]
+                if package != target and not f"{name}.".startswith(f"{package}."):
+                    seen.add((name, target))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flaxzoo"):
+                names = {f"{node.module}.{alias.name}" for alias in node.names} - set(modules())
+                private = {n for n in names if n.rpartition(".")[2].startswith("_")}
+                seen |= {(name, target) for target in private - {"flaxzoo._version.__version__"}}
+    assert seen == set()
+
+
 def test_open_arrows_are_there():
     """Who removes one takes it off the list."""
     assert OPEN - arrows() == set()

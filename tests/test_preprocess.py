@@ -264,7 +264,7 @@ def test_ranks_of_arrays():
 
 
 def test_the_order_is_kept_by_the_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(preprocess_module, "_available_cpus", lambda: 4)
+    monkeypatch.setattr(preprocess_module, "available_cpus", lambda: 4)
     seen = set()
     original = preprocess_module.load_image
 

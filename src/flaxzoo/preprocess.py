@@ -242,7 +242,7 @@ class Preprocess:
         # may have one position for several images, so those stay in this thread.
         files = [i for i, x in enumerate(items) if isinstance(x, str | os.PathLike | bytes)]
         # Twice the processors, as some threads wait for the disk or for that lock.
-        workers = min(2 * _available_cpus(), len(files), _MAX_WORKERS)
+        workers = min(2 * available_cpus(), len(files), _MAX_WORKERS)
         with contextlib.ExitStack() as stack:
             running = {}
             if workers > 1:
@@ -339,7 +339,8 @@ def _crop(name: str, given: Any) -> float:
     return values[0]
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
+    """The number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

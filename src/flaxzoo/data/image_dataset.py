@@ -15,7 +15,7 @@ from flaxzoo.data.epochs import Epochs, as_int
 from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data.image_files import check_class_names
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
-from flaxzoo.preprocess import Preprocess, _available_cpus
+from flaxzoo.preprocess import Preprocess, available_cpus
 
 _ERRORS = ("raise", "skip")
 _SPLITS = ("train", "validation")
@@ -118,7 +118,7 @@ class ImageDataset(Epochs):
         self.errors = _known("errors", errors, _ERRORS)
         self.fast_decode = bool(fast_decode)
         self.threads = (
-            min(_available_cpus(), _MAX_THREADS)
+            min(available_cpus(), _MAX_THREADS)
             if threads is None
             else as_int(threads, "threads", 1)
         )

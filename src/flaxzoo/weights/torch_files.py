@@ -19,7 +19,7 @@ from flaxzoo.weights.npz import ZIP_DAMAGE, too_large
 
 # Before these releases weights_only=True could be made to run code: CVE-2025-32434 (fixed in 2.6)
 # and CVE-2026-24747 (fixed in 2.10).
-_SAFE = (2, 10)
+SAFE_TORCH = (2, 10)
 # Where training scripts keep a state dict, best first; timm's load_state_dict has this order.
 _EMA = ("state_dict_ema", "model_ema")
 _NESTED = ("state_dict", "model")
@@ -76,7 +76,7 @@ def read_torch(path: Path, limit: int, *, use_ema: bool) -> dict[str, np.ndarray
         ``weights_only`` has no known hole.
     """
     torch = import_torch(
-        f"reading {path} (or convert it to .safetensors where torch is)", minimum=_SAFE
+        f"reading {path} (or convert it to .safetensors where torch is)", minimum=SAFE_TORCH
     )
     zipped = _check_zip(path)
     try:

@@ -110,10 +110,10 @@ def load(name: str) -> dict[str, Any]:
       MissingExtraError: torch is not installed, or is too old to read files safely.
     """
     from flaxzoo.weights.sources._download import cached
-    from flaxzoo.weights.torch_files import _SAFE, import_torch
+    from flaxzoo.weights.torch_files import SAFE_TORCH, import_torch
 
     weights = pick(_WEIGHTS, name, "jax_resnet")
-    torch = import_torch(f"pretrained='jax_resnet' for {name!r}", minimum=_SAFE)
+    torch = import_torch(f"pretrained='jax_resnet' for {name!r}", minimum=SAFE_TORCH)
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     return cached(path, weights.url, lambda file: _read(file, weights), source="jax_resnet")
 
