@@ -336,6 +336,10 @@ def test_initialisation():
     np.testing.assert_array_equal(params["bias"], [0] * H + [1] * H + [0] * 2 * H)
     for gate in np.split(params["kernel_hh"], 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(H), atol=1e-5)
+    half = LSTM(hidden_size=H, param_dtype=jnp.bfloat16).init(KEY, X)["params"]["l0"]
+    assert half["kernel_hh"].dtype == jnp.bfloat16
+    # Drawn as the wide one is, then rounded.
+    np.testing.assert_array_equal(half["kernel_hh"], params["kernel_hh"].astype(jnp.bfloat16))
 
 
 def test_learns_to_tell_the_first_token_across_padding():

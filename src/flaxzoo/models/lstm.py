@@ -67,8 +67,10 @@ def forget_bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float3
 def recurrent_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Makes a kernel [H, 4 * H] of one orthogonal matrix [H, H] per gate (Saxe et al., 2014)."""
     one_gate = nn.initializers.orthogonal()
-    keys = jax.random.split(key, 4)
-    return jnp.concatenate([one_gate(k, (shape[0], shape[1] // 4), dtype) for k in keys], axis=-1)
+    # The decomposition behind an orthogonal matrix takes no half precision.
+    exact = jnp.promote_types(dtype, jnp.float32)
+    gates = [one_gate(k, (shape[0], shape[1] // 4), exact) for k in jax.random.split(key, 4)]
+    return jnp.concatenate(gates, axis=-1).astype(dtype)
 
 
 class LSTMLayer(nn.Module):
