@@ -21,7 +21,47 @@ import flaxzoo as fz
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
+# Directories that make test leaves to targets of their own.
+LANES = ("conformance", "parity")
 _QUICK = os.environ[_compiler.QUICK] not in ("0", "false", "")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--families",
+        default="all",
+        help="of the tests about one family run those of these, with commas between, as "
+        "scripts/families.py prints them; 'none' runs none of them",
+    )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves a lane of its own out, unless it or something in it is asked for."""
+    tests = Path(__file__).parent
+    if collection_path.parent != tests or collection_path.name not in LANES:
+        return None
+    asked = [Path(str(arg).partition("::")[0]).resolve() for arg in config.args]
+    return not any(path.is_relative_to(collection_path) for path in asked)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out tests about one family, by marker or by a parameter ``family``, of the others."""
+    chosen = config.getoption("--families")
+    if chosen in ("all", ""):
+        return
+    chosen = set(chosen.split(","))
+    out = [item for item in items if (about := families_of(item)) and not about & chosen]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in set(out)]
+
+
+def families_of(item) -> set[str]:
+    """The families that a test is about; none if it is about no family in particular."""
+    names = {name for marker in item.iter_markers("family") for name in marker.args}
+    family = getattr(item, "callspec", None) and item.callspec.params.get("family")
+    if family is not None:
+        names.add(getattr(family, "name", family))
+    return names
 
 
 def pytest_configure(config):

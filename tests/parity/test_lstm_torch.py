@@ -11,6 +11,8 @@ from flaxzoo.models.lstm import LSTM, from_torch_state_dict, to_torch_state_dict
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.family("lstm")
+
 B, T, F, H = 4, 9, 6, 5
 LENGTHS = np.array([9, 4, 1, 6])
 close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)

@@ -19,6 +19,8 @@ from flaxzoo.weights.names import adapt_channels, from_reference, to_reference
 from flaxzoo.weights.synthetic import synthetic_images
 from flaxzoo.weights.trees import flatten
 
+pytestmark = pytest.mark.family("resnet", "resnest")
+
 MODULES = ("resnet", "resnest")
 # Channel numbers that pruning left, found in no rule: their weights need a file of their own.
 LEFT_OUT = {"ecaresnet50d_pruned", "ecaresnet101d_pruned"}

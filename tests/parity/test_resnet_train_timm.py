@@ -19,6 +19,8 @@ from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.synthetic import synthetic_images
 from flaxzoo.weights.trees import flatten
 
+pytestmark = pytest.mark.family("resnet", "resnest")
+
 # Narrow, and two blocks in one stage: what is left of a network's depth and width changes nothing.
 SMALL = {"layers": (1, 2, 1, 1), "widths": (32, 32, 64, 96)}
 NETWORKS = {
