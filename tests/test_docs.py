@@ -1,5 +1,6 @@
 """Runs every Python block of the README and the docs pages, top to bottom, page by page."""
 
+import json
 import os
 import re
 import subprocess
@@ -18,36 +19,66 @@ def blocks(page: Path) -> list[str]:
     return _BLOCK.findall(page.read_text("utf-8"))
 
 
-def run(pages: list[Path], directory: Path) -> subprocess.CompletedProcess:
-    """One process for several pages, each in a namespace and a directory of its own.
+# Runs the pages that it is told, one line of JSON each, and answers with a traceback or null.
+INTERPRETER = """
+import json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    name, directory, source = json.loads(line)
+    os.chdir(directory)
+    try:
+        exec(compile(source, name, "exec"), {"__name__": "doc"})
+        error = None
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps(error), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory):
+    """A process for all pages, which share its imports and what it has compiled.
 
     Pages register names of their own, so they do not share the test process.
     """
-    program = ["import os, traceback", "failed = []"]
-    for page in pages:
-        work = directory / page.stem
-        work.mkdir()
-        source = "\n".join(blocks(page))
-        program.append(
-            f"os.chdir({str(work)!r})\n"
-            f"try:\n    exec(compile({source!r}, {page.name!r}, 'exec'), {{'__name__': 'doc'}})\n"
-            f"except BaseException:\n    traceback.print_exc(); failed.append({page.name!r})"
+    errors = tmp_path_factory.mktemp("docs") / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERPRETER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, "MPLBACKEND": "Agg"},
         )
-    program.append("raise SystemExit('failed: ' + ', '.join(failed) if failed else 0)")
-    script = directory / "pages.py"
-    script.write_text("\n".join(program))
-    environment = {**os.environ, "MPLBACKEND": "Agg"}
-    return subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=environment
-    )
+    yield process, errors
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.slow
-def test_every_page_runs(tmp_path):
-    pages = [page for page in PAGES if blocks(page)]
-    assert len(pages) > 10
-    result = run(pages, tmp_path)
-    assert result.returncode == 0, result.stderr[-6000:]
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+)
+def test_page_runs(page, interpreter, tmp_path):
+    """Top to bottom, in a namespace and a directory of its own."""
+    process, errors = interpreter
+    # Lines of the traceback are those of the page.
+    source, end = [], 0
+    text = page.read_text("utf-8")
+    for match in _BLOCK.finditer(text):
+        source.append("\n" * (text.count("\n", end, match.start(1))) + match[1])
+        end = match.end(1)
+    print(json.dumps([page.name, str(tmp_path), "".join(source)]), file=process.stdin, flush=True)
+    answer = process.stdout.readline()
+    assert answer, f"the process died at {page.name}: {errors.read_text()[-6000:]}"
+    error = json.loads(answer)
+    assert error is None, error
+
+
+def test_most_pages_have_blocks():
+    assert sum(bool(blocks(page)) for page in PAGES) > 10
 
 
 def is_defined_in(item, module):
