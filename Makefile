@@ -1,13 +1,28 @@
-# make demo | test | lint | parity | bench | docs: each makes .venv (bench: .venv-bench) and installs
-# what it needs, once.
+# make demo | test | test-fast | lint | parity | test-lowest | test-latest | docs | package | bench:
+# each makes the environment that it needs and installs into it, once. CONTRIBUTING.md has them all.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
+# What make test-lowest and make test-latest run on.
+PYTHON_LOWEST ?= python3.11
+PYTHON_LATEST ?= $(shell scripts/newest_python.sh)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+QUIET  := -m pip install --disable-pip-version-check --quiet
+PIP    := $(BIN)/python $(QUIET)
 # Processes that share the tests; a file's tests stay together, with what they compile.
 WORKERS ?= 2
-PYTEST  := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+SHARED  := -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST  := $(BIN)/python $(SHARED)
+# More for pytest: make test ARGS="-k digits".
+ARGS ?=
+# Of the tests about one family those to run: all, none, or names with commas between.
+FAMILIES ?= all
+# Where make demo's run lies, so that make test reads it instead of training once more.
+ifdef DEMO
+export DEMO
+endif
 # What make parity compares with.
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
@@ -22,16 +37,40 @@ BENCHMARKS   ?= import_time lstm startup transfer train_step inference memory ov
 BENCH_train_step := --compile resnet50 cnn mlp lstm
 BENCH_inference  := --compile resnet50 cnn mlp lstm
 
-.PHONY: demo test lint format parity bench docs digits clean
+LOWEST := .venv-lowest
+LATEST := .venv-latest
+WHEEL  := .venv-wheel
+
+.PHONY: demo test test-fast test-lowest test-latest conformance parity lint format bench docs
+.PHONY: package digits clean
 
 demo: $(STAMPS)/demo
 	rm -rf runs/demo
-	$(BIN)/python examples/quickstart_digits.py --run-dir runs/demo
-	$(BIN)/python examples/predict_from_checkpoint.py --run-dir runs/demo
-	$(BIN)/python examples/digits_transfer/main.py --run-dir runs/demo/transfer
+	mkdir -p runs/demo
+	$(BIN)/python examples/quickstart_digits.py --run-dir runs/demo | tee runs/demo.txt
+	mv runs/demo.txt runs/demo/quickstart.txt
+	$(BIN)/python examples/predict_from_checkpoint.py --run-dir runs/demo | tee runs/demo/predict.txt
+	$(BIN)/python examples/digits_transfer/main.py --run-dir runs/demo/transfer | tee runs/demo/transfer.txt
 
 test: $(STAMPS)/test
-	$(PYTEST)
+	$(PYTEST) --durations=20 $(ARGS)
+
+# Without the tests that train, start processes or compile for seconds.
+test-fast: $(STAMPS)/test
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# The oldest versions that pyproject.toml allows, all at once.
+test-lowest: $(LOWEST)/stamp
+	$(LOWEST)/bin/python $(SHARED) -m "not slow" $(ARGS)
+
+# The newest Python here, with the newest versions that it takes.
+test-latest: $(LATEST)/stamp
+	$(LATEST)/bin/python $(SHARED) --durations=20 $(ARGS)
+
+ifneq ($(wildcard tests/conformance),)
+conformance: $(STAMPS)/test
+	$(PYTEST) --durations=20 --families=$(FAMILIES) tests/conformance $(ARGS)
+endif
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check .
@@ -43,7 +82,7 @@ format: $(STAMPS)/lint
 	$(BIN)/ruff format .
 
 parity: $(STAMPS)/parity
-	$(PYTEST) --override-ini=addopts= --import-mode=importlib -ra tests/parity
+	$(PYTEST) --durations=20 --families=$(FAMILIES) tests/parity $(ARGS)
 
 bench: $(BENCH)/stamp
 	mkdir -p benchmarks/results
@@ -53,6 +92,16 @@ bench: $(BENCH)/stamp
 docs: $(STAMPS)/docs
 	$(BIN)/zensical build
 
+# The wheel, installed where nothing else is, and tried from another directory.
+package: $(STAMPS)
+	rm -rf dist $(WHEEL)
+	$(PIP) build
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python $(QUIET) dist/*.whl
+	cd dist && ../$(WHEEL)/bin/flaxzoo info cnn.digits
+	cd dist && ../$(WHEEL)/bin/python ../scripts/try_package.py
+
 # The checkpoint that ships inside the package, by the demo's own recipe.
 digits: $(STAMPS)/demo
 	$(BIN)/python examples/quickstart_digits.py --run-dir runs/digits --export src/flaxzoo/weights/digits
@@ -61,6 +110,19 @@ $(STAMPS):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flaxzoo needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	mkdir -p $@
+
+$(LOWEST)/stamp: pyproject.toml scripts/lowest_versions.py
+	$(PYTHON_LOWEST) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python scripts/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python $(QUIET) --upgrade pip
+	$(LOWEST)/bin/python $(QUIET) --constraint $(LOWEST)/lowest.txt -e '.[test]'
+	touch $@
+
+$(LATEST)/stamp: pyproject.toml
+	$(PYTHON_LATEST) -m venv --clear $(LATEST)
+	$(LATEST)/bin/python $(QUIET) --upgrade pip
+	$(LATEST)/bin/python $(QUIET) --upgrade --upgrade-strategy eager -e '.[test]'
+	touch $@
 
 $(STAMPS)/demo: pyproject.toml | $(STAMPS)
 	$(PIP) -e '.[demo]'
@@ -96,4 +158,4 @@ $(STAMPS)/docs: pyproject.toml | $(STAMPS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) runs build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(BENCH) $(LOWEST) $(LATEST) $(WHEEL) runs build dist .pytest_cache .ruff_cache .mypy_cache
