@@ -178,9 +178,10 @@ def linear_probe(
     scores = None if parts is None else fits.cross_validate(data, values, parts[counted])
     # argmax takes the first of equals, and the largest penalty comes first.
     best = values[0 if scores is None else int(scores.mean(1).argmax())]
-    scaler, model = fits.scaler(data), fits.model()
-    converged = fits.fit(model, scaler.transform(data.features), data, best)
+    pipeline = fits.pipeline()
+    converged = fits.fit(pipeline, data, best)
     fits.warn()
+    scaler, model = pipeline[0], pipeline[1]
     return LinearProbe(
         *_unscaled(scaler, model), best, values, scores, int(model.n_iter_.max()), converged
     )
@@ -202,37 +203,38 @@ class _Fits:
     """Scikit-learn's regressions with one set of options, and which of them stopped too early."""
 
     def __init__(self, standardize: bool, tolerance: float, max_iterations: int) -> None:
-        purpose = {"extra": "data", "purpose": "linear_probe"}
-        self._linear_model = require("sklearn.linear_model", **purpose)
-        self._preprocessing = require("sklearn.preprocessing", **purpose)
-        self._unfinished = require("sklearn.exceptions", **purpose).ConvergenceWarning
         self.standardize, self.tolerance = standardize, tolerance
         self.max_iterations = max_iterations
         self.count = 0
         self.failures: list[float] = []
 
-    def scaler(self, data: _Examples) -> Any:
-        """What standardises features by the mean and the deviation of these examples."""
+    def pipeline(self) -> Any:
+        """A scaler and a regression, whose next fit starts where the one before it ended."""
+        purpose = {"extra": "data", "purpose": "linear_probe"}
+        linear_model = require("sklearn.linear_model", **purpose)
+        preprocessing = require("sklearn.preprocessing", **purpose)
         on = self.standardize
-        scaler = self._preprocessing.StandardScaler(with_mean=on, with_std=on)
-        return scaler.fit(data.features, sample_weight=data.weights)
-
-    def model(self) -> Any:
-        """A regression, whose next fit starts where the one before it ended."""
-        # Unlike L-BFGS, this solver ends at the tolerance alone and not where progress is slow.
-        return self._linear_model.LogisticRegression(
-            solver="newton-cg", tol=self.tolerance, max_iter=self.max_iterations, warm_start=True
+        return require("sklearn.pipeline", **purpose).make_pipeline(
+            preprocessing.StandardScaler(with_mean=on, with_std=on),
+            # Unlike L-BFGS, this solver ends at the tolerance alone, not where progress is slow.
+            linear_model.LogisticRegression(
+                solver="newton-cg",
+                tol=self.tolerance,
+                max_iter=self.max_iterations,
+                warm_start=True,
+            ),
         )
 
-    def fit(self, model: Any, features: np.ndarray, data: _Examples, penalty: float) -> bool:
-        """Fits to features that are scaled already; returns whether it reached the tolerance."""
+    def fit(self, pipeline: Any, data: _Examples, penalty: float) -> bool:
+        """Fits a pipeline; returns whether it reached the tolerance."""
         # Of two classes scikit-learn has one column, with twice the weight of each of ours.
         share = 2 if data.labels.max() == 1 else 1
-        model.set_params(C=share / penalty if penalty else np.inf)
+        pipeline[1].set_params(C=share / penalty if penalty else np.inf)
+        weights = {f"{name}__sample_weight": data.weights for name, _ in pipeline.steps}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.fit(features, data.labels, sample_weight=data.weights)
-        converged = not any(issubclass(each.category, self._unfinished) for each in caught)
+            pipeline.fit(data.features, data.labels, **weights)
+        converged = "ConvergenceWarning" not in {each.category.__name__ for each in caught}
         self.count += 1
         self.failures += [] if converged else [penalty]
         return converged
@@ -245,12 +247,10 @@ class _Fits:
         scores = np.zeros((len(penalties), len(names)))
         for j, name in enumerate(names):
             training, testing = data.where(folds != name), data.where(folds == name)
-            scaler, model = self.scaler(training), self.model()
-            scaled = scaler.transform(training.features)
-            held_out = scaler.transform(testing.features)
+            pipeline = self.pipeline()
             for i, penalty in enumerate(penalties):
-                self.fit(model, scaled, training, penalty)
-                scores[i, j] = model.score(held_out, testing.labels, testing.weights)
+                self.fit(pipeline, training, penalty)
+                scores[i, j] = pipeline.score(*testing)
         return scores
 
     def warn(self) -> None:
