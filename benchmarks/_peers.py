@@ -75,7 +75,7 @@ def _flaxzoo(work: str, kind: str, dtype: str, steps: int) -> Candidate:
         batch = jax.tree.map(lambda x: np.stack([x] * steps), batch)
     batch = jax.device_put(batch)
     # Each gradient takes as many operations as the forward pass does.
-    gflop = model.spec.gflops * WORKS[work].batch * (3 if kind == "train" else 1)
+    gflop = model.summary().flops / 1e9 * WORKS[work].batch * (3 if kind == "train" else 1)
     if kind == "inference":
         return _jax_candidate(
             lambda: jax.block_until_ready(model(batch[0])), np.asarray, gflop=gflop

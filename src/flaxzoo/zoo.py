@@ -14,10 +14,9 @@ from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.licences import LicenceWarning, has_licence, licence_of
 from flaxzoo.model import Model, initialise_missing
 from flaxzoo.models import catalog
-from flaxzoo.models.build import Request, build, entry_width, find
+from flaxzoo.models.build import Request, build, counted, entry_width, find
 from flaxzoo.models.registry import MODELS
 from flaxzoo.spec import ModelSpec
-from flaxzoo.summary import summarize
 from flaxzoo.weights.pretrained import load, open_source
 
 __all__ = ["get", "info", "list"]
@@ -81,11 +80,12 @@ def get(
     )
     if pretrained is False or pretrained is None:
         entry = catalog.entry(architecture.name, tag) if tag else {}
-        return Model(*_unfilled(build(architecture, request, entry, entry_width(entry))))
+        module, spec = build(architecture, request, entry, entry_width(entry))
+        return Model(module, None, spec)
     source = open_source(architecture, pretrained, tag)
     module, spec = build(architecture, request, source.facts, source.width)
     # What can't be built is told before a download.
-    shapes = _shapes(module, spec)
+    shapes = variable_shapes(module, spec.sample())
     if source.facts.get("licence") and not licence_of(source.facts["licence"]).commercial:
         _warn(architecture.name, source.facts)
     variables, missing = load(
@@ -99,15 +99,6 @@ def get(
     )
     model = Model(module, None, spec)
     return model.with_variables(initialise_missing(model, variables, missing, rng))
-
-
-def _unfilled(built: tuple[Any, ModelSpec]) -> tuple[Any, None, ModelSpec]:
-    module, spec = built
-    return module, None, spec
-
-
-def _shapes(module: Any, spec: ModelSpec) -> Any:
-    return variable_shapes(module, spec.sample())
 
 
 def _warn(name: str, entry: Any) -> None:
@@ -159,7 +150,4 @@ def info(name: str) -> ModelSpec:
         # Whoever asks for the pretrained model gets the default tag's.
         licence = catalog.entry(architecture.name, None)["licence"]
         spec = dataclasses.replace(spec, licence=licence)
-    if spec.parameters is None and spec.input_shape is not None:
-        table = summarize(module, _shapes(module, spec), spec.sample(), name=spec.name)
-        spec = dataclasses.replace(spec, parameters=table.parameters, gflops=table.flops / 1e9)
-    return spec
+    return counted(module, spec)

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from flaxzoo.models import catalog
+from flaxzoo.models.registry import families
+
 torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = ROOT / "src/flaxzoo/weights/catalog/timm.json"
-CATALOG = json.loads(COMMITTED.read_text("utf-8"))
-WEIGHTS = CATALOG["weights"]
+DOCUMENTS = {
+    family: catalog.document(family)
+    for family in families()
+    if catalog.document(family)["source"]["package"] == "timm"
+}
+WEIGHTS = {key: entry for document in DOCUMENTS.values() for key, entry in document["weights"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +54,21 @@ def results_file(path, changes=()):
     return path
 
 
-def test_the_script_writes_the_committed_file(timm, script, tmp_path):
-    assert timm.__version__ == CATALOG["source"]["version"]
-    script.main(["--output", str(tmp_path / "timm.json")])
-    assert (tmp_path / "timm.json").read_bytes() == COMMITTED.read_bytes()
+def test_the_script_writes_the_committed_files(timm, script):
+    committed = (script.CATALOG / "resnest.json").read_text("utf-8")
+    assert timm.__version__ == DOCUMENTS["resnest"]["source"]["version"]
+    built = script.build("resnest", previous=json.loads(committed))
+    assert script.to_text(built) == committed
+    index = (script.CATALOG / "index.json").read_text("utf-8")
+    assert json.dumps(script.build_index(), indent=1) + "\n" == index
 
 
 def test_accuracies_come_from_the_results(timm, script, tmp_path):
-    output = tmp_path / "timm.json"
-    results = results_file(tmp_path / "results.csv")
-    script.main(["--results", str(results), "--output", str(output)])
-    assert output.read_bytes() == COMMITTED.read_bytes()
-
-    changes = {("resnet50.a1_in1k", 224): 12.5, ("resnet50.a1_in1k", 288): 13.25}
-    results = results_file(tmp_path / "results.csv", changes)
-    script.main(["--results", str(results), "--output", str(output), "--modules", "resnet"])
-    made = json.loads(output.read_text())
-    assert made["source"]["modules"] == ["resnet"]
-    assert made["weights"]["resnet50.a1_in1k"]["top1"] == 12.5
-    assert made["weights"]["resnet50.a1_in1k"]["test_top1"] == 13.25
-    assert made["weights"]["resnet18.a1_in1k"] == WEIGHTS["resnet18.a1_in1k"]
-    assert not any(key.startswith("resnest") for key in made["weights"])
+    changes = {("resnest14d.gluon_in1k", 224): 12.5}
+    published = script.read_results(results_file(tmp_path / "results.csv", changes))
+    built = script.build("resnest", published=published)["weights"]
+    assert built["resnest14d.gluon_in1k"]["top1"] == 12.5
+    assert built["resnest101e.in1k"] == WEIGHTS["resnest101e.in1k"]
 
 
 def test_a_file_that_is_not_the_results_is_refused(script, tmp_path):
@@ -81,9 +81,9 @@ def test_a_file_that_is_not_the_results_is_refused(script, tmp_path):
 def test_accuracies_of_another_evaluation_are_not_kept(script):
     entry = WEIGHTS["resnet50.a1_in1k"]
     moved = {**entry, "test_crop": 0.9}
-    kept = script.kept_accuracies("resnet50.a1_in1k", moved, CATALOG)
+    kept = script.kept_accuracies("resnet50.a1_in1k", moved, DOCUMENTS["resnet"])
     assert kept == {"top1": None, "top1_input_shape": None, "test_top1": None}
-    kept = script.kept_accuracies("resnet50.a1_in1k", entry, CATALOG)
+    kept = script.kept_accuracies("resnet50.a1_in1k", entry, DOCUMENTS["resnet"])
     assert kept["top1"] == entry["top1"] > 0
 
 
@@ -112,23 +112,23 @@ def test_preprocessing_is_what_timm_resolves(timm, test):
         assert made == fz.Preprocess.from_timm(config, test=test), key
 
 
+@pytest.mark.parametrize("family", DOCUMENTS)
+def test_names_and_tags_are_timms(timm, family):
+    """timm's own list of what it can load, no more and no less."""
+    document = DOCUMENTS[family]
+    names = set(timm.list_models(module=document["source"]["module"]))
+    assert set(document["architectures"]) | set(document["left_out"]) == names
+    pretrained = {key for key in timm.list_pretrained() if key.partition(".")[0] in names}
+    left_out = {key for key in pretrained if key.partition(".")[0] in document["left_out"]}
+    assert set(document["weights"]) == pretrained - left_out
+
+
 def test_default_tags_and_heads_are_those_of_timms_models(timm):
-    defaults = {key.partition(".")[0]: key for key in reversed(WEIGHTS)}
     for name in ("resnet18", "resnet50", "resnext101_32x8d", "seresnextaa101d_32x8d", "resnest14d"):
         with torch.device("meta"):
             model = timm.create_model(name)
-        assert f"{name}.{model.pretrained_cfg['tag']}" == defaults[name]
-        assert model.num_classes == WEIGHTS[defaults[name]]["num_classes"]
-    # timm's own list of what it can load, no more and no less.
-    names = {
-        name for module in CATALOG["source"]["modules"] for name in timm.list_models(module=module)
-    }
-    pretrained = {key for key in timm.list_pretrained() if key.partition(".")[0] in names}
-    left_out = {key for key in pretrained if key.partition(".")[0] in CATALOG["left_out"]}
-    assert set(WEIGHTS) == pretrained - left_out
-    assert len(left_out) == len(CATALOG["left_out"])
-    trained = {key.partition(".")[0] for key in pretrained}
-    assert set(CATALOG["untrained"]) == names - trained
+        assert model.pretrained_cfg["tag"] == catalog.tags(name)[0]
+        assert model.num_classes == catalog.entry(name, None)["num_classes"]
 
 
 def test_torchvision_agrees_on_its_own_weights(timm):

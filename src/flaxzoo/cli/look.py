@@ -103,7 +103,7 @@ def _show_model(name: str, config: dict[str, Any], *, layers: bool) -> None:
     config = as_sequences(models.info(name).name, config)
     with settings(describe(name, config)):
         model = models.get(name, **config)
-        text = _described(model.spec)
+        text = _described(counted(model.module, model.spec))
         if layers:
             text += f"\n\n{model.summary()}"
     print(text)
@@ -111,7 +111,7 @@ def _show_model(name: str, config: dict[str, Any], *, layers: bool) -> None:
 
 def _show_saved(target: str, config: dict[str, Any], *, layers: bool) -> None:
     model = load_model(target, config=config)
-    print(_described(model.spec))
+    print(_described(counted(model.module, model.spec)))
     if layers:
         print(f"\n{model.summary()}")
 

@@ -14,12 +14,14 @@ from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.classes import class_names
 from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.models import catalog
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.preprocess import Preprocess
 from flaxzoo.spec import ModelSpec
+from flaxzoo.summary import summarize
 from flaxzoo.tasks import get_task
 
 # timm's keywords, for those who come from there.
@@ -165,6 +167,15 @@ def module_of(spec: ModelSpec) -> nn.Module:
     if spec.head is None:
         return module
     return Classifier(backbone=module.backbone, head=Head(**as_config(spec.head)))
+
+
+def counted(module: nn.Module, spec: ModelSpec) -> ModelSpec:
+    """The spec with parameters and FLOPs, counted from the layers' shapes where it has none."""
+    if spec.parameters is not None or spec.input_shape is None:
+        return spec
+    shapes = variable_shapes(module, spec.sample())
+    table = summarize(module, shapes, spec.sample(), name=spec.name)
+    return dataclasses.replace(spec, parameters=table.parameters, gflops=table.flops / 1e9)
 
 
 def entry_width(entry: Mapping[str, Any]) -> int | None:
