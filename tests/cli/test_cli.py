@@ -27,6 +27,7 @@ from flaxzoo.cli.look import KINDS, in_columns
 from flaxzoo.cli.values import Choice, checkpoint, choice, fraction, integer, key_value, literal
 from flaxzoo.models import catalog
 from flaxzoo.models import registry as model_registry
+from flaxzoo.models.build import counted
 from flaxzoo.preprocess import Preprocess
 
 MODEL = ["train", "mlp", "--data", "digits", "--set", "features=8"]
@@ -307,7 +308,8 @@ def test_info_of_a_model(capsys):
     out = capsys.readouterr().out
     model = fz.models.get("mlp", features=(8,), num_classes=3)
     assert str(model.summary()) in out
-    assert str(model.spec) in out
+    assert str(counted(model.module, model.spec)) in out
+    assert "parameters 6,307" in out
 
 
 def test_info_looks_in_all_registries(capsys):

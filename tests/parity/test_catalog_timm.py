@@ -19,7 +19,9 @@ DOCUMENTS = {
     for family in families()
     if catalog.document(family)["source"]["package"] == "timm"
 }
-WEIGHTS = {key: entry for document in DOCUMENTS.values() for key, entry in document["weights"].items()}
+WEIGHTS = {
+    key: entry for document in DOCUMENTS.values() for key, entry in document["weights"].items()
+}
 
 
 @pytest.fixture(scope="module")

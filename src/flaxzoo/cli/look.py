@@ -96,6 +96,7 @@ def show_info(args: argparse.Namespace) -> None:
 
 def _show_model(name: str, config: dict[str, Any], *, layers: bool) -> None:
     from flaxzoo import models
+    from flaxzoo.models.build import counted
 
     if not config and not layers:
         print(_described(models.info(name)))
@@ -110,6 +111,8 @@ def _show_model(name: str, config: dict[str, Any], *, layers: bool) -> None:
 
 
 def _show_saved(target: str, config: dict[str, Any], *, layers: bool) -> None:
+    from flaxzoo.models.build import counted
+
     model = load_model(target, config=config)
     print(_described(counted(model.module, model.spec)))
     if layers:

@@ -15,6 +15,7 @@ from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.config import NotJsonableError, freeze, jsonable, tuples
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
+from flaxzoo.optimizers.decay_masks import as_decay_mask
 from flaxzoo.optimizers.recipes import transformation
 from flaxzoo.schedules import checks
 
@@ -61,7 +62,8 @@ def get(
         which is nothing for most and 1e-4 for adamw.
       weight_decay_mask: tree of booleans in the shape (or a prefix) of the parameters, or a
         function from parameters to it: True where weight decay applies. None is
-        ``optimizers.decay_mask``: everything but biases and norm parameters.
+        ``optimizers.decay_mask``: everything but biases and norm parameters. Patterns over
+        parameter paths change that in their order: ``("!backbone/pos_embed",)`` takes it out.
       accumulate_steps: average the gradients of so many calls and update on the last one.
       ema_decay: keep an exponential moving average of the parameters, which ``eval_params`` (and
         with it evaluation, prediction and ``Trainer.model``) then uses; see ``average``.
@@ -219,7 +221,7 @@ def _build(
         _check_private(recipe.name, clip_norm, accumulate_steps)
 
     def make() -> Optimizer:
-        mask = decay.decay_mask if weight_decay_mask is None else weight_decay_mask
+        mask = as_decay_mask(weight_decay_mask)
         tx = transformation(recipe, rate, weight_decay, mask, own)
         found = all_needs | (tx.needs if isinstance(tx, Optimizer) else frozenset())
         options = {
@@ -292,7 +294,7 @@ def _wrap(
         _check_private(name, clip_norm, steps)
         if weight_decay is not None:
             raise ValueError("weight_decay cannot be added around per-example gradients")
-    mask = options.get("weight_decay_mask", decay.decay_mask)
+    mask = as_decay_mask(options.get("weight_decay_mask"))
 
     def make() -> Optimizer:
         inner = tx if weight_decay is None else decay.coupled(tx, weight_decay, mask)

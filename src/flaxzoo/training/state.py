@@ -20,6 +20,7 @@ from flaxzoo import optimizers as optimizers_module
 from flaxzoo._random import as_key
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
+from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
 from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
@@ -207,6 +208,9 @@ def create_train_state(
         metrics = (metrics,)
     if total_steps is not None:
         optimizer_options["total_steps"] = total_steps
+    skipped = _undecayed(model.module)
+    if skipped and not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
+        optimizer_options.setdefault("weight_decay_mask", skipped)
     if layer_decay is None:
         options = plan(optimizer, learning_rate, optimizer_options)
     else:
@@ -244,6 +248,14 @@ def create_train_state(
     )
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.
     return jax.tree.map(jnp.copy, state) if donate else state
+
+
+def _undecayed(module: nn.Module) -> tuple[str, ...]:
+    """Patterns that take what the model's backbone says out of weight decay."""
+    prefix = "backbone/" if isinstance(module, Classifier) else ""
+    backbone: Any = getattr(module, "backbone", module)
+    globs = getattr(backbone, "no_weight_decay", tuple)()
+    return tuple(f"!{prefix}{glob}" for glob in globs)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
