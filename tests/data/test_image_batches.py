@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flaxzoo import Preprocess
+from flaxzoo.data._image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data.epochs import random_order
-from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
 from flaxzoo.errors import DataError
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from flaxzoo.data.image_files import read_table, scan_folders
+from flaxzoo.data._image_files import read_table, scan_folders
 from flaxzoo.errors import DataError, UnknownNameError
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flaxzoo.data._text import PUNCTUATION
 from flaxzoo.data.stop_words import stop_words
-from flaxzoo.data.text import PUNCTUATION
 from flaxzoo.data.text_vectorizer import TextVectorizer
 from flaxzoo.errors import DataError, UninitializedError, UnknownNameError
 

@@ -10,10 +10,10 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
+from flaxzoo.data._image_batches import Chunks, Decoder, read_batches
+from flaxzoo.data._image_files import check_class_names
 from flaxzoo.data.arrays import held_out_count, stratified
 from flaxzoo.data.epochs import Epochs, as_int
-from flaxzoo.data.image_batches import Chunks, Decoder, read_batches
-from flaxzoo.data.image_files import check_class_names
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.preprocess import Preprocess, available_cpus
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from flaxzoo.data._image_files import read_table, scan_folders
 from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
-from flaxzoo.data.image_files import read_table, scan_folders
 
 
 class ImageFolder(ImageDataset):

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.data.saved import read_document, write_document
-from flaxzoo.data.table_columns import (
+from flaxzoo.data._table_columns import (
     CategoricalColumn,
     NumericColumn,
     is_numeric,
@@ -18,9 +17,10 @@ from flaxzoo.data.table_columns import (
     labels_of,
     numbers_of,
 )
-from flaxzoo.data.table_files import column, read_table
-from flaxzoo.data.table_options import to_json
-from flaxzoo.data.table_target import Target
+from flaxzoo.data._table_files import column, read_table
+from flaxzoo.data._table_options import to_json
+from flaxzoo.data._table_target import Target
+from flaxzoo.data.saved import read_document, write_document
 from flaxzoo.errors import DataError
 
 _KIND = "table_preparation"

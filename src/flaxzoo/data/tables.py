@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS, check_choice
+from flaxzoo.data._table_files import column, read_table
+from flaxzoo.data._table_options import for_other_files
+from flaxzoo.data._table_target import TASKS, Target, class_target, infer_task, number_target
 from flaxzoo.data.arrays import as_int, train_test_split
-from flaxzoo.data.table_columns import ENCODINGS, MISSING, SCALINGS, check_choice
-from flaxzoo.data.table_files import column, read_table
-from flaxzoo.data.table_options import for_other_files
 from flaxzoo.data.table_preparation import TablePreparation, fit_columns
-from flaxzoo.data.table_target import TASKS, Target, class_target, infer_task, number_target
 from flaxzoo.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo.data._text import Split, Standardize, Tokenizer
+from flaxzoo.data._vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
 from flaxzoo.data.saved import read_document, write_document
-from flaxzoo.data.text import Split, Standardize, Tokenizer
-from flaxzoo.data.vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
 from flaxzoo.errors import DataError, UninitializedError, UnknownNameError, did_you_mean
 
 OUTPUTS = ("int", "multi_hot", "count", "tf_idf")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxzoo._extras import require
-from flaxzoo.data.table_options import peek_options, with_engine, with_text
+from flaxzoo.data._table_options import peek_options, with_engine, with_text
 from flaxzoo.errors import DataError, did_you_mean
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flaxzoo.data.text import encode_all
+from flaxzoo.data._text import encode_all
 from flaxzoo.errors import DataError
 
 PADDING = ""

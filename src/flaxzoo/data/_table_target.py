@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.data.table_columns import (
+from flaxzoo.data._table_columns import (
     by_value,
     codes_of,
     is_numeric,
