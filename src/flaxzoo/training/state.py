@@ -18,13 +18,14 @@ from flaxzoo import losses as losses_module
 from flaxzoo import metrics as metrics_module
 from flaxzoo import optimizers as optimizers_module
 from flaxzoo._random import as_key
+from flaxzoo.augment import as_augmentation
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
 from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
-from flaxzoo.training.param_groups import decayed_plan, plan
+from flaxzoo.training.param_groups import Plan, decayed_plan, plan
 from flaxzoo.training.rates import check_decay, decay_factors
 from flaxzoo.weights.trees import flatten, unflatten
 
@@ -97,15 +98,10 @@ class TrainState(train_state.TrainState):
         extra = {k: kwargs.pop(k) for k in ("value", "grad", "value_fn", "obj_fn") if k in kwargs}
         tx = optax.with_extra_args_support(self.tx)
         updates, opt_state = tx.update(grads, self.opt_state, self.params, **extra)
-        return self.replace(
-            step=self.step + 1,
-            params=merge(
-                *split(optax.apply_updates(self.params, updates), self.frozen)[:1],
-                split(self.params, self.frozen)[1],
-            ),
-            opt_state=opt_state,
-            **kwargs,
-        )
+        trained, _ = split(optax.apply_updates(self.params, updates), self.frozen)
+        _, kept = split(self.params, self.frozen)
+        params = merge(trained, kept)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
 
 
 def split(
@@ -204,18 +200,13 @@ def create_train_state(
         )
     if metrics is None:
         metrics = task.metrics if loss is None else ()
-    elif isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics):
-        metrics = (metrics,)
     if total_steps is not None:
         optimizer_options["total_steps"] = total_steps
     skipped = _undecayed(model.module)
     if skipped and not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
         optimizer_options.setdefault("weight_decay_mask", skipped)
-    if layer_decay is None:
-        options = plan(optimizer, learning_rate, optimizer_options)
-    else:
-        factors = decay_factors(model.module, params, layer_decay)
-        options = decayed_plan(optimizer, learning_rate, factors, optimizer_options)
+    factors = None if layer_decay is None else decay_factors(model.module, params, layer_decay)
+    options = _plan(optimizer, learning_rate, factors, optimizer_options)
     frozen = frozen_paths(model.module, params, freeze, freeze_until)
     if callable(freeze) and freeze_until is None and not frozen:
         raise ValueError(
@@ -236,7 +227,7 @@ def create_train_state(
         rng=step_key,
         module=model.module,
         loss=losses_module.as_loss(task.loss if loss is None else loss),
-        metrics=tuple(metrics_module.as_metric(metric) for metric in metrics),
+        metrics=tuple(map(metrics_module.as_metric, _each_metric(metrics))),
         frozen=frozen,
         freeze_batch_norm=bool(freeze_batch_norm),
         optimizer=built,
@@ -265,29 +256,35 @@ def check_settings(settings: Mapping[str, Any]) -> None:
       UnknownNameError: (a KeyError) a name is not registered.
       UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
     """
-    options = dict(settings)
-    loss, metrics = options.pop("loss", None), options.pop("metrics", None)
+    options = {key: value for key, value in settings.items() if value is not None}
     for key in ("freeze", "freeze_until", "freeze_batch_norm"):
         options.pop(key, None)
-    if options.get("augment") is not None:
-        from flaxzoo.augment import as_augmentation
-
-        as_augmentation(options["augment"])
-    options.pop("augment", None)
-    if loss is not None:
-        losses_module.as_loss(loss)
-    for metric in metrics if isinstance(metrics, tuple) else filter(None, (metrics,)):
+    if "augment" in options:
+        as_augmentation(options.pop("augment"))
+    if "loss" in options:
+        losses_module.as_loss(options.pop("loss"))
+    for metric in _each_metric(options.pop("metrics", ())):
         metrics_module.as_metric(metric)
-    chosen = {key: value for key, value in options.items() if value is not None}
-    optimizer, rate = chosen.pop("optimizer", "adam"), chosen.pop("learning_rate", None)
+    optimizer, rate = options.pop("optimizer", "adam"), options.pop("learning_rate", None)
     # Any length will do: what is built here is thrown away.
     if any(isinstance(one, str) for one in each_rate(rate)):
-        chosen["total_steps"] = 10**9
-    decay = chosen.pop("layer_decay", None)
-    if decay is None:
-        plan(optimizer, rate, chosen).check()
-    else:
-        decayed_plan(optimizer, rate, {"*": check_decay(decay)}, chosen).check()
+        options["total_steps"] = 10**9
+    decay = options.pop("layer_decay", None)
+    factors = None if decay is None else {"*": check_decay(decay)}
+    _plan(optimizer, rate, factors, options).check()
+
+
+def _plan(
+    optimizer: Any, rate: Any, factors: Mapping[str, float] | None, options: Mapping[str, Any]
+) -> Plan:
+    if factors is None:
+        return plan(optimizer, rate, options)
+    return decayed_plan(optimizer, rate, factors, options)
+
+
+def _each_metric(metrics: Any) -> tuple[Any, ...]:
+    one = isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics)
+    return (metrics,) if one else tuple(metrics)
 
 
 def each_rate(learning_rate: Any) -> tuple[Any, ...]:
@@ -314,8 +311,6 @@ def as_model(model: Any) -> Model:
 def _as_augmentation(augment: Any, model: Model) -> Any:
     if augment is None:
         return None
-    from flaxzoo.augment import as_augmentation
-
     classes = getattr(getattr(model.module, "head", model.module), "num_classes", None)
     return as_augmentation(augment, preprocess=model.spec.preprocess, num_classes=classes)
 
