@@ -83,6 +83,25 @@ def check_kernel(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an int of at least 1 or a pair of them, got {value!r}")
 
 
+def check_choice(name: str, value: Any, choices: Iterable[str], others: str = "") -> None:
+    """Checks one of a few names.
+
+    Args:
+      name: of the field, for the message.
+      value: its value.
+      choices: the names.
+      others: what the field takes besides them, as the end of the message's list.
+
+    Raises:
+      ValueError: it is none of these; the message lists them and the closest.
+    """
+    names = tuple(choices)
+    if not isinstance(value, str) or value not in names:
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
+        listed = ", ".join(map(repr, names))
+        raise ValueError(f"{name} must be one of {listed}{others}, got {value!r}.{hint}")
+
+
 def as_choice(name: str, value: Any, choices: Iterable[str]) -> str | None:
     """One of a few names, or None.
 

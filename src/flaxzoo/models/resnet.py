@@ -24,9 +24,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
+from flaxzoo._checks import as_choice, check_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, as_gate
@@ -274,9 +273,9 @@ class ResNet(Backbone):
         for block in _each(self.block):
             kind = getattr(block, "func", block)
             if not (isinstance(kind, type) and issubclass(kind, ResidualBlock)):
-                _check_choice("block", block, tuple(_BLOCKS), " or a ResidualBlock class")
-        _check_choice("stem", self.stem, _STEMS)
-        _check_choice("stem_pool", self.stem_pool, ("max", "conv"))
+                check_choice("block", block, tuple(_BLOCKS), " or a ResidualBlock class")
+        check_choice("stem", self.stem, _STEMS)
+        check_choice("stem_pool", self.stem_pool, ("max", "conv"))
         for name in ("stem_width", "groups", "base_width", "reduce_first", "down_kernel_size"):
             check_size(name, getattr(self, name))
         check_rate("drop_path", self.drop_path)
@@ -288,13 +287,6 @@ class ResNet(Backbone):
             # A block knows what it takes; those of a stage take the same.
             if part.name.endswith("_0"):
                 part.run(parent=None).check_fields()
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...], others: str = "") -> None:
-    if not isinstance(value, str) or value not in choices:
-        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        listed = ", ".join(map(repr, choices))
-        raise ValueError(f"{name} must be one of {listed}{others}, got {value!r}.{hint}")
 
 
 def _each(value: Any) -> tuple[Any, ...]:
