@@ -46,8 +46,8 @@ def get(
         arguments below say nothing else; False for none, and then ``variables`` is None until
         ``init``.
       num_classes: width of the classifier; 0 returns the features before it, ``[B, C]``. With
-        pretrained weights of another width the classifier is freshly initialised, and only it;
-        by default it is theirs.
+        pretrained weights of another width the classifier is freshly initialised, and only it
+        (with weights of a backbone alone, all of the head); by default it is theirs.
       input_shape: of one example, where it is not the architecture's or the weights' own.
       in_channels: of images ``[H, W, in_channels]``; the kernel of pretrained weights is summed or
         repeated to fit.

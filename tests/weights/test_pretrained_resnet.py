@@ -1,5 +1,7 @@
 """``get(..., pretrained=)`` with files under the reference's names: heads, channels, errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -10,8 +12,11 @@ from safetensors.numpy import load_file, save_file
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError, UnknownNameError
 from flaxzoo.layers.initializers import HeNormal
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import MODELS
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import adapt_channels, to_reference
+from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.trees import flatten
 
 SMALL = {"layers": (1, 1), "widths": (8, 12), "input_shape": (32, 32, 3)}
@@ -126,6 +131,38 @@ def test_a_file_without_a_head(tmp_path, assert_trees_equal):
         get(path)
     assert get(path, num_classes=3)(images()).shape == (2, 3)
     assert get(path, num_classes=0)(images()).shape == (2, 12)
+
+
+@pytest.fixture
+def normed():
+    """The architecture with a norm in its head, of which timm's name is ``head.norm``."""
+    known = MODELS.architecture("resnet18")
+
+    def build(num_classes=1000, **options):
+        module = known.factory(num_classes, **options)
+        return fz.models.Classifier(module.backbone, module.head.clone(norm="layer"))
+
+    reference = Reference(stem=("conv1",), classifier="head.fc", head=(("norm", "head.norm"),))
+    return dataclasses.replace(known, name="normed", factory=build, reference=reference)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_weights_of_a_backbone_alone_leave_the_whole_head_fresh(normed, num_classes):
+    module = normed.factory(num_classes, layers=(1, 1), widths=(8, 12))
+    model = fz.Model(module, None, fz.ModelSpec("normed", input_shape=(32, 32, 3)))
+    bare = {k: v for k, v in tensors_of().items() if not k.startswith("fc.")}
+
+    def load_them(**others):
+        weights = Weights({**bare, **others}, "a file", ours=False)
+        return load(model.shapes(), weights, normed, module, fresh_classifier=num_classes > 0)
+
+    variables, missing = load_them()
+    classifier = {"params/head/fc/bias", "params/head/fc/kernel"} if num_classes else set()
+    assert set(missing) == {"params/head/norm/bias", "params/head/norm/scale"} | classifier
+    assert "head" not in variables["params"]
+    # Half a head is a damaged file.
+    with pytest.raises(CheckpointError, match=r"1 missing from the file: head\.norm\.bias"):
+        load_them(**{"head.norm.weight": np.ones(12, np.float32)})
 
 
 def test_a_head_of_ones_own_on_loaded_weights(weights, assert_trees_equal):

@@ -136,7 +136,7 @@ def load(
 
     Returns:
       The variables without the leaves that the weights do not provide, and the paths of these:
-      nothing, or the classifier's.
+      nothing, the classifier's, or, where the weights hold nothing of a head, all of the head's.
 
     Raises:
       CheckpointError: the weights are another model's; the first ten keys that differ are listed.
@@ -176,28 +176,28 @@ def load(
 def _without_classifier(
     expected: Mapping[str, Any], weights: Weights, reference: Reference | None, fresh: bool
 ) -> tuple[list[str], Mapping[str, Any]]:
-    """The paths of a classifier that is not loaded, and the tensors that are left then.
+    """The paths of what is not loaded of a head, and the tensors that are left then.
 
     A model without a classifier leaves that of the weights out, and one without any head all that
-    belongs to one.
+    belongs to one. Weights of a backbone alone, such as a masked autoencoder's, leave all of the
+    head fresh: there is no trained norm or hidden layer to lose.
     """
     paths = [path for path in expected if path.startswith(_CLASSIFIER)]
-    headless = not any(path.split("/")[1:2] == ["head"] for path in expected)
+    head = [path for path in expected if path.split("/")[1:2] == ["head"]]
     width = weights.num_classes(reference)
     exchanged = fresh and bool(paths) and width != expected[f"{_CLASSIFIER}kernel"].shape[-1]
     if paths and not exchanged:
         return [], weights.tensors
     if weights.ours:
-        prefixes: tuple[str, ...] = (_CLASSIFIER,)
-        if headless:
-            prefixes = ("params/head/", "batch_stats/head/")
+        classifier, others = [_CLASSIFIER], ["params/head/", "batch_stats/head/"]
     else:
-        names = [reference.classifier] if reference else []
-        if headless and reference is not None:
-            names += [name for _, name in reference.head]
-        prefixes = tuple(f"{name}." for name in names)
-    tensors = {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
-    return paths, tensors
+        known = reference or Reference()
+        classifier, others = [f"{known.classifier}."], [f"{name}." for _, name in known.head]
+    whole = tuple(classifier + others)
+    if not any(name.startswith(whole) for name in weights.tensors):
+        return head, weights.tensors
+    prefixes = tuple(classifier) if head else whole
+    return paths, {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
 
 
 def _fitted(
