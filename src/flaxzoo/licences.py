@@ -60,6 +60,12 @@ LICENCES: dict[str, Licence] = {
             "commercial use within Meta's terms; pass them on with the weights",
             "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
         ),
+        Licence(
+            "fair-noncommercial-research-license",
+            False,
+            "noncommercial research only, within Meta's terms; pass them on with the weights",
+            "https://huggingface.co/facebook/fair-noncommercial-research-license/blob/main/LICENSE",
+        ),
         Licence("other", False, "terms of their own; read the model card"),
         Licence("unknown", False, "nobody has said; ask the authors before you rely on them"),
     )
