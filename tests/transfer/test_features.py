@@ -146,6 +146,32 @@ def test_pooling_is_the_heads(model, data, expected):
     assert features.inputs.shape == (SIZE, 6)
 
 
+class Tokens(nn.Module):
+    """A transformer's output: a class token before those of the patches."""
+
+    own: str = "token"
+
+    def __call__(self, x):
+        patches = x.reshape(len(x), -1, 4)
+        return jnp.concatenate([10 + patches[:, :1], patches], 1)
+
+    def pooling_options(self):
+        return {"pooling": self.own, "prefix_tokens": 1}
+
+
+def test_tokens_are_pooled_as_their_backbone_does(data):
+    images, labels = data
+    tokens = np.asarray(Tokens().apply({}, images))
+    wanted = {"token": tokens[:, 0], "avg": tokens[:, 1:].mean(1), "attention": tokens}
+    for own, features in wanted.items():
+        model = fz.Model(Classifier(Tokens(own), Head(10)), {"params": {}})
+        pooled = extract(model, data, pooling="auto").inputs
+        np.testing.assert_allclose(pooled, features, atol=1e-6)
+        np.testing.assert_allclose(extract(model, data, pooling="avg").inputs, wanted["avg"])
+    with pytest.raises(ShapeError, match=r'shape \[100, 17, 4\].*pooling="auto"'):
+        fz.transfer.linear_probe(tokens, labels)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_trees_and_small_floats(data, tmp_path, on_disk):
     model = fz.Model(Two(), {"params": {}})

@@ -26,7 +26,7 @@ from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_files import columns_of, structure_of
 
-_POOLINGS = ("auto", "avg", "max", "avg+max")
+_POOLINGS = ("auto", "avg", "max", "avg+max", "token")
 
 
 class Extraction:
@@ -45,6 +45,7 @@ class Extraction:
         self.model = model
         self.module, self.variables = _backbone(model)
         self.pooling = as_choice("pooling", pooling, _POOLINGS)
+        self._pooling = _resolved(self.pooling, self.module)
         self.dtype = None if dtype is None else jnp.dtype(dtype)
         if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
             raise DataError(f"dtype must be a floating type, got {self.dtype}")
@@ -110,7 +111,7 @@ class Extraction:
         return {"kind_of_data": "arrays", "data": fingerprints.digest(arrays)}
 
     def _run(self, variables: Any, inputs: Any) -> Any:
-        return _forward(self.module, variables, inputs, self.pooling, self.dtype)
+        return _forward(self.module, variables, inputs, *self._pooling, self.dtype)
 
     def _filled(self, inputs: Any) -> Any:
         rows = len(jax.tree.leaves(inputs)[0])
@@ -166,10 +167,21 @@ def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
     return feed, count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _forward(module: nn.Module, variables: Any, inputs: Any, pooling: Any, dtype: Any) -> Any:
+def _resolved(pooling: str | None, module: nn.Module) -> tuple[str | None, int]:
+    """The pooling, with the backbone's own for ``"auto"``, and how many tokens it leaves out."""
+    options = getattr(module, "pooling_options", dict)()
+    if pooling == "auto":
+        pooling = options.get("pooling", "auto")
+    # Pooling by attention has parameters, which are the head's: it gets the tokens.
+    return None if pooling == "attention" else pooling, options.get("prefix_tokens", 0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _forward(
+    module: nn.Module, variables: Any, inputs: Any, pooling: Any, prefix_tokens: int, dtype: Any
+) -> Any:
     def finish(leaf: jax.Array) -> jax.Array:
-        leaf = global_pool(leaf, pooling)
+        leaf = global_pool(leaf, pooling, prefix_tokens)
         floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if floating else leaf
 

@@ -33,6 +33,11 @@ def as_matrix(features: Any, name: str = "features", width: int | None = None) -
     if not hasattr(features, "shape") or not hasattr(features, "dtype"):
         features = np.asarray(features)
     array = np.asarray(features)
+    if array.ndim == 3:
+        raise ShapeError(
+            f"{name} has the shape {list(array.shape)}: tokens are pooled as the backbone does it "
+            'by extract_features(..., pooling="auto")'
+        )
     if array.ndim not in (2, 4):
         raise ShapeError(
             f"{name} must have shape [N, D], or [N, H, W, D] to be averaged, got "
