@@ -82,3 +82,11 @@ def test_grids_that_it_does_not_take():
     message = r"positions of a grid of 2 x 3 must be 6 and 1 of no patch, got \[1, 9, 3\]"
     with pytest.raises(ShapeError, match=message):
         resample_positions(positions((2, 4), 1), (4, 4), prefix=1, old_grid=(2, 3))
+
+
+def test_bilinear_is_between_the_nearest_two():
+    ramp = np.arange(4, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+    out = resample_positions(ramp.reshape(1, 8, 1), (8, 1), old_grid=(4, 2), method="bilinear")
+    np.testing.assert_allclose(out[0, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+    with pytest.raises(ValueError, match="method must be one of bicubic, bilinear"):
+        resample_positions(positions((2, 2)), (4, 4), method="nearest")

@@ -61,7 +61,12 @@ def learnt_positions(
 
 
 def resample_positions(
-    positions: Any, grid: Grid, *, prefix: int = 0, old_grid: Grid | None = None
+    positions: Any,
+    grid: Grid,
+    *,
+    prefix: int = 0,
+    old_grid: Grid | None = None,
+    method: str = "bicubic",
 ) -> Any:
     """Returns the positions of one grid for another grid, as timm resamples them.
 
@@ -75,13 +80,19 @@ def resample_positions(
       prefix: the number of positions at the beginning that belong to no patch; they stay as they
         are.
       old_grid: the rows and columns that there are; None where the grid is square.
+      method: ``"bicubic"``, or ``"bilinear"``: between the nearest two, not antialiased, as
+        FlexiViT's weights want it.
 
     Returns:
       ``[1, prefix + rows * columns, C]``, of the same dtype.
 
     Raises:
+      ValueError: there is no such ``method``.
       ShapeError: ``old_grid`` is None and the grid not square, or it has another number of cells.
     """
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+    weights = _METHODS[method]
     count = positions.shape[1] - prefix
     old = square(count) if old_grid is None else tuple(old_grid)
     if math.prod(old) != count:
@@ -96,7 +107,7 @@ def resample_positions(
     wide = numpy.promote_types(dtype, np.float32)
     width = positions.shape[-1]
     cells = positions[0, prefix:].reshape(*old, width).astype(wide)
-    rows, columns = (_weights(m, n).astype(wide) for m, n in zip(old, grid, strict=True))
+    rows, columns = (weights(m, n).astype(wide) for m, n in zip(old, grid, strict=True))
     cells = numpy.einsum("wv,hvc->hwc", columns, cells, **_precise(numpy))
     cells = numpy.einsum("hg,gwc->hwc", rows, cells, **_precise(numpy))
     patches = cells.reshape(1, -1, width).astype(dtype)
@@ -120,7 +131,7 @@ def _precise(numpy: Any) -> dict[str, Any]:
     return {} if numpy is np else {"precision": jax.lax.Precision.HIGHEST}
 
 
-def _weights(old: int, new: int) -> np.ndarray:
+def _cubic_weights(old: int, new: int) -> np.ndarray:
     """Returns how much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
     # In single precision, as torch's: a distance is known to a millionth of the image's size.
     scale = np.float32(old / new)
@@ -135,3 +146,13 @@ def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _linear_weights(old: int, new: int) -> np.ndarray:
+    """Returns how much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
+    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
+    nearest = np.clip(centres - np.float32(0.5), 0, old - 1)
+    return np.maximum(0, 1 - np.abs(np.arange(old, dtype=np.float32) - nearest[:, None]))
+
+
+_METHODS = {"bicubic": _cubic_weights, "bilinear": _linear_weights}
