@@ -8,8 +8,12 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError
 from flaxzoo.models import catalog
-from flaxzoo.models.registry import families
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import Head, Identity
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import Architecture, families
 from flaxzoo.weights import load_variables, save_variables
+from flaxzoo.weights.pretrained import Weights, load
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,20 @@ def test_the_packaged_part_of_the_catalogue_loads():
         assert files.joinpath(entry["file"]).is_file()
         assert len(entry["classes"]) == entry["config"]["num_classes"]
         fz.models.get(key, pretrained=True)
+
+
+def test_a_family_converts_tensors_of_older_names():
+    module = Classifier(backbone=Identity(), head=Head(2))
+
+    def convert(tensors, backbone):
+        assert backbone == module.backbone
+        return {name.replace("old", "fc"): tensor for name, tensor in tensors.items()}
+
+    expected = {"params": {"head": {"fc": {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32)}}}}
+    tensors = {"old.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    tiny = Architecture("tiny", Head, reference=Reference(convert=convert))
+    variables, missing = load(expected, Weights(tensors, "memory", ours=False), tiny, module)
+    assert missing == ()
+    np.testing.assert_array_equal(
+        variables["params"]["head"]["fc"]["kernel"], tensors["old.weight"].T
+    )

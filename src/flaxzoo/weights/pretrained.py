@@ -143,11 +143,13 @@ def load(
     """
     reference = architecture.reference
     flat = flatten(expected)
+    backbone = getattr(module, "backbone", module)
+    if reference is not None and reference.convert is not None and not weights.ours:
+        tensors = reference.convert(weights.tensors, backbone)
+        weights = dataclasses.replace(weights, tensors=tensors)
     missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier)
     wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
-    resize = functools.partial(
-        _resized, reference or Reference(), getattr(module, "backbone", module), image_sizes
-    )
+    resize = functools.partial(_resized, reference or Reference(), backbone, image_sizes)
     owner = repr(architecture.name)
     if weights.ours:
         leaves = _fitted(wanted, tensors, reference, any_channels, resize)
