@@ -1,10 +1,13 @@
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError
-from flaxzoo.models.registry import MODELS
+from flaxzoo.models.backbone import Backbone
+from flaxzoo.models.registry import MODELS, row, variants
 
 
 def test_list_and_info():
@@ -75,3 +78,23 @@ def test_register_your_own():
     finally:
         MODELS._entries.pop("tiny_net", None)
         MODELS._aliases.pop("tiny", None)
+
+
+class Sized(Backbone):
+    """A backbone that is built for images of one size."""
+
+    input_shape: tuple[int, int, int] = (224, 224, 3)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+
+def test_a_row_s_input_shape_reaches_the_network(monkeypatch):
+    rows = {"sized": row("Sized"), "sized_384": row("Sized at 384", input_shape=(384, 384, 3))}
+    for registered in ("architectures", "_entries"):
+        monkeypatch.setattr(MODELS, registered, dict(getattr(MODELS, registered)))
+    variants(Sized, rows, paper="", reference=None, input_shape=(160, 160, 3))
+    for name, size in (("sized", 160), ("sized_384", 384)):
+        assert MODELS.architecture(name).input_shape == (size, size, 3)
+        assert MODELS.get(name).backbone.input_shape == (size, size, 3)
+        assert MODELS.parameters(name)["input_shape"].default == (size, size, 3)
+        assert MODELS.get(name, input_shape=(96, 96, 3)).backbone.input_shape == (96, 96, 3)

@@ -197,7 +197,8 @@ def row(
       title: one phrase for ``flaxzoo.models.info``.
       paper: where it is described, if not in the family's paper.
       head: fields of ``flaxzoo.models.Head`` that are not the network's usual ones.
-      input_shape: ``[H, W, C]`` of one image, if not the family's.
+      input_shape: ``[H, W, C]`` of one image, if not the family's; a network with a field of this
+        name gets it, too.
       **fields: of the network; whoever asks for the name may give others.
     """
     return Row(title, fields, paper, head or {}, input_shape)
@@ -233,12 +234,16 @@ def variants(
             paper=variant.paper or paper,
             reference=reference,
             renamed=renamed,
-        )(_image_classifier(network, name, variant))
+        )(_image_classifier(network, name, variant, variant.input_shape or input_shape))
 
 
 def _image_classifier(
-    network: type[nn.Module], name: str, variant: Row
+    network: type[nn.Module], name: str, variant: Row, input_shape: tuple[int, int, int]
 ) -> Callable[..., nn.Module]:
+    fields = dict(variant.fields)
+    if any(field.name == "input_shape" for field in dataclasses.fields(network)):
+        fields["input_shape"] = input_shape
+
     def build(
         num_classes: int = 1000,
         pooling: str | None = "auto",
@@ -246,14 +251,14 @@ def _image_classifier(
         features: bool = False,
         **options: Any,
     ) -> nn.Module:
-        backbone: Any = network(**{**variant.fields, **options}, feature_maps=features)
+        backbone: Any = network(**{**fields, **options}, feature_maps=features)
         head = {**variant.head, "dropout": dropout}
         if pooling != "auto":
             head["pooling"] = pooling
         return classifier(backbone, num_classes, **head)
 
     build.__name__, build.__doc__ = name, variant.title
-    return takes_fields_of(network, defaults=variant.fields)(build)
+    return takes_fields_of(network, defaults=fields)(build)
 
 
 def takes_fields_of(
