@@ -66,6 +66,12 @@ LICENCES: dict[str, Licence] = {
             "noncommercial research only, within Meta's terms; pass them on with the weights",
             "https://huggingface.co/facebook/fair-noncommercial-research-license/blob/main/LICENSE",
         ),
+        Licence(
+            "apple-ascl",
+            True,
+            "any use; keep the notice, do not advertise with Apple's name; no patents are licensed",
+        ),
+        Licence("apple-amlr", False, "for research alone; read the model card"),
         Licence("other", False, "terms of their own; read the model card"),
         Licence("unknown", False, "nobody has said; ask the authors before you rely on them"),
     )
