@@ -6,7 +6,8 @@
 
 A family of timm's is the file of timm's name in ``src/flaxzoo/models``, unless that sets
 ``TIMM_MODULE``; every architecture of timm's must be there, or in the file's ``LEFT_OUT`` with the
-reason. Families of our own are described without timm.
+reason, where single weights may stand, too, as ``name.tag``. Families of our own are described
+without timm.
 
 The accuracies are in timm's repository, not in its package: ``results/results-imagenet.csv`` at
 https://github.com/huggingface/pytorch-image-models. Without ``--results`` those of the committed
@@ -54,7 +55,7 @@ CATALOG = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 
 _CLASSES = {("in1k", 1000): "imagenet1k", ("in12k", 11821): "imagenet12k"}
 # What a tag of weights that tell ImageNet's or another data set's classes apart has in it.
-_CLASSIFIED = re.compile(r"in1k|in12k|in21k|in22k|inat|food|places|cifar|openimages")
+_CLASSIFIED = re.compile(r"in1k|in12k|in21k|in22k|inat|food|places|cifar|openimages|bamboo")
 _TOP1 = ("top1", "top1_input_shape", "test_top1")
 
 Published = Mapping[str, list[tuple[int, float, str, float]]]
@@ -229,7 +230,11 @@ def build(
     for name in (name for name in listed if name in names):
         default = get_pretrained_cfg(name)
         architectures[name] = describe_architecture(name, _channels_last(default.input_size))
-        configs = {k: c for k, c in get_arch_pretrained_cfgs(name).items() if c.has_weights}
+        configs = {
+            key: config
+            for key, config in get_arch_pretrained_cfgs(name).items()
+            if config.has_weights and key not in left_out
+        }
         for key in sorted(configs, key=lambda key: (configs[key].tag != default.tag, key)):
             config = configs[key]
             # custom_load=True is for files of another site; those of the Hub are as usual.
