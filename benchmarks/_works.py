@@ -84,7 +84,7 @@ def write_weights(name: str, directory: str) -> None:
     """Writes a work's weights: under our names, and for a ResNet also under timm's."""
     from safetensors.numpy import save_file
 
-    from flaxzoo.weights.trees import flatten
+    from flaxzoo._trees import flatten
 
     model = flaxzoo_model(name)
     flat = {path: np.array(leaf) for path, leaf in flatten(dict(model.variables)).items()}

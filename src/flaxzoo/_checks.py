@@ -1,28 +1,21 @@
-"""Checks of arguments and fields, with errors that name them."""
+"""Checks of arguments and fields: sizes, numbers, names. Each returns the value that it passes.
+
+One rule for the exception: a value that an argument does not take raises ``ArgumentError``, which
+is a ``ValueError``, whether it is of the wrong kind, out of range, or a word that is not known. The
+message names the argument, what it takes, and what it got. ``TypeError`` is left to objects where
+another class is wanted altogether (a path where a model goes) and to calls that do not fit.
+
+Fields of a module are checked once, where the module is built, and not in every forward pass.
+"""
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flaxzoo.errors import did_you_mean
-
-
-def check_rate(name: str, value: Any) -> None:
-    """Checks a rate, such as Dropout's.
-
-    Args:
-      name: of the field, for the message.
-      value: its value.
-
-    Raises:
-      ValueError: it is not a number in [0, 1).
-    """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    # Written so that NaN fails, too.
-    if not (number and 0 <= value < 1):
-        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+from flaxzoo.errors import ArgumentError, did_you_mean
 
 
 def is_size(value: Any, minimum: int = 1) -> bool:
@@ -31,56 +24,131 @@ def is_size(value: Any, minimum: int = 1) -> bool:
     return whole and int(value) >= minimum
 
 
-def check_size(name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> None:
+def check_size(name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> Any:
     """Checks a width, a count or another size.
 
     Args:
-      name: of the field, for the message.
+      name: of the argument, for the message.
       value: its value.
       minimum: the smallest size it takes.
       optional: whether None will do.
 
+    Returns:
+      An int of Python's, or None.
+
     Raises:
-      ValueError: it is not an int of at least ``minimum``.
+      ArgumentError: it is not an int of at least ``minimum``.
     """
     if optional and value is None:
-        return
+        return None
     if not is_size(value, minimum):
         or_none = " or None" if optional else ""
-        raise ValueError(f"{name} must be an int of at least {minimum}{or_none}, got {value!r}")
+        raise ArgumentError(f"{name} must be an int of at least {minimum}{or_none}, got {value!r}")
+    return int(value)
 
 
-def check_widths(name: str, value: Any, *, allow_empty: bool = False) -> None:
+def check_widths(name: str, value: Any, *, allow_empty: bool = False) -> tuple[int, ...]:
     """Checks a sequence of sizes: the widths of layers, the shape of an example.
 
     Args:
-      name: of the field, for the message.
+      name: of the argument, for the message.
       value: its value.
       allow_empty: whether it may have no element.
 
+    Returns:
+      Ints of Python's.
+
     Raises:
-      ValueError: it is not a sequence of ints of at least 1, or is empty where it must not be.
+      ArgumentError: it is not a sequence of ints of at least 1, or is empty where it must not be.
     """
     sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     if not sequence or not all(map(is_size, value)) or not (value or allow_empty):
         amount = "a sequence of" if allow_empty else "one or more"
         hint = f"; for a single one write ({value},)" if is_size(value) else ""
-        raise ValueError(f"{name} must be {amount} ints of at least 1, got {value!r}{hint}")
+        raise ArgumentError(f"{name} must be {amount} ints of at least 1, got {value!r}{hint}")
+    return tuple(map(int, value))
 
 
-def check_kernel(name: str, value: Any) -> None:
-    """Checks the size of a two-dimensional kernel.
+def check_kernel(name: str, value: Any) -> tuple[int, int]:
+    """Checks the two sides of a kernel or of an image.
 
     Args:
-      name: of the field, for the message.
-      value: its value.
+      name: of the argument, for the message.
+      value: ``(height, width)``, or the side of a square.
+
+    Returns:
+      ``(height, width)``.
 
     Raises:
-      ValueError: it is neither an int of at least 1 nor a pair of them.
+      ArgumentError: it is neither an int of at least 1 nor a pair of them.
     """
-    pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_size, value))
-    if not (is_size(value) or pair):
-        raise ValueError(f"{name} must be an int of at least 1 or a pair of them, got {value!r}")
+    if is_size(value):
+        return int(value), int(value)
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(is_size, value)):
+        return int(value[0]), int(value[1])
+    raise ArgumentError(f"{name} must be an int of at least 1 or a pair of them, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    optional: bool = False,
+) -> Any:
+    """Checks a finite number.
+
+    Args:
+      name: of the argument, for the message.
+      value: its value; a scalar of Python's, NumPy's or JAX's.
+      minimum: the smallest number it takes.
+      maximum: the largest number it takes.
+      above: a bound that the number must exceed.
+      below: a bound that the number must stay under.
+      optional: whether None will do.
+
+    Returns:
+      A float, or None.
+
+    Raises:
+      ArgumentError: it is no number, infinite, NaN or out of bounds.
+    """
+    if optional and value is None:
+        return None
+    number = _as_float(value)
+    inside = minimum <= number <= maximum and above < number < below
+    if not (inside and math.isfinite(number)):
+        takes = _interval(minimum, maximum, above, below) + " or None" * optional
+        raise ArgumentError(f"{name} must be {takes}, got {value!r}")
+    return number
+
+
+def check_rate(name: str, value: Any, *, optional: bool = False) -> Any:
+    """Checks a rate, such as Dropout's: a number in [0, 1), as ``check_number``."""
+    return check_number(name, value, minimum=0, below=1, optional=optional)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], *, others: str = "") -> str:
+    """Checks one of a few names.
+
+    Args:
+      name: of the argument, for the message.
+      value: its value.
+      choices: the names.
+      others: what else the argument takes, for the message, such as ``" or a module"``.
+
+    Raises:
+      ArgumentError: it is none of these; the message lists them and the closest.
+    """
+    names = tuple(choices)
+    if isinstance(value, str) and value in names:
+        return value
+    hint = did_you_mean(value, names) if isinstance(value, str) else ""
+    takes = f"one of {', '.join(map(repr, names))}{others}"
+    raise ArgumentError(f"{name} must be {takes}, got {value!r}" + (hint and f".{hint}"))
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], others: str = "") -> None:
@@ -106,7 +174,7 @@ def as_choice(name: str, value: Any, choices: Iterable[str]) -> str | None:
     """One of a few names, or None.
 
     Args:
-      name: of the field, for the message.
+      name: of the argument, for the message.
       value: one of ``choices``; ``"none"`` and None both mean None.
       choices: the names.
 
@@ -114,13 +182,25 @@ def as_choice(name: str, value: Any, choices: Iterable[str]) -> str | None:
       The name, or None.
 
     Raises:
-      ValueError: it is none of these; the message lists them and the closest.
+      ArgumentError: it is none of these; the message lists them and the closest.
     """
-    names = tuple(choices)
     if value is None or value == "none":
         return None
-    if not isinstance(value, str) or value not in names:
-        hint = did_you_mean(value, names) if isinstance(value, str) else ""
-        listed = ", ".join(map(repr, names))
-        raise ValueError(f"{name} must be {listed} or None, got {value!r}" + (hint and f".{hint}"))
-    return value
+    return check_choice(name, value, choices, others=" or None")
+
+
+def _as_float(value: Any) -> float:
+    """NaN for what is no number, which no bounds hold."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    array = getattr(value, "shape", None) == () and value.dtype.kind != "b"
+    return float(value) if real or array else math.nan
+
+
+def _interval(minimum: float, maximum: float, above: float, below: float) -> str:
+    low = f"({above:g}" if above > minimum else f"[{minimum:g}"
+    high = f"{below:g})" if below < maximum else f"{maximum:g}]"
+    if math.isfinite(min(maximum, below)):
+        return f"a number in {low}, {high}"
+    if above > minimum:
+        return f"a finite number above {above:g}"
+    return "a finite number" + (f" of at least {minimum:g}" if math.isfinite(minimum) else "")

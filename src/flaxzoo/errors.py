@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "ArgumentError",
     "CallbackError",
     "CheckpointError",
     "DataError",
@@ -26,6 +27,10 @@ __all__ = [
 
 class FlaxzooError(Exception):
     """Base class: the caller can mend what the message says."""
+
+
+class ArgumentError(FlaxzooError, ValueError):
+    """An argument or a field with a value that it does not take; the message names it."""
 
 
 class UnknownNameError(FlaxzooError, KeyError):

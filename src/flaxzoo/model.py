@@ -15,9 +15,10 @@ import numpy as np
 
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
+from flaxzoo._config import hashable_module
 from flaxzoo._finite import check_finite
-from flaxzoo._modules import hashable_module
 from flaxzoo._random import as_key
+from flaxzoo._trees import flatten, plain, unflatten
 from flaxzoo.errors import DataError, UninitializedError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
@@ -28,7 +29,6 @@ from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
 from flaxzoo.tasks import get_task
 from flaxzoo.weights import export, saved
-from flaxzoo.weights.trees import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Model:
                     "variables must be the collections that module.init returns, "
                     "a mapping with the key 'params'"
                 )
-            object.__setattr__(self, "variables", _plain(self.variables))
+            object.__setattr__(self, "variables", plain(self.variables))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.module, self.variables))
@@ -446,7 +446,3 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     if not jnp.issubdtype(dtype, jax.dtypes.extended):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jax.ShapeDtypeStruct(leaf.shape, dtype)
-
-
-def _plain(tree: Any) -> Any:
-    return {k: _plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree

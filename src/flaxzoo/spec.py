@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from flaxzoo._config import from_json, to_json
 from flaxzoo.activations import to_config
 from flaxzoo.errors import ShapeError
 from flaxzoo.preprocess import Preprocess
@@ -177,7 +178,7 @@ class ModelSpec:
     def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
         """The inverse of ``to_json``; unknown keys of later versions are ignored."""
         known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: _tuples(value) for key, value in data.items() if key in known}
+        values = {key: from_json(value) for key, value in data.items() if key in known}
         if values.get("preprocess") is not None:
             fields = {f.name for f in dataclasses.fields(Preprocess)}
             options = {k: v for k, v in values["preprocess"].items() if k in fields}
@@ -185,29 +186,12 @@ class ModelSpec:
         return cls(**values)
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return value
-
-
 def _config_value(key: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Sequence):
-        return [_config_value(key, item) for item in value]
-    try:
-        if key.endswith("dtype"):
+    with contextlib.suppress(TypeError):
+        if isinstance(value, type) and key.endswith("dtype"):
+            # The types of Python, such as float, are dtypes only under such a name.
             return jnp.dtype(value).name
-        written = to_config(value) if callable(value) else None
-    except (TypeError, ValueError):
-        written = None
-    if written is not None:
-        return written
+        return to_json(value, lambda part: to_config(part) if callable(part) else None)
     raise ValueError(
         f"the argument {key}={value!r} cannot be written to a file. Register an activation "
         "under a name (flaxzoo.activations.register) and pass the name; save a model with "

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax import traverse_util
 
 from flaxzoo._calls import call_module
 from flaxzoo._flops import count_flops
+from flaxzoo._trees import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +104,7 @@ def summarize(module: nn.Module, variables: Any, inputs: Any, *, name: str = "")
 
     with nn.intercept_methods(record):
         flops = count_flops(forward, variables, inputs)
-    leaves = {
-        path: leaf
-        for collection in variables
-        for path, leaf in traverse_util.flatten_dict(
-            {collection: _plain(variables[collection])}
-        ).items()
-    }
+    leaves = {tuple(path.split("/")): leaf for path, leaf in flatten(variables).items()}
     layers = []
     # A module finishes after its submodules; parents first reads better.
     order = sorted(calls, key=lambda path: _first_call(path, list(calls)))
@@ -149,10 +142,6 @@ def _within(stack: tuple[str, ...], path: tuple[str, ...]) -> bool:
     # their own between module names, so the path is looked for as a subsequence.
     parts = iter(stack[1:])
     return all(name in parts for name in path)
-
-
-def _plain(tree: Any) -> Any:
-    return {k: _plain(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
 
 
 def _size(leaf: Any) -> int:

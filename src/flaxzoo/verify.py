@@ -22,6 +22,7 @@ import numpy as np
 from flaxzoo import zoo
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
+from flaxzoo._trees import compare as compare_trees
 from flaxzoo.errors import (
     MissingExtraError,
     ShapeError,
@@ -34,7 +35,6 @@ from flaxzoo.models.registry import MODELS
 from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.pretrained import Weights, load, open_source
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
-from flaxzoo.weights.trees import compare as compare_trees
 
 __all__ = ["Difference", "Report", "compare", "verify"]
 

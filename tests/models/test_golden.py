@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.models import registry
 from flaxzoo.verify import outputs
 from flaxzoo.weights.names import from_reference, to_reference
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
-from flaxzoo.weights.trees import flatten, unflatten
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resnet.npz"
 MODELS = json.loads(GOLDEN.with_suffix(".json").read_text("utf-8"))

@@ -10,12 +10,12 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo import model as model_module
+from flaxzoo._trees import flatten
 from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError
 from flaxzoo.layers.residual import ResidualBlock
 from flaxzoo.models import ResNet
 from flaxzoo.models.resnest import ResNeStBlock
 from flaxzoo.models.resnet import BasicBlock
-from flaxzoo.weights.trees import flatten
 
 TINY = {"layers": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "stem": "deep", "stem_width": 4}
 # Two stages, where the number of stages is no matter: half the time to compile.

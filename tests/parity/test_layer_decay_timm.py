@@ -3,10 +3,10 @@
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.training.rates import rate_entries
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.timm_config import reference_of
-from flaxzoo.weights.trees import flatten
 
 timm = pytest.importorskip("timm")
 optim = pytest.importorskip("timm.optim")

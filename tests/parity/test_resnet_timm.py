@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import compare
 from flaxzoo.weights.names import adapt_channels, from_reference, to_reference
 from flaxzoo.weights.synthetic import synthetic_images
-from flaxzoo.weights.trees import flatten
 
 pytestmark = pytest.mark.family("resnet", "resnest")
 

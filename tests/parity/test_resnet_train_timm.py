@@ -14,10 +14,10 @@ import optax
 import pytest
 import torch
 
+from flaxzoo._trees import flatten
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.synthetic import synthetic_images
-from flaxzoo.weights.trees import flatten
 
 pytestmark = pytest.mark.family("resnet", "resnest")
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import DownloadError
 from flaxzoo.models.resnest import FastResNeStBlock
 from flaxzoo.weights import sources
 from flaxzoo.weights.sources import jax_resnet as source
 from flaxzoo.weights.sources.flaxmodels import from_flaxmodels
 from flaxzoo.weights.sources.jax_resnet import from_jax_resnet
-from flaxzoo.weights.trees import flatten
 
 torch = pytest.importorskip("torch")
 jax_resnet = pytest.importorskip("jax_resnet")

@@ -8,13 +8,13 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.layers.norm import BatchNorm
 from flaxzoo.models.resnest import ResNeStBlock
 from flaxzoo.models.resnet import ResNet
 from flaxzoo.training import step as steps
 from flaxzoo.training.freezing import freeze, label_params, matching_paths, zero_grads
-from flaxzoo.weights.trees import flatten
 
 PARAMS = {
     "backbone": {"conv_0": {"kernel": jnp.ones(2)}, "conv_1": {"kernel": jnp.ones(2)}},

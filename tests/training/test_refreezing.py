@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CallbackError, CheckpointError, UnknownNameError
 from flaxzoo.training.checkpoint import Checkpoints, restore
 from flaxzoo.training.refreezing import refreeze, unfreezing_schedule
-from flaxzoo.weights.trees import flatten
 
 RNG = np.random.default_rng(0)
 DATA = (RNG.normal(size=(24, 6)).astype(np.float32), np.arange(24) % 3)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import flaxzoo as fz
 from flaxzoo._calls import apply_module
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError, UninitializedError, UnknownNameError
 from flaxzoo.models import Classifier, Head
 from flaxzoo.models.heads import Identity
 from flaxzoo.models.stages import Slice, stages_of
 from flaxzoo.transfer import merge_variables, slice_model
-from flaxzoo.weights.trees import flatten
 
 RNG = np.random.default_rng(0)
 

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.numpy import save
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownArgumentError
 from flaxzoo.models import Head
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import to_reference
-from flaxzoo.weights.trees import flatten
 
 NAME, TAG, REPO = "test_resnet", "r160_in1k", "timm/test_resnet.r160_in1k"
 SMALL = (32, 32, 3)

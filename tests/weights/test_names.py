@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError, ShapeError
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import MODELS
@@ -17,7 +18,6 @@ from flaxzoo.weights.names import (
     reference_name,
     to_reference,
 )
-from flaxzoo.weights.trees import flatten
 
 
 class Shape:

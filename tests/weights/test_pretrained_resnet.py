@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError, UnknownNameError
 from flaxzoo.layers.initializers import HeNormal
 from flaxzoo.models.reference import Reference
@@ -17,7 +18,6 @@ from flaxzoo.models.registry import MODELS
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import adapt_channels, to_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.trees import flatten
 
 SMALL = {"layers": (1, 1), "widths": (8, 12), "input_shape": (32, 32, 3)}
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import CheckpointError, MissingExtraError, UnknownNameError
 from flaxzoo.models.resnest import FastResNeStBlock
 from flaxzoo.weights import sources
 from flaxzoo.weights.sources.flaxmodels import from_flaxmodels
 from flaxzoo.weights.sources.jax_resnet import from_jax_resnet
-from flaxzoo.weights.trees import flatten, unflatten
 
 jax_resnet = pytest.importorskip("jax_resnet")
 flaxmodels = pytest.importorskip("flaxmodels")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import CheckpointError, DownloadError
 from flaxzoo.weights import sources
 from flaxzoo.weights.sources.flaxmodels import from_flaxmodels
-from flaxzoo.weights.trees import flatten, unflatten
 
 pytest.importorskip("flaxmodels")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.refreezing import unfreezing_schedule
-from flaxzoo.weights.trees import flatten
 
 _UNITS = ("epoch", "step")
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
+from flaxzoo._trees import by_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import FlaxzooError
 
@@ -136,8 +136,8 @@ def _finite_flags(metrics: Any, params: Any, *, depth: int) -> jax.Array:
 def _groups(params: Any, depth: int) -> dict[str, list[Any]]:
     """Parameters by the name of their group, in the order of the tree."""
     groups: dict[str, list[Any]] = {}
-    for path, leaf in tree_flatten_with_path(params)[0]:
-        names = [_part(key) for key in path]
+    for path, leaf in by_path(params).items():
+        names = path.split("/")
         # The leaf's own name (kernel, bias) is not a group.
         group = "/".join(names[: max(1, min(depth, len(names) - 1))])
         groups.setdefault(group, []).append(leaf)
@@ -148,9 +148,3 @@ def _all_finite(leaves: list[Any]) -> jax.Array:
     floating = [x for x in leaves if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
     flags = [jnp.all(jnp.isfinite(x)) for x in floating]
     return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
-
-
-def _part(key: Any) -> str:
-    if isinstance(key, DictKey):
-        return str(key.key)
-    return key.name if isinstance(key, GetAttrKey) else str(key).strip("[].'")

@@ -14,11 +14,11 @@ import numpy as np
 
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
+from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.debug import start_trace
 from flaxzoo.errors import CallbackError, ShapeError
 from flaxzoo.plots import prediction_grid
-from flaxzoo.weights.trees import flatten
 
 
 class TensorBoard(Callback):

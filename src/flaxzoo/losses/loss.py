@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._config import NotJsonableError, to_json
 from flaxzoo.errors import DataError, ShapeError, UnknownArgumentError
 from flaxzoo.losses.regularizers import Regularizer
 from flaxzoo.losses.traits import Traits, as_number_array, map_arrays, spec_of
@@ -75,8 +75,8 @@ class Loss:
         if self.regularizers:
             config["regularizers"] = [regularizer.config for regularizer in self.regularizers]
         try:
-            return json.loads(json.dumps(config))
-        except TypeError:
+            return to_json(config)
+        except NotJsonableError:
             return None
 
     def __repr__(self) -> str:

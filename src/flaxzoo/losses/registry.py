@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 import optax
 
+from flaxzoo._config import hashable
 from flaxzoo.errors import ShapeError, UnknownArgumentError, did_you_mean
 from flaxzoo.losses import checks, values
 from flaxzoo.losses.loss import Loss
@@ -204,17 +204,13 @@ def _freeze(name: str, option: str, value: Any) -> Any:
                 f"class from 0 to num_classes - 1"
             )
         value = [value[index] for index in range(len(value))]
-    if isinstance(value, np.generic | np.ndarray | jax.Array):
-        value = np.asarray(value).tolist()
-    if isinstance(value, list | tuple):
-        return tuple(_freeze(name, option, item) for item in value)
+    numbers = jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, value)
     try:
-        hash(value)
+        return hashable(numbers)
     except TypeError as error:
         raise UnknownArgumentError(
             f"option {option!r} of loss {name!r} must be hashable, got a {type(value).__name__}"
         ) from error
-    return value
 
 
 def _check_option(name: str, option: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_NOT_REGULARIZED = ("bias", "scale")
+from flaxzoo._trees import by_path, is_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Regularizer:
     def __call__(self, params: Any) -> jax.Array:
         """The penalty of ``params``, a pytree of arrays: a scalar, summed in float32."""
         total = jnp.zeros((), jnp.float32)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            if not (self.all_parameters or _is_weight(path, leaf)):
+        for path, leaf in by_path(params).items():
+            if not (self.all_parameters or is_weight(path, leaf)):
                 continue
             leaf = jnp.asarray(leaf)
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -62,12 +62,6 @@ class Regularizer:
     def config(self) -> dict[str, Any]:
         """The arguments that build an equal regulariser."""
         return dataclasses.asdict(self)
-
-
-def _is_weight(path: tuple[Any, ...], leaf: Any) -> bool:
-    last = path[-1] if path else None
-    name = str(getattr(last, "key", getattr(last, "name", "")))
-    return jnp.ndim(leaf) > 1 and name not in _NOT_REGULARIZED
 
 
 def l1(factor: float, *, all_parameters: bool = False) -> Regularizer:

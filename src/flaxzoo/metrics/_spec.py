@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
 
+from flaxzoo._config import NotJsonableError, hashable, to_json
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.registry import Registry
@@ -47,7 +48,10 @@ class MetricSpec:
         """JSON-able dictionary that ``as_metric`` takes back; None for a user's own function."""
         if self.registered is None:
             return None
-        kwargs = {k: [*v] if isinstance(v, tuple) else v for k, v in self.kwargs}
+        try:
+            kwargs = to_json(dict(self.kwargs))
+        except NotJsonableError:
+            return None
         if self.name != REGISTRY.key(self.registered, dict(self.kwargs)):
             kwargs["name"] = self.name
         return {"name": self.registered, "kwargs": kwargs}
@@ -136,7 +140,7 @@ class _MetricRegistry(Registry[MetricSpec]):
         self.check_arguments(name, kwargs)
         if entry.__module__.startswith(f"{__package__}."):
             _check_values(registered, kwargs)
-        frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+        frozen = {key: hashable(value) for key, value in kwargs.items()}
         return MetricSpec(
             name=key or self.key(name, frozen),
             function=entry,

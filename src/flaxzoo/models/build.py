@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
+from flaxzoo._config import from_json
 from flaxzoo.activations import as_activation
 from flaxzoo.classes import class_names
 from flaxzoo.errors import ShapeError, UnknownArgumentError
@@ -189,7 +190,7 @@ def as_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: a dtype is none.
     """
-    values = {key: _hashable(value) for key, value in config.items()}
+    values = {key: from_json(value, _decoded) for key, value in config.items()}
     for key in ("dtype", "param_dtype"):
         # A name from a file and a type from code are the same dtype, and one compiled function.
         if values.get(key) is not None:
@@ -323,14 +324,12 @@ def _preprocess(spec: ModelSpec, entry: Mapping[str, Any]) -> Preprocess | None:
     shape = spec.input_shape or ()
     if not get_task(spec.task).images or len(shape) != 3 or shape[-1] not in (1, 3):
         return None
-    options = {k: _hashable(v) for k, v in (entry.get("preprocess") or {}).items()}
+    options = from_json(entry.get("preprocess") or {})
     if entry.get("test_crop") and tuple(entry.get("test_input_shape") or ()) == shape:
         options["crop"] = entry["test_crop"]
     return Preprocess(input_shape=shape, **options)
 
 
-def _hashable(value: Any) -> Any:
-    if isinstance(value, Mapping) and set(value) <= {"name", "kwargs"}:
-        # An activation with options, as config.json holds it.
-        return as_activation(value)
-    return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
+def _decoded(value: dict[str, Any]) -> Any:
+    """An activation with options, as config.json holds it; another dictionary as it is."""
+    return as_activation(value) if set(value) <= {"name", "kwargs"} else value

@@ -18,10 +18,10 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._trees import SHOWN, flatten, prefixes
 from flaxzoo.errors import UnknownNameError, did_you_mean
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
-from flaxzoo.weights.trees import SHOWN, flatten
 
 
 def stages_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -104,7 +104,7 @@ def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple
     found: dict[str, list[str]] = {name: [] for name in stages}
     lost: list[str] = []
     for path in flatten(params):
-        owner = next((owners[group] for group in _groups(path) if group in owners), None)
+        owner = next((owners[group] for group in prefixes(path)[::-1] if group in owners), None)
         (lost if owner is None else found[owner]).append(path)
     if lost:
         more = " ..." if len(lost) > SHOWN else ""
@@ -113,12 +113,6 @@ def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple
             f"{', '.join(lost[:SHOWN])}{more}. Stages: {', '.join(stages)}"
         )
     return {name: tuple(paths) for name, paths in found.items()}
-
-
-def _groups(path: str) -> list[str]:
-    """The path and every group above it, the path first."""
-    parts = path.split("/")
-    return ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
 def position(names: Iterable[str], where: int | str) -> int:

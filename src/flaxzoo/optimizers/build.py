@@ -10,10 +10,10 @@ from typing import Any
 import optax
 
 from flaxzoo import schedules
+from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
 from flaxzoo.errors import UnknownArgumentError, did_you_mean
 from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers.averaging import average
-from flaxzoo.optimizers.config import NotJsonableError, freeze, jsonable, tuples
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
 from flaxzoo.optimizers.decay_masks import as_decay_mask
 from flaxzoo.optimizers.recipes import transformation
@@ -177,7 +177,7 @@ def default_learning_rate(name: str) -> float:
 
 def _remembered(key: Any, make: Callable[[], Optimizer]) -> Optimizer:
     try:
-        frozen = freeze(key)
+        frozen = cache_key(key)
     except TypeError:  # an array or another unhashable object among the options
         return make()
     if frozen not in _CACHE:
@@ -203,7 +203,7 @@ def _build(
     named: bool,
     needs: frozenset[str] = frozenset(),
 ) -> Optimizer:
-    own = {key: tuples(value) for key, value in own.items()}
+    own = from_json(own)
     # optax's own spellings of what every optimizer here takes.
     learning_rate = _alias(recipe.rate_keyword, "learning_rate", learning_rate, own)
     weight_decay = _alias(recipe.decay_keyword, "weight_decay", weight_decay, own)
@@ -453,6 +453,6 @@ def _config(name: str, rate: Any, options: Mapping[str, Any]) -> dict[str, Any] 
     if config["accumulate_steps"] == 1:
         del config["accumulate_steps"]
     try:
-        return jsonable(config)
+        return to_json(config)
     except NotJsonableError:
         return None

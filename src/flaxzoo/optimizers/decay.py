@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_UNDECAYED = frozenset({"bias", "scale"})
+from flaxzoo._trees import is_weight, map_by_path
 
 
 def decay_mask(params: Any) -> Any:
@@ -25,13 +25,7 @@ def decay_mask(params: Any) -> Any:
     Returns:
       A tree of booleans of the same structure.
     """
-
-    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        last = path[-1] if path else None
-        key = getattr(last, "key", getattr(last, "name", None))
-        return jnp.ndim(leaf) > 1 and key not in _UNDECAYED
-
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return map_by_path(is_weight, params)
 
 
 def _require(params: Any) -> None:

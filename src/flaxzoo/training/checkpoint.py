@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training.refreezing import with_freezing
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
-from flaxzoo.weights.trees import compare, flatten, unflatten
 
 FORMAT = "flaxzoo.checkpoint"
 _VERSION = 1
@@ -31,18 +31,16 @@ _FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng")
 def state_arrays(state: TrainState) -> dict[str, Any]:
     """The arrays of a state by path, such as ``opt_state/0/mu/backbone/conv_0/kernel``."""
     return {
-        _path((name, *path)): leaf
+        path: leaf
         for name in _FIELDS
-        for path, leaf in jax.tree_util.tree_flatten_with_path(getattr(state, name))[0]
+        for path, leaf in by_path({name: getattr(state, name)}).items()
     }
 
 
 def with_arrays(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
     """The state with the arrays of another that ``state_arrays`` gave."""
     tree = {name: getattr(state, name) for name in _FIELDS}
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    new = jax.tree.unflatten(treedef, [arrays[_path(path)] for path, _ in leaves])
-    return state.replace(**new)
+    return state.replace(**map_by_path(lambda path, _: arrays[path], tree))
 
 
 def to_bytes(state: TrainState) -> bytes:
@@ -368,12 +366,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _path(path: tuple[Any, ...]) -> str:
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
 
 
 def _one_line(error: Exception) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import flax.linen as nn
 import optax
 
+from flaxzoo._trees import flatten, prefixes, unflatten
 from flaxzoo.errors import UnknownNameError, did_you_mean
 from flaxzoo.model import Model
 from flaxzoo.models.stages import position, stage_paths
 from flaxzoo.optimizers import Optimizer, partition
-from flaxzoo.weights.trees import flatten, unflatten
 
 FreezeSpec = str | Iterable[str] | Callable[[str], bool] | None
 
@@ -187,12 +187,6 @@ def freeze(
             "one from a name"
         )
     return partition({TRAIN: tx, FREEZE: zero_grads()}, label_params(params, spec))
-
-
-def prefixes(path: str) -> list[str]:
-    """A parameter's path and the groups around it, the largest first."""
-    parts = path.split("/")
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def module_and_params(model: Any) -> tuple[nn.Module, Mapping[str, Any]]:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from flaxzoo._trees import flatten
 from flaxzoo.summary import Summary
-from flaxzoo.weights.trees import flatten
 
 
 def marked(summary: Summary, state: Any, step: int) -> Summary:

@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flaxzoo._trees import flatten
 from flaxzoo.errors import ShapeError
-from flaxzoo.weights.trees import flatten
 
 
 @contextlib.contextmanager

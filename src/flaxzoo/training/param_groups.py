@@ -12,13 +12,13 @@ import jax
 import optax
 
 from flaxzoo import optimizers
+from flaxzoo._config import cache_key
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import Optimizer, partition
-from flaxzoo.optimizers.config import freeze as hashable
 from flaxzoo.schedules import Schedule, checks
 from flaxzoo.training.freezing import TRAIN, freeze
 from flaxzoo.training.rates import Shifted, decayed, rate_entries, unmatched_error
-from flaxzoo.weights.trees import flatten, unflatten
 
 # What acts on all groups together, from the inside out; the rest belongs to each of them.
 _AROUND = ("clip_norm", "ema_decay", "accumulate_steps")
@@ -375,7 +375,7 @@ def _is_constant(rate: Any) -> bool:
 
 def _key(rate: Any) -> Any:
     try:
-        return hashable(rate)
+        return cache_key(rate)
     except TypeError:
         return id(rate)
 
@@ -389,7 +389,7 @@ def _remembered(
     new = Plan(optimizer, learning_rate, rates, options)
     order = None if rates is None else tuple(rates)
     try:
-        key = hashable((hashable(optimizer), learning_rate, order, rates, options))
+        key = cache_key((cache_key(optimizer), learning_rate, order, rates, options))
     except TypeError:  # an array or another unhashable object among the options
         return new
     if len(_PLANS) >= 256:

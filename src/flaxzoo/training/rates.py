@@ -8,11 +8,11 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.models.stages import stage_paths
 from flaxzoo.schedules import checks
-from flaxzoo.training.freezing import matched, module_and_params, paths_by_group, prefixes
-from flaxzoo.weights.trees import flatten
+from flaxzoo.training.freezing import matched, module_and_params, paths_by_group
 
 # The entry of learning rates for what no other one matches.
 DEFAULT = "*"

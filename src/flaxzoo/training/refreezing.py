@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxzoo._trees import by_path, flatten, map_by_path
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.models.stages import stage_paths
 from flaxzoo.training.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
 from flaxzoo.training.param_groups import Form, Groups
-from flaxzoo.weights.trees import flatten
 
 if TYPE_CHECKING:
     from flaxzoo.training.state import TrainState
@@ -264,23 +264,16 @@ def _close(
     return core
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
 def _known(fresh: Any, old: Any) -> Any:
     """``fresh`` with the leaves of ``old`` that have the same path."""
-    known = _by_path(old)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: known.get(jax.tree_util.keystr(path), leaf), fresh
-    )
+    known = by_path(old)
+    return map_by_path(known.get, fresh)
 
 
 def _carried(fresh: Any, old: Any, name: str) -> Any:
     """The state ``old``, without what ``fresh`` has no more."""
-    known = _by_path(old)
-    for path, leaf in _by_path(fresh).items():
+    known = by_path(old)
+    for path, leaf in by_path(fresh).items():
         if path not in known or jnp.shape(known[path]) != jnp.shape(leaf):
             raise ValueError(
                 f"optimizer {name!r} keeps a state over all parameters together ({path}), which "

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from flaxzoo import losses, metrics, optimizers, schedules
+from flaxzoo._config import NotJsonableError, from_json, to_json
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
@@ -47,8 +47,8 @@ def write(
     written, objects = {}, []
     for key, value in settings.items():
         try:
-            written[key] = _to_json(value)
-        except ValueError:
+            written[key] = to_json(value, _encode)
+        except NotJsonableError:
             objects.append(key)
     try:
         model = spec.to_json() if spec.config is not None else None
@@ -102,7 +102,7 @@ def restore(
             f"{directory}: {', '.join(missing)} was given as an object; pass it again: "
             f"Trainer.load(directory, {missing[0]}=...)"
         )
-    return {**{key: _from_json(v) for key, v in document["settings"].items()}, **overrides}
+    return {**{key: from_json(v, _decode) for key, v in document["settings"].items()}, **overrides}
 
 
 def restore_inputs(document: Mapping[str, Any]) -> Any:
@@ -126,34 +126,21 @@ def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
     return Model(module_of(spec), None, spec)
 
 
-def _to_json(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
+def _encode(value: Any) -> dict[str, Any] | None:
     if isinstance(value, schedules.Schedule):
-        return {_KIND: "schedule", "name": value.name, **_to_json(dict(value.options))}
+        return {_KIND: "schedule", "name": value.name, **dict(value.options)}
     for kind, cls in (
         ("loss", losses.Loss),
         ("metric", metrics.MetricSpec),
         ("optimizer", optimizers.Optimizer),
     ):
         if isinstance(value, cls) and value.config is not None:
-            return {_KIND: kind, **_to_json(value.config)}
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, tuple | list) and not hasattr(value, "update"):
-        return [_to_json(item) for item in value]
-    raise ValueError(f"cannot be written as JSON: {value!r}")
+            return {_KIND: kind, **value.config}
+    return None
 
 
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_from_json(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    config = {key: _from_json(item) for key, item in value.items() if key != _KIND}
-    kind = value.get(_KIND)
+def _decode(config: dict[str, Any]) -> Any:
+    kind = config.pop(_KIND, None)
     if kind is None:
         return config
     if kind == "schedule":

@@ -27,7 +27,6 @@ from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.param_groups import Plan, decayed_plan, plan
 from flaxzoo.training.rates import check_decay, decay_factors
-from flaxzoo.weights.trees import flatten, unflatten
 
 
 class TrainState(train_state.TrainState):

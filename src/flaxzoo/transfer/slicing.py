@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from flaxzoo._calls import apply_module
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
 from flaxzoo.models.stages import Slice, as_staged, position, stage_paths, stages_of
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.trees import flatten, unflatten
 
 
 def slice_model(

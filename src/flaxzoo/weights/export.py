@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._modules import hashable_module
+from flaxzoo._config import hashable_module
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, UninitializedError
 from flaxzoo.layers.lowering.initialise import variable_shapes
@@ -29,7 +30,6 @@ from flaxzoo.weights.pretrained import load, read_file
 from flaxzoo.weights.saved import read_saved
 from flaxzoo.weights.timm_config import reference_of, to_timm_config
 from flaxzoo.weights.torch_files import import_torch
-from flaxzoo.weights.trees import flatten, unflatten
 
 _WEIGHTS, _CARD = "model.safetensors", "README.md"
 

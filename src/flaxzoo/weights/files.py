@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, DataError
-from flaxzoo.weights.trees import compare, flatten, unflatten
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._trees import compare
 from flaxzoo.errors import CheckpointError, ShapeError
 from flaxzoo.models.reference import Reference
 from flaxzoo.weights.layouts import layout_of
-from flaxzoo.weights.trees import compare
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, closest
 from flaxzoo.models import catalog
 from flaxzoo.models.build import entry_width
@@ -24,7 +25,6 @@ from flaxzoo.weights import hub, sources
 from flaxzoo.weights.described import locate, read_json, read_spec
 from flaxzoo.weights.names import fit_channels, from_reference, stem_kernels
 from flaxzoo.weights.readers import read_tensors
-from flaxzoo.weights.trees import compare, flatten, unflatten
 
 _CLASSIFIER = "params/head/fc/"
 

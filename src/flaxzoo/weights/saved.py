@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._modules import hashable_module
+from flaxzoo._config import hashable_module
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._trees import flatten
 from flaxzoo.classes import class_names
 from flaxzoo.errors import CheckpointError
 from flaxzoo.models import catalog
@@ -18,7 +19,6 @@ from flaxzoo.models.registry import MODELS
 from flaxzoo.preprocess import Preprocess
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.trees import flatten
 
 # Fields of a backbone that change neither its variables nor what it computes from them.
 _NEUTRAL = {"parent", "name", "dtype", "param_dtype", "drop_path", "remat", "zero_init_residual"}

@@ -8,11 +8,11 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Constant, HeNormal, LecunNormal, Normal
 from flaxzoo.layers.lowering.drawing import Distribution, draw_on_host
 from flaxzoo.layers.lowering.initialise import filled, initialise
-from flaxzoo.weights.trees import flatten
 
 KEY = jax.random.PRNGKey(3)
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)

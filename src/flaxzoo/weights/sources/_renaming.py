@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from flaxzoo._trees import SHOWN, unflatten
 from flaxzoo.errors import CheckpointError, UnknownNameError, did_you_mean
-from flaxzoo.weights.trees import SHOWN, unflatten
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.sources._renaming import (
     IMAGENET_MEAN,
@@ -24,7 +25,6 @@ from flaxzoo.weights.sources._renaming import (
     numbered,
     pick,
 )
-from flaxzoo.weights.trees import flatten
 
 # Convolutions of a block besides the shortcut's, and the stages' numbers of blocks.
 _DEPTHS = {

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from flaxzoo._trees import SHOWN, flatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.sources._renaming import (
     IMAGENET_MEAN,
@@ -23,7 +24,6 @@ from flaxzoo.weights.sources._renaming import (
     numbered,
     pick,
 )
-from flaxzoo.weights.trees import SHOWN, flatten
 
 _TORCHVISION = "https://download.pytorch.org/models"
 _FAST_AI = "https://s3.amazonaws.com/fast-ai-modelzoo"

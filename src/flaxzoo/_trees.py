@@ -1,9 +1,16 @@
-"""Variable trees by path: flattening, comparing and naming what differs."""
+"""Trees of variables by path: flattening, comparing and naming what differs.
+
+A path is text: ``"params/backbone/conv_0/kernel"``. ``flatten`` and ``unflatten`` are for nested
+dictionaries; ``by_path`` is for any pytree, such as the state of an optimizer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from flaxzoo.errors import CheckpointError
 
@@ -31,6 +38,40 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(group, {})
         node[last] = leaf
     return tree
+
+
+def plain(tree: Any) -> Any:
+    """The tree with dictionaries in place of other mappings, such as Flax's FrozenDict."""
+    return {k: plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """The path that JAX's functions over trees give as keys: ``"opt_state/0/mu/kernel"``."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of any pytree by path, in tree order."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def map_by_path(function: Callable[..., Any], tree: Any) -> Any:
+    """The pytree of ``function(path, leaf)``."""
+    return jax.tree.map_with_path(lambda keys, leaf: function(path_of(keys), leaf), tree)
+
+
+def is_weight(path: str, leaf: Any) -> bool:
+    """Whether shrinking a parameter makes a model simpler: no bias, and no part of a norm layer.
+
+    Those are leaves of rank 0 or 1, and leaves called ``bias`` or ``scale``.
+    """
+    return np.ndim(leaf) > 1 and path.rpartition("/")[2] not in ("bias", "scale")
+
+
+def prefixes(path: str) -> list[str]:
+    """The path and all that lead to it, the shortest first: ``["a", "a/b", "a/b/c"]``."""
+    parts = path.split("/")
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def compare(
