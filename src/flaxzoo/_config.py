@@ -35,7 +35,9 @@ def to_json(value: Any, encode: Callable[[Any], Any] = lambda value: None) -> An
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
+    if _is_dtype(value):
+        return np.dtype(value).name
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [to_json(item, encode) for item in value]
@@ -43,8 +45,6 @@ def to_json(value: Any, encode: Callable[[Any], Any] = lambda value: None) -> An
         return sorted((to_json(item, encode) for item in value), key=str)
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: to_json(item, encode) for key, item in value.items()}
-    if _is_dtype(value):
-        return np.dtype(value).name
     encoded = encode(value)
     if encoded is None:
         raise NotJsonableError(f"cannot be written as JSON: {value!r}")
