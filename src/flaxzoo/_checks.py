@@ -131,7 +131,7 @@ def check_rate(name: str, value: Any, *, optional: bool = False) -> Any:
     return check_number(name, value, minimum=0, below=1, optional=optional)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str], *, others: str = "") -> str:
+def check_choice(name: str, value: Any, choices: Iterable[str], others: str = "") -> str:
     """Checks one of a few names.
 
     Args:
@@ -151,25 +151,6 @@ def check_choice(name: str, value: Any, choices: Iterable[str], *, others: str =
     raise ArgumentError(f"{name} must be {takes}, got {value!r}" + (hint and f".{hint}"))
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str], others: str = "") -> None:
-    """Checks one of a few names.
-
-    Args:
-      name: of the field, for the message.
-      value: its value.
-      choices: the names.
-      others: what the field takes besides them, as the end of the message's list.
-
-    Raises:
-      ValueError: it is none of these; the message lists them and the closest.
-    """
-    names = tuple(choices)
-    if not isinstance(value, str) or value not in names:
-        hint = did_you_mean(value, names) if isinstance(value, str) else ""
-        listed = ", ".join(map(repr, names))
-        raise ValueError(f"{name} must be one of {listed}{others}, got {value!r}.{hint}")
-
-
 def as_choice(name: str, value: Any, choices: Iterable[str]) -> str | None:
     """One of a few names, or None.
 
@@ -186,7 +167,7 @@ def as_choice(name: str, value: Any, choices: Iterable[str]) -> str | None:
     """
     if value is None or value == "none":
         return None
-    return check_choice(name, value, choices, others=" or None")
+    return check_choice(name, value, choices, " or None")
 
 
 def _as_float(value: Any) -> float:

@@ -18,6 +18,7 @@ from flaxzoo import losses as losses_module
 from flaxzoo import metrics as metrics_module
 from flaxzoo import optimizers as optimizers_module
 from flaxzoo._random import as_key
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.augment import as_augmentation
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
