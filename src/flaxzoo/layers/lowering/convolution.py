@@ -178,9 +178,11 @@ def _primitive(name: str, default: Callable[..., Any], cpu: Callable[..., Any]) 
         return primitive.bind(a, b, **params)
 
     def alone(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-        # With jit disabled the compiled one would come back here.
+        # With jit disabled, and where jax looks for the origin of a NaN, the compiled one would
+        # come back here.
         config: Any = jax.config
-        return default(a, b, **params) if config.jax_disable_jit else compiled(a, b, **params)
+        eager = config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs
+        return default(a, b, **params) if eager else compiled(a, b, **params)
 
     def shape_of(a: Any, b: Any, **params: Any) -> Any:
         # Gradients are told theirs; a trace of the default would be longer than all the rest.
