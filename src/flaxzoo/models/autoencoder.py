@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
+from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.registry import register, takes_fields_of
 
 Array = jax.Array
@@ -42,26 +45,136 @@ def _check(name: str, x: Array, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(x.shape[: len(x.shape) - len(shape)])
 
 
-class _Dense(nn.Module):
-    """Dense layers ``start`` to ``stop``; each but the first of all begins with the activation."""
+class _Half(Backbone):
+    """Layers between examples of known shapes, with any batch dimensions before them.
 
-    features: Sequence[int]
+    Attributes:
+      shapes: the shape of an example before the first stage and after each.
+      output: the name of what follows the last layer.
+      activation: the activation between layers, by name or callable; None for none.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    shapes: Sequence[tuple[int, ...]]
+    output: str
     activation: Activation
     dtype: Any
     param_dtype: Any
 
-    @nn.compact
-    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
-        activation = as_activation(self.activation)
-        for i, width in list(enumerate(self.features))[start:stop]:
-            x = activation(x) if i else x
-            x = nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=f"layers_{i}")(
-                x
-            )
+    @nn.nowrap
+    def enter(self, x: Any, parts: Sequence[Part]) -> Array:
+        """Checks that the examples have the shape that the first stage of the range takes."""
+        x = jnp.asarray(x)
+        _check("x", x, self.shapes[list(self.stages()).index(parts[0].name)])
+        return x
+
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class _Dense(_Half):
+    """Dense layers; the first takes an example flat, the last gives one its shape."""
+
+    @nn.nowrap
+    def parts(self) -> Iterator[Part]:
+        """The layers ``0``, ``1`` and so on."""
+        yield Part("0", self._flatten)
+        for i, shape in enumerate(self.shapes[1:]):
+            layer = functools.partial(self._layer, i, math.prod(shape))
+            yield Part(f"{i}", layer, owns=(f"layers_{i}",))
+        yield Part(f"{len(self.shapes) - 2}", self._give_shape)
+
+    def _flatten(self, x: Array, train: bool) -> Array:
+        del train
+        batch = x.shape[: x.ndim - len(self.shapes[0])]
+        return x.reshape(*batch, math.prod(self.shapes[0]))
+
+    def _layer(self, i: int, width: int, x: Array, train: bool) -> Array:
+        del train
+        x = as_activation(self.activation)(x) if i else x
+        return nn.Dense(width, name=f"layers_{i}", **self._dtypes)(x)
+
+    def _give_shape(self, x: Array, train: bool) -> Array:
+        del train
+        return _output(self.output)(x.reshape(*x.shape[:-1], *self.shapes[-1]))
+
+
+class _Halves(Checked):
+    """An encoder and a decoder: what both autoencoders share."""
+
+    def setup(self) -> None:
+        """Builds both halves."""
+        self.encoder, self.decoder = self._halves()
+
+    @nn.nowrap
+    def _halves(self) -> tuple[_Half, _Half]:
+        """The encoder and the decoder, without a parent."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Reconstructions [..., *input_shape] of examples of the same shape."""
+        return self.decode(self.encode(x, train=train), train=train)
+
+    def encode(self, x: Array, *, train: bool = False) -> Array:
+        """The latents of examples [..., *input_shape].
+
+        Returns:
+          Vectors [..., latent]; of convolutions without ``latent_dim`` maps [..., h, w, C].
+
+        Raises:
+          ShapeError: ``x`` does not end in ``input_shape``.
+        """
+        return self.encoder(x, train=train)
+
+    def decode(self, z: Array, *, train: bool = False) -> Array:
+        """Examples [..., *input_shape] from the latents that ``encode`` returns.
+
+        Raises:
+          ShapeError: ``z`` does not end in the shape of a latent.
+        """
+        z = jnp.asarray(z)
+        _check("z", z, self.decoder.shapes[0])
+        return self.decoder(z, train=train)
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """``encoder_0`` and so on, then ``decoder_0`` and so on, each with its layer.
+
+        With ``latent_dim`` there are ``encoder_latent`` and ``decoder_latent`` in between.
+        """
+        halves = zip(("encoder", "decoder"), self._halves(), strict=True)
+        return {
+            f"{half}_{name}": tuple(f"{half}/{layer}" for layer in layers)
+            for half, module in halves
+            for name, layers in module.stages().items()
+        }
+
+    def run_stages(
+        self, x: Array, start: int = 0, stop: int | None = None, *, train: bool = False
+    ) -> Array:
+        """Computes the stages ``start`` to ``stop`` of ``stages()``.
+
+        Args:
+          x: [..., *example], or what the stage before returns.
+          start: number of the first stage.
+          stop: number of the first one that is left out; None for none.
+          train: makes no difference.
+
+        Raises:
+          ShapeError: ``x`` does not end in the shape of an example at this point.
+        """
+        half = len(self.encoder.stages())
+        if start < half:
+            x = self.encoder.run_stages(x, start, stop, train=train)
+        if stop is None or stop > half:
+            last = None if stop is None else stop - half
+            x = self.decoder.run_stages(x, max(start - half, 0), last, train=train)
         return x
 
 
-class AutoEncoder(nn.Module):
+class AutoEncoder(_Halves):
     """Dense autoencoder (Hinton and Salakhutdinov 2006) over inputs of any shape.
 
     The parameters are in the groups ``encoder`` and ``decoder``. The latent vector is linear, not
@@ -85,168 +198,117 @@ class AutoEncoder(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
-        """Builds both halves."""
+    @nn.nowrap
+    def _halves(self) -> tuple[_Half, _Half]:
+        hidden = self._decoder_features
+        image, latent = tuple(self.input_shape), self.encoder_features[-1]
+        encoder = (image, *((width,) for width in self.encoder_features))
+        decoder = ((latent,), *((width,) for width in hidden), image)
         common = (self.activation, self.dtype, self.param_dtype)
-        encoder, decoder = self._widths()
-        self.encoder = _Dense(encoder, *common)
-        self.decoder = _Dense(decoder, *common)
+        return (
+            _Dense(encoder, "linear", *common, parent=None),
+            _Dense(decoder, self.output, *common, parent=None),
+        )
+
+    @property
+    def _decoder_features(self) -> Sequence[int]:
+        if self.decoder_features is None:
+            return tuple(self.encoder_features[:-1])[::-1]
+        return self.decoder_features
 
     @nn.nowrap
-    def _widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the layers of both halves; raises ValueError for what a field does not take."""
+    def check_fields(self) -> None:
+        """Raises an error for what a field does not take."""
         check_widths("input_shape", self.input_shape)
         check_widths("encoder_features", self.encoder_features)
-        hidden = self.decoder_features
-        if hidden is None:
-            hidden = tuple(self.encoder_features[:-1])[::-1]
-        check_widths("decoder_features", hidden, allow_empty=True)
-        return tuple(self.encoder_features), (*hidden, math.prod(self.input_shape))
+        check_widths("decoder_features", self._decoder_features, allow_empty=True)
+        as_activation(self.activation)
+        _output(self.output)
+
+
+class _ConvEncoder(_Half):
+    """Strided convolutions, then a dense layer if the latent is a vector.
+
+    Attributes:
+      kernel_size: the height and width of all kernels.
+    """
+
+    kernel_size: int
 
     @nn.nowrap
-    def _shapes(self) -> list[tuple[int, ...]]:
-        """Of one example before the first stage and after each."""
-        encoder, decoder = self._widths()
-        image = tuple(self.input_shape)
-        return [image, *((width,) for width in (*encoder, *decoder[:-1])), image]
+    def parts(self) -> Iterator[Part]:
+        """The convolutions ``0``, ``1`` and so on, and ``latent``."""
+        for i, shape in enumerate(self.shapes[1:]):
+            if len(shape) == 3:
+                conv = functools.partial(self._conv, i, shape[-1])
+                yield Part(f"{i}", conv, owns=(f"stages_{i}",))
+            else:
+                yield Part("latent", self._latent, owns=("latent",))
+
+    def _conv(self, i: int, channels: int, x: Array, train: bool) -> Array:
+        del train
+        x = as_activation(self.activation)(x) if i else x
+        return Conv(
+            channels,
+            self.kernel_size,
+            stride=2,
+            padding="SAME",
+            use_bias=True,
+            kernel_init=nn.initializers.lecun_normal(),
+            bias_init=nn.initializers.zeros,
+            name=f"stages_{i}",
+            **self._dtypes,
+        )(x)
+
+    def _latent(self, x: Array, train: bool) -> Array:
+        del train
+        x = as_activation(self.activation)(x).reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
+        return nn.Dense(self.shapes[-1][0], name="latent", **self._dtypes)(x)
+
+
+class _ConvDecoder(_Half):
+    """A dense layer if the latent is a vector, then transposed convolutions.
+
+    Attributes:
+      kernel_size: the height and width of all kernels.
+    """
+
+    kernel_size: int
 
     @nn.nowrap
-    def stages(self) -> dict[str, tuple[str, ...]]:
-        """The layers, ``encoder_0`` and so on, then ``decoder_0`` and so on.
+    def parts(self) -> Iterator[Part]:
+        """``latent``, and the convolutions ``0``, ``1`` and so on."""
+        maps = [shape for shape in self.shapes if len(shape) == 3]
+        if len(maps) < len(self.shapes):
+            yield Part("latent", self._latent, owns=("latent",))
+        for i, shape in enumerate(maps[1:]):
+            conv = functools.partial(self._conv, i, shape)
+            yield Part(f"{i}", conv, owns=(f"stages_{i}",))
+        yield Part(f"{len(maps) - 2}", self._last)
 
-        Raises:
-          ValueError: a field holds what it does not take.
-        """
-        halves = zip(("encoder", "decoder"), self._widths(), strict=True)
-        return {
-            f"{half}_{i}": (f"{half}/layers_{i}",)
-            for half, widths in halves
-            for i in range(len(widths))
-        }
-
-    def run_stages(
-        self, x: Array, start: int = 0, stop: int | None = None, *, train: bool = False
-    ) -> Array:
-        """Computes the stages ``start`` to ``stop`` of ``stages()``.
-
-        Args:
-          x: [..., *example], or what the stage before returns.
-          start: number of the first stage.
-          stop: number of the first one that is left out; None for none.
-          train: makes no difference.
-
-        Raises:
-          ShapeError: ``x`` does not end in the shape of an example at this point.
-        """
+    def _latent(self, x: Array, train: bool) -> Array:
         del train
-        x = jnp.asarray(x)
-        shapes = self._shapes()
-        stop = len(shapes) - 1 if stop is None else stop
-        batch = _check("x", x, shapes[start])
-        half = len(self.encoder_features)
-        if not start:
-            x = x.reshape(*batch, math.prod(self.input_shape))
-        if start < half:
-            x = self.encoder(x, start, stop)
-        if stop > half:
-            x = self.decoder(x, max(start - half, 0), stop - half)
-        if stop == len(shapes) - 1:
-            x = _output(self.output)(x.reshape(*batch, *self.input_shape))
-        return x
+        shape = self.shapes[1]
+        x = nn.Dense(math.prod(shape), name="latent", **self._dtypes)(x)
+        return as_activation(self.activation)(x.reshape(*x.shape[:-1], *shape))
 
-    def encode(self, x: Array, *, train: bool = False) -> Array:
-        """Latent vectors [..., latent] of examples [..., *input_shape].
-
-        Raises:
-          ShapeError: ``x`` does not end in ``input_shape``.
-        """
+    def _conv(self, i: int, shape: tuple[int, ...], x: Array, train: bool) -> Array:
         del train
-        x = jnp.asarray(x)
-        batch = _check("x", x, self.input_shape)
-        return self.encoder(x.reshape(*batch, math.prod(self.input_shape)))
+        height, width, channels = shape
+        x = as_activation(self.activation)(x) if i else x
+        size = (self.kernel_size, self.kernel_size)
+        x = nn.ConvTranspose(
+            channels, size, strides=(2, 2), padding="SAME", name=f"stages_{i}", **self._dtypes
+        )(x)
+        # A stage doubles its input; where the encoder halved an odd size that is one too many.
+        return x[..., :height, :width, :]
 
-    def decode(self, z: Array, *, train: bool = False) -> Array:
-        """Examples [..., *input_shape] from latent vectors [..., latent].
-
-        Raises:
-          ShapeError: ``z`` does not end in the size of the latent vector.
-          UnknownNameError: ``output`` is neither sigmoid nor linear.
-        """
+    def _last(self, x: Array, train: bool) -> Array:
         del train
-        z = jnp.asarray(z)
-        batch = _check("z", z, self.encoder_features[-1:])
-        x = self.decoder(z).reshape(*batch, *self.input_shape)
         return _output(self.output)(x)
 
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Reconstructions [..., *input_shape] of examples of the same shape."""
-        return self.decode(self.encode(x, train=train), train=train)
 
-
-class _ConvEncoder(nn.Module):
-    features: Sequence[int]
-    kernel_size: int
-    latent_dim: int | None
-    activation: Activation
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
-        activation = as_activation(self.activation)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for i, width in list(enumerate(self.features))[start:stop]:
-            x = activation(x) if i else x
-            conv = Conv(
-                width,
-                self.kernel_size,
-                stride=2,
-                padding="SAME",
-                use_bias=True,
-                kernel_init=nn.initializers.lecun_normal(),
-                bias_init=nn.initializers.zeros,
-                name=f"stages_{i}",
-                **dtypes,
-            )
-            x = conv(x)
-        if self.latent_dim is None or (stop is not None and stop <= len(self.features)):
-            return x
-        x = activation(x).reshape(x.shape[0], -1)
-        return nn.Dense(self.latent_dim, name="latent", **dtypes)(x)
-
-
-class _ConvDecoder(nn.Module):
-    # (H, W, C) that each stage produces, in order; the first entry is what the first stage takes.
-    shapes: Sequence[tuple[int, int, int]]
-    kernel_size: int
-    from_vector: bool
-    activation: Activation
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
-        activation = as_activation(self.activation)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        # The number of the first convolution among the stages.
-        first = int(self.from_vector)
-        if self.from_vector and not start:
-            x = nn.Dense(math.prod(self.shapes[0]), name="latent", **dtypes)(x)
-            x = activation(x.reshape(-1, *self.shapes[0]))
-        stop = first + len(self.shapes) - 1 if stop is None else stop
-        run = list(enumerate(self.shapes[1:]))[max(start - first, 0) : max(stop - first, 0)]
-        for i, (height, width, channels) in run:
-            x = activation(x) if i else x
-            size = (self.kernel_size, self.kernel_size)
-            x = nn.ConvTranspose(
-                channels, size, strides=(2, 2), padding="SAME", name=f"stages_{i}", **dtypes
-            )(x)
-            # A stage doubles its input; where the encoder halved an odd size that is one too many.
-            x = x[:, :height, :width]
-        return x
-
-
-class ConvAutoEncoder(nn.Module):
+class ConvAutoEncoder(_Halves):
     """Convolutional autoencoder: strided convolutions down, transposed convolutions up.
 
     Each stage halves height and width, rounding up, and the decoder retraces the same sizes, so
@@ -289,20 +351,19 @@ class ConvAutoEncoder(nn.Module):
         """Shape of one example's latent: a vector's with ``latent_dim``, else a feature map's."""
         return self.stage_shapes[-1] if self.latent_dim is None else (self.latent_dim,)
 
-    def setup(self) -> None:
-        """Builds both halves."""
-        self._check_fields()
-        common = (self.activation, self.dtype, self.param_dtype)
-        self.encoder = _ConvEncoder(
-            tuple(self.features), self.kernel_size, self.latent_dim, *common
-        )
-        self.decoder = _ConvDecoder(
-            self.stage_shapes[::-1], self.kernel_size, self.latent_dim is not None, *common
+    @nn.nowrap
+    def _halves(self) -> tuple[_Half, _Half]:
+        down = self.stage_shapes
+        latent = () if self.latent_dim is None else ((self.latent_dim,),)
+        common = (self.activation, self.dtype, self.param_dtype, self.kernel_size)
+        return (
+            _ConvEncoder((*down, *latent), "linear", *common, parent=None),
+            _ConvDecoder((*latent, *down[::-1]), self.output, *common, parent=None),
         )
 
     @nn.nowrap
-    def _check_fields(self) -> None:
-        """Raises ValueError for what a field does not take."""
+    def check_fields(self) -> None:
+        """Raises an error for what a field does not take."""
         check_widths("input_shape", self.input_shape)
         check_widths("features", self.features)
         check_size("kernel_size", self.kernel_size)
@@ -311,90 +372,8 @@ class ConvAutoEncoder(nn.Module):
             raise ShapeError(
                 f"input_shape must be (height, width, channels), got {tuple(self.input_shape)}"
             )
-
-    @nn.nowrap
-    def _shapes(self) -> list[tuple[int, ...]]:
-        """Of one example before the first stage and after each."""
-        down = list(self.stage_shapes)
-        latent = [] if self.latent_dim is None else [(self.latent_dim,), down[-1]]
-        return [*down, *latent, *down[-2::-1]]
-
-    @nn.nowrap
-    def stages(self) -> dict[str, tuple[str, ...]]:
-        """``encoder_0`` and so on, then ``decoder_0`` and so on.
-
-        With ``latent_dim`` there are ``encoder_latent`` and ``decoder_latent`` in between.
-
-        Raises:
-          ValueError: a field holds what it does not take.
-        """
-        self._check_fields()
-        convs = range(len(self.features))
-        latent = [] if self.latent_dim is None else ["latent"]
-        encoder, decoder = [*convs, *latent], [*latent, *convs]
-        names = [("encoder", part) for part in encoder] + [("decoder", part) for part in decoder]
-        return {
-            f"{half}_{part}": (f"{half}/{part}" if part == "latent" else f"{half}/stages_{part}",)
-            for half, part in names
-        }
-
-    def run_stages(
-        self, x: Array, start: int = 0, stop: int | None = None, *, train: bool = False
-    ) -> Array:
-        """Computes the stages ``start`` to ``stop`` of ``stages()``.
-
-        Args:
-          x: [..., *example], or what the stage before returns.
-          start: number of the first stage.
-          stop: number of the first one that is left out; None for none.
-          train: makes no difference.
-
-        Raises:
-          ShapeError: ``x`` does not end in the shape of an example at this point.
-        """
-        del train
-        x = jnp.asarray(x)
-        shapes = self._shapes()
-        stop = len(shapes) - 1 if stop is None else stop
-        batch = _check("x", x, shapes[start])
-        half = len(self.features) + (self.latent_dim is not None)
-        x = x.reshape(math.prod(batch), *shapes[start])
-        if start < half:
-            x = self.encoder(x, start, stop)
-        if stop > half:
-            x = self.decoder(x, max(start - half, 0), stop - half)
-        if stop == len(shapes) - 1:
-            x = _output(self.output)(x)
-        return x.reshape(*batch, *shapes[stop])
-
-    def encode(self, x: Array, *, train: bool = False) -> Array:
-        """Latents [..., *latent_shape] of images [..., H, W, C].
-
-        Raises:
-          ShapeError: ``x`` does not end in ``input_shape``.
-        """
-        del train
-        x = jnp.asarray(x)
-        batch = _check("x", x, self.input_shape)
-        z = self.encoder(x.reshape(math.prod(batch), *self.input_shape))
-        return z.reshape(*batch, *self.latent_shape)
-
-    def decode(self, z: Array, *, train: bool = False) -> Array:
-        """Images [..., H, W, C] from latents [..., *latent_shape].
-
-        Raises:
-          ShapeError: ``z`` does not end in ``latent_shape``.
-          UnknownNameError: ``output`` is neither sigmoid nor linear.
-        """
-        del train
-        z = jnp.asarray(z)
-        batch = _check("z", z, self.latent_shape)
-        x = self.decoder(z.reshape(math.prod(batch), *self.latent_shape))
-        return _output(self.output)(x).reshape(*batch, *self.input_shape)
-
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Reconstructions [..., H, W, C] of images of the same shape."""
-        return self.decode(self.encode(x, train=train), train=train)
+        as_activation(self.activation)
+        _output(self.output)
 
 
 AUTOENCODER_PAPER = "https://doi.org/10.1126/science.1127647"
