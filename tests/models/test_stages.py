@@ -12,7 +12,8 @@ from flaxzoo.errors import ShapeError, UnknownNameError
 from flaxzoo.models import CNN, LSTM, MLP, AutoEncoder, Classifier, ConvAutoEncoder, Head, ResNet
 from flaxzoo.models.heads import Identity
 from flaxzoo.models.resnest import ResNeStBlock
-from flaxzoo.models.stages import Layers, Slice, position, stage_paths, stages_of
+from flaxzoo.models.stages import Layers, position, stage_paths, stages_of
+from flaxzoo.transfer.slicing import Slice
 
 RESNET = {"layers": (2, 1), "widths": (8, 12), "stem_width": 4}
 IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

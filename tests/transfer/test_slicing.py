@@ -14,8 +14,9 @@ from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError, UninitializedError, UnknownNameError
 from flaxzoo.models import Classifier, Head
 from flaxzoo.models.heads import Identity
-from flaxzoo.models.stages import Slice, stages_of
+from flaxzoo.models.stages import stages_of
 from flaxzoo.transfer import merge_variables, slice_model
+from flaxzoo.transfer.slicing import Slice
 
 RNG = np.random.default_rng(0)
 

@@ -76,6 +76,7 @@ class Head(Checked):
         check_widths("hidden", self.hidden, allow_empty=True)
         check_rate("dropout", self.dropout)
         as_choice("pooling", self.pooling, _POOLINGS)
+        as_activation(self.activation)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

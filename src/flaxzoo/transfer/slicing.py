@@ -16,8 +16,71 @@ from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
-from flaxzoo.models.stages import Slice, as_staged, position, stage_paths, stages_of
+from flaxzoo.models.stages import as_staged, position, stage_paths, stages_of
 from flaxzoo.spec import ModelSpec
+
+
+class Slice(nn.Module):
+    """Some consecutive stages of a module, under the parameter paths that they have in it.
+
+    ``slice_model`` makes it and cuts the variables to fit.
+
+    Attributes:
+      module: has the methods ``stages`` and ``run_stages``.
+      start: number of the first stage.
+      stop: number of the first stage that is left out.
+      feature_maps: whether to return the maps of the stages that end inside the range, for
+        backbones that have them; None leaves it to the module.
+    """
+
+    module: nn.Module
+    start: int
+    stop: int
+    feature_maps: bool | None = None
+
+    def setup(self) -> None:
+        """Takes the module's place among the parameters."""
+        nn.share_scope(self, self.module)
+
+    @nn.nowrap
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The stages of the range and their submodules."""
+        return dict(list(stages_of(self.module).items())[self.start : self.stop])
+
+    def __call__(self, x: Any, *, train: bool = False, **options: Any) -> Any:
+        """Computes the stages of the range.
+
+        Args:
+          x: what the first of them takes.
+          train: whether this is a training step.
+          **options: go to the module, such as an LSTM's ``lengths``.
+
+        Returns:
+          What the last of them returns, or with ``feature_maps`` the dictionary of maps.
+
+        Raises:
+          TypeError: ``feature_maps`` is set for a module that has none.
+        """
+        return self.run_stages(x, 0, self.stop - self.start, train=train, **options)
+
+    def run_stages(
+        self,
+        x: Any,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        train: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Computes the stages ``start`` to ``stop``, counted from the slice's own first one."""
+        if self.feature_maps is not None:
+            if not hasattr(self.module, "feature_maps"):
+                kind = type(self.module).__name__
+                raise TypeError(f"a {kind} has no stages to give feature maps of")
+            options = {"feature_maps": self.feature_maps, **options}
+        last = self.stop if stop is None else self.start + stop
+        run: Any = self.module
+        return run.run_stages(x, self.start + start, last, train=train, **options)
 
 
 def slice_model(
