@@ -1,6 +1,7 @@
 import functools
 import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError
+from flaxzoo.models.backbone import Backbone, Part
+from flaxzoo.models.stages import depths_of
 from flaxzoo.training.freezing import freeze
 from flaxzoo.training.param_groups import group_rates
 from flaxzoo.training.rates import layer_decay_rates, rate_entries
@@ -217,6 +220,39 @@ def test_layer_decay_of_a_resnet():
     assert rates["backbone/layer4_0"] == pytest.approx(0.81)
     # Eight blocks, the stem and the head.
     assert rates["backbone/conv1"] == rates["backbone/bn1"] == pytest.approx(0.9**9)
+
+
+class Normed(Backbone):
+    """Patches, a layer that belongs with the next, and a norm that belongs with the head."""
+
+    @nn.nowrap
+    def parts(self):
+        for name in ("embed", "down", "block"):
+            depth = "block" if name == "down" else None
+            yield Part(name, functools.partial(nn.Dense, 3), takes="vectors", depth=depth)
+        yield Part("norm", nn.LayerNorm, takes="vectors", depth="head")
+
+
+def test_stages_of_one_depth_have_one_rate():
+    net = fz.Model(fz.Classifier(Normed(), fz.models.Head(2))).init(0, np.ones((1, 3)))
+    assert depths_of(net.module) == {
+        "embed": "embed",
+        "down": "block",
+        "block": "block",
+        "norm": "head",
+        "head": "head",
+    }
+    assert layer_decay_rates(net, 1.0, 0.5) == {
+        "backbone/embed": 0.25,
+        "backbone/down": 0.5,
+        "backbone/block": 0.5,
+        "backbone/norm": 1.0,
+        "head": 1.0,
+    }
+    lstm = fz.Classifier(fz.models.LSTM(num_classes=2), fz.models.Head(2))
+    assert list(depths_of(lstm).values()) == ["l0", "backbone/head", "head"]
+    rest = fz.transfer.slice_model(net, start="block")
+    assert list(depths_of(rest.module).values()) == ["block", "head", "head"]
 
 
 def test_layer_decay_in_a_state(model):

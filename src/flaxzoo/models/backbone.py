@@ -97,7 +97,11 @@ class Backbone(Checked, kw_only=True):
     @nn.nowrap
     def depths(self) -> dict[str, str]:
         """The group of equal depth of each stage, by default its own name."""
-        return {part.name: part.depth or part.name for part in self.parts()}
+        depths: dict[str, str] = {}
+        for part in self.parts():
+            if part.depth is not None or part.name not in depths:
+                depths[part.name] = part.depth or part.name
+        return depths
 
     @nn.nowrap
     def reductions(self) -> dict[str, int | None]:

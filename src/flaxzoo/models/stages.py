@@ -82,6 +82,29 @@ def _classifier_stages(module: Classifier) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def depths_of(module: nn.Module) -> dict[str, str]:
+    """The group of equal depth of each stage, for layer-wise decay of learning rates.
+
+    Args:
+      module: as for ``stages_of``; where it has a method ``depths``, as backbones of the zoo have,
+        it says which stages are of one depth.
+
+    Returns:
+      From the name of each stage, in the order of the forward pass, to the name of its group: by
+      default its own, and ``"head"`` for what a ``Classifier`` counts with its head.
+
+    Raises:
+      TypeError: the module has no stages.
+    """
+    in_classifier = isinstance(module, Classifier)
+    owner = module.backbone if in_classifier else module
+    depths = dict(owner.depths()) if callable(getattr(owner, "depths", None)) else {}
+    if in_classifier:
+        # A stage of the backbone's with that name has another one here.
+        depths.pop("head", None)
+    return {name: depths.get(name, name) for name in stages_of(module)}
+
+
 def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Which parameters belong to which stage.
 

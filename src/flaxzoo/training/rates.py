@@ -10,7 +10,7 @@ import flax.linen as nn
 
 from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
-from flaxzoo.models.stages import stage_paths
+from flaxzoo.models.stages import depths_of, stage_paths
 from flaxzoo.schedules import checks
 from flaxzoo.training.freezing import matched, module_and_params, paths_by_group
 
@@ -127,7 +127,10 @@ def layer_decay_rates(
 
 
 def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) -> dict[str, float]:
-    """By how much layer decay multiplies the rate of each group of parameters."""
+    """By how much layer decay multiplies the rate of each group of parameters.
+
+    Stages of one depth, as the backbone says, have one factor.
+    """
     decay = check_decay(decay)
     stages = {name: paths for name, paths in stage_paths(module, params).items() if paths}
     stage_of = {path: name for name, paths in stages.items() for path in paths}
@@ -136,11 +139,13 @@ def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) ->
         for group in prefixes(path):
             inside.setdefault(group, set()).add(stage_of.get(path))
     factors: dict[str, float] = {}
-    for i, paths in enumerate(stages.values()):
+    depth_of = depths_of(module)
+    depths = list(dict.fromkeys(depth_of[name] for name in stages))
+    for name, paths in stages.items():
         for path in paths:
             # The largest group around it that belongs to its stage as a whole.
             group = next(group for group in prefixes(path) if len(inside[group]) == 1)
-            factors[group] = decay ** (len(stages) - 1 - i)
+            factors[group] = decay ** (len(depths) - 1 - depths.index(depth_of[name]))
     return factors
 
 

@@ -16,7 +16,7 @@ from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
-from flaxzoo.models.stages import as_staged, position, stage_paths, stages_of
+from flaxzoo.models.stages import as_staged, depths_of, position, stage_paths, stages_of
 from flaxzoo.spec import ModelSpec
 
 
@@ -46,6 +46,11 @@ class Slice(nn.Module):
     def stages(self) -> dict[str, tuple[str, ...]]:
         """The stages of the range and their submodules."""
         return dict(list(stages_of(self.module).items())[self.start : self.stop])
+
+    @nn.nowrap
+    def depths(self) -> dict[str, str]:
+        """The group of equal depth of each stage of the range."""
+        return dict(list(depths_of(self.module).items())[self.start : self.stop])
 
     def __call__(self, x: Any, *, train: bool = False, **options: Any) -> Any:
         """Computes the stages of the range.
