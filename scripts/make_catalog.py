@@ -180,7 +180,7 @@ def describe_architecture(name: str, input_shape: list[int] | None) -> dict[str,
     return {
         "input_shape": list(model.spec.input_shape),
         "parameters": table.parameters,
-        "gflops": round(table.flops / 1e9, 6),
+        "gflops": table.flops / 1e9,
     }
 
 
