@@ -15,7 +15,7 @@ from flax import struct
 
 from flaxzoo import callbacks
 from flaxzoo.callbacks import base
-from flaxzoo.errors import FlaxzooError, UnknownNameError
+from flaxzoo.errors import ArgumentError, FlaxzooError, UnknownNameError
 from flaxzoo.training.history import History
 
 
@@ -126,10 +126,12 @@ def test_early_stopping_goes_on_after_a_resume():
 def test_early_stopping_errors():
     with pytest.raises(callbacks.CallbackError, match=r"'quality' does not tell .* mode='max'"):
         callbacks.EarlyStopping("quality")
-    with pytest.raises(callbacks.CallbackError, match="mode must be"):
+    with pytest.raises(ArgumentError, match="mode must be one of 'auto', 'min', 'max', got 'down'"):
         callbacks.EarlyStopping(mode="down")
-    with pytest.raises(callbacks.CallbackError, match="must not be negative, got -1"):
+    with pytest.raises(ArgumentError, match="patience must be an int of at least 0, got -1"):
         callbacks.EarlyStopping(patience=-1)
+    with pytest.raises(ArgumentError, match="min_delta must be a finite number of at least 0"):
+        callbacks.EarlyStopping(min_delta=-0.1)
     callback = callbacks.EarlyStopping("val_acc")
     with pytest.raises(UnknownNameError, match=r"'val_acc'.*: loss, val_accuracy\. Did you"):
         callback.on_epoch_end(Trainer(), 0, {"loss": 1.0, "val_accuracy": 1.0})

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flaxzoo.callbacks import CallbackError, TensorBoard
-from flaxzoo.errors import MissingExtraError, ShapeError
+from flaxzoo.errors import ArgumentError, MissingExtraError, ShapeError
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -205,7 +205,7 @@ def test_errors(tmp_path, monkeypatch):
         TensorBoard(tmp_path / "file" / "log").on_train_begin(make_trainer(None))
     with pytest.raises(CallbackError, match=r"profile_steps must be \(first, last\)"):
         TensorBoard(profile_steps=(0, 3))
-    with pytest.raises(CallbackError, match="sample_every must be at least 1"):
+    with pytest.raises(ArgumentError, match="sample_every must be an int of at least 1"):
         TensorBoard(sample_every=0)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(MissingExtraError, match=r'pip install "flaxzoo\[tensorboard\]"'):

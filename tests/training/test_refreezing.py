@@ -9,7 +9,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.errors import CallbackError, CheckpointError, UnknownNameError
+from flaxzoo.errors import ArgumentError, CallbackError, CheckpointError, UnknownNameError
 from flaxzoo.training.checkpoint import Checkpoints, restore
 from flaxzoo.training.refreezing import refreeze, unfreezing_schedule
 
@@ -259,9 +259,9 @@ def test_the_schedule_of_stages(model):
     second = unfreezing_schedule(resnet)[1]
     assert any("layer3_1" in path for path in second)
     assert not any("layer4" in path or "head" in path for path in second)
-    with pytest.raises(ValueError, match="every must be at least 1"):
+    with pytest.raises(ValueError, match="every must be an int of at least 1"):
         unfreezing_schedule(model, every=0)
-    with pytest.raises(ValueError, match="by must be 'group' or 'stage'"):
+    with pytest.raises(ValueError, match="by must be one of 'group', 'stage'"):
         unfreezing_schedule(model, by="layer")
 
 
@@ -385,12 +385,13 @@ def test_other_ways_to_say_it(model, straight, callback, assert_trees_equal):
         ({"schedule": ["head"]}, "schedule must map epochs"),
         ({"schedule": {-1: None}}, "epochs .* from 0, got -1"),
         ({"schedule": {0: None}, "freeze_until": {0: 1}}, "not both"),
-        ({"unit": "batch"}, "unit must be one of epoch, step"),
     ],
 )
 def test_settings_that_make_no_sense(arguments, match):
     with pytest.raises(CallbackError, match=match):
         fz.callbacks.GradualUnfreezing(**arguments)
+    with pytest.raises(ArgumentError, match="unit must be one of 'epoch', 'step', got 'batch'"):
+        fz.callbacks.GradualUnfreezing(unit="batch")
 
 
 def test_the_whole_schedule_is_looked_up_at_the_start(model):

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_number, check_size
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import monitored, resolve_mode
-from flaxzoo.errors import CallbackError
 
 
 class EarlyStopping(Callback):
@@ -35,7 +35,8 @@ class EarlyStopping(Callback):
       stopped_epoch: the epoch that ended training, None if it ran to its end.
 
     Raises:
-      CallbackError: settings that make no sense, or a name that does not tell the direction.
+      ArgumentError: a setting is out of range.
+      CallbackError: the metric's name does not tell the direction.
     """
 
     def __init__(
@@ -48,15 +49,11 @@ class EarlyStopping(Callback):
         baseline: float | None = None,
         restore_best: bool = False,
     ) -> None:
-        if patience < 0 or min_delta < 0:
-            raise CallbackError(
-                f"patience and min_delta must not be negative, got {patience} and {min_delta}"
-            )
         self.monitor = monitor
-        self.patience = patience
-        self.min_delta = min_delta
+        self.patience = check_size("patience", patience, minimum=0)
+        self.min_delta = check_number("min_delta", min_delta, minimum=0)
         self.mode = resolve_mode(monitor, mode)
-        self.baseline = baseline
+        self.baseline = check_number("baseline", baseline, optional=True)
         self.restore_best = restore_best
         self._resumed = False
         self._reset()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flaxzoo._checks import check_choice
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.refreezing import unfreezing_schedule
-
-_UNITS = ("epoch", "step")
 
 
 class GradualUnfreezing(Callback):
@@ -31,7 +30,8 @@ class GradualUnfreezing(Callback):
       unit: ``"epoch"``, or ``"step"`` for schedules by the number of steps taken before.
 
     Raises:
-      CallbackError: settings that make no sense; at the beginning of training also a schedule
+      ArgumentError: another ``unit``.
+      CallbackError: schedules that make no sense; at the beginning of training also a schedule
         that does not fit the model.
 
     Source: Howard and Ruder, ULMFiT (https://arxiv.org/abs/1801.06146), section 3.3.
@@ -46,13 +46,11 @@ class GradualUnfreezing(Callback):
     ) -> None:
         if schedule is not None and freeze_until is not None:
             raise CallbackError("GradualUnfreezing takes a schedule or freeze_until, not both")
-        if unit not in _UNITS:
-            raise CallbackError(f"unit must be one of {', '.join(_UNITS)}, got {unit!r}")
         for label, entries in (("schedule", schedule), ("freeze_until", freeze_until)):
             _check(label, entries)
         self.schedule = None if schedule is None else dict(sorted(schedule.items()))
         self.freeze_until = None if freeze_until is None else dict(sorted(freeze_until.items()))
-        self.unit = unit
+        self.unit = check_choice("unit", unit, ("epoch", "step"))
         self._frozen: dict[int, frozenset[str]] = {}
 
     def on_train_begin(self, trainer: Any) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from flaxzoo._checks import check_size
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo.callbacks.base import Callback
-from flaxzoo.callbacks.monitor import monitored, resolve_mode
+from flaxzoo.callbacks.monitor import MODES, monitored, resolve_mode
 from flaxzoo.training.checkpoint import Checkpoints, require_writable
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class ModelCheckpoint(Callback):
     saves_run: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {self.mode!r}")
+        check_choice("mode", self.mode, MODES)
         check_size("keep", self.keep)
         check_size("keep_best", self.keep_best, minimum=0)
         check_size("every_steps", self.every_steps, optional=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flaxzoo._checks import check_choice
 from flaxzoo._directions import infer_mode
 from flaxzoo.errors import CallbackError, UnknownNameError, did_you_mean
+
+MODES = ("auto", "min", "max")
 
 
 def resolve_mode(monitor: str, mode: str) -> str:
     """``"min"`` or ``"max"`` for a metric and a setting of ``"min"``, ``"max"`` or ``"auto"``.
 
     Raises:
-      CallbackError: another setting, or ``"auto"`` for a name that does not tell.
+      ArgumentError: another setting.
+      CallbackError: ``"auto"`` for a name that does not tell.
     """
-    if mode not in ("auto", "min", "max"):
-        raise CallbackError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
+    check_choice("mode", mode, MODES)
     direction = infer_mode(monitor) if mode == "auto" else mode
     if direction is None:
         raise CallbackError(

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._checks import check_size
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
 from flaxzoo._trees import flatten
@@ -56,7 +57,8 @@ class TensorBoard(Callback):
 
     Raises:
       MissingExtraError: tensorboardX is not installed.
-      CallbackError: settings that make no sense; in training, no place to write.
+      ArgumentError: a setting is out of range.
+      CallbackError: ``profile_steps`` are no range; in training, no place to write.
     """
 
     def __init__(
@@ -72,20 +74,15 @@ class TensorBoard(Callback):
         profile_steps: tuple[int, int] | None = None,
     ) -> None:
         self._module = require("tensorboardX", extra="tensorboard", purpose="TensorBoard")
-        if min(every_steps, histogram_every) < 0 or sample_every < 1:
-            raise CallbackError(
-                "every_steps and histogram_every must not be negative and sample_every must be "
-                f"at least 1, got {every_steps}, {histogram_every} and {sample_every}"
-            )
         if profile_steps is not None and not 1 <= profile_steps[0] <= profile_steps[1]:
             raise CallbackError(
                 f"profile_steps must be (first, last) with 1 <= first <= last, got {profile_steps}"
             )
         self.log_dir = None if log_dir is None else Path(log_dir)
-        self.every_steps = every_steps
-        self.histogram_every = histogram_every
+        self.every_steps = check_size("every_steps", every_steps, minimum=0)
+        self.histogram_every = check_size("histogram_every", histogram_every, minimum=0)
         self.sample, self.labels = sample if isinstance(sample, tuple) else (sample, None)
-        self.sample_every = sample_every
+        self.sample_every = check_size("sample_every", sample_every)
         self.class_names = class_names
         self.images = images
         self.profile_steps = profile_steps

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo._trees import by_path, flatten, map_by_path
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.models.stages import stage_paths
@@ -131,14 +132,12 @@ def unfreezing_schedule(
     Raises:
       TypeError: ``model`` is not a ``Model``.
       UninitializedError: the model has no variables and does not know its input shape.
-      ValueError: ``every`` or ``start`` is out of range, or ``by`` is none of the two.
+      ArgumentError: ``every`` or ``start`` is out of range, or ``by`` is none of the two.
 
     Source: Howard and Ruder, ULMFiT (https://arxiv.org/abs/1801.06146), section 3.3.
     """
-    if every < 1 or start < 0:
-        raise ValueError(f"every must be at least 1 and start at least 0, got {every}, {start}")
-    if by not in ("group", "stage"):
-        raise ValueError(f"by must be 'group' or 'stage', got {by!r}")
+    every, start = check_size("every", every), check_size("start", start, minimum=0)
+    check_choice("by", by, ("group", "stage"))
     parts: list[tuple[str, list[str]]] = []
     for name, paths in stage_paths(*module_and_params(model)).items():
         # "layer4_1" is a block of "layer4"; "conv_1" stands alone.

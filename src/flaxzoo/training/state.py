@@ -245,7 +245,7 @@ def _undecayed(module: nn.Module) -> tuple[str, ...]:
     """Patterns that take what the model's backbone says out of weight decay."""
     prefix = "backbone/" if isinstance(module, Classifier) else ""
     backbone: Any = getattr(module, "backbone", module)
-    globs = getattr(backbone, "no_weight_decay", tuple)()
+    globs: tuple[str, ...] = getattr(backbone, "no_weight_decay", tuple)()
     return tuple(f"!{prefix}{glob}" for glob in globs)
 
 
