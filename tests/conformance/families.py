@@ -1,0 +1,208 @@
+"""The table of families: for each a tiny configuration, on which every promise is tried.
+
+A new family adds its row here; nothing else in these tests knows which families there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.models.backbone import Backbone
+from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.registry import MODELS, Architecture
+
+CLASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A small model of a family.
+
+    Attributes:
+      name: of one of its architectures.
+      fields: that make it tiny; keywords of ``flaxzoo.models.get``.
+      input_shape: of one example.
+      other_shape: another one that the same variables take; None where there is none.
+      refused_shape: one that the model refuses with a ``ShapeError``.
+      random: fields that make training draw random numbers.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    other_shape: tuple[int, ...] | None = None
+    refused_shape: tuple[int, ...] = (7,)
+    random: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the registry knows of the name."""
+        return MODELS.architecture(self.name)
+
+    def takes(self, *keywords: str) -> bool:
+        """Whether ``flaxzoo.models.get`` takes keywords for this family."""
+        return set(keywords) <= set(MODELS.parameters(self.name))
+
+
+_RANDOM = {"dropout": 0.5, "drop_path": 0.5}
+
+FAMILIES: dict[str, Family] = {
+    "autoencoder": Family(
+        "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
+    ),
+    "cnn": Family(
+        "cnn",
+        {"features": (4, 6), "hidden": (8,), "batch_norm": True},
+        (16, 16, 3),
+        None,
+        (2, 16, 3),
+        {"dropout": 0.5},
+    ),
+    "lstm": Family(
+        "lstm",
+        {"hidden_size": 6, "num_layers": 2, "bidirectional": True},
+        (7, 5),
+        (4, 5),
+        (7,),
+        {"dropout": 0.5},
+    ),
+    "mlp": Family(
+        "mlp",
+        {"features": (8, 6), "norm": "batch"},
+        (4, 4, 3),
+        None,
+        (4, 5, 3),
+        {"dropout": 0.5},
+    ),
+    "resnest": Family(
+        "resnest14d",
+        {"layers": (2, 1), "widths": (4, 8), "stem_width": 8},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+    ),
+    "resnet": Family(
+        "test_resnet",
+        {
+            "block": ("basic", "bottleneck"),
+            "layers": (2, 1),
+            "widths": (8, 4),
+            "stem_width": 8,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+    ),
+}
+
+
+def get(family: str, **changes: Any) -> fz.Model:
+    """The family's tiny model, without variables; ``changes`` are other keywords of ``get``."""
+    row = FAMILIES[family]
+    usual: dict[str, Any] = {**row.fields, "input_shape": row.input_shape}
+    if row.takes("num_classes"):
+        usual["num_classes"] = CLASSES
+    if "in_channels" in changes:
+        usual["input_shape"] = (*row.input_shape[:-1], changes["in_channels"])
+    return fz.models.get(row.name, **{**usual, **changes})
+
+
+@functools.cache
+def tiny(family: str) -> fz.Model:
+    """The family's tiny model with random variables, shared by all tests of a process."""
+    return with_random_variables(get(family))
+
+
+def with_random_variables(model: fz.Model, seed: int = 0) -> fz.Model:
+    """The model with variables in which no norm is the identity and no branch is zero."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: Any) -> jax.Array:
+        values = rng.standard_normal(leaf.shape)
+        if leaf.ndim > 1:
+            values /= np.sqrt(np.prod(leaf.shape[:-1]))
+        elif path[-1].key in ("var", "scale"):
+            values = 0.5 + np.abs(values)
+        else:
+            values *= 0.1
+        return jax.numpy.asarray(values, leaf.dtype)
+
+    return model.with_variables(jax.tree_util.tree_map_with_path(fill, model.shapes()))
+
+
+@functools.cache
+def saved(family: str) -> Path:
+    """A directory with the tiny model and its variables, as ``Model.save`` writes it."""
+    directory = Path(tempfile.mkdtemp(prefix=f"flaxzoo-{family}-{os.getpid()}-"))
+    tiny(family).save(directory)
+    return directory
+
+
+def inputs(family: str, batch: int = 4, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Examples of the family, the same in every test."""
+    size = (batch, *(shape or FAMILIES[family].input_shape))
+    return np.random.default_rng(1).uniform(0, 1, size).astype(np.float32)
+
+
+def batch_of(family: str, batch: int = 4) -> tuple[np.ndarray, ...]:
+    """Examples with the targets that the family's task asks for."""
+    x = inputs(family, batch)
+    if not FAMILIES[family].takes("num_classes"):
+        return (x, x)
+    return (x, (np.arange(batch) % CLASSES).astype(np.int32))
+
+
+def is_classifier(family: str) -> bool:
+    """Whether the family's models are a backbone and a head."""
+    return isinstance(get(family).module, Classifier)
+
+
+def backbone(family: str) -> Backbone | None:
+    """The family's backbone, or None where its models are no ``Classifier`` of one."""
+    module = getattr(get(family).module, "backbone", None)
+    return module if isinstance(module, Backbone) else None
+
+
+def only(predicate: Callable[[str], Any]) -> pytest.MarkDecorator:
+    """Runs a test for each family that a predicate is true of."""
+    return pytest.mark.parametrize("family", [name for name in FAMILIES if predicate(name)])
+
+
+def taking(*keywords: str) -> Callable[[str], bool]:
+    """Whether ``flaxzoo.models.get`` takes keywords for a family."""
+    return lambda family: FAMILIES[family].takes(*keywords)
+
+
+def every(family: str) -> bool:
+    """True: the promise is for all."""
+    del family
+    return True
+
+
+def has_maps(family: str) -> bool:
+    """Whether the family has feature maps."""
+    network = backbone(family)
+    return network is not None and bool(network.reductions())
+
+
+def has_reference(family: str) -> bool:
+    """Whether another library has weights for it."""
+    return FAMILIES[family].architecture.reference is not None
+
+
+def takes_images(family: str) -> bool:
+    """Whether an example is an image ``[H, W, C]`` that is classified."""
+    return len(FAMILIES[family].input_shape) == 3 and FAMILIES[family].takes("num_classes")
