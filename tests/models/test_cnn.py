@@ -112,7 +112,7 @@ def test_wrong_shapes(shape, match):
 
 
 def test_unknown_pooling():
-    with pytest.raises(ValueError, match="pooling must be 'avg', 'max' or None, got 'mean'"):
+    with pytest.raises(ValueError, match="pooling must be one of 'avg', 'max' or None, got 'mean'"):
         CNN(pooling="mean").init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
 
 
@@ -144,7 +144,7 @@ def test_none_by_name_is_no_pooling():
         ({"num_classes": -1}, "num_classes must be an int of at least 0, got -1"),
         ({"num_classes": 2.0}, "num_classes must be an int of at least 0, got 2.0"),
         ({"pooling": "mx"}, "got 'mx'. Did you mean 'max'"),
-        ({"pooling": 2}, "pooling must be 'avg', 'max' or None, got 2"),
+        ({"pooling": 2}, "pooling must be one of 'avg', 'max' or None, got 2"),
     ],
 )
 def test_fields_out_of_range(fields, message):

@@ -48,7 +48,7 @@ def test_global_pool():
     assert global_pool(x, "none") is x
     with pytest.raises(ShapeError, match=r"takes features of shape \[B, ..., C\], got \[2, 3\]"):
         global_pool(jnp.ones((2, 3)), "avg")
-    with pytest.raises(ValueError, match="pooling must be 'auto', 'avg'"):
+    with pytest.raises(ValueError, match="pooling must be one of 'auto', 'avg'"):
         global_pool(x, "sum")
 
 

@@ -65,7 +65,7 @@ def test_dropout_only_in_training():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="norm must be 'batch', 'layer', 'rms' or None"):
+    with pytest.raises(ValueError, match="norm must be one of 'batch', 'layer', 'rms' or None"):
         MLP(features=(2, 2), norm="group").init(jax.random.key(0), jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="at least one layer"):
         MLP(features=()).init(jax.random.key(0), jnp.ones((1, 2)))
