@@ -40,7 +40,6 @@ LAYERS = (
 OPEN = frozenset(
     {
         ("flaxzoo.augment.base", "flaxzoo.augment.compose"),
-        ("flaxzoo.models.stages", "flaxzoo._trees"),
         ("flaxzoo.optimizers.core", "flaxzoo.optimizers.build"),
         ("flaxzoo.optimizers.wrappers", "flaxzoo.optimizers.build"),
     }

@@ -47,37 +47,10 @@ class LambdaCallback(Callback):
         for name, function in hooks.items():
             if function is not None and not callable(function):
                 raise CallbackError(f"LambdaCallback: {name} must be a function, got {function!r}")
-        self._hooks = {name: f for name, f in hooks.items() if f is not None}
+            if function is not None:
+                setattr(self, name, function)
 
     @property
     def watches_steps(self) -> bool:
-        """Whether there is a function for steps."""
-        return "on_step_end" in self._hooks
-
-    def _call(self, name: str, *args: Any) -> None:
-        if name in self._hooks:
-            self._hooks[name](*args)
-
-    def on_train_begin(self, trainer: Any) -> None:
-        """Calls the function given for it, as do the others."""
-        self._call("on_train_begin", trainer)
-
-    def on_train_end(self, trainer: Any) -> None:
-        """See ``on_train_begin``."""
-        self._call("on_train_end", trainer)
-
-    def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
-        """See ``on_train_begin``."""
-        self._call("on_epoch_begin", trainer, epoch)
-
-    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        """See ``on_train_begin``."""
-        self._call("on_epoch_end", trainer, epoch, logs)
-
-    def on_step_end(self, trainer: Any, step: int, metrics: Any) -> None:
-        """See ``on_train_begin``."""
-        self._call("on_step_end", trainer, step, metrics)
-
-    def on_validation_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        """See ``on_train_begin``."""
-        self._call("on_validation_end", trainer, epoch, logs)
+        """Whether there is a function for steps, or a method of a subclass."""
+        return "on_step_end" in vars(self) or super().watches_steps
