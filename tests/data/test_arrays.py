@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flaxzoo import data
 from flaxzoo.data.epochs import random_order
-from flaxzoo.errors import DataError, ShapeError
+from flaxzoo.errors import ArgumentError, DataError, ShapeError
 
 
 def labelled(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,15 +92,15 @@ def test_iter_is_epoch_0():
             r"arrays\['image'\] has 4, arrays\['label'\] has 3",
         ),
         (labelled(4), {"batch_size": 5}, "batch_size 5 is larger than the data: 4 examples"),
-        (labelled(4), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (labelled(4), {"batch_size": 1.5}, "batch_size must be an int, got 1.5"),
-        (labelled(4), {"seed": -1}, "seed must be at least 0"),
+        (labelled(4), {"batch_size": 0}, "batch_size must be an int of at least 1, got 0"),
+        (labelled(4), {"batch_size": 1.5}, "batch_size must be an int of at least 1, got 1.5"),
+        (labelled(4), {"seed": -1}, "seed must be an int of at least 0"),
         (([1.0, 2.0], [0, 1]), {}, r"arrays\[0\]\[0\] is a single value.*np.asarray"),
         (np.array(["a", None], object), {}, "dtype object"),
     ],
 )
 def test_bad_datasets(arrays, kwargs, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, ArgumentError), match=message):
         data.ArrayDataset(arrays, **{"batch_size": 2, **kwargs})
 
 
@@ -108,7 +108,7 @@ def test_bad_epochs():
     dataset = data.ArrayDataset(labelled(4), 2)
     with pytest.raises(DataError, match="start_batch 3 is past the epoch's 2 batches"):
         dataset.epoch(0, start_batch=3)
-    with pytest.raises(DataError, match="epoch must be at least 0"):
+    with pytest.raises(ArgumentError, match="epoch must be an int of at least 0"):
         dataset.epoch(-1)
 
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxzoo import data
-from flaxzoo.errors import DataError
+from flaxzoo.errors import ArgumentError
 
 
 def threads() -> list[threading.Thread]:
@@ -125,5 +125,5 @@ def test_sharding_and_default_device():
 
 
 def test_bad_size():
-    with pytest.raises(DataError, match="size must be at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="size must be an int of at least 1, got 0"):
         data.prefetch_to_device([], 0)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flaxzoo.data._text import PUNCTUATION
 from flaxzoo.data.stop_words import stop_words
 from flaxzoo.data.text_vectorizer import TextVectorizer
-from flaxzoo.errors import DataError, UninitializedError, UnknownNameError
+from flaxzoo.errors import ArgumentError, DataError, UninitializedError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "text_keras.json").read_text("utf-8"))
 TEXTS = ["the cat sat", "the dog sat on the cat", "a bird"]
@@ -297,14 +297,14 @@ def test_what_is_no_text(texts, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"standardize": "lowr"}, UnknownNameError, "unknown standardize 'lowr'.*'lower'"),
-        ({"split": "white"}, UnknownNameError, "unknown split 'white'.*'whitespace'"),
-        ({"output": "tfidf"}, UnknownNameError, "unknown output 'tfidf'.*'tf_idf'"),
-        ({"stop_words": "englsh"}, UnknownNameError, "englsh.*'english'"),
+        ({"standardize": "lowr"}, ArgumentError, "standardize must be .*'lowr'.*'lower'"),
+        ({"split": "white"}, ArgumentError, "split must be .*'white'.*'whitespace'"),
+        ({"output": "tfidf"}, ArgumentError, "output must be .*'tfidf'.*'tf_idf'"),
+        ({"stop_words": "englsh"}, ArgumentError, "englsh.*'english'"),
         ({"ngrams": 0}, ValueError, "ngrams must be"),
         ({"ngrams": (1, 0)}, ValueError, "ngrams must be"),
         ({"ngrams": "2"}, ValueError, "ngrams must be"),
-        ({"max_tokens": 2}, ValueError, "max_tokens must be None or an int of at least 3"),
+        ({"max_tokens": 2}, ValueError, "max_tokens must be an int of at least 3 or None"),
         ({"sequence_length": 0}, ValueError, "sequence_length must be"),
         ({"sequence_length": 4, "output": "count"}, ValueError, "has no sequence"),
         ({"stop_words": ["a"], "split": "character"}, ValueError, "stop_words are words"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.errors import DataError, ShapeError
+from flaxzoo.errors import ArgumentError, DataError, ShapeError
 from flaxzoo.transfer import KNN, Features, knn_evaluate, neighbors
 
 sklearn = pytest.importorskip("sklearn.neighbors")
@@ -139,7 +139,7 @@ def test_errors(data):
     (bank, labels), (queries, truth) = data
     cases = [
         (DataError, "k=301 neighbours of 300", {"k": 301}),
-        (DataError, "k must be at least 1", {"k": 0}),
+        (ArgumentError, "k must be an int of at least 1", {"k": 0}),
         (ValueError, "metric", {"metric": "manhattan"}),
         (ValueError, "vote", {"vote": "distance"}),
         (DataError, "takes cosine similarities", {"metric": "euclidean", "vote": "softmax"}),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.errors import DataError, ShapeError
+from flaxzoo.errors import ArgumentError, DataError, ShapeError
 from flaxzoo.models import Classifier, Head
 from flaxzoo.transfer import Features, LinearProbe, linear_probe
 
@@ -236,7 +236,7 @@ def test_errors(data):
         (DataError, "without gaps; of 6 classes 3 have", (features, labels + 3), {}),
         (DataError, "bring no targets", (Features(features),), {}),
         (DataError, "fewer than the 200 folds", (features, labels), {"folds": 200}),
-        (DataError, "folds must be at least 2", (features, labels), {"folds": 1}),
+        (ArgumentError, "folds must be an int of at least 2", (features, labels), {"folds": 1}),
         (DataError, "fold 0 holds all examples of class 0", (features, labels), {"folds": labels}),
         (ShapeError, "folds must be a number", (features, labels), {"folds": [0.5, 1]}),
         (DataError, "penalties must be", (features, labels), {"penalties": (-1, 1)}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+from flaxzoo.errors import DataError
 
 
 def _most_frequent(values: np.ndarray) -> float:
@@ -269,15 +269,6 @@ def is_numeric(series: Any) -> bool:
     import pandas as pd
 
     return bool(pd.api.types.is_numeric_dtype(series.dtype))
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuses a setting that is not one of its choices."""
-    if value not in choices:
-        raise UnknownNameError(
-            f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} It is one of "
-            f"{', '.join(choices)}"
-        )
 
 
 def _refuse_constant(name: str, values: Sequence[str], rows: int) -> None:

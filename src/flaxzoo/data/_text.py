@@ -7,14 +7,14 @@ is just what the TensorFlow operations behind Keras's ``TextVectorization`` do, 
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from flaxzoo._checks import check_choice, is_size
 from flaxzoo.data.stop_words import stop_words as stop_words_of
-from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+from flaxzoo.errors import ArgumentError, DataError
 
 Standardize = str | Callable[[str], str] | None
 Split = str | Callable[[str], Iterable[str]] | None
@@ -43,8 +43,8 @@ class Tokenizer:
       stop_words: the words that are left out, as ``standardize`` makes them.
 
     Raises:
-      UnknownNameError: an unknown ``standardize``, ``split`` or language of stop words.
-      ValueError: n-grams of a width below 1, or stop words of characters.
+      ArgumentError: an unknown ``standardize``, ``split`` or language of stop words, n-grams of
+        a width below 1, or stop words of characters.
     """
 
     def __init__(
@@ -54,13 +54,17 @@ class Tokenizer:
         ngrams: int | Iterable[int] | None = None,
         stop_words: str | Iterable[str] | None = None,
     ) -> None:
-        _check_choice("standardize", standardize, STANDARDIZERS)
-        _check_choice("split", split, SPLITS)
+        for name, value, choices in (
+            ("standardize", standardize, STANDARDIZERS),
+            ("split", split, SPLITS),
+        ):
+            if value is not None and not callable(value):
+                check_choice(name, value, choices, others=", a function or None")
         self.standardize = standardize
         self.split = split
         self.widths = _widths(ngrams)
         if stop_words is not None and split == "character":
-            raise ValueError("stop_words are words; split='character' has none to leave out")
+            raise ArgumentError("stop_words are words; split='character' has none to leave out")
         if isinstance(stop_words, str):
             stop_words = stop_words_of(stop_words)
         # Words meet the list after they were standardised: "Don't" has become "dont" by then.
@@ -181,31 +185,14 @@ def _ngrams(tokens: list[bytes], widths: tuple[int, ...]) -> list[bytes]:
 def _widths(ngrams: int | Iterable[int] | None) -> tuple[int, ...] | None:
     if ngrams is None:
         return None
-    try:
-        if isinstance(ngrams, Iterable):
-            # Plain ints, as JSON cannot hold NumPy's.
-            widths = tuple(_width(width) for width in ngrams)
-        else:
-            widths = tuple(range(1, _width(ngrams) + 1))
-    except TypeError:
-        widths = ()
-    if not widths or min(widths) < 1:
-        raise ValueError(
+    widths: tuple[Any, ...] = ()
+    if isinstance(ngrams, Iterable):
+        widths = tuple(ngrams)
+    elif is_size(ngrams):
+        widths = tuple(range(1, ngrams + 1))
+    if not widths or not all(map(is_size, widths)):
+        raise ArgumentError(
             f"ngrams must be None, an int of at least 1 or a tuple of such ints, got {ngrams!r}"
         )
-    return widths
-
-
-def _width(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError("a bool is no width")
-    return operator.index(value)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value is None or callable(value) or (isinstance(value, str) and value in choices):
-        return
-    raise UnknownNameError(
-        f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} It is one of "
-        f"{', '.join(choices)}, a function, or None"
-    )
+    # Plain ints, as JSON cannot hold NumPy's.
+    return tuple(map(int, widths))

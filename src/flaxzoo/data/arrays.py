@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from flaxzoo.data.epochs import Epochs, as_int, random_order
+from flaxzoo._checks import check_size
+from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
 
 
@@ -63,8 +64,9 @@ class ArrayDataset(Epochs):
       drop_last: whether to leave out a last batch of fewer than ``batch_size`` examples.
 
     Raises:
+      ArgumentError: a batch size below 1, or a negative seed.
       DataError: no examples, arrays of different lengths (each is named), values that are not
-        arrays, or a batch size that is below 1 or above the number of examples.
+        arrays, or a batch size above the number of examples.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class ArrayDataset(Epochs):
           Unshuffled batches are views of the arrays.
 
         Raises:
-          DataError: a negative epoch or start, or a start past the end of the epoch.
+          ArgumentError: a negative epoch or start.
+          DataError: a start past the end of the epoch.
         """
         start = self._start(start_batch)
         return self._batches(self.order(epoch) if self.shuffle else None, start)
@@ -131,7 +134,7 @@ def pad_batch(batch: Any, batch_size: int) -> tuple[Any, np.ndarray]:
     """
     leaves, _, treedef = _host_arrays(batch)
     size = len(leaves[0])
-    batch_size = as_int(batch_size, "batch_size", 1)
+    batch_size = check_size("batch_size", batch_size)
     if size > batch_size:
         raise ShapeError(f"batch has {size} examples, more than the batch_size {batch_size}")
     weight = np.zeros(batch_size, np.float32)
@@ -170,7 +173,7 @@ def train_test_split(
     """
     leaves, _, treedef = _host_arrays(arrays)
     size = len(leaves[0])
-    seed = as_int(seed, "seed", 0)
+    seed = check_size("seed", seed, minimum=0)
     test_count = held_out_count(test_size, size, "test_size")
     if stratify is None:
         test = random_order(size, seed)[:test_count]

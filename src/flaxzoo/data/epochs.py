@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from flaxzoo._checks import check_size
 from flaxzoo.errors import DataError
 
 
@@ -26,17 +26,6 @@ def random_order(size: int, *seeds: int) -> np.ndarray:
     """
     draws = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(size)
     return np.argsort(draws, kind="stable")
-
-
-def as_int(value: Any, name: str, minimum: int) -> int:
-    """``value`` as an int of at least ``minimum``; DataError naming the argument otherwise."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise DataError(f"{name} must be an int, got {value!r}") from None
-    if number < minimum:
-        raise DataError(f"{name} must be at least {minimum}, got {number}")
-    return number
 
 
 class Epochs:
@@ -75,16 +64,16 @@ class Epochs:
         """Indices of the examples in the order of an epoch, int64 ``[num_examples]``.
 
         Raises:
-          DataError: a negative epoch.
+          ArgumentError: a negative epoch.
         """
-        epoch = as_int(epoch, "epoch", 0)
+        epoch = check_size("epoch", epoch, minimum=0)
         if not self.shuffle:
             return np.arange(self.num_examples)
         return random_order(self.num_examples, self.seed, epoch)
 
     def _start(self, start_batch: int) -> int:
         """``start_batch``, checked."""
-        start = as_int(start_batch, "start_batch", 0)
+        start = check_size("start_batch", start_batch, minimum=0)
         if start > len(self):
             raise DataError(f"start_batch {start} is past the epoch's {len(self)} batches")
         return start
@@ -94,14 +83,14 @@ class Epochs:
     ) -> None:
         """Sets the attributes of a data set that has a batch's worth of examples at least."""
         self.num_examples = num_examples
-        self.batch_size = as_int(batch_size, "batch_size", 1)
+        self.batch_size = check_size("batch_size", batch_size)
         if self.batch_size > self.num_examples:
             raise DataError(
                 f"batch_size {self.batch_size} is larger than the data: "
                 f"{self.num_examples} examples"
             )
         self.shuffle = bool(shuffle)
-        self.seed = as_int(seed, "seed", 0)
+        self.seed = check_size("seed", seed, minimum=0)
         self.drop_last = bool(drop_last)
 
     def __repr__(self) -> str:

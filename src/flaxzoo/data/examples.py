@@ -70,7 +70,8 @@ class ExampleDataset(Epochs):
           shorter where ``drop_last`` is false and the sizes do not divide.
 
         Raises:
-          DataError: a negative epoch or start, or a start past the end of the epoch; values that
+          ArgumentError: a negative epoch or start.
+          DataError: a start past the end of the epoch; values that
             are no numbers.
           ShapeError: examples of different shapes.
         """

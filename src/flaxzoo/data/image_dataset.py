@@ -10,11 +10,12 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
+from flaxzoo._checks import check_choice, check_kernel, check_size
 from flaxzoo.data._image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data._image_files import check_class_names
 from flaxzoo.data.arrays import held_out_count, stratified
-from flaxzoo.data.epochs import Epochs, as_int
-from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.data.epochs import Epochs
+from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.preprocess import Preprocess, available_cpus
 
 _ERRORS = ("raise", "skip")
@@ -83,9 +84,9 @@ class ImageDataset(Epochs):
       skipped: path to reason of the files that could not be read so far.
 
     Raises:
-      DataError: no files, labels out of range, or a setting out of range.
+      DataError: no files, or labels out of range.
       ShapeError: not one label per file.
-      UnknownNameError: (a KeyError) an unknown ``errors``.
+      ArgumentError: (a ValueError) a setting out of range, or an unknown ``errors``.
     """
 
     def __init__(
@@ -109,20 +110,20 @@ class ImageDataset(Epochs):
         self.files = [os.fspath(file) for file in files]
         self.class_names = check_class_names(class_names, f"there are {len(self.files)} files")
         self.labels = _check_labels(labels, len(self.files), len(self.class_names))
-        self.batch_size = as_int(batch_size, "batch_size", 1)
+        self.batch_size = check_size("batch_size", batch_size)
         self.preprocess = _preprocess(preprocess, size, channels)
         self.shuffle = bool(shuffle)
-        self.seed = as_int(seed, "seed", 0)
+        self.seed = check_size("seed", seed, minimum=0)
         self.drop_last = bool(drop_last)
         self._check_length()
-        self.errors = _known("errors", errors, _ERRORS)
+        self.errors = check_choice("errors", errors, _ERRORS)
         self.fast_decode = bool(fast_decode)
         self.threads = (
             min(available_cpus(), _MAX_THREADS)
             if threads is None
-            else as_int(threads, "threads", 1)
+            else check_size("threads", threads)
         )
-        self.workers = as_int(workers, "workers", 0)
+        self.workers = check_size("workers", workers, minimum=0)
         self.skipped: dict[str, str] = {}
 
     @property
@@ -160,7 +161,7 @@ class ImageDataset(Epochs):
         Raises:
           DataError: a part would be empty, or a class would be missing from the training part.
         """
-        seed = as_int(seed, "seed", 0)
+        seed = check_size("seed", seed, minimum=0)
         count = held_out_count(
             validation_fraction, self.num_examples, "validation_fraction", "files", "validate on"
         )
@@ -194,8 +195,8 @@ class ImageDataset(Epochs):
           whose row then repeats another image of the batch, else 1.
 
         Raises:
-          DataError: a negative epoch or start, a start past the end of the epoch; while iterating,
-            a file that cannot be read.
+          ArgumentError: a negative epoch or start.
+          DataError: a start past the end of the epoch; while iterating, a file that cannot be read.
         """
         start = self._start(start_batch)
         return self._batches(self.order(epoch), start)
@@ -272,17 +273,9 @@ class ImageDataset(Epochs):
     def _keep(self, split: str | None, fraction: float | int, seed: int) -> None:
         """Becomes a part of itself: what ``split=`` of the constructors asks for."""
         if split is not None:
-            part = self.split(fraction, seed=seed)[_SPLITS.index(_known("split", split, _SPLITS))]
+            place = _SPLITS.index(check_choice("split", split, _SPLITS))
+            part = self.split(fraction, seed=seed)[place]
             self.__dict__.update(part.__dict__)
-
-
-def _known(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise UnknownNameError(
-            f"unknown {name} {value!r}.{did_you_mean(str(value), choices)} "
-            f"There are: {', '.join(choices)}"
-        )
-    return value
 
 
 def _check_labels(labels: Any, files: int, classes: int) -> np.ndarray:
@@ -306,7 +299,7 @@ def _preprocess(
     preprocess: Preprocess | None, size: int | tuple[int, int] | None, channels: int | None
 ) -> Preprocess:
     if preprocess is None:
-        height, width = _SIZE if size is None else _pair(size)
+        height, width = _SIZE if size is None else check_kernel("size", size)
         if channels not in (None, 1, 3):
             raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
         return Preprocess((height, width, channels or 3))
@@ -316,17 +309,11 @@ def _preprocess(
             f"{type(preprocess).__name__}"
         )
     shape = preprocess.input_shape
-    if (size is not None and _pair(size) != shape[:2]) or channels not in (None, shape[-1]):
+    other_size = size is not None and check_kernel("size", size) != shape[:2]
+    if other_size or channels not in (None, shape[-1]):
         setting = f"size={size!r}" if size is not None else f"channels={channels!r}"
         raise DataError(
             f"{setting} contradicts preprocess, which makes images of {list(shape)}: leave it out, "
             "or change preprocess with dataclasses.replace"
         )
     return preprocess
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    values = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(values) != 2:
-        raise DataError(f"size must be (height, width) or one number for both, got {size!r}")
-    return as_int(values[0], "size", 1), as_int(values[1], "size", 1)

@@ -33,9 +33,8 @@ class ImageFolder(ImageDataset):
         for ``ImageDataset``.
 
     Raises:
-      DataError: no such directory, no class folders or only one, a folder without images, or a
-        setting out of range.
-      UnknownNameError: (a KeyError) an unknown ``split`` or ``errors``.
+      DataError: no such directory, no class folders or only one, or a folder without images.
+      ArgumentError: (a ValueError) a setting out of range, an unknown ``split`` or ``errors``.
     """
 
     def __init__(
@@ -78,7 +77,8 @@ class ImageCSV(ImageDataset):
     Raises:
       DataError: a table that cannot be read, empty cells, a file that does not exist or is listed
         twice, a label that is not in ``class_names``, one class only, or a setting out of range.
-      UnknownNameError: (a KeyError) no such column, or an unknown ``split`` or ``errors``.
+      ArgumentError: (a ValueError) a setting out of range, an unknown ``split`` or ``errors``.
+      UnknownNameError: (a KeyError) no such column.
     """
 
     def __init__(

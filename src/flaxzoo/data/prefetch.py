@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxzoo.data.epochs import as_int
+from flaxzoo._checks import check_size
 
 # How long a consumer that stops early waits for the source's batch in progress (seconds): the
 # source is then free for other use, and a source that hangs cannot hang its consumer.
@@ -45,9 +45,9 @@ def prefetch_to_device(
       An iterator of the same batches as JAX arrays.
 
     Raises:
-      DataError: ``size`` is not an int of at least 1.
+      ArgumentError: ``size`` is not an int of at least 1.
     """
-    size = as_int(size, "size", 1)
+    size = check_size("size", size)
     # jax.default_device is a setting of the calling thread; ours would not see it.
     place = sharding if sharding is not None else getattr(jax.config, "jax_default_device", None)
     return _consume(iterator, size, place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from flaxzoo.errors import UnknownNameError, did_you_mean
+from flaxzoo._checks import check_choice
 
 LANGUAGES = ("english",)
 
@@ -24,13 +24,9 @@ def stop_words(language: str = "english") -> frozenset[str]:
       The words.
 
     Raises:
-      UnknownNameError: there is no list for the language.
+      ArgumentError: there is no list for the language.
     """
-    if language not in LANGUAGES:
-        raise UnknownNameError(
-            f"no stop words for {language!r}.{did_you_mean(str(language), LANGUAGES)} There are "
-            f"lists for {', '.join(LANGUAGES)}; or pass the words themselves"
-        )
+    check_choice("language", language, LANGUAGES, others=" (or pass the words themselves)")
     file = resources.files("flaxzoo.data") / "words" / f"stop_words_{language}.txt"
     lines = file.read_text("utf-8").splitlines()
     return frozenset(word for line in lines if not line.startswith("#") for word in line.split())

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS, check_choice
+from flaxzoo._checks import check_choice, check_size
+from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS
 from flaxzoo.data._table_files import column, read_table
 from flaxzoo.data._table_options import for_other_files
 from flaxzoo.data._table_target import TASKS, Target, class_target, infer_task, number_target
-from flaxzoo.data.arrays import as_int, train_test_split
+from flaxzoo.data.arrays import train_test_split
 from flaxzoo.data.table_preparation import TablePreparation, fit_columns
 from flaxzoo.errors import DataError
 
@@ -67,7 +68,7 @@ class TableCSV:
         closest names), there twice, constant, without values or with too many categories; a
         numeric column holds something else (with row and value); the target is missing in a row
         or has one class; a part would be empty.
-      UnknownNameError: an unknown setting.
+      ArgumentError: an unknown setting.
       MissingExtraError: pandas is not installed.
     """
 
@@ -96,7 +97,7 @@ class TableCSV:
         check_choice("encoding", encoding, ENCODINGS)
         if task is not None:
             check_choice("task", task, TASKS)
-        max_categories = as_int(max_categories, "max_categories", 2)
+        max_categories = check_size("max_categories", max_categories, minimum=2)
         listed = None if features is None else _names("features", features)
         left_out = _names("exclude", exclude)
         chosen = {

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo.data._text import Split, Standardize, Tokenizer
 from flaxzoo.data._vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
 from flaxzoo.data.saved import read_document, write_document
-from flaxzoo.errors import DataError, UninitializedError, UnknownNameError, did_you_mean
+from flaxzoo.errors import DataError, UninitializedError
 
 OUTPUTS = ("int", "multi_hot", "count", "tf_idf")
 
@@ -53,7 +54,7 @@ class TextVectorizer:
       idf_weights: a weight for each entry of ``vocabulary``, for ``"tf_idf"``.
 
     Raises:
-      UnknownNameError: an unknown ``standardize``, ``split``, ``output`` or list of stop words.
+      ArgumentError: an unknown ``standardize``, ``split``, ``output`` or list of stop words.
       ValueError: a size or n-gram width that is none, or settings that exclude one another.
       DataError: a vocabulary that is empty, too large or has a token twice.
     """
@@ -71,16 +72,13 @@ class TextVectorizer:
         vocabulary: Iterable[str] | str | os.PathLike[str] | None = None,
         idf_weights: Any = None,
     ) -> None:
-        if output not in OUTPUTS:
-            raise UnknownNameError(
-                f"unknown output {output!r}.{did_you_mean(str(output), OUTPUTS)} It is one of "
-                f"{', '.join(OUTPUTS)}"
-            )
-        self.output = output
+        self.output = check_choice("output", output, OUTPUTS)
         self._special = (PADDING, OOV) if output == "int" else (OOV,)
         # A vocabulary of special tokens alone would turn every text into the same one.
-        self.max_tokens = _count("max_tokens", max_tokens, len(self._special) + 1)
-        self.sequence_length = _count("sequence_length", sequence_length, 1)
+        self.max_tokens = check_size(
+            "max_tokens", max_tokens, minimum=len(self._special) + 1, optional=True
+        )
+        self.sequence_length = check_size("sequence_length", sequence_length, optional=True)
         if sequence_length is not None and output != "int":
             raise ValueError(f"sequence_length is for output='int'; {output!r} has no sequence")
         self._tokenizer = Tokenizer(standardize, split, ngrams, stop_words)
@@ -363,11 +361,3 @@ class TextVectorizer:
     def _need_ids(self, method: str) -> None:
         if self.output != "int":
             raise ValueError(f"{method} needs output='int'; {self.output!r} has no token ids")
-
-
-def _count(name: str, value: Any, minimum: int) -> int | None:
-    """A plain int, as JSON cannot hold NumPy's; or None."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if value is not None and (not whole or value < minimum):
-        raise ValueError(f"{name} must be None or an int of at least {minimum}, got {value!r}")
-    return None if value is None else int(value)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import apply_module
-from flaxzoo._checks import as_choice
+from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
-from flaxzoo.data.arrays import ArrayDataset, as_int, pad_batch
+from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
@@ -51,7 +51,7 @@ class Extraction:
             raise DataError(f"dtype must be a floating type, got {self.dtype}")
         # An int: the manifest is JSON, which knows none of NumPy's.
         self.steps = None if steps is None else operator.index(steps)
-        self.feed, self.examples = _open(data, as_int(size, "batch_size", 1), self.steps)
+        self.feed, self.examples = _open(data, check_size("batch_size", size), self.steps)
         self.first = self.feed.first()
         self.batch_size = batch_size(self.first)
         self._check_inputs(self.first)

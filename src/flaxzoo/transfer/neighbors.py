@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo._checks import as_choice
-from flaxzoo.data.epochs import as_int
+from flaxzoo._checks import as_choice, check_size
 from flaxzoo.errors import DataError
 from flaxzoo.transfer._labelled import as_labels, as_matrix, as_precision
 
@@ -201,7 +200,7 @@ def knn_evaluate(
       ShapeError: features or labels of another shape.
       DataError: whatever ``KNN`` refuses, or ``k`` is empty.
     """
-    wanted = sorted({as_int(v, "k", 1) for v in (k if isinstance(k, Iterable) else (k,))})
+    wanted = sorted({check_size("k", v) for v in (k if isinstance(k, Iterable) else (k,))})
     if not wanted:
         raise DataError("k is empty: there is nothing to evaluate")
     available = len(as_matrix(features))
@@ -218,7 +217,7 @@ def knn_evaluate(
 
 
 def _as_k(k: Any, rows: int) -> int:
-    number = as_int(k, "k", 1)
+    number = check_size("k", k)
     if number > rows:
         raise DataError(f"k={number} neighbours of {rows} examples: k must be at most {rows}")
     return number

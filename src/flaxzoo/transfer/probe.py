@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_size
 from flaxzoo._extras import require
-from flaxzoo.data.epochs import as_int, random_order
+from flaxzoo.data.epochs import random_order
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
@@ -169,7 +170,8 @@ def linear_probe(
     counts = _class_counts(classes)
     values = _as_penalties(penalties)
     importance = _as_weights(weights, classes, len(counts))
-    seed, max_iterations = as_int(seed, "seed", 0), as_int(max_iterations, "max_iterations", 1)
+    seed = check_size("seed", seed, minimum=0)
+    max_iterations = check_size("max_iterations", max_iterations)
     parts = _as_folds(folds, classes, counts, seed, importance) if len(values) > 1 else None
     kind = as_precision(dtype)
     fits = _Fits(bool(standardize), float(tolerance), max_iterations)
@@ -322,7 +324,7 @@ def _as_folds(
     counted = weights > 0
     counts = np.bincount(labels[counted], minlength=len(counts))
     if np.ndim(folds) == 0:
-        number = as_int(folds, "folds", 2)
+        number = check_size("folds", folds, minimum=2)
         if counts.min() < number:
             fewest = int(counts.argmin())
             kind = "examples" if counted.all() else "examples of weight above 0"
