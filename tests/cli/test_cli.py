@@ -539,7 +539,9 @@ def test_reconstruction_needs_no_labels(tmp_path, monkeypatch, capsys):
             return nn.Dense(x.shape[-1])(x)
 
     monkeypatch.setattr(model_registry.MODELS, "_entries", dict(model_registry.MODELS._entries))
-    monkeypatch.setattr(model_registry, "_FACTS", dict(model_registry._FACTS))
+    monkeypatch.setattr(
+        model_registry.MODELS, "architectures", dict(model_registry.MODELS.architectures)
+    )
     fz.models.register("copy", task="reconstruction", input_shape=(8, 8, 1))(Copy)
     directory = str(tmp_path / "run")
     argv = ["train", "copy", "--data", "digits", "--epochs", "1", "--run-dir", directory]
@@ -556,7 +558,7 @@ def test_reconstruction_needs_no_labels(tmp_path, monkeypatch, capsys):
         (["--set", "feature=3"], "model 'mlp' does not take 'feature'"),
         (["--set", "features=wide"], "model 'mlp' with features=('wide',): "),
         (["--set", "activation=relo"], "Did you mean 'relu'"),
-        (["--set", "norm=layr"], "norm must be 'batch', 'layer', 'rms' or None"),
+        (["--set", "norm=layr"], "norm must be one of 'batch', 'layer', 'rms' or None"),
         (["--set", "num_classes=3"], "taken from the data"),
         (["--set", "norm=layer", "--set", "norm=rms"], "given twice"),
         (["--optimizer", "adm"], "unknown optimizer 'adm'. Did you mean 'adam'"),
@@ -607,7 +609,9 @@ def test_options_that_matter_in_training_alone_are_checked_before_it(capsys, tmp
             return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
 
     monkeypatch.setattr(model_registry.MODELS, "_entries", dict(model_registry.MODELS._entries))
-    monkeypatch.setattr(model_registry, "_FACTS", dict(model_registry._FACTS))
+    monkeypatch.setattr(
+        model_registry.MODELS, "architectures", dict(model_registry.MODELS.architectures)
+    )
     monkeypatch.chdir(tmp_path)
     fz.models.register("picky", input_shape=(8, 8, 1))(Picky)
     message = fails(capsys, ["train", "picky", "--data", "digits", "--set", "rate=2"])

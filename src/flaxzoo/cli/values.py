@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flaxzoo.errors import FlaxzooError
+from flaxzoo.errors import ArgumentError, FlaxzooError
 
 # What --kind takes, in the order in which info looks for a name without it.
 KINDS = ("models", "optimizers", "losses", "metrics", "schedules", "activations")
@@ -32,11 +32,13 @@ def settings(what: str) -> Iterator[None]:
       what: the settings, to begin the message with.
 
     Raises:
-      SettingError: the block raised a ValueError, TypeError, KeyError or ArithmeticError that is
-        not a ``FlaxzooError`` already.
+      SettingError: the block raised an ``ArgumentError``, or a ValueError, TypeError, KeyError or
+        ArithmeticError that is not a ``FlaxzooError`` already.
     """
     try:
         yield
+    except ArgumentError as error:
+        raise SettingError(f"{what}: {error}") from error
     except FlaxzooError:
         raise
     except KeyError as error:
