@@ -180,9 +180,9 @@ def test_colours_need_three_channels(run):
     [
         (lambda: ColorJitter(brightness=(-0.1, 1)), "brightness must be within"),
         (lambda: ColorJitter(hue=0.6), "hue must be within"),
-        (lambda: Grayscale(p=-0.1), "p is a probability"),
+        (lambda: Grayscale(p=-0.1), "p must be a number in \\[0, 1\\]"),
         (lambda: GaussianBlur(sigma=(0, 1)), "sigma must be above 0"),
-        (lambda: GaussianBlur(radius=0), "radius must be at least 1"),
+        (lambda: GaussianBlur(radius=0), "radius must be an int of at least 1"),
     ],
 )
 def test_fields_are_checked(make, message):

@@ -181,8 +181,8 @@ def test_other_targets_are_refused(batch, targets):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MixUp(0), "alpha must be above 0"),
-        (lambda: CutMix(num_classes=1), "num_classes must be at least 2"),
+        (lambda: MixUp(0), "alpha must be a finite number above 0"),
+        (lambda: CutMix(num_classes=1), "num_classes must be an int of at least 2"),
         (lambda: OneOf(()), "needs at least one"),
         (lambda: OneOf((Flip(), Flip()), weights=(1,)), "weights must be 2 numbers"),
         (lambda: OneOf((Flip(), Flip()), weights=(0, 0)), "weights must be 2 numbers"),

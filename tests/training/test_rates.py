@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.errors import UnknownArgumentError, UnknownNameError
+from flaxzoo.errors import ArgumentError, UnknownArgumentError, UnknownNameError
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.stages import depths_of
 from flaxzoo.training.freezing import freeze
@@ -168,8 +168,8 @@ def test_which_entry_counts():
     ("optimizer", "rates", "error", "match"),
     [
         ("sgd", {"head": 0.1}, UnknownNameError, r"no entry for backbone/conv_0.*add '\*'"),
-        ("sgd", {"*": -1.0}, ValueError, r"learning_rate\['\*'\] must be finite"),
-        ("sgd", {"*": None}, TypeError, r"learning_rate\['\*'\] must be a number"),
+        ("sgd", {"*": -1.0}, ArgumentError, r"learning_rate\['\*'\] must be a finite number"),
+        ("sgd", {"*": None}, ArgumentError, r"learning_rate\['\*'\] must be a finite number"),
         ("sgd", {"*": "cosinee"}, UnknownNameError, "unknown schedule 'cosinee'"),
         (optax.sgd(0.1), {"*": 0.1}, UnknownArgumentError, "pass a name or a factory"),
         ("dpsgd", {"*": 0.1, "head": 1.0}, ValueError, "it takes one learning rate"),
@@ -207,9 +207,9 @@ def test_layer_decay_by_stage(model):
     }
     schedule = fz.schedules.get("linear", peak_value=1.0, end_value=0.0, total_steps=4)
     assert layer_decay_rates(model, schedule, 0.5)["backbone/dense_1"](2) == 0.25
-    with pytest.raises(ValueError, match="layer_decay must be above 0 and at most 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"layer_decay must be a number in \(0, 1\], got 1.5"):
         layer_decay_rates(model, 0.1, 1.5)
-    with pytest.raises(ValueError, match="learning_rate must be finite and not negative"):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number of at least 0"):
         layer_decay_rates(model, -0.1, 0.5)
 
 
@@ -322,8 +322,8 @@ def test_a_trainer_with_layer_decay(model, tmp_path):
     assert kinds["backbone"] == "MLP"
     trainer.save(tmp_path)
     assert fz.Trainer.load(tmp_path).state.tx is trainer.state.tx
-    for value, error in ((2.0, ValueError), ("x", TypeError)):
-        with pytest.raises(error, match="layer_decay must be"):
+    for value in (2.0, "x"):
+        with pytest.raises(ArgumentError, match="layer_decay must be"):
             fz.Trainer(fz.models.get("mlp"), layer_decay=value)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_number
 from flaxzoo._random import as_key
-from flaxzoo.augment import checks
+from flaxzoo.augment import ranges
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError
 
@@ -112,9 +113,9 @@ class ImageAugmentation(Augmentation):
     std: tuple[float, ...] = dataclasses.field(default=(1.0,), kw_only=True)
 
     def __post_init__(self) -> None:
-        set_field(self, "p", checks.probability("p", self.p))
+        set_field(self, "p", check_number("p", self.p, minimum=0, maximum=1))
         for name in ("mean", "std"):
-            values = checks.color(name, getattr(self, name), words=())
+            values = ranges.color(name, getattr(self, name), words=())
             set_field(self, name, values)
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")

@@ -8,7 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.augment import checks, pixels
+from flaxzoo._checks import check_size
+from flaxzoo.augment import pixels, ranges
 from flaxzoo.augment.base import ImageAugmentation, check_rgb, scaled, set_field
 from flaxzoo.augment.geometry import Range
 from flaxzoo.augment.registry import REGISTRY
@@ -42,8 +43,8 @@ class ColorJitter(ImageAugmentation):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("brightness", "contrast", "saturation"):
-            set_field(self, name, checks.interval(name, getattr(self, name), around=1.0, least=0.0))
-        set_field(self, "hue", checks.interval("hue", self.hue, least=-0.5, most=0.5))
+            set_field(self, name, ranges.interval(name, getattr(self, name), around=1.0, least=0.0))
+        set_field(self, "hue", ranges.interval("hue", self.hue, least=-0.5, most=0.5))
 
     def example(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         steps = (
@@ -99,9 +100,8 @@ class GaussianBlur(ImageAugmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "sigma", checks.pair("sigma", self.sigma))
-        if self.radius is not None:
-            set_field(self, "radius", checks.at_least("radius", self.radius, 1))
+        set_field(self, "sigma", ranges.pair("sigma", self.sigma))
+        set_field(self, "radius", check_size("radius", self.radius, optional=True))
 
     def example(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         radius = self.radius if self.radius is not None else math.ceil(3 * self.sigma[1])

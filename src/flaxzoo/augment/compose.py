@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from flaxzoo._checks import check_number
 from flaxzoo._random import as_key
-from flaxzoo.augment import checks
 from flaxzoo.augment.base import Augmentation, images_of, name_of, replace_images, set_field
 from flaxzoo.augment.color import ColorJitter
 from flaxzoo.augment.geometry import Affine, Geometric, warp_together
@@ -126,7 +126,7 @@ class OneOf(_Several):
         super().__post_init__()
         if self.weights is None:
             return
-        weights = tuple(checks.number("weights", w) for w in self.weights)
+        weights = tuple(check_number("weights", w) for w in self.weights)
         if len(weights) != len(self.ops) or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(
                 f"weights must be {len(self.ops)} numbers, one per augmentation, not negative and "

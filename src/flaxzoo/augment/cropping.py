@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.augment import checks
+from flaxzoo._checks import check_kernel, check_size
+from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation, check_images, scaled, set_field
 from flaxzoo.augment.geometry import Fill
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.augment.warp import resized_crop
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ArgumentError, ShapeError
 
 # Of boxes that may not fit into the image; torchvision's number.
 _TRIES = 10
@@ -43,9 +44,9 @@ class RandomResizedCrop(ImageAugmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "scale", checks.pair("scale", self.scale, most=1.0))
-        set_field(self, "ratio", checks.pair("ratio", self.ratio))
-        set_field(self, "size", checks.size("size", self.size))
+        set_field(self, "scale", ranges.pair("scale", self.scale, most=1.0))
+        set_field(self, "ratio", ranges.pair("ratio", self.ratio))
+        set_field(self, "size", None if self.size is None else check_kernel("size", self.size))
 
     def sometimes(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         height, width = image.shape[:2]
@@ -105,12 +106,12 @@ class RandomCrop(ImageAugmentation):
         super().__post_init__()
         both = self.padding if isinstance(self.padding, tuple | list) else (self.padding,) * 2
         if len(both) != 2:
-            raise TypeError(
-                f"padding must be an integer or (vertical, horizontal), got {self.padding!r}"
+            raise ArgumentError(
+                f"padding must be an int or (vertical, horizontal), got {self.padding!r}"
             )
-        set_field(self, "padding", tuple(checks.at_least("padding", v, 0) for v in both))
-        set_field(self, "size", checks.size("size", self.size))
-        set_field(self, "fill", checks.color("fill", self.fill))
+        set_field(self, "padding", tuple(check_size("padding", v, minimum=0) for v in both))
+        set_field(self, "size", None if self.size is None else check_kernel("size", self.size))
+        set_field(self, "fill", ranges.color("fill", self.fill))
 
     def images(self, key: Any, images: Any) -> jax.Array:  # noqa: D102 - inherited
         images = check_images(images, self)

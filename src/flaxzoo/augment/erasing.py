@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.augment import checks
+from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation, set_field
 from flaxzoo.augment.cropping import RandomResizedCrop
 from flaxzoo.augment.geometry import Fill
@@ -37,11 +36,9 @@ class RandomErasing(ImageAugmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "scale", checks.pair("scale", self.scale, most=1.0))
-        set_field(self, "ratio", checks.pair("ratio", self.ratio))
-        set_field(self, "fill", checks.color("fill", self.fill, words=("mean", "noise")))
-        if not all(math.isfinite(value) for value in self.ratio):
-            raise ValueError(f"ratio must be finite, got {self.ratio}")
+        set_field(self, "scale", ranges.pair("scale", self.scale, most=1.0))
+        set_field(self, "ratio", ranges.pair("ratio", self.ratio))
+        set_field(self, "fill", ranges.color("fill", self.fill, words=("mean", "noise")))
 
     def example(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         height, width = image.shape[:2]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.augment import checks
+from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation, check_images, scaled, set_field
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.augment.warp import chain, identity, warp
@@ -105,11 +105,11 @@ class Affine(Geometric):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("rotation", "shift_x", "shift_y"):
-            set_field(self, name, checks.interval(name, getattr(self, name)))
+            set_field(self, name, ranges.interval(name, getattr(self, name)))
         for name in ("shear_x", "shear_y"):
-            set_field(self, name, checks.interval(name, getattr(self, name), least=-89, most=89))
-        set_field(self, "zoom", checks.interval("zoom", self.zoom, around=1.0, above=0.0))
-        set_field(self, "fill", checks.color("fill", self.fill))
+            set_field(self, name, ranges.interval(name, getattr(self, name), least=-89, most=89))
+        set_field(self, "zoom", ranges.interval("zoom", self.zoom, around=1.0, above=0.0))
+        set_field(self, "fill", ranges.color("fill", self.fill))
 
     @property
     def border(self) -> str | tuple[float, ...]:  # noqa: D102

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_number, check_size
 from flaxzoo._random import as_key
-from flaxzoo.augment import checks
 from flaxzoo.augment.base import (
     Augmentation,
     check_images,
@@ -43,12 +43,10 @@ class Mixing(Augmentation):
     p: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        set_field(self, "alpha", checks.number("alpha", self.alpha))
-        if self.alpha <= 0:
-            raise ValueError(f"alpha must be above 0, got {self.alpha}")
-        if self.num_classes is not None:
-            set_field(self, "num_classes", checks.at_least("num_classes", self.num_classes, 2))
-        set_field(self, "p", checks.probability("p", self.p))
+        set_field(self, "alpha", check_number("alpha", self.alpha, above=0))
+        classes = check_size("num_classes", self.num_classes, minimum=2, optional=True)
+        set_field(self, "num_classes", classes)
+        set_field(self, "p", check_number("p", self.p, minimum=0, maximum=1))
 
     @property
     def soft_targets(self) -> bool:  # noqa: D102 - inherited

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_number, check_size
 from flaxzoo._random import as_key
-from flaxzoo.augment import checks, pixels
+from flaxzoo.augment import pixels, ranges
 from flaxzoo.augment.base import ImageAugmentation, check_images, per_row, set_field
 from flaxzoo.augment.geometry import Fill, affine_matrix, warp_filled
 from flaxzoo.augment.registry import REGISTRY
@@ -75,7 +76,7 @@ class _Automatic(ImageAugmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "fill", checks.color("fill", self.fill))
+        set_field(self, "fill", ranges.color("fill", self.fill))
         if isinstance(self.ops, str) or not isinstance(self.ops, Iterable):
             raise TypeError(f"ops must be a sequence of names, got {self.ops!r}")
         set_field(self, "ops", tuple(self.ops))
@@ -218,14 +219,10 @@ class RandAugment(_Automatic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "num_ops", checks.at_least("num_ops", self.num_ops, 1))
-        bins = checks.at_least("num_magnitude_bins", self.num_magnitude_bins, 2)
+        set_field(self, "num_ops", check_size("num_ops", self.num_ops))
+        bins = check_size("num_magnitude_bins", self.num_magnitude_bins, minimum=2)
         set_field(self, "num_magnitude_bins", bins)
-        magnitude = checks.number("magnitude", self.magnitude)
-        if not 0 <= magnitude <= bins - 1:
-            raise ValueError(
-                f"magnitude must be from 0 to {bins - 1} (num_magnitude_bins - 1), got {magnitude}"
-            )
+        magnitude = check_number("magnitude", self.magnitude, minimum=0, maximum=bins - 1)
         set_field(self, "magnitude", magnitude)
 
     def _changed(self, key: jax.Array, images: jax.Array, changes: jax.Array) -> jax.Array:
@@ -261,7 +258,7 @@ class TrivialAugment(_Automatic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bins = checks.at_least("num_magnitude_bins", self.num_magnitude_bins, 2)
+        bins = check_size("num_magnitude_bins", self.num_magnitude_bins, minimum=2)
         set_field(self, "num_magnitude_bins", bins)
 
     def _changed(self, key: jax.Array, images: jax.Array, changes: jax.Array) -> jax.Array:

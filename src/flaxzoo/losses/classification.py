@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxzoo.losses import checks, values
+from flaxzoo.losses import shapes, values
 from flaxzoo.losses.registry import define
 from flaxzoo.losses.traits import Traits, as_number_array
 
 Weights = Sequence[float] | None
 
-DISTRIBUTION = Traits(check=checks.distribution, check_values=values.non_negative)
-INTEGER = Traits(check=checks.integer, check_values=values.labels, integer_labels=True)
-EITHER = Traits(check=checks.labels_or_distribution, check_values=values.labels_or_distribution)
-BINARY = Traits(check=checks.binary, check_values=values.unit_interval)
+DISTRIBUTION = Traits(check=shapes.distribution, check_values=values.non_negative)
+INTEGER = Traits(check=shapes.integer, check_values=values.labels, integer_labels=True)
+EITHER = Traits(check=shapes.labels_or_distribution, check_values=values.labels_or_distribution)
+BINARY = Traits(check=shapes.binary, check_values=values.unit_interval)
 
 
 def smooth_labels(labels: Any, alpha: float, *, axis: int = -1) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import optax
 
-from flaxzoo.losses import checks, values
+from flaxzoo.losses import shapes, values
 from flaxzoo.losses.classification import INTEGER
 from flaxzoo.losses.registry import REGISTRY, USER, define
 from flaxzoo.losses.regression import ELEMENTWISE, VECTOR
@@ -23,9 +23,9 @@ EXCLUDED = {
 # Deprecated names, and what they are now.
 RENAMED = {"convex_kl_divergence": "generalized_kl_divergence"}
 
-_SIGN = Traits(check=checks.elementwise, check_values=values.sign)
-_ZERO_ONE = Traits(check=checks.elementwise, check_values=values.zero_or_one)
-_PROBABILITIES = Traits(check=checks.vector, check_values=values.non_negative)
+_SIGN = Traits(check=shapes.elementwise, check_values=values.sign)
+_ZERO_ONE = Traits(check=shapes.elementwise, check_values=values.zero_or_one)
+_PROBABILITIES = Traits(check=shapes.vector, check_values=values.non_negative)
 
 _KNOWN: dict[str, tuple[Traits, tuple[str, ...]]] = {
     "squared_error": (ELEMENTWISE, ("mean_squared_error", "mse")),

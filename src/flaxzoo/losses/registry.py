@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,9 +11,10 @@ from typing import Any, TypeVar
 import jax
 import optax
 
+from flaxzoo._checks import check_choice, check_number
 from flaxzoo._config import hashable
-from flaxzoo.errors import ShapeError, UnknownArgumentError, did_you_mean
-from flaxzoo.losses import checks, values
+from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.losses import shapes, values
 from flaxzoo.losses.loss import Loss
 from flaxzoo.losses.regularizers import Regularizer
 from flaxzoo.losses.traits import Traits
@@ -28,7 +28,7 @@ _POSITIVE = ("delta", "temperature", "norm_degree")
 # What a loss that has no such option is asked for when a caller passes its own default on.
 _NEUTRAL = {"label_smoothing": 0.0, "class_weights": None}
 
-USER = Traits(check=checks.nothing, check_values=values.all_finite, known=False)
+USER = Traits(check=shapes.nothing, check_values=values.all_finite, known=False)
 _TRAITS: dict[Callable[..., Any], Traits] = {}
 
 
@@ -214,20 +214,19 @@ def _freeze(name: str, option: str, value: Any) -> Any:
 
 
 def _check_option(name: str, option: str, value: Any) -> None:
-    if option == "label_smoothing" and not (isinstance(value, int | float) and 0 <= value <= 1):
-        raise ValueError(f"label_smoothing of loss {name!r} must be in [0, 1], got {value!r}")
-    if option in _POSITIVE and not (isinstance(value, int | float) and value > 0):
-        raise ValueError(
-            f"{option} of loss {name!r} must be a number greater than 0, got {value!r}"
-        )
+    label = f"{option} of loss {name!r}"
+    if option == "label_smoothing":
+        check_number(label, value, minimum=0, maximum=1)
+    if option in _POSITIVE:
+        check_number(label, value, above=0)
     if option == "class_weights" and value is not None:
         if not isinstance(value, tuple) or any(isinstance(w, tuple) for w in value):
             raise ShapeError(
                 f"class_weights of loss {name!r} is {value!r}; it takes a list or array of one "
                 "number per class"
             )
-        if not all(math.isfinite(w) and w >= 0 for w in value):
-            raise ValueError(f"class_weights of loss {name!r} must be finite and >= 0: {value}")
+        for weight in value:
+            check_number(label, weight, minimum=0)
 
 
 def _build(
@@ -239,11 +238,7 @@ def _build(
     *,
     registered: bool,
 ) -> Loss:
-    if reduction not in REDUCTIONS:
-        hint = did_you_mean(str(reduction), REDUCTIONS)
-        raise ValueError(
-            f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}.{hint}"
-        )
+    check_choice("reduction", reduction, REDUCTIONS)
     traits = _TRAITS.get(function, USER)
     # With the defaults filled in, get("huber") equals get("huber", delta=1.0).
     complete = {

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxzoo.losses import checks, values
+from flaxzoo.losses import shapes, values
 from flaxzoo.losses.registry import define
 from flaxzoo.losses.traits import Traits
 
-ELEMENTWISE = Traits(check=checks.elementwise, check_values=values.finite)
-NON_NEGATIVE = Traits(check=checks.elementwise, check_values=values.non_negative)
-VECTOR = Traits(check=checks.vector, check_values=values.finite)
+ELEMENTWISE = Traits(check=shapes.elementwise, check_values=values.finite)
+NON_NEGATIVE = Traits(check=shapes.elementwise, check_values=values.non_negative)
+VECTOR = Traits(check=shapes.vector, check_values=values.finite)
 
 
 @define("mean_absolute_error", ELEMENTWISE, aliases=["mae", "absolute_error", "l1_loss"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_number
 from flaxzoo._trees import by_path, is_weight
 
 
@@ -33,10 +33,7 @@ class Regularizer:
 
     def __post_init__(self) -> None:
         for name in ("l1", "l2"):
-            value = float(getattr(self, name))
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, check_number(name, getattr(self, name), minimum=0))
 
     def __call__(self, params: Any) -> jax.Array:
         """The penalty of ``params``, a pytree of arrays: a scalar, summed in float32."""

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxzoo.losses import checks, values
+from flaxzoo.losses import shapes, values
 from flaxzoo.losses.registry import define
 from flaxzoo.losses.traits import Traits
 
-SEGMENTATION = Traits(check=checks.segmentation, check_values=values.segmentation)
+SEGMENTATION = Traits(check=shapes.segmentation, check_values=values.segmentation)
 
 
 @define(
     "ctc_loss",
-    Traits(check=checks.ctc, check_values=values.ctc),
+    Traits(check=shapes.ctc, check_values=values.ctc),
     aliases=["ctc", "ctc_loss_with_forward_probs"],
 )
 def ctc_loss(
@@ -57,7 +57,7 @@ def ctc_loss(
 
 @define(
     "triplet_margin_loss",
-    Traits(check=checks.triplets, check_values=values.nothing),
+    Traits(check=shapes.triplets, check_values=values.nothing),
     aliases=["triplet", "triplet_loss"],
 )
 def triplet_margin_loss(
@@ -96,7 +96,7 @@ def triplet_margin_loss(
 @define(
     "ntxent",
     Traits(
-        check=checks.embeddings,
+        check=shapes.embeddings,
         check_values=values.groups,
         per_example=False,
         integer_labels=True,
@@ -122,7 +122,7 @@ def ntxent(predictions: jax.Array, targets: jax.Array, *, temperature: float = 0
 
 @define(
     "ranking_softmax_loss",
-    Traits(check=checks.ranking, check_values=values.ranking),
+    Traits(check=shapes.ranking, check_values=values.ranking),
     aliases=["ranking_softmax"],
 )
 def ranking_softmax_loss(predictions: jax.Array, targets: Any) -> jax.Array:
@@ -143,7 +143,7 @@ def ranking_softmax_loss(predictions: jax.Array, targets: Any) -> jax.Array:
 
 @define(
     "make_fenchel_young_loss",
-    Traits(check=checks.vector, check_values=values.finite),
+    Traits(check=shapes.vector, check_values=values.finite),
     aliases=["fenchel_young_loss", "fenchel_young"],
 )
 def make_fenchel_young_loss(
@@ -239,7 +239,7 @@ def dice_loss(
 
 @define(
     "multiclass_generalized_dice_loss",
-    Traits(check=checks.segmentation, check_values=values.segmentation, per_example=False),
+    Traits(check=shapes.segmentation, check_values=values.segmentation, per_example=False),
     aliases=["generalized_dice"],
 )
 def multiclass_generalized_dice_loss(
@@ -278,7 +278,7 @@ def multiclass_generalized_dice_loss(
 
 @define(
     "binary_dice_loss",
-    Traits(check=checks.binary_segmentation, check_values=values.unit_interval),
+    Traits(check=shapes.binary_segmentation, check_values=values.unit_interval),
     aliases=["binary_dice"],
 )
 def binary_dice_loss(

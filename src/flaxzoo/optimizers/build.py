@@ -10,6 +10,7 @@ from typing import Any
 import optax
 
 from flaxzoo import schedules
+from flaxzoo._checks import check_number, check_rate, check_size
 from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
 from flaxzoo.errors import UnknownArgumentError, did_you_mean
 from flaxzoo.optimizers import catalog, decay
@@ -17,7 +18,6 @@ from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
 from flaxzoo.optimizers.decay_masks import as_decay_mask
 from flaxzoo.optimizers.recipes import transformation
-from flaxzoo.schedules import checks
 
 COMMON = (
     "learning_rate",
@@ -376,10 +376,10 @@ def _check_common(
     clip_norm: Any, weight_decay: Any, accumulate_steps: Any, ema_decay: Any
 ) -> tuple[float | None, float | None, int, float | None]:
     return (
-        None if clip_norm is None else checks.positive("clip_norm", clip_norm),
-        None if weight_decay is None else checks.rate("weight_decay", weight_decay),
-        checks.steps("accumulate_steps", accumulate_steps, least=1),
-        None if ema_decay is None else checks.fraction("ema_decay", ema_decay),
+        check_number("clip_norm", clip_norm, above=0, optional=True),
+        check_number("weight_decay", weight_decay, minimum=0, optional=True),
+        check_size("accumulate_steps", accumulate_steps),
+        check_rate("ema_decay", ema_decay, optional=True),
     )
 
 
@@ -425,7 +425,7 @@ def _rate(
     if callable(learning_rate):
         return learning_rate
     if not isinstance(learning_rate, str):
-        return checks.rate("learning_rate", learning_rate)
+        return check_number("learning_rate", learning_rate, minimum=0)
     takes = schedules.REGISTRY.parameters(learning_rate)
     options = dict(schedule_options or {})
     if "peak_value" in takes:
@@ -433,7 +433,7 @@ def _rate(
     if "total_steps" in takes and options.get("total_steps") is None:
         options.pop("total_steps", None)
         if total_steps is not None:
-            total = checks.steps("total_steps", total_steps, least=1)
+            total = check_size("total_steps", total_steps)
             options["total_steps"] = max(1, total // accumulate_steps)
         elif schedules.needs_total_steps(learning_rate):
             raise UnknownArgumentError(

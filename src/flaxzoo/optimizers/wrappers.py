@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import optax
 
+from flaxzoo._checks import check_number, check_size
 from flaxzoo.optimizers.core import Optimizer
-from flaxzoo.schedules import checks
 
 
 def _base(
@@ -71,8 +71,8 @@ def sam(
         weight_decay_mask,
         without=everything,
     )
-    climb = optax.chain(optax.contrib.normalize(), optax.sgd(checks.positive("rho", rho)))
-    period = checks.steps("sync_period", sync_period, least=2)
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(check_number("rho", rho, above=0)))
+    period = check_size("sync_period", sync_period, minimum=2)
     tx = optax.contrib.sam(base, climb, sync_period=period, opaque_mode=True)
 
     def update(

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._checks import check_number
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.registry import EntryInfo
-from flaxzoo.schedules import checks
 from flaxzoo.schedules.shapes import REGISTRY, ScheduleFn
 
 __all__ = [
@@ -104,8 +104,8 @@ def as_schedule(value: Any, /, **options: Any) -> ScheduleFn:
 
     Raises:
       UnknownArgumentError: options were given with something that is not a name.
-      ValueError: a number that is negative or not finite.
-      TypeError: ``value`` is none of the three.
+      ArgumentError: (a ValueError) ``value`` is none of the three, or a number that is negative or
+        not finite.
     """
     if isinstance(value, str):
         return get(value, **options)
@@ -116,7 +116,7 @@ def as_schedule(value: Any, /, **options: Any) -> ScheduleFn:
         )
     if callable(value):
         return value
-    return get("constant", peak_value=checks.rate("value", checks.number("value", value)))
+    return get("constant", peak_value=check_number("value", value, minimum=0))
 
 
 def needs_total_steps(name: str) -> bool:

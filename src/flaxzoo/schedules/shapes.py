@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_choice, check_number, check_size
+from flaxzoo.errors import ArgumentError
 from flaxzoo.registry import Registry
-from flaxzoo.schedules import checks
 
 ScheduleFn = Callable[[Any], Any]
 
@@ -28,7 +30,7 @@ def constant(
       warmup_steps: updates spent rising from ``init_value``.
       init_value: value at step 0 where there is a warm-up.
     """
-    peak = checks.rate("peak_value", peak_value)
+    peak = check_number("peak_value", peak_value, minimum=0)
     return _after_warmup(
         lambda step: jnp.full(jnp.shape(step), peak), peak, warmup_steps, init_value
     )
@@ -98,7 +100,7 @@ def polynomial(
       init_value: value at step 0 where there is a warm-up.
       end_value: value at ``total_steps`` and after.
     """
-    power = checks.positive("power", power)
+    power = check_number("power", power, above=0)
     return _decay(
         lambda t: 1.0 - (1.0 - t) ** power,
         total_steps,
@@ -131,15 +133,14 @@ def exponential(
       init_value: value at step 0 where there is a warm-up.
       end_value: the value never falls below this.
     """
-    peak = checks.rate("peak_value", peak_value)
-    floor = checks.rate("end_value", end_value)
-    interval = checks.steps("transition_steps", transition_steps, least=1)
-    if not 0 < checks.number("decay_rate", decay_rate) <= 1:
-        raise ValueError(f"decay_rate must be in (0, 1], got {decay_rate}")
+    peak = check_number("peak_value", peak_value, minimum=0)
+    floor = check_number("end_value", end_value, minimum=0)
+    interval = check_size("transition_steps", transition_steps)
+    factor = check_number("decay_rate", decay_rate, above=0, maximum=1)
 
     def decay(step: Any) -> jax.Array:
         count = jnp.asarray(step) // interval if staircase else jnp.asarray(step) / interval
-        return jnp.maximum(peak * decay_rate**count, floor)
+        return jnp.maximum(peak * factor**count, floor)
 
     return _after_warmup(decay, peak, warmup_steps, init_value)
 
@@ -163,13 +164,13 @@ def step(
         all the same, and the first one must lie after the warm-up.
       init_value: value at step 0 where there is a warm-up.
     """
-    peak = checks.rate("peak_value", peak_value)
-    factor = checks.positive("factor", factor)
-    edges = checks.edges(boundaries)
+    peak = check_number("peak_value", peak_value, minimum=0)
+    factor = check_number("factor", factor, above=0)
+    edges = _edges(boundaries)
     values = [peak * factor**i for i in range(len(edges) + 1)]
-    warmup = checks.steps("warmup_steps", warmup_steps, least=0)
+    warmup = check_size("warmup_steps", warmup_steps, minimum=0)
     if edges and edges[0] < warmup:
-        raise ValueError(
+        raise ArgumentError(
             f"warmup_steps ({warmup}) must not pass the first of boundaries ({edges[0]})"
         )
     return _after_warmup(_staircase([e - warmup for e in edges], values), peak, warmup, init_value)
@@ -183,10 +184,10 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> ScheduleFn:
       boundaries: increasing steps at which the value changes.
       values: one more than boundaries.
     """
-    edges = checks.edges(boundaries)
-    levels = [checks.rate("values", v) for v in values]
+    edges = _edges(boundaries)
+    levels = [check_number("values", v, minimum=0) for v in values]
     if len(levels) != len(edges) + 1:
-        raise ValueError(
+        raise ArgumentError(
             f"values must have one entry more than boundaries ({len(edges)}), got {len(levels)}"
         )
     return _staircase(edges, levels)
@@ -220,20 +221,16 @@ def one_cycle(
 
     Source: Smith and Topin, Super-Convergence (https://arxiv.org/abs/1708.07120).
     """
-    total = checks.steps("total_steps", total_steps, least=1)
-    peak = checks.rate("peak_value", peak_value)
+    total = check_size("total_steps", total_steps)
+    peak = check_number("peak_value", peak_value, minimum=0)
     for label, factor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
-        checks.positive(label, factor)
-    if not 0 < checks.number("pct_start", pct_start) < 1:
-        raise ValueError(f"pct_start must be in (0, 1), got {pct_start}")
+        check_number(label, factor, above=0)
+    check_number("pct_start", pct_start, above=0, below=1)
     start = peak / div_factor
     top, last = round(pct_start * total), start / final_div_factor
-    if anneal == "cosine":
+    if check_choice("anneal", anneal, ("cosine", "linear")) == "cosine":
         return _interpolate([0, top, total], [start, peak, last], _cosine_shape)
-    if anneal != "linear":
-        raise ValueError(f"anneal must be 'cosine' or 'linear', got {anneal!r}")
-    if not pct_start <= checks.number("pct_final", pct_final) <= 1:
-        raise ValueError(f"pct_final must be in [pct_start, 1], got {pct_final}")
+    check_number("pct_final", pct_final, minimum=pct_start, maximum=1)
     knots = [0, top, round(pct_final * total), total]
     return _interpolate(knots, [start, peak, start, last], _linear_shape)
 
@@ -267,16 +264,19 @@ def sgdr(
 
     Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983).
     """
-    total, warmup = checks.span(total_steps, warmup_steps)
-    peak, end = checks.rate("peak_value", peak_value), checks.rate("end_value", end_value)
-    cycles = checks.steps("num_cycles", num_cycles, least=1)
+    total, warmup = _span(total_steps, warmup_steps)
+    peak, end = (
+        check_number("peak_value", peak_value, minimum=0),
+        check_number("end_value", end_value, minimum=0),
+    )
+    cycles = check_size("num_cycles", num_cycles)
     for label, factor in (("cycle_mult", cycle_mult), ("peak_mult", peak_mult)):
-        checks.positive(label, factor)
+        check_number(label, factor, above=0)
     lengths = np.power(float(cycle_mult), np.arange(cycles))
     edges = np.rint((total - warmup) * np.cumsum(lengths) / lengths.sum()).astype(int)
     starts = np.concatenate([[0], edges[:-1]])
     if np.any(edges <= starts):
-        raise ValueError(
+        raise ArgumentError(
             f"num_cycles ({cycles}) with cycle_mult ({cycle_mult}) leaves a cycle without a step: "
             f"total_steps - warmup_steps is {total - warmup}"
         )
@@ -317,6 +317,23 @@ def _interpolate(
     return schedule
 
 
+def _span(total_steps: int, warmup_steps: int) -> tuple[int, int]:
+    """Both as ints, of which the second must be the smaller."""
+    total = check_size("total_steps", total_steps)
+    warmup = check_size("warmup_steps", warmup_steps, minimum=0)
+    if warmup >= total:
+        raise ArgumentError(f"warmup_steps ({warmup}) must be less than total_steps ({total})")
+    return total, warmup
+
+
+def _edges(boundaries: Sequence[int]) -> list[int]:
+    """Boundaries as ints, which must increase."""
+    edges = [check_size("boundaries", boundary) for boundary in boundaries]
+    if any(later <= earlier for earlier, later in itertools.pairwise(edges)):
+        raise ArgumentError(f"boundaries must increase, got {edges}")
+    return edges
+
+
 def _decay(
     shape: Callable[[Any], Any],
     total_steps: int,
@@ -325,8 +342,11 @@ def _decay(
     init_value: float,
     end_value: float,
 ) -> ScheduleFn:
-    total, warmup = checks.span(total_steps, warmup_steps)
-    peak, end = checks.rate("peak_value", peak_value), checks.rate("end_value", end_value)
+    total, warmup = _span(total_steps, warmup_steps)
+    peak, end = (
+        check_number("peak_value", peak_value, minimum=0),
+        check_number("end_value", end_value, minimum=0),
+    )
     decay = _interpolate([0, total - warmup], [peak, end], shape)
     return _after_warmup(decay, peak, warmup, init_value)
 
@@ -335,8 +355,8 @@ def _after_warmup(
     schedule: ScheduleFn, peak: float, warmup_steps: int, init_value: float
 ) -> ScheduleFn:
     warmup, init = (
-        checks.steps("warmup_steps", warmup_steps, least=0),
-        checks.rate("init_value", init_value),
+        check_size("warmup_steps", warmup_steps, minimum=0),
+        check_number("init_value", init_value, minimum=0),
     )
     if warmup == 0:
         return schedule

@@ -12,11 +12,12 @@ import jax
 import optax
 
 from flaxzoo import optimizers
+from flaxzoo._checks import check_number
 from flaxzoo._config import cache_key
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import Optimizer, partition
-from flaxzoo.schedules import Schedule, checks
+from flaxzoo.schedules import Schedule
 from flaxzoo.training.freezing import TRAIN, freeze
 from flaxzoo.training.rates import Shifted, decayed, rate_entries, unmatched_error
 
@@ -198,7 +199,7 @@ def plan(optimizer: Any, learning_rate: Any, options: Mapping[str, Any]) -> Plan
         k: v.item() if isinstance(v, jax.Array) and not v.ndim else v for k, v in options.items()
     }
     if isinstance(learning_rate, jax.Array):
-        learning_rate = checks.rate("learning_rate", learning_rate)
+        learning_rate = check_number("learning_rate", learning_rate, minimum=0)
     bare = learning_rate is None and not set(options) - {"total_steps"}
     if bare and isinstance(optimizer, Optimizer) and optimizer.config:
         # One that was made by name: taken apart, so that it can be made again by groups.
@@ -217,7 +218,7 @@ def plan(optimizer: Any, learning_rate: Any, options: Mapping[str, Any]) -> Plan
     rates = {
         pattern: rate
         if callable(rate) or isinstance(rate, str)
-        else checks.rate(f"learning_rate[{pattern!r}]", rate)
+        else check_number(f"learning_rate[{pattern!r}]", rate, minimum=0)
         for pattern, rate in learning_rate.items()
     }
     return _remembered(optimizer, None, rates, options)

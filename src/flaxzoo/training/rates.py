@@ -8,10 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._checks import check_number
 from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.models.stages import depths_of, stage_paths
-from flaxzoo.schedules import checks
 from flaxzoo.training.freezing import matched, module_and_params, paths_by_group
 
 # The entry of learning rates for what no other one matches.
@@ -122,7 +122,7 @@ def layer_decay_rates(
     (https://arxiv.org/abs/2106.08254).
     """
     if not callable(learning_rate):
-        learning_rate = checks.rate("learning_rate", learning_rate)
+        learning_rate = check_number("learning_rate", learning_rate, minimum=0)
     return decayed(decay_factors(*module_and_params(model), decay), learning_rate)
 
 
@@ -156,10 +156,7 @@ def check_decay(decay: Any) -> float:
       TypeError: it is not a number.
       ValueError: it is out of range.
     """
-    decay = checks.number("layer_decay", decay)
-    if not 0 < decay <= 1:
-        raise ValueError(f"layer_decay must be above 0 and at most 1, got {decay}")
-    return decay
+    return check_number("layer_decay", decay, above=0, maximum=1)
 
 
 def decayed(factors: Mapping[str, float], rate: Any) -> dict[str, Any]:
