@@ -15,6 +15,10 @@ from pathlib import Path
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+FLAGS = "XLA_FLAGS"
+# With the optimisations gone, these halve what is left: XLA's older emitters of fused loops, and
+# one module of LLVM instead of many. Not every version has them.
+QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 # Above this the oldest programs of the directory go.
 MOST_BYTES = 2 * 1024**3
 
@@ -103,6 +107,46 @@ def guard() -> bool:
     return True
 
 
+def known(options: dict) -> dict:
+    """Returns those of the options that this XLA takes; one that it has not would end a process."""
+    import jax
+
+    taken = {}
+    for name, value in options.items():
+        with contextlib.suppress(Exception):
+            jax.jit(lambda x: x, compiler_options={name: value})(0)
+            taken[name] = value
+    return taken
+
+
+def add_options() -> None:
+    """Gives every quick compilation ``QUICK_OPTIONS``, and processes started from here, too."""
+    import jax
+
+    try:
+        from jax._src import compiler
+
+        original = compiler.get_compile_options
+    except (ImportError, AttributeError):
+        return
+    options = known(QUICK_OPTIONS)
+
+    def get_compile_options(*args, env_options_overrides=None, **kwargs):
+        if jax.config.values["jax_disable_most_optimizations"]:
+            env_options_overrides = {**options, **(env_options_overrides or {})}
+        return original(*args, env_options_overrides=env_options_overrides, **kwargs)
+
+    compiler.get_compile_options = get_compile_options
+    # XLA reads the variable once, so that it is for other processes alone.
+    flags = [f"--{name}={str(value).lower()}" for name, value in options.items()]
+    _flags.update({True: " ".join([_given, *flags]).strip(), False: _given})
+    os.environ[FLAGS] = _flags[bool(jax.config.values["jax_disable_most_optimizations"])]
+
+
+_given = os.environ.get(FLAGS, "")
+_flags: dict[bool, str] = {True: _given, False: _given}
+
+
 def use(quick: bool) -> None:
     """Compiles with little optimisation, or with all of it, from here on.
 
@@ -113,6 +157,7 @@ def use(quick: bool) -> None:
     if jax.config.values["jax_disable_most_optimizations"] == quick:
         return
     os.environ[QUICK] = str(int(quick))
+    os.environ[FLAGS] = _flags[quick]
     jax.config.update("jax_disable_most_optimizations", quick)
     jax.clear_caches()
 

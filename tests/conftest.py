@@ -69,6 +69,9 @@ def pytest_configure(config):
         _compiler.guard()
         if not hasattr(config, "workerinput"):
             _compiler.tidy(Path(os.environ[_compiler.DIRECTORY]))
+    # The process that only hands out tests to others compiles nothing.
+    if _QUICK and not getattr(config.option, "numprocesses", None):
+        _compiler.add_options()
 
 
 @pytest.hookimpl(tryfirst=True)

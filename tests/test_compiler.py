@@ -81,3 +81,25 @@ def test_memory_maps_are_counted():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 <= _compiler.memory_maps() < 1
+
+
+def test_options_that_this_xla_has_not_are_left_out():
+    assert _compiler.known({"xla_no_such_option": True}) == {}
+    name = "xla_backend_optimization_level"
+    assert _compiler.known({"xla_no_such_option": True, name: 0}) == {name: 0}
+
+
+PRINT = "import jax; print(jax.jit(lambda x: x + 1)(1), jax.config.values['{}'])"
+
+
+@pytest.mark.parametrize(
+    "whole", [pytest.param(True, marks=pytest.mark.full_compiler), False], ids=["full", "quick"]
+)
+def test_processes_that_a_test_starts_compile_as_it_does(whole):
+    if not whole and os.environ[_compiler.QUICK] != "1":
+        pytest.skip("the environment asks for the whole compiler")
+    command = [sys.executable, "-c", PRINT.format("jax_disable_most_optimizations")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", str(not whole)]
+    options = _compiler.known(_compiler.QUICK_OPTIONS)
+    assert all((name in os.environ[_compiler.FLAGS]) is not whole for name in options)
