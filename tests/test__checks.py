@@ -81,6 +81,12 @@ def test_sequences_of_sizes():
         _checks.check_widths("x", 3)
 
 
+def test_sequences_of_one_length():
+    _checks.check_lengths(layers=(1, 2), widths=[3, 4])
+    with pytest.raises(ArgumentError, match="a, b and c must be of one length, got 1, 2 and 1$"):
+        _checks.check_lengths(a=(1,), b=(1, 2), c=(3,))
+
+
 @pytest.mark.parametrize("value", [0, (1, 2, 3), (1, 0), "12", None])
 def test_no_kernel(value):
     with pytest.raises(ArgumentError, match="x must be an int of at least 1 or a pair of them"):

@@ -69,6 +69,18 @@ def check_widths(name: str, value: Any, *, allow_empty: bool = False) -> tuple[i
     return tuple(map(int, value))
 
 
+def check_lengths(**sequences: Sequence[Any]) -> None:
+    """Checks that sequences, by the names of their arguments, are of one length.
+
+    Raises:
+      ArgumentError: they are not.
+    """
+    lengths = [len(value) for value in sequences.values()]
+    if len(set(lengths)) > 1:
+        names, counts = (_listed(map(str, values)) for values in (sequences, lengths))
+        raise ArgumentError(f"{names} must be of one length, got {counts}")
+
+
 def check_kernel(name: str, value: Any) -> tuple[int, int]:
     """Checks the two sides of a kernel or of an image.
 
@@ -175,6 +187,11 @@ def _as_float(value: Any) -> float:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     array = getattr(value, "shape", None) == () and value.dtype.kind != "b"
     return float(value) if real or array else math.nan
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _interval(minimum: float, maximum: float, above: float, below: float) -> str:

@@ -24,7 +24,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import as_choice, check_choice, check_rate, check_size, check_widths
+from flaxzoo._checks import (
+    as_choice,
+    check_choice,
+    check_lengths,
+    check_rate,
+    check_size,
+    check_widths,
+)
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -258,11 +265,7 @@ class ResNet(Backbone):
         """Raises ValueError for what a field does not take."""
         check_widths("layers", self.layers)
         check_widths("widths", self.widths)
-        if len(self.layers) != len(self.widths):
-            raise ValueError(
-                f"layers and widths must be of one length, got {len(self.layers)} and "
-                f"{len(self.widths)}"
-            )
+        check_lengths(layers=self.layers, widths=self.widths)
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         if len(_each(self.block)) not in (1, len(self.layers)):
