@@ -52,15 +52,11 @@ class _Half(Backbone):
       shapes: the shape of an example before the first stage and after each.
       output: the name of what follows the last layer.
       activation: the activation between layers, by name or callable; None for none.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     shapes: Sequence[tuple[int, ...]]
     output: str
     activation: Activation
-    dtype: Any
-    param_dtype: Any
 
     @nn.nowrap
     def enter(self, x: Any, parts: Sequence[Part]) -> Array:
@@ -68,10 +64,6 @@ class _Half(Backbone):
         x = jnp.asarray(x)
         _check("x", x, self.shapes[list(self.stages()).index(parts[0].name)])
         return x
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
 class _Dense(_Half):
@@ -94,7 +86,7 @@ class _Dense(_Half):
     def _layer(self, i: int, width: int, x: Array, train: bool) -> Array:
         del train
         x = as_activation(self.activation)(x) if i else x
-        return nn.Dense(width, name=f"layers_{i}", **self._dtypes)(x)
+        return nn.Dense(width, name=f"layers_{i}", **self.dtypes)(x)
 
     def _give_shape(self, x: Array, train: bool) -> Array:
         del train
@@ -204,10 +196,14 @@ class AutoEncoder(_Halves):
         image, latent = tuple(self.input_shape), self.encoder_features[-1]
         encoder = (image, *((width,) for width in self.encoder_features))
         decoder = ((latent,), *((width,) for width in hidden), image)
-        common = (self.activation, self.dtype, self.param_dtype)
+        common: dict[str, Any] = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "parent": None,
+        }
         return (
-            _Dense(encoder, "linear", *common, parent=None),
-            _Dense(decoder, self.output, *common, parent=None),
+            _Dense(encoder, "linear", self.activation, **common),
+            _Dense(decoder, self.output, self.activation, **common),
         )
 
     @property
@@ -257,13 +253,13 @@ class _ConvEncoder(_Half):
             kernel_init=nn.initializers.lecun_normal(),
             bias_init=nn.initializers.zeros,
             name=f"stages_{i}",
-            **self._dtypes,
+            **self.dtypes,
         )(x)
 
     def _latent(self, x: Array, train: bool) -> Array:
         del train
         x = as_activation(self.activation)(x).reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
-        return nn.Dense(self.shapes[-1][0], name="latent", **self._dtypes)(x)
+        return nn.Dense(self.shapes[-1][0], name="latent", **self.dtypes)(x)
 
 
 class _ConvDecoder(_Half):
@@ -289,7 +285,7 @@ class _ConvDecoder(_Half):
     def _latent(self, x: Array, train: bool) -> Array:
         del train
         shape = self.shapes[1]
-        x = nn.Dense(math.prod(shape), name="latent", **self._dtypes)(x)
+        x = nn.Dense(math.prod(shape), name="latent", **self.dtypes)(x)
         return as_activation(self.activation)(x.reshape(*x.shape[:-1], *shape))
 
     def _conv(self, i: int, shape: tuple[int, ...], x: Array, train: bool) -> Array:
@@ -298,7 +294,7 @@ class _ConvDecoder(_Half):
         x = as_activation(self.activation)(x) if i else x
         size = (self.kernel_size, self.kernel_size)
         x = nn.ConvTranspose(
-            channels, size, strides=(2, 2), padding="SAME", name=f"stages_{i}", **self._dtypes
+            channels, size, strides=(2, 2), padding="SAME", name=f"stages_{i}", **self.dtypes
         )(x)
         # A stage doubles its input; where the encoder halved an odd size that is one too many.
         return x[..., :height, :width, :]
@@ -355,10 +351,15 @@ class ConvAutoEncoder(_Halves):
     def _halves(self) -> tuple[_Half, _Half]:
         down = self.stage_shapes
         latent = () if self.latent_dim is None else ((self.latent_dim,),)
-        common = (self.activation, self.dtype, self.param_dtype, self.kernel_size)
+        layers = (self.activation, self.kernel_size)
+        common: dict[str, Any] = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "parent": None,
+        }
         return (
-            _ConvEncoder((*down, *latent), "linear", *common, parent=None),
-            _ConvDecoder((*latent, *down[::-1]), self.output, *common, parent=None),
+            _ConvEncoder((*down, *latent), "linear", *layers, **common),
+            _ConvDecoder((*latent, *down[::-1]), self.output, *layers, **common),
         )
 
     @nn.nowrap

@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
@@ -74,9 +75,19 @@ class Backbone(Checked, kw_only=True):
     Attributes:
       feature_maps: whether a call returns all feature maps instead of the last part's output; only
         families whose parts end maps take it.
+      dtype: the dtype of the computation, such as ``jnp.bfloat16``; None promotes inputs and
+        parameters.
+      param_dtype: the dtype of the parameters.
     """
 
     feature_maps: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """The dtypes as keywords of a layer."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_kernel, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
@@ -42,8 +41,6 @@ class CNN(Backbone):
       batch_norm: whether a BatchNorm stands between each convolution and its activation.
       dropout: rate in [0, 1) applied before each dense layer.
       activation: by name or callable.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
     """
 
     num_classes: int = 10
@@ -54,8 +51,6 @@ class CNN(Backbone):
     batch_norm: bool = False
     dropout: float = 0.0
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -79,10 +74,10 @@ class CNN(Backbone):
             kernel_init=nn.initializers.lecun_normal(),
             bias_init=nn.initializers.zeros,
             name=f"conv_{i}",
-            **self._dtypes,
+            **self.dtypes,
         )(x)
         if self.batch_norm:
-            norm = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **self._dtypes)
+            norm = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **self.dtypes)
             x = norm(x)
         x = as_activation(self.activation)(x)
         if self._pooling is None:
@@ -94,7 +89,7 @@ class CNN(Backbone):
         if self.dropout:
             # Named, so that a slice draws what the whole network does.
             x = nn.Dropout(self.dropout, name=f"Dropout_{i}")(x, deterministic=not train)
-        x = nn.Dense(width, name=name, **self._dtypes)(x)
+        x = nn.Dense(width, name=name, **self.dtypes)(x)
         return x if name == "fc" else as_activation(self.activation)(x)
 
     @nn.nowrap
@@ -118,10 +113,6 @@ class CNN(Backbone):
     @property
     def _pooling(self) -> str | None:
         return as_choice("pooling", self.pooling, _POOLINGS)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -231,8 +231,6 @@ class LSTM(Backbone):
       unroll: steps per iteration of the compiled loop.
       custom_gradient: use the fast hand-written reverse pass. It has first derivatives in reverse
         mode only; set False for ``jax.jvp``, ``jax.hessian`` and the like.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
     """
 
     hidden_size: int = 128
@@ -248,8 +246,6 @@ class LSTM(Backbone):
     remat_policy: str | Callable[..., Any] | None = None
     unroll: int = 1
     custom_gradient: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def num_directions(self) -> int:
@@ -283,7 +279,7 @@ class LSTM(Backbone):
         ids = steps.x if steps.valid is None else jnp.where(steps.valid, steps.x, 0)
         size: Any = self.vocab_size
         width = self.hidden_size if self.embedding_dim is None else self.embedding_dim
-        embed = nn.Embed(size, width, name="embedding", **self._dtypes)
+        embed = nn.Embed(size, width, name="embedding", **self.dtypes)
         return steps.with_outputs(embed(ids))
 
     def _layer(self, n: int, steps: _Steps, train: bool) -> _Steps:
@@ -301,7 +297,7 @@ class LSTM(Backbone):
                 unroll=self.unroll,
                 custom_gradient=self.custom_gradient,
                 name=f"l{n}" + "_reverse" * direction,
-                **self._dtypes,
+                **self.dtypes,
             )
             y, state = layer(x, steps.carry_of(len(states)), steps.valid)
             outputs.append(y)
@@ -320,12 +316,8 @@ class LSTM(Backbone):
 
     def _classify(self, steps: _Steps, train: bool) -> _Steps:
         del train
-        head = nn.Dense(self.num_classes, name="head", **self._dtypes)
+        head = nn.Dense(self.num_classes, name="head", **self.dtypes)
         return steps._replace(x=head(steps.x))
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def __call__(  # type: ignore[override]
         self,

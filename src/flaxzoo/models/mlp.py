@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
@@ -39,8 +38,6 @@ class MLP(Backbone):
       residual: whether a layer's input is added to its output where the widths agree.
       input_ndim: how many trailing axes are one example, flattened to one: 1 takes
         ``[..., features]``, 3 takes images ``[..., H, W, C]``.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
     """
 
     features: Sequence[int] = (256, 128)
@@ -50,8 +47,6 @@ class MLP(Backbone):
     dropout: float = 0.0
     residual: bool = False
     input_ndim: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -64,14 +59,13 @@ class MLP(Backbone):
             yield Part(f"dense_{i}", layer, owns=(f"dense_{i}", *norm), takes=None)
 
     def _layer(self, i: int, width: int, is_output: bool, x: jax.Array, train: bool) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.Dense(width, name=f"dense_{i}", **dtypes)(x)
+        y = nn.Dense(width, name=f"dense_{i}", **self.dtypes)(x)
         if not is_output:
             if self._norm == "batch":
-                y = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(y)
+                y = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **self.dtypes)(y)
             elif self._norm is not None:
                 norm = nn.LayerNorm if self._norm == "layer" else nn.RMSNorm
-                y = norm(name=f"norm_{i}", **dtypes)(y)
+                y = norm(name=f"norm_{i}", **self.dtypes)(y)
             y = as_activation(self.activation)(y)
             if self.dropout:
                 # Named, so that a slice draws what the whole network does.

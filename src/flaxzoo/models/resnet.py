@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import (
     as_choice,
@@ -146,8 +145,6 @@ class ResNet(Backbone):
         first. https://arxiv.org/abs/1603.09382
       zero_init_residual: whether each branch's last norm starts with a scale of zero.
       remat: whether blocks are recomputed in the backward pass instead of stored.
-      dtype: of the computation, such as ``jnp.bfloat16``; None keeps the promotion.
-      param_dtype: of the parameters.
     """
 
     layers: Sequence[int]
@@ -169,8 +166,6 @@ class ResNet(Backbone):
     drop_path: float = 0.0
     zero_init_residual: bool = True
     remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -212,21 +207,21 @@ class ResNet(Backbone):
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         act = as_activation(self.activation)
         if self.stem == "conv7":
-            x = Conv(64, 7, stride=2, name="conv1", **self._dtypes)(x)
+            x = Conv(64, 7, stride=2, name="conv1", **self.dtypes)(x)
         else:
             width = self.stem_width
             first = width // 4 * 3 if self.stem == "tiered" else width
             for i, features in enumerate((first, width)):
-                conv = Conv(features, 3, stride=2 - i, name=f"conv1_{3 * i}", **self._dtypes)
+                conv = Conv(features, 3, stride=2 - i, name=f"conv1_{3 * i}", **self.dtypes)
                 x = act(self._norm(conv(x), f"conv1_{3 * i + 1}", train))
-            x = Conv(2 * width, 3, name="conv1_6", **self._dtypes)(x)
+            x = Conv(2 * width, 3, name="conv1_6", **self.dtypes)(x)
         return act(self._norm(x, "bn1", train))
 
     def _pool(self, x: jax.Array, train: bool) -> jax.Array:
         kind = self._low_pass
         if self.stem_pool == "conv":
             stride = 1 if kind else 2
-            x = Conv(x.shape[-1], 3, stride=stride, name="maxpool_0", **self._dtypes)(x)
+            x = Conv(x.shape[-1], 3, stride=stride, name="maxpool_0", **self.dtypes)(x)
             if kind:
                 x = anti_alias(x, kind, 2)
             x = self._norm(x, self._pool_norm, train)
@@ -238,7 +233,7 @@ class ResNet(Backbone):
         return max_pool(x)
 
     def _norm(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-        return call_norm(as_norm(self.norm)(name=name, **self._dtypes), x, train=train)
+        return call_norm(as_norm(self.norm)(name=name, **self.dtypes), x, train=train)
 
     @property
     def _pool_norm(self) -> str:
@@ -248,10 +243,6 @@ class ResNet(Backbone):
     @property
     def _low_pass(self) -> str | None:
         return as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def _blocks(self) -> list[Any]:
