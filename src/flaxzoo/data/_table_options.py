@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
+from flaxzoo._config import NotJsonableError
+from flaxzoo._config import to_json as value_to_json
 from flaxzoo.errors import DataError
 
 # They tell what becomes of values, columns and rows, but not where a line's fields begin and end.
@@ -84,27 +85,15 @@ def to_json(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     others: list[str] = []
     for name, value in options.items():
         try:
-            chosen[name] = _plain(value, types=name == "dtype")
-        except TypeError:
+            if name == "converters" or isinstance(value, defaultdict):
+                # A type among converters is a function; a defaultdict holds one.
+                raise NotJsonableError(name)
+            chosen[name] = value_to_json(value, _type_name)
+        except NotJsonableError:
             others.append(name)
     return chosen, others
 
 
-def _plain(value: Any, *, types: bool) -> Any:
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if types and value in (str, int, float, bool, object):
-        return value.__name__
-    if types and isinstance(value, type) and issubclass(value, np.generic):
-        return np.dtype(value).name
-    if types and isinstance(value, np.dtype):
-        return value.name
-    if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {key: _plain(each, types=types) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each, types=types) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(each, types=types) for each in value), key=str)
-    raise TypeError(f"JSON has no {type(value).__name__}")
+def _type_name(value: Any) -> str | None:
+    """The name of one of Python's own types, as ``dtype`` takes it."""
+    return value.__name__ if value in (str, int, float, bool, object) else None
