@@ -169,7 +169,7 @@ def _open(data: Any, size: int, steps: int | None) -> tuple[Feed, int | None]:
 
 def _resolved(pooling: str | None, module: nn.Module) -> tuple[str | None, int]:
     """The pooling, with the backbone's own for ``"auto"``, and how many tokens it leaves out."""
-    options = getattr(module, "pooling_options", dict)()
+    options: dict[str, Any] = getattr(module, "pooling_options", dict)()
     if pooling == "auto":
         pooling = options.get("pooling", "auto")
     # Pooling by attention has parameters, which are the head's: it gets the tokens.
