@@ -39,7 +39,6 @@ LAYERS = (
 # Arrows up, and arrows that close circles, which are still there: this list only gets shorter.
 OPEN = frozenset(
     {
-        ("flaxzoo.augment.base", "flaxzoo.augment.compose"),
         ("flaxzoo.optimizers.core", "flaxzoo.optimizers.build"),
         ("flaxzoo.optimizers.wrappers", "flaxzoo.optimizers.build"),
     }

@@ -10,13 +10,13 @@ function ``f(key, batch) -> batch`` or a list of these. Each can be used by itse
 from __future__ import annotations
 
 from flaxzoo.augment import presets
-from flaxzoo.augment.base import Augmentation, ImageAugmentation
+from flaxzoo.augment.base import Augmentation, Compose, ImageAugmentation, as_augmentation
 from flaxzoo.augment.color import ColorJitter, GaussianBlur, Grayscale
-from flaxzoo.augment.compose import Compose, OneOf, as_augmentation
 from flaxzoo.augment.cropping import RandomCrop, RandomResizedCrop
 from flaxzoo.augment.erasing import RandomErasing
 from flaxzoo.augment.geometry import Affine, Flip, rotation, shear, shift, zoom
 from flaxzoo.augment.mixing import CutMix, MixUp
+from flaxzoo.augment.one_of import OneOf
 from flaxzoo.augment.randaugment import RandAugment, TrivialAugment
 from flaxzoo.augment.registry import REGISTRY
 

@@ -1,9 +1,10 @@
-"""What every augmentation has in common: the interface, keys, and the range of the values."""
+"""What every augmentation has in common, several as one, and what may be passed as ``augment=``."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,14 +13,20 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_number
 from flaxzoo._random import as_key
 from flaxzoo.augment import ranges
+from flaxzoo.augment.batches import (
+    check_images,
+    images_of,
+    name_of,
+    per_channel,
+    per_example,
+    replace_images,
+    set_field,
+)
+from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.data.batch import Batch
-from flaxzoo.errors import ShapeError
 
 if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
-
-# Where the images are among several inputs.
-_IMAGE_KEYS = ("inputs", "image", "images", "x")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,6 +82,24 @@ class Augmentation:
         """Whether labels ``[B]`` come out as probabilities ``[B, num_classes]``."""
         return False
 
+    @property
+    def known_classes(self) -> int | None:
+        """The number of classes that it, or the first of its parts, was given."""
+        return getattr(self, "num_classes", None)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether its fields are those of an augmentation that must be told what to change."""
+        return False
+
+    def joins(self, others: Sequence[Any]) -> bool:
+        """Whether ``together`` can do this one and all that follow it."""
+        return False
+
+    def together(self, others: Sequence[Any], keys: Sequence[Any], images: Any) -> jax.Array:
+        """This one and those that follow it at once; each with its own key, this one's first."""
+        raise NotImplementedError(f"{type(self).__name__} joins no others")
+
     def __repr__(self) -> str:
         """The fields that are not at their defaults."""
         shown = [
@@ -86,15 +111,95 @@ class Augmentation:
 
     def __or__(self, other: Any) -> Augmentation:
         """``a | b`` does ``a``, then ``b``."""
-        from flaxzoo.augment.compose import Compose
-
         return Compose((self, other)) if callable(other) else NotImplemented
 
     def __ror__(self, other: Any) -> Augmentation:
         """``f | a`` for a function ``f(key, batch)``."""
-        from flaxzoo.augment.compose import Compose
-
         return Compose((other, self)) if callable(other) else NotImplemented
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Several(Augmentation):
+    """One made of others.
+
+    Attributes:
+      ops: augmentations, their names, or functions ``f(key, batch) -> batch``.
+    """
+
+    ops: tuple[Callable[..., Any], ...]
+
+    def __post_init__(self) -> None:
+        ops = (self.ops,) if isinstance(self.ops, str) or callable(self.ops) else self.ops
+        if not isinstance(ops, Iterable):
+            raise TypeError(f"ops must be a sequence of augmentations, got {ops!r}")
+        set_field(self, "ops", tuple(_one(op) for op in ops))
+        if not self.ops:
+            raise ValueError(f"{type(self).__name__} needs at least one augmentation in ops")
+
+    def images(self, key: Any, images: Any) -> jax.Array:  # noqa: D102 - inherited
+        return self(key, Batch(images)).inputs
+
+    def _mapped(self, method: str, *args: Any) -> Any:
+        ops = tuple(
+            getattr(op, method)(*args) if isinstance(op, Augmentation) else op for op in self.ops
+        )
+        return dataclasses.replace(self, ops=ops)
+
+    def normalized_by(self, preprocess: Preprocess | None) -> Augmentation:  # noqa: D102 - inherited
+        return self._mapped("normalized_by", preprocess)
+
+    def with_num_classes(self, num_classes: int) -> Augmentation:  # noqa: D102 - inherited
+        return self._mapped("with_num_classes", num_classes)
+
+    @property
+    def soft_targets(self) -> bool:  # noqa: D102 - inherited
+        return any(isinstance(op, Augmentation) and op.soft_targets for op in self.ops)
+
+    @property
+    def known_classes(self) -> int | None:  # noqa: D102 - inherited
+        known = (op.known_classes for op in self.ops if isinstance(op, Augmentation))
+        return next((classes for classes in known if classes is not None), None)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Compose(Several):
+    """Does one augmentation after the other.
+
+    Neighbours that move pixels by affine maps and fill up alike (``Affine`` and ``Flip``) are done
+    in one sampling: faster, sharper, and what one moves out another can still move back in.
+
+    Attributes:
+      ops: augmentations, their names, or functions ``f(key, batch) -> batch``; the first is done
+        first.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A chain of chains is one chain.
+        flat = [op.ops if isinstance(op, Compose) else (op,) for op in self.ops]
+        set_field(self, "ops", tuple(itertools.chain(*flat)))
+
+    def __call__(self, key: Any, batch: Batch) -> Batch:  # noqa: D102 - inherited
+        keys = iter(jax.random.split(as_key(key), len(self.ops)))
+        for group in self._groups():
+            own = list(itertools.islice(keys, len(group)))
+            if len(group) == 1:
+                batch = group[0](own[0], batch)
+            else:
+                images = group[0].together(group[1:], own, images_of(batch, group[0]))
+                batch = replace_images(batch, images)
+        return batch
+
+    def _groups(self) -> Iterator[list[Any]]:
+        """Runs of augmentations that the first of them can do together; others alone."""
+        group: list[Any] = []
+        for op in self.ops:
+            first = group[0] if group else None
+            if group and not (isinstance(first, Augmentation) and first.joins([*group[1:], op])):
+                yield group
+                group = []
+            group.append(op)
+        yield group
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -167,110 +272,67 @@ class ImageAugmentation(Augmentation):
         return (per_channel(fill, image, self) - mean) / per_channel(self.std, image, self)
 
 
-def set_field(owner: Any, name: str, value: Any) -> None:
-    """Sets a field of a frozen dataclass while it is being made."""
-    object.__setattr__(owner, name, value)
+def as_augmentation(
+    value: Any, preprocess: Preprocess | None = None, num_classes: int | None = None
+) -> Callable[..., Any] | None:
+    """What a user passes as ``augment=`` as a function ``f(key, batch) -> batch``.
 
-
-def name_of(owner: Any) -> str:
-    """What messages call an augmentation."""
-    return getattr(owner, "__name__", type(owner).__name__)
-
-
-def per_example(
-    change: Callable[[jax.Array, jax.Array], jax.Array], key: Any, images: jax.Array
-) -> jax.Array:
-    """Maps ``change(key, image)`` over a batch: at least float32 inside, same dtype outside."""
-    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    keys = jax.random.split(as_key(key), images.shape[0])
-    return jax.vmap(change)(keys, wide).astype(images.dtype)
-
-
-def per_row(draw: Callable[[jax.Array], jax.Array], key: jax.Array, images: jax.Array) -> jax.Array:
-    """``draw(key)`` for each image of a batch with a key of its own."""
-    return jax.vmap(draw)(jax.random.split(key, images.shape[0]))
-
-
-def scaled(draw: jax.Array, limits: Any) -> jax.Array:
-    """A draw in [0, 1) taken to ``limits``, (low, high); equal limits are met exactly."""
-    low, high = limits
-    return low + draw * (high - low)
-
-
-def per_channel(values: tuple[float, ...], image: jax.Array, owner: Any) -> jax.Array:
-    """One value per channel of ``image``: repeated, or averaged for grey images.
+    Args:
+      value: None, a registered name, an ``Augmentation``, any hashable function
+        ``f(key, batch) -> batch``, or a sequence of these, which are done in order.
+      preprocess: how the images were normalised; None for images in [0, 1].
+      num_classes: of the model, for mixing, where the augmentation does not say.
 
     Raises:
-      ShapeError: the image has another number of channels than there are values.
+      UnknownNameError: (a KeyError) no augmentation has that name.
+      TypeError: ``value`` is none of these, or a function that is not hashable.
     """
-    channels = image.shape[-1]
-    if channels == 1:
-        values = (sum(values) / len(values),)
-    if len(values) not in (1, channels):
-        raise ShapeError(
-            f"{name_of(owner)} has {len(values)} values per pixel (mean, std or fill), but the "
-            f"images have {channels} channels"
-        )
-    return jnp.broadcast_to(jnp.asarray(values, image.dtype), (channels,))
-
-
-def check_images(images: Any, owner: Any) -> jax.Array:
-    """``images`` as an array ``[B, H, W, C]`` of floats.
-
-    Raises:
-      ShapeError: it is not.
-    """
-    shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    if shape is None or dtype is None or len(shape) != 4 or 0 in shape:
-        got = type(images).__name__ if shape is None else f"shape {list(shape)}"
-        raise ShapeError(f"{name_of(owner)} takes images of shape [B, H, W, C], got {got}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ShapeError(
-            f"{name_of(owner)} takes floating images, as the model does, got {dtype}; "
-            "divide bytes by 255 first"
-        )
-    return jnp.asarray(images)
-
-
-def check_rgb(image: jax.Array, owner: Any, what: str) -> None:
-    """Raises ShapeError unless the last axis has three colours."""
-    if image.shape[-1] != 3:
-        raise ShapeError(
-            f"{what} of {name_of(owner)} needs images of 3 channels (RGB), "
-            f"got {image.shape[-1]} channels"
-        )
-
-
-def _image_key(inputs: Mapping[str, Any], owner: Any) -> str:
-    found = next((key for key in _IMAGE_KEYS if key in inputs), None)
-    if found is None:
-        raise ShapeError(
-            f"{name_of(owner)} looks for images under {', '.join(_IMAGE_KEYS)}; the inputs have "
-            f"{', '.join(map(str, inputs)) or 'no keys'}"
-        )
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return None
+    found = Compose(tuple(value)) if isinstance(value, list | tuple) else _one(value)
+    if isinstance(found, Augmentation):
+        found = found.normalized_by(preprocess)
+        # One output is a number to predict or the odds of one class: mixed as it is.
+        if num_classes and num_classes > 1:
+            found = found.with_num_classes(num_classes)
     return found
 
 
-def images_of(batch: Batch, owner: Any) -> Any:
-    """The images of a batch.
-
-    Raises:
-      TypeError: it is no batch.
-      ShapeError: its inputs are a mapping without images.
-    """
-    if not hasattr(batch, "inputs"):
+def _one(value: Any) -> Callable[..., Any]:
+    if isinstance(value, str):
+        found = REGISTRY.get(value)
+        if isinstance(found, Augmentation) and found.changes_nothing:
+            raise ValueError(
+                f"the augmentation {value!r} changes nothing unless it is told what: see "
+                f"flaxzoo.augment.info({value!r}), and pass flaxzoo.augment.get({value!r}, ...)"
+            )
+        return found
+    if isinstance(value, Sequence):
+        return Compose(tuple(value))
+    if isinstance(value, type) or not callable(value):
         raise TypeError(
-            f"{name_of(owner)} takes a Batch(inputs, targets, weights), got "
-            f"{type(batch).__name__}; for images alone call .images(key, images)"
+            "an augmentation is a name, a flaxzoo.augment.Augmentation or a function "
+            f"f(key, batch) -> batch, got {value!r}"
         )
-    if isinstance(batch.inputs, Mapping):
-        return batch.inputs[_image_key(batch.inputs, owner)]
-    return batch.inputs
+    _check_fields(value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(
+            f"augmentation {name_of(value)} is not hashable, so that a compiled step cannot hold it"
+        ) from error
+    return value
 
 
-def replace_images(batch: Batch, images: Any) -> Batch:
-    """The batch with other images."""
-    if isinstance(batch.inputs, Mapping):
-        key = _image_key(batch.inputs, "augmentation")
-        return batch._replace(inputs={**batch.inputs, key: images})
-    return batch._replace(inputs=images)
+def _check_fields(value: Any) -> None:
+    """Refuses a subclass whose instances would be equal, and share a compiled step, wrongly."""
+    if not isinstance(value, Augmentation):
+        return
+    hidden = vars(value).keys() - {field.name for field in dataclasses.fields(value)}
+    own_equality = any("__eq__" in vars(cls) for cls in type(value).__mro__[:1])
+    if hidden and not own_equality:
+        raise TypeError(
+            f"{name_of(value)} holds {', '.join(sorted(hidden))}, which its equality does not "
+            "know, so that a compiled step would take one for another: declare them as fields of "
+            "a @dataclasses.dataclass(frozen=True)"
+        )

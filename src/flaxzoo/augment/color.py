@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.augment import pixels, ranges
-from flaxzoo.augment.base import ImageAugmentation, check_rgb, scaled, set_field
+from flaxzoo.augment.base import ImageAugmentation
+from flaxzoo.augment.batches import check_rgb, scaled, set_field
 from flaxzoo.augment.geometry import Range
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.errors import ShapeError
@@ -45,6 +46,10 @@ class ColorJitter(ImageAugmentation):
         for name in ("brightness", "contrast", "saturation"):
             set_field(self, name, ranges.interval(name, getattr(self, name), around=1.0, least=0.0))
         set_field(self, "hue", ranges.interval("hue", self.hue, least=-0.5, most=0.5))
+
+    @property
+    def changes_nothing(self) -> bool:  # noqa: D102 - inherited
+        return self == ColorJitter()
 
     def example(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         steps = (

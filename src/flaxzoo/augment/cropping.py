@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_kernel, check_size
 from flaxzoo.augment import ranges
-from flaxzoo.augment.base import ImageAugmentation, check_images, scaled, set_field
+from flaxzoo.augment.base import ImageAugmentation
+from flaxzoo.augment.batches import check_images, scaled, set_field
 from flaxzoo.augment.geometry import Fill
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.augment.warp import resized_crop

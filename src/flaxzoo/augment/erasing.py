@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.augment import ranges
-from flaxzoo.augment.base import ImageAugmentation, set_field
+from flaxzoo.augment.base import ImageAugmentation
+from flaxzoo.augment.batches import set_field
 from flaxzoo.augment.cropping import RandomResizedCrop
 from flaxzoo.augment.geometry import Fill
 from flaxzoo.augment.registry import REGISTRY

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flaxzoo.augment import ranges
-from flaxzoo.augment.base import ImageAugmentation, check_images, scaled, set_field
+from flaxzoo.augment.base import ImageAugmentation
+from flaxzoo.augment.batches import check_images, scaled, set_field
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.augment.warp import chain, identity, warp
 
@@ -30,6 +32,36 @@ class Geometric(ImageAugmentation):
     def border(self) -> str | tuple[float, ...] | None:
         """What fills up; None where nothing from outside comes in."""
         return None
+
+    def joins(self, others: Sequence[Any]) -> bool:  # noqa: D102 - inherited
+        if not all(isinstance(other, Geometric) for other in others):
+            return False
+        members = (self, *others)
+        return len({(m.border, m.mean, m.std) for m in members if m.border is not None}) <= 1
+
+    def together(  # noqa: D102 - inherited
+        self, others: Sequence[Any], keys: Sequence[Any], images: Any
+    ) -> jax.Array:
+        ops = (self, *others)
+        leader = next((op for op in ops if op.border is not None), None)
+        if leader is None:
+            # Nothing is sampled between pixels: one after the other is exact.
+            for op, key in zip(ops, keys, strict=True):
+                images = op.images(key, images)
+            return images
+        images = check_images(images, self)
+        height, width = images.shape[1:3]
+        matrix = jnp.broadcast_to(identity(), (images.shape[0], 2, 3))
+        for op, key in zip(ops, keys, strict=True):
+            own = jax.random.split(key, images.shape[0])
+            matrices = jax.vmap(lambda k, op=op: op.matrix(k, height, width))(own)
+            matrix = jax.vmap(chain)(matrix, matrices)
+        wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+
+        def move(matrix: jax.Array, image: jax.Array) -> jax.Array:
+            return warp_filled(leader, matrix, image, leader.border)
+
+        return jax.vmap(move)(matrix, wide).astype(images.dtype)
 
 
 @REGISTRY.register(aliases=["horizontal_flip", "random_flip"])
@@ -112,6 +144,10 @@ class Affine(Geometric):
         set_field(self, "fill", ranges.color("fill", self.fill))
 
     @property
+    def changes_nothing(self) -> bool:  # noqa: D102 - inherited
+        return self == Affine()
+
+    @property
     def border(self) -> str | tuple[float, ...]:  # noqa: D102
         return self.fill  # type: ignore[return-value]
 
@@ -173,30 +209,6 @@ def warp_filled(
     if fill is None or fill in ("nearest", "reflect"):
         return warp(image, matrix, "nearest" if fill is None else str(fill))
     return warp(image, matrix, op.fill_values(fill, image))  # type: ignore[arg-type]
-
-
-def warp_together(ops: tuple[Geometric, ...], keys: Any, images: jax.Array) -> jax.Array:
-    """All of ``ops`` in one sampling, each with the draws it would have alone.
-
-    Args:
-      ops: geometric augmentations, the first to be done first.
-      keys: one for each, as ``images`` of each would take it.
-      images: ``[B, H, W, C]``.
-    """
-    images = check_images(images, ops[0])
-    height, width = images.shape[1:3]
-    matrix = jnp.broadcast_to(identity(), (images.shape[0], 2, 3))
-    for op, key in zip(ops, keys, strict=True):
-        own = jax.random.split(key, images.shape[0])
-        found = jax.vmap(lambda k, op=op: op.matrix(k, height, width))(own)
-        matrix = jax.vmap(chain)(matrix, found)
-    leader = next(op for op in ops if op.border is not None)
-    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-
-    def move(matrix: jax.Array, image: jax.Array) -> jax.Array:
-        return warp_filled(leader, matrix, image, leader.border)
-
-    return jax.vmap(move)(matrix, wide).astype(images.dtype)
 
 
 @REGISTRY.register(aliases=["rotate"])

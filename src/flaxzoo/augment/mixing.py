@@ -10,14 +10,8 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_number, check_size
 from flaxzoo._random import as_key
-from flaxzoo.augment.base import (
-    Augmentation,
-    check_images,
-    images_of,
-    name_of,
-    replace_images,
-    set_field,
-)
+from flaxzoo.augment.base import Augmentation
+from flaxzoo.augment.batches import check_images, images_of, name_of, replace_images, set_field
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ShapeError
@@ -119,7 +113,7 @@ class Mixing(Augmentation):
         raise NotImplementedError(f"{type(self).__name__} has no _join")
 
 
-@REGISTRY.register
+@REGISTRY.register("mixup")
 @dataclasses.dataclass(frozen=True, repr=False)
 class MixUp(Mixing):
     """Averages each image with another one, and their labels alike.
@@ -143,7 +137,7 @@ class MixUp(Mixing):
         return blend(images.astype(wide), others.astype(wide), part), share
 
 
-@REGISTRY.register
+@REGISTRY.register("cutmix")
 @dataclasses.dataclass(frozen=True, repr=False)
 class CutMix(Mixing):
     """Pastes a box of another image into each one; labels mix by area.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flaxzoo.augment.base import Augmentation
+from flaxzoo.augment.base import Augmentation, Compose
 from flaxzoo.augment.color import ColorJitter, Grayscale
-from flaxzoo.augment.compose import Compose, OneOf
 from flaxzoo.augment.cropping import RandomCrop, RandomResizedCrop
 from flaxzoo.augment.erasing import RandomErasing
 from flaxzoo.augment.geometry import Affine, Fill, Flip
 from flaxzoo.augment.mixing import CutMix, MixUp
+from flaxzoo.augment.one_of import OneOf
 from flaxzoo.augment.randaugment import RandAugment
 from flaxzoo.augment.registry import REGISTRY
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_number, check_size
 from flaxzoo._random import as_key
 from flaxzoo.augment import pixels, ranges
-from flaxzoo.augment.base import ImageAugmentation, check_images, per_row, set_field
+from flaxzoo.augment.base import ImageAugmentation
+from flaxzoo.augment.batches import check_images, per_row, set_field
 from flaxzoo.augment.geometry import Fill, affine_matrix, warp_filled
 from flaxzoo.augment.registry import REGISTRY
 from flaxzoo.errors import UnknownNameError, did_you_mean
@@ -190,7 +191,7 @@ def _where_any(
     return jax.lax.cond(rows.any(), changed, lambda images: images, images)
 
 
-@REGISTRY.register(aliases=["rand_augment"])
+@REGISTRY.register("randaugment", aliases=["rand_augment"])
 @dataclasses.dataclass(frozen=True, repr=False)
 class RandAugment(_Automatic):
     """Does ``num_ops`` random ones of fourteen changes, all at one strength.
@@ -235,7 +236,7 @@ class RandAugment(_Automatic):
         return jax.lax.scan(once, images, jax.random.split(key, self.num_ops))[0]
 
 
-@REGISTRY.register(aliases=["trivial_augment"])
+@REGISTRY.register("trivialaugment", aliases=["trivial_augment"])
 @dataclasses.dataclass(frozen=True, repr=False)
 class TrivialAugment(_Automatic):
     """Does a single random one of fourteen changes, at a random strength; nothing to tune.

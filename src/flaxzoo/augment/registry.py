@@ -32,10 +32,7 @@ class AugmentationRegistry(Registry[Any]):
 
 
 def _snake(name: str) -> str:
-    # RandAugment and MixUp are one word in their papers.
-    word = {"RandAugment": "randaugment", "TrivialAugment": "trivialaugment"}.get(name)
-    word = word or {"MixUp": "mixup", "CutMix": "cutmix"}.get(name)
-    return word or "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
 REGISTRY = AugmentationRegistry("augmentation")
