@@ -1,6 +1,7 @@
 """Layers against timm's of the same name, with copied weights, to 1e-5: outputs and gradients."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -15,11 +16,13 @@ from flaxzoo.layers.norm import GlobalResponseNorm, LayerNorm, LayerScale, RMSNo
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens
+from flaxzoo.layers.transformer import BLOCKS
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm.layers")
 grn = pytest.importorskip("timm.layers.grn")
-VisionTransformer = pytest.importorskip("timm.models.vision_transformer").VisionTransformer
+vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+VisionTransformer = vision_transformer.VisionTransformer
 
 NORM = functools.partial(timm.LayerNorm, eps=1e-6)
 TOKENS = (2, 7, 12)
@@ -34,7 +37,7 @@ def parameters(module, seed=0):
         values = rng.standard_normal(tuple(tensor.shape)).astype(np.float32)
         values = values * 0.3 + (name.endswith("weight") and values.ndim == 1)
         tensor.copy_(torch.tensor(values))
-        *path, leaf = name.split(".")
+        *path, leaf = re.sub(r"\.(\d+)\.", r"_\1_", name).split(".")
         if leaf == "weight":
             leaf = "kernel" if values.ndim > 1 else "scale"
             axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[values.ndim]
@@ -140,6 +143,51 @@ def test_attention(fields, options, implementation):
     options = {**options, **renamed, "proj_bias": fields.get("proj_bias", True)}
     theirs = timm.Attention(12, 3, qkv_bias=fields.get("qkv_bias", True), **options)
     compare(Attention(3, implementation=implementation, **fields), theirs, normal(*TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("block", "kind", "fields", "options"),
+    [
+        ("pre", "Block", {}, {}),
+        (
+            "pre",
+            "Block",
+            {"layer_scale": 0.1, "qk_norm": True, "scale_norm": True, "norm": "rms"},
+            {
+                "init_values": 0.1,
+                "qk_norm": True,
+                "scale_attn_norm": True,
+                "scale_mlp_norm": True,
+                "norm_layer": timm.RmsNorm,
+            },
+        ),
+        (
+            "pre",
+            "Block",
+            {"mlp": "swiglu", "activation": "silu", "proj_bias": False},
+            {"mlp_layer": timm.SwiGLU, "act_layer": torch.nn.SiLU, "proj_bias": False},
+        ),
+        (
+            "pre",
+            "Block",
+            {"mlp": "glu", "activation": "silu"},
+            {"mlp_layer": timm.SwiGLUPacked, "act_layer": torch.nn.SiLU},
+        ),
+        ("post", "ResPostBlock", {"layer_scale": 0.1}, {"init_values": 0.1}),
+        ("pairs", "ParallelThingsBlock", {"layer_scale": 0.1}, {"init_values": 0.1}),
+        ("parallel", "ParallelScalingBlock", {"qk_norm": True}, {"qk_norm": True}),
+        (
+            "parallel",
+            "ParallelScalingBlock",
+            {"qkv_bias": False, "layer_scale": 0.1},
+            {"qkv_bias": False, "init_values": 0.1},
+        ),
+    ],
+)
+def test_transformer_blocks(block, kind, fields, options):
+    options = {"qkv_bias": True, "norm_layer": NORM, **options}
+    theirs = getattr(vision_transformer, kind)(12, 3, **options)
+    compare(BLOCKS[block](3, **fields), theirs, normal(*TOKENS))
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
