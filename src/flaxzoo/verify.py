@@ -171,11 +171,14 @@ def verify(
     options = {"img_size": size} if shape else {}
     source = weights if weights is not None else tag is not None
     if source is False:
-        reference = timm.create_model(base, **options)
+        bare = zoo.get(base, input_shape=shape)
+        # timm's own default is as wide as the weights that it would download.
+        classes = bare.module.head.num_classes
+        reference = timm.create_model(base, num_classes=classes, **options)
         shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
         what = f"random weights (seed {seed})"
         tensors: Mapping[str, Any] = synthetic_tensors(shapes, seed)
-        model = with_reference(zoo.get(base, input_shape=shape), tensors, source=what)
+        model = with_reference(bare, tensors, source=what)
     else:
         model = zoo.get(name, pretrained=source, input_shape=shape)
         read = open_source(architecture, source, tag).read()
