@@ -88,5 +88,5 @@ def test_bilinear_is_between_the_nearest_two():
     ramp = np.arange(4, dtype=np.float32)[:, None] * np.ones(2, np.float32)
     out = resample_positions(ramp.reshape(1, 8, 1), (8, 1), old_grid=(4, 2), method="bilinear")
     np.testing.assert_allclose(out[0, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-    with pytest.raises(ValueError, match="method must be one of bicubic, bilinear"):
+    with pytest.raises(ValueError, match="method must be one of 'bicubic', 'bilinear'"):
         resample_positions(positions((2, 2)), (4, 4), method="nearest")

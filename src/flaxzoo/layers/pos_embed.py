@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_choice
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.initializers import Normal
 
@@ -90,9 +91,7 @@ def resample_positions(
       ValueError: there is no such ``method``.
       ShapeError: ``old_grid`` is None and the grid not square, or it has another number of cells.
     """
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
-    weights = _METHODS[method]
+    weights = _METHODS[check_choice("method", method, _METHODS)]
     count = positions.shape[1] - prefix
     old = square(count) if old_grid is None else tuple(old_grid)
     if math.prod(old) != count:
