@@ -37,9 +37,17 @@ _WEIGHTS, _CARD = "model.safetensors", "README.md"
 class Model(Protocol):
     """What is exported: a ``flaxzoo.Model``, whose methods these functions are."""
 
-    module: nn.Module
-    variables: Any
-    spec: ModelSpec
+    @property
+    def module(self) -> nn.Module:
+        """The Linen module."""
+
+    @property
+    def variables(self) -> Any:
+        """Its variables, or None."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is known about the model."""
 
 
 def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, Any]:
