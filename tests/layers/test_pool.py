@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxzoo.layers.pool import anti_alias, avg_pool, blur_pool, max_pool, shortcut_pool
+from flaxzoo.layers.pool import (
+    adaptive_avg_pool,
+    anti_alias,
+    avg_pool,
+    blur_pool,
+    max_pool,
+    shortcut_pool,
+)
 
 
 def image(rows):
@@ -24,6 +31,16 @@ def test_avg_pool_counts_its_padding():
     np.testing.assert_allclose(avg_pool(x, 3, 2, padding=1)[0, :, :, 0], expected, rtol=1e-6)
     # An odd last row is dropped.
     assert avg_pool(x, 2, 2).shape == (1, 1, 1, 1)
+
+
+def test_adaptive_avg_pool_to_fewer_and_to_more():
+    x = image([[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(adaptive_avg_pool(x, (1, 2))[0, :, :, 0], [[3, 4]])
+    # Of two rows made three, the middle one averages both.
+    expected = [[1, 2, 3], [2.5, 3.5, 4.5], [4, 5, 6]]
+    np.testing.assert_array_equal(adaptive_avg_pool(x, (3, 3))[0, :, :, 0], expected)
+    assert adaptive_avg_pool(x, (2, 3)) is x
+    assert adaptive_avg_pool(x, (7, 1)).shape == (1, 7, 1, 1)
 
 
 def test_shortcut_pool_averages_odd_edges_alone():

@@ -24,6 +24,25 @@ def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
 
 
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Averages ``[B, H, W, C]`` to ``[B, *size, C]``, a smaller or larger size, as PyTorch does.
+
+    Row ``i`` of ``n`` averages those from ``floor(i * H / n)`` to before ``ceil((i + 1) * H / n)``,
+    so that windows overlap where ``n`` does not divide ``H``.
+    """
+    for axis, after in ((1, size[0]), (2, size[1])):
+        before = x.shape[axis]
+        if before != after:
+            starts = [i * before // after for i in range(after)]
+            stops = [-(-(i + 1) * before // after) for i in range(after)]
+            means = [
+                jax.lax.slice_in_dim(x, start, stop, axis=axis).mean(axis, keepdims=True)
+                for start, stop in zip(starts, stops, strict=True)
+            ]
+            x = jnp.concatenate(means, axis)
+    return x
+
+
 def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
     """Averages 2 x 2 pixels, as the D variant's shortcut does (Bag of Tricks, fig. 2c).
 
