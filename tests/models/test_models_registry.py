@@ -88,6 +88,21 @@ class Sized(Backbone):
     param_dtype: Any = jnp.float32
 
 
+class Dropped(Sized):
+    """A backbone with the dropout of its head."""
+
+    dropout: float = 0.0
+
+
+def test_dropout_reaches_a_network_that_takes_it(monkeypatch):
+    for registered in ("architectures", "_entries"):
+        monkeypatch.setattr(MODELS, registered, dict(getattr(MODELS, registered)))
+    variants(Dropped, {"dropped": row("Dropped")}, paper="", reference=None)
+    module = MODELS.get("dropped", dropout=0.25)
+    assert module.backbone.dropout == module.head.dropout == 0.25
+    assert MODELS.get("dropped").backbone.dropout == 0.0
+
+
 def test_a_row_s_input_shape_reaches_the_network(monkeypatch):
     rows = {"sized": row("Sized"), "sized_384": row("Sized at 384", input_shape=(384, 384, 3))}
     for registered in ("architectures", "_entries"):

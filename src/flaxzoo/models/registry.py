@@ -216,7 +216,8 @@ def variants(
     """Registers the image classifiers of a family.
 
     Args:
-      network: the backbone, a subclass of ``flaxzoo.models.backbone.Backbone``.
+      network: the backbone, a subclass of ``flaxzoo.models.backbone.Backbone``; a field
+        ``dropout`` of it gets the rate that its head has.
       rows: by name.
       paper: where the family is described.
       reference: how its names relate to those of reference checkpoints.
@@ -241,7 +242,8 @@ def _image_classifier(
     network: type[nn.Module], name: str, variant: Row, input_shape: tuple[int, int, int]
 ) -> Callable[..., nn.Module]:
     fields = dict(variant.fields)
-    if any(field.name == "input_shape" for field in dataclasses.fields(network)):
+    taken = {field.name for field in dataclasses.fields(network)}
+    if "input_shape" in taken:
         fields["input_shape"] = input_shape
 
     def build(
@@ -251,6 +253,8 @@ def _image_classifier(
         features: bool = False,
         **options: Any,
     ) -> nn.Module:
+        if "dropout" in taken:
+            options["dropout"] = dropout
         backbone: Any = network(**{**fields, **options}, feature_maps=features)
         head = {**variant.head, "dropout": dropout}
         if pooling != "auto":
