@@ -154,13 +154,15 @@ def _from_array(image: Any) -> Any:
 
 
 def _upright(image: Any, channels: int) -> Any:
-    from PIL import ImageOps
+    from PIL import ExifTags, ImageOps
 
     if 0 in image.size:
         raise DataError(f"{_name(image)}: the image has no pixels ({image.width} x {image.height})")
     # A damaged note of which way is up may lie beside a sound picture.
     with contextlib.suppress(Exception):
-        image = ImageOps.exif_transpose(image)
+        # Pillow would copy a picture that is upright already.
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     return _convert(image, channels)
 
 
