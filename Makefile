@@ -41,7 +41,7 @@ LOWEST := .venv-lowest
 LATEST := .venv-latest
 WHEEL  := .venv-wheel
 
-.PHONY: demo test test-fast test-lowest test-latest conformance parity lint format bench docs
+.PHONY: demo test test-fast slow test-lowest test-latest conformance parity lint format bench docs
 .PHONY: package digits clean
 
 demo: $(STAMPS)/demo
@@ -58,6 +58,11 @@ test: $(STAMPS)/test
 # Without the tests that train, start processes or compile for seconds.
 test-fast: $(STAMPS)/test
 	$(PYTEST) -m "not slow" $(ARGS)
+
+# Writes down which tests are slow, for test-fast: those above SLOWER seconds of processor time.
+SLOWER ?= 0.5
+slow: $(STAMPS)/test
+	$(PYTEST) --write-slow=$(SLOWER)
 
 # The oldest versions that pyproject.toml allows, all at once.
 test-lowest: $(LOWEST)/stamp

@@ -1,3 +1,4 @@
+import collections
 import gc
 import os
 import sys
@@ -21,6 +22,10 @@ import flaxzoo as fz
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
+# What takes long by measurement; ``make slow`` writes it, and make test-fast leaves it out.
+SLOW = Path(__file__).with_name("slow.txt")
+STARTED = pytest.StashKey[float]()
+seconds: collections.Counter[str] = collections.Counter()
 # Directories that make test leaves to targets of their own.
 LANES = ("conformance", "parity")
 _QUICK = os.environ[_compiler.QUICK] not in ("0", "false", "")
@@ -34,6 +39,14 @@ def pytest_addoption(parser):
         "scripts/families.py prints them; 'none' runs none of them",
     )
 
+    parser.addoption(
+        "--write-slow",
+        metavar="SECONDS",
+        type=float,
+        help="write tests/slow.txt anew: the tests whose cases took more than this in all, of "
+        "processor time",
+    )
+
 
 def pytest_ignore_collect(collection_path, config):
     """Leaves a lane of its own out, unless it or something in it is asked for."""
@@ -45,7 +58,11 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out tests about one family, by marker or by a parameter ``family``, of the others."""
+    """Marks as slow what ``slow.txt`` names; leaves out tests that are about other families."""
+    slow = set(SLOW.read_text("utf-8").split()) if SLOW.exists() else set()
+    for item in items:
+        if function_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
     chosen = config.getoption("--families")
     if chosen in ("all", ""):
         return
@@ -53,6 +70,11 @@ def pytest_collection_modifyitems(config, items):
     out = [item for item in items if (about := families_of(item)) and not about & chosen]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in set(out)]
+
+
+def function_of(nodeid: str) -> str:
+    """A test's name in ``slow.txt``: its file under tests/ and its function, without a case."""
+    return nodeid.partition("[")[0].removeprefix("tests/")
 
 
 def families_of(item) -> set[str]:
@@ -78,6 +100,34 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     """Before any fixture, whatever its scope: the compiler that the test asks for."""
     _compiler.use(_QUICK and item.get_closest_marker("full_compiler") is None)
+    item.stash[STARTED] = processor_time()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item):
+    """Tells what a test and its fixtures took, to whoever writes ``slow.txt``."""
+    try:
+        return (yield)
+    finally:
+        took = processor_time() - item.stash[STARTED]
+        item.user_properties.append(("processor seconds", took))
+
+
+def processor_time() -> float:
+    """Seconds of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        seconds[function_of(report.nodeid)] += dict(report.user_properties)["processor seconds"]
+
+
+def pytest_sessionfinish(session):
+    least = session.config.getoption("--write-slow")
+    if least is not None and not hasattr(session.config, "workerinput"):
+        names = sorted(name for name, took in seconds.items() if took > least)
+        SLOW.write_text("".join(f"{name}\n" for name in names), "utf-8")
 
 
 @pytest.fixture(autouse=True, scope="module")
