@@ -37,12 +37,7 @@ LAYERS = (
 )
 
 # Arrows up, and arrows that close circles, which are still there: this list only gets shorter.
-OPEN = frozenset(
-    {
-        ("flaxzoo.optimizers.core", "flaxzoo.optimizers.build"),
-        ("flaxzoo.optimizers.wrappers", "flaxzoo.optimizers.build"),
-    }
-)
+OPEN: frozenset[tuple[str, str]] = frozenset()
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
+from flaxzoo.optimizers import wrappers
 from flaxzoo.optimizers.build import as_optimizer, default_learning_rate, from_config, get
 from flaxzoo.optimizers.catalog import REGISTRY
 from flaxzoo.optimizers.catalog import recipe as _recipe
@@ -33,6 +34,10 @@ __all__ = [
     "partition",
     "register",
 ]
+
+
+# Importing it is what registers the wrappers.
+del wrappers
 
 
 def info(name: str) -> EntryInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -160,6 +161,16 @@ def from_config(config: Mapping[str, Any]) -> Optimizer:
     if "name" not in options:
         raise UnknownArgumentError(f"config needs 'name', got {sorted(options)}")
     return get(options.pop("name"), **options)
+
+
+def _reduced(optimizer: Optimizer) -> Any:
+    """An optimizer is pickled as its configuration, where it has one."""
+    if optimizer.config is None:
+        return optimizer.__reduce_ex__(2)
+    return from_config, (optimizer.config,)
+
+
+copyreg.pickle(Optimizer, _reduced)
 
 
 def default_learning_rate(name: str) -> float:

@@ -11,13 +11,10 @@ from typing import Any, Literal
 import optax
 import optax.contrib
 
-from flaxzoo.optimizers import wrappers
 from flaxzoo.registry import Registry
 
 Factory = Callable[..., optax.GradientTransformation]
-Decay = Literal[
-    "native", "unmasked", "coupled", "decoupled", "penalised", "selected", "separated", "rebuilt"
-]
+Decay = Literal["native", "coupled", "decoupled", "penalised", "selected", "separated", "rebuilt"]
 
 REGISTRY: Registry[optax.GradientTransformation] = Registry("optimizer")
 
@@ -77,46 +74,39 @@ EXCLUDED: Mapping[str, str] = MappingProxyType(
 
 # Learning rates to begin with, where optax names none: the paper's or reference code's default
 # (torch for rprop and madgrad), else 1e-3. Optimizers that find their own step want 1.
-_RATES: Mapping[str, float] = MappingProxyType(
-    {
-        "adadelta": 1.0,
-        "adafactor": 1e-2,
-        "adagrad": 1e-2,
-        "adamax": 2e-3,
-        "adamaxw": 2e-3,
-        "dpsgd": 1e-1,
-        "fromage": 1e-2,
-        "lars": 1.0,
-        "lbfgs": 1.0,
-        "lion": 1e-4,
-        "madgrad": 1e-2,
-        "muon": 2e-2,
-        "noisy_sgd": 1e-2,
-        "novograd": 1e-2,
-        "optimistic_gradient_descent": 1e-2,
-        "rprop": 1e-2,
-        "sam": 1e-2,
-        "schedule_free": 1.0,
-        "sgd": 1e-2,
-        "sm3": 1e-1,
-        "yogi": 1e-2,
-    }
-)
+_RATES: dict[str, float] = {
+    "adadelta": 1.0,
+    "adafactor": 1e-2,
+    "adagrad": 1e-2,
+    "adamax": 2e-3,
+    "adamaxw": 2e-3,
+    "dpsgd": 1e-1,
+    "fromage": 1e-2,
+    "lars": 1.0,
+    "lbfgs": 1.0,
+    "lion": 1e-4,
+    "madgrad": 1e-2,
+    "muon": 2e-2,
+    "noisy_sgd": 1e-2,
+    "novograd": 1e-2,
+    "optimistic_gradient_descent": 1e-2,
+    "rprop": 1e-2,
+    "sgd": 1e-2,
+    "sm3": 1e-1,
+    "yogi": 1e-2,
+}
 _RATE_KEYWORDS = MappingProxyType({"polyak_sgd": "max_learning_rate"})
 # Factories that compute with the learning rate when they are made, so that it must be a number.
 _CONSTANT_RATE = frozenset({"optimistic_adam", "polyak_sgd", "rprop", "sm3"})
 
-_NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "dpsgd": frozenset({"per_example_gradients"}),
-        "lbfgs": frozenset({"value", "value_fn"}),
-        "momo": frozenset({"value"}),
-        "momo_adam": frozenset({"value"}),
-        "polyak_sgd": frozenset({"value"}),
-        "sam": frozenset({"value_fn"}),
-        "sophia": frozenset({"obj_fn"}),
-    }
-)
+_NEEDS: dict[str, frozenset[str]] = {
+    "dpsgd": frozenset({"per_example_gradients"}),
+    "lbfgs": frozenset({"value", "value_fn"}),
+    "momo": frozenset({"value"}),
+    "momo_adam": frozenset({"value"}),
+    "polyak_sgd": frozenset({"value"}),
+    "sophia": frozenset({"obj_fn"}),
+}
 
 # How weight decay reaches optimizers that have no mask for it; see the functions of decay.py.
 _DECAYS: Mapping[str, Decay] = MappingProxyType(
@@ -215,7 +205,7 @@ def recipe(name: str, factory: Factory) -> Recipe:
     if ours and name in _DECAYS:
         decay = _DECAYS[name]
     elif amounts:
-        decay = "native" if masks else "unmasked"
+        decay = "native"
     else:
         decay = "coupled"
     managed = {keyword, *amounts, *(masks if amounts else ())}
@@ -243,9 +233,25 @@ def _discover() -> dict[str, Factory]:
         if name not in EXCLUDED and "learning_rate" in inspect.signature(value).parameters
     }
     found["polyak_sgd"] = optax.polyak_sgd
-    for wrapper in (wrappers.sam, wrappers.mechanize, wrappers.schedule_free):
-        found[wrapper.__name__] = wrapper
     return found
+
+
+def register_wrapper(
+    *, default_rate: float, needs: frozenset[str] = frozenset()
+) -> Callable[[Factory], Factory]:
+    """Decorator: registers an optimizer that wraps another one, in place of optax's own of that name.
+
+    Args:
+      default_rate: learning rate where the caller gives none.
+      needs: see ``Optimizer.needs``.
+    """
+
+    def add(factory: Factory) -> Factory:
+        name = factory.__name__
+        _OURS[name], _RATES[name], _NEEDS[name] = factory, default_rate, needs
+        return REGISTRY.register(name, override=True)(factory)
+
+    return add
 
 
 _OURS = _discover()

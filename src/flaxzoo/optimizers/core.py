@@ -72,13 +72,6 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         text = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "..."
         return f"<optimizer {self.name}({text})>"
 
-    def __reduce__(self) -> Any:
-        if self.config is None:
-            return super().__reduce__()
-        from flaxzoo.optimizers.build import from_config
-
-        return from_config, (self.config,)
-
 
 def is_masked(node: Any) -> bool:
     """Whether ``node`` stands for parameters that a mask took out."""

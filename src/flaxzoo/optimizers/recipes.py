@@ -37,12 +37,10 @@ def transformation(
         kind = "native"
     amount = {str(recipe.decay_keyword): weight_decay}
     if kind == "native":
-        given = {str(recipe.mask_keyword): mask}
-        return plain(given if weight_decay is None else {**given, **amount})
+        masked = {recipe.mask_keyword: mask} if recipe.mask_keyword else {}
+        return plain(masked if weight_decay is None else {**masked, **amount})
     if weight_decay is None:
         return plain({})
-    if kind == "unmasked":
-        return plain(amount)
     if kind == "selected":
         return decay.selected(plain(amount), plain({}), mask)
     if kind == "separated":

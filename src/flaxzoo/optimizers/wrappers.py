@@ -9,6 +9,8 @@ import jax
 import optax
 
 from flaxzoo._checks import check_number, check_size
+from flaxzoo.optimizers.build import as_optimizer
+from flaxzoo.optimizers.catalog import register_wrapper
 from flaxzoo.optimizers.core import Optimizer
 
 
@@ -21,8 +23,6 @@ def _base(
     weight_decay_mask: Any,
     without: frozenset[str],
 ) -> Optimizer:
-    from flaxzoo.optimizers.build import as_optimizer
-
     given: dict[str, Any] = dict(options or {})
     if isinstance(optimizer, str) or not isinstance(optimizer, optax.GradientTransformation):
         given["learning_rate"] = learning_rate
@@ -35,6 +35,7 @@ def _base(
     return base
 
 
+@register_wrapper(default_rate=1e-2, needs=frozenset({"value_fn"}))
 def sam(
     learning_rate: Any,
     base_optimizer: Any = "sgd",
@@ -85,6 +86,7 @@ def sam(
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
+@register_wrapper(default_rate=1.0)
 def mechanize(
     learning_rate: Any = 1.0,
     base_optimizer: Any = "adam",
@@ -128,6 +130,7 @@ def mechanize(
     return _with_needs(tx, base)
 
 
+@register_wrapper(default_rate=1.0)
 def schedule_free(
     learning_rate: Any,
     base_optimizer: Any = "sgd",
