@@ -239,7 +239,7 @@ def _discover() -> dict[str, Factory]:
 def register_wrapper(
     *, default_rate: float, needs: frozenset[str] = frozenset()
 ) -> Callable[[Factory], Factory]:
-    """Decorator: registers an optimizer that wraps another one, in place of optax's own of that name.
+    """Decorator: registers an optimizer around another one, in place of optax's own of that name.
 
     Args:
       default_rate: learning rate where the caller gives none.
