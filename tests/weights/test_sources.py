@@ -120,6 +120,38 @@ def test_flaxmodels_has_the_names_and_shapes_of_the_rule(name):
     assert {path: leaf.shape for path, leaf in converted.items()} == RULES[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "depths"), [("vgg16", (2, 2, 3, 3, 3)), ("vgg19", (2, 2, 4, 4, 4))]
+)
+def test_flaxmodels_vggs_have_the_names_and_shapes_of_the_rule(name, depths):
+    module = getattr(flaxmodels, name.upper())(pretrained=None)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    # Views of one zero: nothing of their 138 million parameters is stored.
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    fc6 = zeros["params"]["fc6"]["kernel"] = np.zeros((25088, 4096), np.float32)
+    # An element of the map's channel 5, row 3 and column 2, which PyTorch flattens in this order.
+    fc6[5 * 49 + 3 * 7 + 2, 11] = 1
+    converted = flatten(from_flaxmodels(module, zeros))
+
+    expected, place, inputs = {}, 0, 3
+    for depth, width in zip(depths, (64, 128, 256, 512, 512), strict=True):
+        for _ in range(depth):
+            expected[f"backbone/features_{place}"] = (3, 3, inputs, width)
+            place, inputs = place + 2, width
+        place += 1
+    expected["backbone/pre_logits/fc1"] = (7, 7, 512, 4096)
+    expected["backbone/pre_logits/fc2"] = (1, 1, 4096, 4096)
+    expected["head/fc"] = (4096, 1000)
+    kernels = {f"params/{layer}/kernel": shape for layer, shape in expected.items()}
+    biases = {f"params/{layer}/bias": shape[-1:] for layer, shape in expected.items()}
+    assert {path: leaf.shape for path, leaf in converted.items()} == {**kernels, **biases}
+    assert converted["params/backbone/pre_logits/fc1/kernel"][3, 2, 5, 11] == 1
+
+    with pytest.raises(CheckpointError, match=r"of its convolutions, it has (13|16)"):
+        from_flaxmodels({"vgg16": "vgg19", "vgg19": "vgg16"}[name], zeros)
+
+
 def test_the_names_of_split_attention():
     module = small(jax_resnet.ResNeStBottleneckBlock, jax_resnet.ResNetDStem)
     converted = flatten(from_jax_resnet(module, filled(module)))
@@ -287,7 +319,8 @@ def test_flaxmodels_variables_that_do_not_fit():
 
 
 def test_names_and_preprocessing():
-    assert sources.names("flaxmodels") == tuple(f"resnet{n}" for n in (18, 34, 50, 101, 152))
+    resnets = tuple(f"resnet{n}" for n in (18, 34, 50, 101, 152))
+    assert sources.names("flaxmodels") == (*resnets, "vgg16", "vgg19")
     names = set(sources.names("jax_resnet")) - {"resnest50_fast_2s1x64d"}
     assert len(names) == 14
     assert names <= set(fz.models.list())
@@ -298,7 +331,8 @@ def test_names_and_preprocessing():
         assert expects["interpolation"] == ("bicubic" if "nest" in name else "bilinear")
     assert sources.preprocess("resnet50", "jax_resnet")["crop"] == 0.875
     assert sources.preprocess("resnest269e", "jax_resnet")["crop"] == 416 / 448
-    assert sources.preprocess("resnet50", "flaxmodels")["crop"] == 0.875
+    for name in sources.names("flaxmodels"):
+        assert sources.preprocess(name, "flaxmodels")["crop"] == 0.875
 
 
 @pytest.mark.parametrize("call", [sources.load, sources.preprocess])

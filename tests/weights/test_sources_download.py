@@ -72,6 +72,30 @@ def test_what_an_h5_file_holds(tmp_path):
         from_flaxmodels("resnet50", flat)
 
 
+def test_what_a_vgg_s_h5_file_holds(tmp_path):
+    layers = [
+        f"conv{n}_{i}" for n, depth in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, depth + 1)
+    ]
+    arrays = {
+        f"{layer}/{leaf}": np.full((1,), 1) for layer in layers for leaf in ("weight", "bias")
+    }
+    for layer, inputs in (("fc6", 512 * 7 * 7), ("fc7", 1), ("fc8", 1)):
+        arrays[f"{layer}/weight"] = np.arange(inputs)[:, None]
+        arrays[f"{layer}/bias"] = np.full((1,), 2)
+    with h5py.File(write_h5(tmp_path / "file.h5", arrays), "r") as file:
+        converted = from_flaxmodels("vgg16", file)
+    assert set(converted) == {"params"}
+    backbone = converted["params"]["backbone"]
+    assert [name for name in backbone if name != "pre_logits"] == [
+        f"features_{i}" for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    ]
+    # Channel 1's first pixel comes behind the 49 of channel 0.
+    assert backbone["pre_logits"]["fc1"]["kernel"][0, 0, :3, 0].tolist() == [0, 49, 98]
+    del arrays["conv5_3/bias"]
+    with pytest.raises(CheckpointError, match="1 missing: params/conv5_3/bias"):
+        from_flaxmodels("vgg16", arrays)
+
+
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A server that answers with (status, declared length, body), in flaxmodels' place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from flaxzoo._trees import SHOWN, unflatten
@@ -17,7 +17,8 @@ _Entry = TypeVar("_Entry")
 class Renaming:
     """Collects the pairs while a converter walks along a network, then moves the leaves.
 
-    Arrays keep their layout: the packages are Flax's own, with kernels in HWIO.
+    Arrays keep their layout, but where a converter says another: the packages are Flax's own, with
+    kernels in HWIO.
 
     Attributes:
       found: the other package's leaves by path, ``params/Conv_0/kernel``.
@@ -26,9 +27,26 @@ class Renaming:
     def __init__(self, found: Mapping[str, Any]) -> None:
         self.found = found
         self._theirs: dict[str, str] = {}
+        self._layouts: dict[str, Callable[[Any], Any]] = {}
 
-    def conv(self, ours: str, theirs: str, *, bias: bool = False) -> None:
-        """A convolution or dense layer of the backbone, or of the head."""
+    def conv(
+        self,
+        ours: str,
+        theirs: str,
+        *,
+        bias: bool = False,
+        layout: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """A convolution or dense layer of the backbone, or of the head.
+
+        Args:
+          ours: its path in our network.
+          theirs: its path in the other package's.
+          bias: whether it has one.
+          layout: from their kernel to ours, where the two are of another shape.
+        """
+        if layout is not None:
+            self._layouts[f"params/{ours}/kernel"] = layout
         for leaf in ("kernel", "bias") if bias else ("kernel",):
             self._theirs[f"params/{ours}/{leaf}"] = f"params/{theirs}/{leaf}"
 
@@ -64,7 +82,10 @@ class Renaming:
             raise CheckpointError(
                 f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
             )
-        return unflatten({ours: self.found[path] for ours, path in self._theirs.items()})
+        leaves = {ours: self.found[path] for ours, path in self._theirs.items()}
+        for ours, layout in self._layouts.items():
+            leaves[ours] = layout(leaves[ours])
+        return unflatten(leaves)
 
 
 def pick(table: Mapping[str, _Entry], name: str, source: str) -> _Entry:

@@ -1,4 +1,4 @@
-"""Variables and pretrained weights of the package flaxmodels: its ResNets.
+"""Variables and pretrained weights of the package flaxmodels: its ResNets and VGGs.
 
 Its networks compute what ours of the same weights do, but normalise images themselves where
 ``normalize=True``, and return probabilities where ``output="softmax"``; both are the default there.
@@ -8,9 +8,11 @@ Reference: https://github.com/matthias-wright/flaxmodels
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,40 @@ from flaxzoo.weights.sources._renaming import (
     pick,
 )
 
-# Convolutions of a block besides the shortcut's, and the stages' numbers of blocks.
-_DEPTHS = {
-    "resnet18": (2, (2, 2, 2, 2)),
-    "resnet34": (2, (3, 4, 6, 3)),
-    "resnet50": (3, (3, 4, 6, 3)),
-    "resnet101": (3, (3, 4, 23, 3)),
-    "resnet152": (3, (3, 8, 36, 3)),
-}
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """A network of the package.
+
+    Attributes:
+      module: where the package has its URL.
+      walk: pairs its layers, and returns how many units there are; called with the renaming and
+        whether it holds variables rather than a file's content.
+      unit: what the walk counts.
+      count: how many units the network has.
+    """
+
+    module: str
+    walk: Callable[[Renaming, bool], int]
+    unit: str
+    count: int
+
+
+def _resnet(convs: int, *depths: int) -> _Network:
+    """A ResNet by the convolutions of a block besides the shortcut's, and the blocks per stage."""
+    walk = functools.partial(_walk_resnet, depths, convs)
+    return _Network("flaxmodels.resnet.resnet", walk, "blocks", sum(depths))
+
+
+def _vgg(*depths: int) -> _Network:
+    """A VGG by the convolutions of its stages."""
+    walk = functools.partial(_walk_vgg, depths)
+    return _Network("flaxmodels.vgg.vgg", walk, "convolutions", sum(depths))
 
 
 def names() -> tuple[str, ...]:
     """The architectures, by our names, that the package has ImageNet weights for."""
-    return tuple(_DEPTHS)
+    return tuple(_NETWORKS)
 
 
 def preprocess(name: str) -> dict[str, Any]:
@@ -50,7 +73,7 @@ def preprocess(name: str) -> dict[str, Any]:
     Raises:
       UnknownNameError: the package has no weights for ``name``.
     """
-    pick(_DEPTHS, name, "flaxmodels")
+    pick(_NETWORKS, name, "flaxmodels")
     return {
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
@@ -72,8 +95,8 @@ def load(name: str) -> dict[str, Any]:
     """
     from flaxzoo.weights.sources._download import cached
 
-    pick(_DEPTHS, name, "flaxmodels")
-    url: str = importlib.import_module("flaxmodels.resnet.resnet").URLS[name]
+    network = pick(_NETWORKS, name, "flaxmodels")
+    url: str = importlib.import_module(network.module).URLS[name]
     file = url.rpartition("/")[2].partition("?")[0]
     path = Path(tempfile.gettempdir()) / "flaxmodels" / file
     return cached(path, url, lambda file: _read(file, name), source="flaxmodels")
@@ -86,19 +109,20 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 def from_flaxmodels(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts variables or a weight file's content of a flaxmodels ResNet to our names.
+    """Converts variables or a weight file's content of a flaxmodels network to our names.
 
     Args:
-      module: the network, a ``flaxmodels.ResNet18`` ... ``ResNet152``, or its name,
-        ``"resnet50"``.
+      module: the network, a ``flaxmodels.ResNet18`` ... ``ResNet152``, ``VGG16`` or ``VGG19``, or
+        its name, ``"resnet50"``.
       variables: its ``params`` and ``batch_stats``; or what one of the package's h5 files holds,
         nested or by path (``layer1/block0/conv1/weight``), an open ``h5py.File`` included.
 
     Returns:
-      ``{"params": {"backbone": ..., "head": {"fc": ...}}, "batch_stats": {"backbone": ...}}``.
+      ``{"params": {"backbone": ..., "head": {"fc": ...}}, "batch_stats": {"backbone": ...}}``,
+      a VGG without ``batch_stats``.
 
     Raises:
-      UnknownNameError: there is no ResNet of that name in the package.
+      UnknownNameError: there is no such network of that name in the package.
       TypeError: ``module`` is neither.
       CheckpointError: the variables are of another network, or a leaf is missing or left over; it
         lists the first ten.
@@ -110,24 +134,53 @@ def from_flaxmodels(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]
     name = getattr(module, "architecture", module)
     if not isinstance(name, str):
         raise TypeError(
-            f"module must be a flaxmodels ResNet or its name, got {type(module).__name__}"
+            f"module must be a flaxmodels ResNet or VGG or its name, got {type(module).__name__}"
         )
-    convs, depths = pick(_DEPTHS, name, "flaxmodels")
-    if "params" in variables:
-        found, source = flatten(variables), "flaxmodels' variables"
-        renaming = Renaming(found)
-        blocks = _walk_variables(renaming, depths, convs)
-    else:
-        source = "the arrays of flaxmodels' file"
-        found = _as_variables(flatten(variables))
-        renaming = Renaming(found)
-        blocks = _walk_file(renaming, depths, convs)
-    if blocks != sum(depths):
+    network = pick(_NETWORKS, name, "flaxmodels")
+    is_variables = "params" in variables
+    leaves = flatten(variables)
+    source = "flaxmodels' variables" if is_variables else "the arrays of flaxmodels' file"
+    renaming = Renaming(leaves if is_variables else _as_variables(leaves))
+    count = network.walk(renaming, is_variables)
+    if count != network.count:
         raise CheckpointError(
-            f"{source} are not those of {name!r}: they have {blocks} of its blocks, "
-            f"it has {sum(depths)}"
+            f"{source} are not those of {name!r}: they have {count} of its {network.unit}, "
+            f"it has {network.count}"
         )
     return renaming.apply(f"{source} for {name!r}")
+
+
+def _walk_resnet(
+    depths: tuple[int, ...], convs: int, renaming: Renaming, is_variables: bool
+) -> int:
+    walk = _walk_variables if is_variables else _walk_file
+    return walk(renaming, depths, convs)
+
+
+def _walk_vgg(depths: tuple[int, ...], renaming: Renaming, is_variables: bool) -> int:
+    """Pairs what the package and its file name alike, and returns how many convolutions it has."""
+    del is_variables
+    # In timm's list each convolution is followed by an activation, each stage by pooling.
+    place = 0
+    for stage, depth in enumerate(depths, 1):
+        for i in range(depth):
+            renaming.conv(f"backbone/features_{place}", f"conv{stage}_{i + 1}", bias=True)
+            place += 2
+        place += 1
+    renaming.conv("backbone/pre_logits/fc1", "fc6", bias=True, layout=_flattened_to_conv)
+    renaming.conv("backbone/pre_logits/fc2", "fc7", bias=True, layout=_dense_to_conv)
+    renaming.conv("head/fc", "fc8", bias=True)
+    convs = [path for path in renaming.found if path.startswith("params/conv")]
+    return len({path.split("/")[1] for path in convs})
+
+
+def _flattened_to_conv(kernel: Any) -> Any:
+    """A dense layer's kernel over a map of 512 x 7 x 7, channels first, as a convolution's."""
+    return kernel.reshape(512, 7, 7, -1).transpose(1, 2, 0, 3)
+
+
+def _dense_to_conv(kernel: Any) -> Any:
+    return kernel[None, None]
 
 
 def _walk_variables(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
@@ -188,3 +241,14 @@ def _as_variables(flat: Mapping[str, Any]) -> dict[str, Any]:
         # An open file's arrays are gone once it is closed.
         found[f"{collection}/{owner}/{leaf}"] = np.asarray(array)
     return found
+
+
+_NETWORKS = {
+    "resnet18": _resnet(2, 2, 2, 2, 2),
+    "resnet34": _resnet(2, 3, 4, 6, 3),
+    "resnet50": _resnet(3, 3, 4, 6, 3),
+    "resnet101": _resnet(3, 3, 4, 23, 3),
+    "resnet152": _resnet(3, 3, 8, 36, 3),
+    "vgg16": _vgg(2, 2, 3, 3, 3),
+    "vgg19": _vgg(2, 2, 4, 4, 4),
+}
