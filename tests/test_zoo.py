@@ -137,3 +137,10 @@ def test_info_counts_what_the_catalogue_does_not(monkeypatch):
     monkeypatch.setattr(catalog, "known", lambda name: {})
     counted = fz.models.info("mlp")
     assert (counted.parameters, counted.gflops) == (usual.parameters, pytest.approx(usual.gflops))
+
+
+def test_weights_of_one_size_take_no_other(monkeypatch):
+    entry = {**catalog.entry("resnet18", "a1_in1k"), "fixed_input_size": True}
+    monkeypatch.setattr(catalog, "entry", lambda name, tag: entry)
+    with pytest.raises(fz.errors.ShapeError, match=r"for images of \[224, 224\] alone, got .*\(96"):
+        fz.models.get("resnet18", pretrained=True, input_shape=(96, 96, 3))
