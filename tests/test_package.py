@@ -26,7 +26,7 @@ def test_using_one_part_does_not_load_the_others():
         "import sys, flaxzoo as fz\n"
         "fz.models.get('cnn')\n"
         "heavy = ('flaxmodels', 'jax_resnet', 'torch', 'matplotlib', 'sklearn', 'tensorboardX',\n"
-        "         'orbax.checkpoint', 'metrax', 'flaxzoo.training.trainer', 'flaxzoo.losses')\n"
+        "         'orbax.checkpoint', 'clu', 'flaxzoo.training.trainer', 'flaxzoo.losses')\n"
         "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -58,6 +58,11 @@ def masked(x: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights != 0, x, jnp.zeros_like(x))
 
 
+def divide_no_nan(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x / y``, and 0 where y is 0."""
+    return jnp.where(y != 0, jnp.divide(x, y), 0.0)
+
+
 def align(outputs: Any, targets: Any, metric: str) -> tuple[jax.Array, jax.Array]:
     """Outputs and targets of one shape; [..., 1] and [...] are made alike, nothing broadcasts.
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import metrax
 from clu import metrics as clu_metrics
 
 from flaxzoo.metrics import _arrays, _curves, _states
@@ -29,7 +28,7 @@ def accuracy(
       from_logits: for yes-or-no scores, whether the boundary is at 0 or at 0.5.
 
     Returns:
-      A metrax.Accuracy.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't fit outputs, or class labels are not integers.
@@ -43,7 +42,7 @@ def accuracy(
     else:
         return _binary_accuracy(outputs, targets, weights, 0.5, from_logits, "accuracy")
     weights = _arrays.expand_weights(weights, labels.shape, "accuracy")
-    return metrax.Accuracy.from_model_output(answers, labels, weights)
+    return _states.Mean.of(answers == labels, weights)
 
 
 @REGISTRY.register
@@ -66,7 +65,7 @@ def binary_accuracy(
       from_logits: whether outputs are logits, as opposed to probabilities.
 
     Returns:
-      A metrax.Accuracy.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't fit outputs.
@@ -80,7 +79,7 @@ def _binary_accuracy(
     probabilities, truths, weights = _arrays.binary_scores(
         outputs, targets, weights, from_logits=from_logits, metric=metric
     )
-    return metrax.Accuracy.from_model_output(probabilities > threshold, truths, weights)
+    return _states.Mean.of((probabilities > threshold) == truths, weights)
 
 
 @REGISTRY.register
@@ -99,7 +98,7 @@ def top_k_accuracy(
       k: how many guesses count.
 
     Returns:
-      A metrax.Accuracy.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't fit outputs, or labels are not integers.
@@ -112,7 +111,7 @@ def top_k_accuracy(
     better = (outputs > score) | ((outputs == score) & (classes < labels))
     # A label out of range has the score NaN, as if the model had given it.
     right = (better.sum(-1) < k) & ~jnp.isnan(score[..., 0])
-    return metrax.Accuracy.from_model_output(right, jnp.ones_like(right), weights)
+    return _states.Mean.of(right, weights)
 
 
 @REGISTRY.register(aliases=["auroc", "auc_roc", "roc_auc"])
@@ -187,7 +186,7 @@ def perplexity(
       from_logits: False where outputs are probabilities.
 
     Returns:
-      A metrax.Perplexity.
+      A mergeable mean, whose exponential is the value.
 
     Raises:
       ShapeError: targets don't fit outputs, or are not integers.
@@ -197,4 +196,4 @@ def perplexity(
     weights = _arrays.expand_weights(weights, labels.shape, "perplexity")
     log_probabilities = jax.nn.log_softmax(outputs) if from_logits else jnp.log(outputs)
     cross_entropy = -_arrays.pick(log_probabilities, labels[..., None])[..., 0]
-    return _states.Perplexity.from_cross_entropy(cross_entropy, weights)
+    return _states.Mean.of(cross_entropy, weights, then="exp")

@@ -13,7 +13,8 @@ import flax
 import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
-from metrax.base import divide_no_nan
+
+from flaxzoo.metrics._arrays import divide_no_nan
 
 # Bins per power of two, and the powers told apart: |score| from 2**-32 to 2**32, about 2e-10 to
 # 4e9. Beyond, scores are ties.

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import metrax
 from clu import metrics as clu_metrics
 
 from flaxzoo.errors import ShapeError, UnknownArgumentError
@@ -30,7 +29,7 @@ def average_loss(
       loss: [B], [B, T], or a scalar.
 
     Returns:
-      A metrax.Average.
+      A mergeable mean.
 
     Raises:
       UnknownArgumentError: there is no loss.
@@ -60,12 +59,13 @@ def mse(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metri
       weights: leading axes of the targets, or None.
 
     Returns:
-      A metrax.MSE.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    return metrax.MSE.from_model_output(*_elements(outputs, targets, weights, "mse"))
+    outputs, targets, weights = _elements(outputs, targets, weights, "mse")
+    return _states.Mean.of(jnp.square(outputs - targets), weights)
 
 
 @REGISTRY.register(aliases=["root_mean_squared_error"])
@@ -78,12 +78,13 @@ def rmse(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metr
       weights: leading axes of the targets, or None.
 
     Returns:
-      A metrax.RMSE.
+      A mergeable mean, whose root is the value.
 
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    return metrax.RMSE.from_model_output(*_elements(outputs, targets, weights, "rmse"))
+    outputs, targets, weights = _elements(outputs, targets, weights, "rmse")
+    return _states.Mean.of(jnp.square(outputs - targets), weights, then="sqrt")
 
 
 @REGISTRY.register(aliases=["mean_absolute_error"])
@@ -96,12 +97,13 @@ def mae(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metri
       weights: leading axes of the targets, or None.
 
     Returns:
-      A metrax.MAE.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    return metrax.MAE.from_model_output(*_elements(outputs, targets, weights, "mae"))
+    outputs, targets, weights = _elements(outputs, targets, weights, "mae")
+    return _states.Mean.of(jnp.abs(outputs - targets), weights)
 
 
 @REGISTRY.register(aliases=["r2_score", "r_squared"])
@@ -137,7 +139,7 @@ def cosine_similarity(outputs: Any, targets: Any, *, weights: Any = None) -> clu
       weights: leading axes of [...], or None.
 
     Returns:
-      A metrax.Average.
+      A mergeable mean.
 
     Raises:
       ShapeError: targets don't have the shape of outputs, or are scalars.

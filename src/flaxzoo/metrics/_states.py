@@ -1,8 +1,7 @@
 """What metrics accumulate: mergeable sums, as clu.metrics.Metric classes.
 
-metrax's classes are used as they are for accuracy and the mean errors. Those here close gaps:
-weights for precision, recall and F, merging by tokens for perplexity, and an R2 that does not
-cancel. The areas under curves are in ``_curves``.
+One class serves all that are means; precision, recall and F are counts of decisions, R2 is
+centred moments, and the areas under curves are in ``_curves``.
 """
 
 from __future__ import annotations
@@ -13,14 +12,41 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import metrax
 from clu import metrics as clu_metrics
-from metrax.base import divide_no_nan
 
 from flaxzoo.metrics import _arrays, _curves
 
 
-def average(values: Any, weights: Any, *, examples: int, metric: str) -> metrax.Average:
+@flax.struct.dataclass
+class Mean(clu_metrics.Metric):
+    """A weighted mean, and what a metric makes of it at the end.
+
+    Attributes:
+      total: sum of the values times their weights.
+      count: sum of the weights.
+      then: ``"sqrt"`` or ``"exp"``, what is done to the mean of all batches; None for nothing.
+    """
+
+    total: jax.Array
+    count: jax.Array
+    then: str | None = flax.struct.field(pytree_node=False, default=None)
+
+    @classmethod
+    def of(cls, values: jax.Array, weights: jax.Array, then: str | None = None) -> Mean:
+        """Of values and weights of one shape; a value of weight 0 may be anything, NaN too."""
+        return cls((_arrays.masked(values, weights) * weights).sum(), weights.sum(), then)
+
+    def merge(self, other: Mean) -> Mean:
+        """Sum of both."""
+        return self.replace(total=self.total + other.total, count=self.count + other.count)
+
+    def compute(self) -> jax.Array:
+        """The value; that of the mean 0 where there is no weight."""
+        mean = _arrays.divide_no_nan(self.total, self.count)
+        return mean if self.then is None else {"sqrt": jnp.sqrt, "exp": jnp.exp}[self.then](mean)
+
+
+def average(values: Any, weights: Any, *, examples: int, metric: str) -> Mean:
     """Weighted average of per-example, per-element or whole-batch values.
 
     Args:
@@ -41,7 +67,7 @@ def average(values: Any, weights: Any, *, examples: int, metric: str) -> metrax.
         extra = range(values.ndim, weights.ndim)
         weights = _arrays.as_float(weights).sum(tuple(extra)) if extra else weights
     expanded = _arrays.expand_weights(weights, values.shape, metric)
-    return metrax.Average.from_model_output(_arrays.masked(values, expanded), expanded)
+    return Mean.of(values, expanded)
 
 
 @flax.struct.dataclass
@@ -49,7 +75,7 @@ class ConfusionCounts(clu_metrics.Metric):
     """True positives, false positives and false negatives, and the F-score they give.
 
     Precision is the F-score with beta 0, recall the one with infinite beta, so one class serves
-    all. metrax's have no weights, no classes, and an F-score that can't merge.
+    all.
 
     Attributes:
       true_positives: weight of the right yes decisions, a scalar or by class [C].
@@ -79,42 +105,27 @@ class ConfusionCounts(clu_metrics.Metric):
         if self.average == "micro":
             hits, extra, missed = hits.sum(), extra.sum(), missed.sum()
         if math.isinf(self.beta):
-            scores = divide_no_nan(hits, hits + missed)
+            scores = _arrays.divide_no_nan(hits, hits + missed)
         else:
             squared = self.beta**2
-            scores = divide_no_nan(
+            scores = _arrays.divide_no_nan(
                 (1 + squared) * hits, (1 + squared) * hits + squared * missed + extra
             )
         if self.average == "macro":
             # Classes that neither occur nor are predicted have no score.
             present = (hits + extra + missed) > 0
-            return divide_no_nan((scores * present).sum(), present.sum())
+            return _arrays.divide_no_nan((scores * present).sum(), present.sum())
         if self.average == "weighted":
-            return divide_no_nan((scores * (hits + missed)).sum(), (hits + missed).sum())
+            return _arrays.divide_no_nan((scores * (hits + missed)).sum(), (hits + missed).sum())
         return scores
-
-
-@flax.struct.dataclass
-class Perplexity(metrax.Perplexity):
-    """metrax's perplexity, with batches merged by the weight of their tokens.
-
-    metrax weighs every batch by its number of sequences, so that its value depends on how tokens
-    are spread over batches.
-    """
-
-    @classmethod
-    def from_cross_entropy(cls, cross_entropy: jax.Array, weights: jax.Array) -> Perplexity:
-        """From cross-entropies in nats and weights of the same shape."""
-        total = (_arrays.masked(cross_entropy, weights) * weights).sum()
-        return cls(aggregate_crossentropy=total, num_samples=weights.sum())
 
 
 @flax.struct.dataclass
 class RSquared(clu_metrics.Metric):
     """Coefficient of determination by column, merged by centred moments.
 
-    metrax subtracts the squared sum from the sum of squares, which leaves nothing but rounding
-    where targets have a mean far from zero (years, prices). Means and centred sums are merged here
+    The sum of squares less the squared sum leaves nothing but rounding where targets have a mean
+    far from zero (years, prices). Means and centred sums are merged here
     instead: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm", 1979.
 
     The mean is kept as one of the targets and an offset from it, because a large mean alone is
@@ -143,7 +154,7 @@ class RSquared(clu_metrics.Metric):
         first = jnp.argmax(weights != 0, axis=0, keepdims=True)
         anchor = jnp.take_along_axis(targets, first, axis=0)[0]
         relative = targets - anchor
-        offset = divide_no_nan((weights * relative).sum(0), count)
+        offset = _arrays.divide_no_nan((weights * relative).sum(0), count)
         return cls(
             count=count,
             anchor=anchor,
@@ -159,7 +170,7 @@ class RSquared(clu_metrics.Metric):
         anchor = jnp.where(self.count > 0, self.anchor, other.anchor)
         offset = jnp.where(self.count > 0, self.offset, other.offset)
         shift = (other.anchor - anchor) + (other.offset - offset)
-        share = divide_no_nan(other.count, count)
+        share = _arrays.divide_no_nan(other.count, count)
         return RSquared(
             count=count,
             anchor=anchor,
@@ -171,22 +182,9 @@ class RSquared(clu_metrics.Metric):
     def compute(self) -> jax.Array:
         """Mean over columns; a column of constant targets scores 1 if exact, else 0."""
         constant = jnp.where(self.error == 0, 1.0, 0.0)
-        varying = 1 - divide_no_nan(self.error, self.spread)
+        varying = 1 - _arrays.divide_no_nan(self.error, self.spread)
         return jnp.where(self.spread > 0, varying, constant).mean()
 
 
 # Classes whose compute() can be jitted.
-JITTABLE = frozenset(
-    {
-        ConfusionCounts,
-        Perplexity,
-        _curves.PrAuc,
-        RSquared,
-        _curves.RocAuc,
-        metrax.Accuracy,
-        metrax.Average,
-        metrax.MAE,
-        metrax.MSE,
-        metrax.RMSE,
-    }
-)
+JITTABLE = frozenset({Mean, ConfusionCounts, RSquared, _curves.PrAuc, _curves.RocAuc})
