@@ -69,6 +69,14 @@ FAMILIES: dict[str, Family] = {
         (2, 16, 3),
         {"dropout": 0.5},
     ),
+    "convnext": Family(
+        "convnext_atto",
+        {"layers": (2, 1), "widths": (8, 12), "kernel_sizes": (7, 5)},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+    ),
     "lstm": Family(
         "lstm",
         {"hidden_size": 6, "num_layers": 2, "bidirectional": True},
