@@ -1,0 +1,296 @@
+"""Compares names of the zoo with timm, and keeps the ledger of certificates.
+
+    pip install torch torchvision timm==1.0.31
+    python scripts/certify.py                           # every name that timm has
+    python scripts/certify.py "resnet*" resnest50d
+    python scripts/certify.py --family resnest
+    python scripts/certify.py --changed --lot 5         # what CI runs
+
+Both get the same random weights, random statistics included, and the same images; compared are the
+map after each stage, the pooled features and the logits. A difference of more than 1e-5 of the
+reference's largest value fails, and the exit code is 1.
+
+The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one line a name:
+
+- ``logits``, ``features`` and ``stages``: the largest relative differences;
+- ``compared``: ``"whole"``, or the fields that made the network shallow where the whole has more
+  parameters than ``--whole-below``: every kind of block is there, at most two in each stage;
+- ``input_shape`` of the images;
+- ``versions`` of timm, torch, jax and flaxzoo;
+- ``fingerprint`` of the computation of the whole network: a digest of its jaxpr for XLA's own
+  lowering, without names and places in the source, so that it changes with what is computed and
+  with nothing else. ``--changed`` runs the names whose fingerprint is another one.
+
+A family whose depth is not in a field called ``layers``, ``depths`` or ``depth`` says where it is:
+``CUT = {"our_field": "timms_keyword"}`` in its file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fnmatch
+import gc
+import hashlib
+import importlib
+import json
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import flaxzoo as fz
+from flaxzoo._calls import apply_module
+from flaxzoo.layers import lowering
+from flaxzoo.models import catalog
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import TOLERANCE, compare, import_timm, load_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+LEDGERS = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
+# Of images for networks that take any size.
+SIZE = 96
+# Blocks of one kind that a shallow network keeps in each stage.
+BLOCKS = 2
+_CUT = {"layers": "layers", "depths": "depths", "depth": "depth"}
+
+
+def fingerprint(name: str, input_shape: Sequence[int]) -> str:
+    """A digest of what a network computes: equal for equal computations on one version of JAX."""
+    model = fz.models.get(name, **_sized(name, input_shape))
+    sample = jax.ShapeDtypeStruct((1, *input_shape), model.spec.input_dtype)
+    with lowering.use("xla"):
+        variables = model.shapes(sample)
+        closed = jax.make_jaxpr(lambda v, x: apply_module(model.module, v, x))(variables, sample)
+    digest = hashlib.sha256()
+    for line in _lines(closed.jaxpr, closed.consts, {}):
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _lines(jaxpr: Any, consts: Sequence[Any], seen: dict[int, str]) -> Iterable[str]:
+    """The equations of a jaxpr in words that depend on nothing but the computation."""
+    numbers: dict[Any, int] = {}
+
+    def word(atom: Any) -> str:
+        if hasattr(atom, "val"):
+            return f"{_value(atom.val, seen)}:{atom.aval.str_short()}"
+        number = numbers.setdefault(atom, len(numbers))
+        return f"{number}:{atom.aval.str_short()}"
+
+    yield "in " + " ".join(map(word, (*jaxpr.constvars, *jaxpr.invars)))
+    for const in consts:
+        yield f"const {_value(const, seen)}"
+    for eqn in jaxpr.eqns:
+        params = " ".join(
+            f"{key}={value}"
+            for key in sorted(eqn.params)
+            # What a function is called in the source is no part of what it computes.
+            if key != "name" and (value := _value(eqn.params[key], seen)) is not None
+        )
+        outputs = " ".join(map(word, eqn.outvars))
+        yield f"{outputs} = {eqn.primitive.name}[{params}] {' '.join(map(word, eqn.invars))}"
+    yield "out " + " ".join(map(word, jaxpr.outvars))
+
+
+def _value(value: Any, seen: dict[int, str]) -> str | None:
+    """A parameter in words; None for what has no content of its own, such as a function."""
+    if hasattr(value, "jaxpr") and hasattr(value, "consts"):
+        return _nested(value, value.jaxpr, value.consts, seen)
+    if hasattr(value, "eqns"):
+        return _nested(value, value, (), seen)
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+    if isinstance(value, Mapping):
+        items = ((str(key), _value(item, seen)) for key, item in value.items())
+        return "{" + ",".join(f"{key}:{item}" for key, item in sorted(items)) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ",".join(str(_value(item, seen)) for item in value) + ")"
+    if value is None or isinstance(value, bool | int | float | complex | str | np.generic):
+        return repr(value)
+    text = repr(value)
+    # A repr with an address is that of an object without content.
+    return None if callable(value) or " at 0x" in text else text
+
+
+def _nested(key: Any, jaxpr: Any, consts: Sequence[Any], seen: dict[int, str]) -> str:
+    """The digest of a jaxpr inside another; equal blocks are one object and are read once."""
+    if id(key) not in seen:
+        lines = "\n".join(_lines(jaxpr, consts, seen))
+        seen[id(key)] = hashlib.sha256(lines.encode()).hexdigest()
+    return seen[id(key)]
+
+
+def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
+    """Compares one name with timm; the line of the ledger, without its fingerprint."""
+    timm = import_timm()
+    cut = {} if _parameters(name) < whole_below else shallow(name)
+    shape = input_shape(name)
+    model = fz.models.get(name, **_sized(name, shape), **{key: v for key, (_, v) in cut.items()})
+    options = dict(cut.values())
+    if "input_shape" in MODELS.parameters(name):
+        options["img_size"] = shape[:2]
+    reference = timm.create_model(name, **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, seed)
+    load_reference(reference, tensors, source="random weights")
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *shape), seed))
+    relative = {key: _rounded(found.relative) for key, found in differences.items()}
+    logits, features = relative.pop("logits"), relative.pop("features")
+    fields = ", ".join(f"{key}={value!r}" for key, (_, value) in cut.items())
+    return {
+        "logits": logits,
+        "features": features,
+        "stages": relative,
+        "compared": fields or "whole",
+        "input_shape": list(shape),
+        "versions": {
+            "timm": version("timm"),
+            "torch": version("torch").partition("+")[0],
+            "jax": version("jax"),
+            "flaxzoo": fz.__version__,
+        },
+    }
+
+
+def shallow(name: str) -> dict[str, tuple[str, Any]]:
+    """The fields that leave at most two blocks in each stage: ours to timm's keyword and the value.
+
+    Empty where a family has no such field: its networks are compared whole.
+    """
+    parameters = MODELS.parameters(name)
+    module = importlib.import_module(MODELS.architecture(name).family)
+    fields: dict[str, tuple[str, Any]] = {}
+    for key, keyword in getattr(module, "CUT", _CUT).items():
+        value = parameters[key].default if key in parameters else None
+        if isinstance(value, int):
+            fields[key] = (keyword, min(value, BLOCKS))
+        elif isinstance(value, Sequence):
+            fields[key] = (keyword, tuple(min(count, BLOCKS) for count in value))
+    return fields
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """Of the images: small ones where the network takes any size."""
+    shape = catalog.known(name).get("input_shape") or MODELS.architecture(name).input_shape
+    any_size = "input_shape" not in MODELS.parameters(name)
+    return (SIZE, SIZE, shape[-1]) if any_size else tuple(shape)
+
+
+def certifiable() -> list[str]:
+    """The names that have a reference, sorted."""
+    return [name for name in fz.models.list() if MODELS.architecture(name).reference is not None]
+
+
+def passes(line: Mapping[str, Any]) -> bool:
+    """Whether all differences of a line are within the tolerance."""
+    values = (line["logits"], line["features"], *line["stages"].values())
+    # "not <=" would let NaN pass.
+    return all(value <= TOLERANCE for value in values)
+
+
+def read(family: str) -> dict[str, Any]:
+    """A family's ledger, empty where there is none."""
+    path = LEDGERS / f"{family}.certificates.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def write(family: str, ledger: Mapping[str, Any]) -> None:
+    """Writes a family's ledger, one name a line."""
+    rows = [f"  {json.dumps(name)}: {json.dumps(ledger[name])}" for name in sorted(ledger)]
+    text = "{\n" + ",\n".join(rows) + "\n}\n"
+    (LEDGERS / f"{family}.certificates.json").write_text(text, "utf-8", newline="\n")
+
+
+def choose(patterns: Sequence[str], family: str | None) -> list[str]:
+    """The names that globs and a family choose.
+
+    Raises:
+      SystemExit: they choose none.
+    """
+    names = [
+        name
+        for name in certifiable()
+        if (not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+        and family in (None, _family(name))
+    ]
+    if not names:
+        raise SystemExit("no name that timm has is chosen")
+    return names
+
+
+def pending(names: Sequence[str], lot: int, seed: str) -> tuple[list[str], dict[str, str]]:
+    """Of some names those that changed and a few by lot; and the fingerprints of all."""
+    prints = {name: fingerprint(name, input_shape(name)) for name in names}
+    changed = {n for n in names if read(_family(n)).get(n, {}).get("fingerprint") != prints[n]}
+    rest = [name for name in names if name not in changed]
+    drawn = set(random.Random(seed).sample(rest, min(lot, len(rest))))
+    return [name for name in names if name in changed | drawn], prints
+
+
+def _family(name: str) -> str:
+    return MODELS.architecture(name).family.rpartition(".")[2]
+
+
+def _parameters(name: str) -> float:
+    return catalog.known(name).get("parameters") or fz.models.info(name).parameters or 0
+
+
+def _sized(name: str, shape: Sequence[int]) -> dict[str, Any]:
+    return {"input_shape": tuple(shape)} if "input_shape" in MODELS.parameters(name) else {}
+
+
+def _rounded(value: float) -> float:
+    """Two digits are all that a rounding error has."""
+    return float(f"{value:.1e}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns 1 if a name fails."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="names or globs; all by default")
+    parser.add_argument("--family", help="of this family alone")
+    parser.add_argument("--changed", action="store_true", help="those whose fingerprint is another")
+    parser.add_argument("--lot", type=int, default=0, help="with --changed: so many others as well")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    parser.add_argument("--seed", default=today, help="of the lot: a commit; today's date")
+    parser.add_argument("--whole-below", type=float, default=30e6, help="parameters; above: cut")
+    parser.add_argument("--dry-run", action="store_true", help="write no ledger")
+    options = parser.parse_args(arguments)
+    names = choose(options.names, options.family)
+    prints: dict[str, str] = {}
+    if options.changed:
+        names, prints = pending(names, options.lot, options.seed)
+    failed = []
+    for number, name in enumerate(names, 1):
+        line = certify(name, whole_below=options.whole_below)
+        found = prints.get(name) or fingerprint(name, input_shape(name))
+        good = passes(line)
+        print(
+            f"{number}/{len(names)} {name}: logits {line['logits']:.1e}, features "
+            f"{line['features']:.1e}, maps {max(line['stages'].values(), default=0):.1e}, "
+            f"{line['compared']}{'' if good else ': FAILS'}",
+            flush=True,
+        )
+        if not good:
+            failed.append(name)
+        elif not options.dry_run:
+            family = _family(name)
+            write(family, {**read(family), name: {**line, "fingerprint": found}})
+        # The next pair needs the room.
+        jax.clear_caches()
+        gc.collect()
+    if failed:
+        print(f"more than {TOLERANCE:g} from timm: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
