@@ -43,6 +43,10 @@ class ModelSpec:
       parameters: how many the model has with this configuration; None where nobody has counted,
         which ``flaxzoo.models.info`` and ``Model.summary`` do.
       gflops: billions of operations for one example, two per multiply-add; None likewise.
+      certificate: how far the architecture is from its reference implementation on the same
+        weights, which ``flaxzoo.models.info`` looks up: the largest relative differences of
+        ``logits``, ``features`` and ``stages``, what was ``compared``, the ``input_shape`` and the
+        ``versions``; None where nothing was compared. ``certified`` has it in words.
     """
 
     name: str
@@ -62,6 +66,7 @@ class ModelSpec:
     top1: float | None = None
     parameters: int | None = None
     gflops: float | None = None
+    certificate: Mapping[str, Any] | None = None
 
     def __hash__(self) -> int:
         # Configurations are dictionaries, which have no hash.
@@ -131,9 +136,23 @@ class ModelSpec:
             "classes": self._classes(),
             "images": self._images(),
             "paper": self.paper,
+            "certified": self.certified,
         }
         lines += [f"  {key:<10} {value}" for key, value in facts.items() if value]
         return "\n".join(lines)
+
+    @property
+    def certified(self) -> str | None:
+        """The certificate in words, or None where there is none."""
+        if self.certificate is None:
+            return None
+        line = self.certificate
+        maps = max(line["stages"].values(), default=None)
+        numbers = [f"logits {line['logits']:.1e}", *([] if maps is None else [f"maps {maps:.1e}"])]
+        height, width = line["input_shape"][:2]
+        size = height if height == width else f"{height} x {width}"
+        timm = line["versions"]["timm"]
+        return f"{', '.join(numbers)} against timm {timm} at {size} px, {line['compared']}"
 
     def _images(self) -> str | None:
         images = self.preprocess

@@ -138,7 +138,8 @@ def list(
 def info(name: str) -> ModelSpec:
     """What is known about an architecture or its weights; ``print`` it.
 
-    Parameters and FLOPs that the catalogue does not hold are counted from the layers' shapes.
+    Parameters and FLOPs that the catalogue does not hold are counted from the layers' shapes. Its
+    ``certificate`` says how far the architecture is from timm's.
 
     Raises:
       UnknownNameError: no such architecture or tag.

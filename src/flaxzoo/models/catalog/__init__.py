@@ -2,8 +2,9 @@
 
 ``<family>.json`` stands for ``flaxzoo/models/<family>.py`` and holds the usual input shape,
 parameters and GFLOPs of each architecture, and an entry for each set of pretrained weights, under
-``name.tag``. ``index.json`` says which family a name is of and which tags it has, so that asking
-for one name reads one family. ``scripts/make_catalog.py`` writes them all.
+``name.tag``. ``<family>.certificates.json`` holds how far each of its names is from timm's, as
+``scripts/certify.py`` measured it. ``index.json`` says which family a name is of and which tags it has, so that asking
+for one name reads one family. ``scripts/make_catalog.py`` writes the rest.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ def document(family: str) -> Mapping[str, Any]:
 def known(name: str) -> Mapping[str, Any]:
     """``input_shape``, ``parameters``, ``gflops``, ... of an architecture, as far as known."""
     return document(names().get(name, ""))["architectures"].get(name, {})
+
+
+@functools.cache
+def certificates(family: str) -> Mapping[str, Any]:
+    """The ledger of a family by name, empty where nothing was compared yet."""
+    return _read(f"{family}.certificates", missing={})
+
+
+def certificate(name: str) -> Mapping[str, Any] | None:
+    """The line of an architecture in its family's ledger, or None."""
+    return certificates(names().get(name, "")).get(name)
 
 
 def tags(name: str) -> tuple[str, ...]:
@@ -85,6 +97,9 @@ def licence(key: str) -> str:
     return document(names()[name])["weights"][key]["licence"]
 
 
-def _read(file: str) -> Any:
+def _read(file: str, missing: Any = None) -> Any:
+    """The content of a file; ``missing``, where that is not None, in place of one that is absent."""
     path = resources.files("flaxzoo.models.catalog").joinpath(f"{file}.json")
+    if missing is not None and not path.is_file():
+        return missing
     return json.loads(path.read_text("utf-8"))
