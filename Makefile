@@ -1,5 +1,5 @@
-# make demo | test | test-fast | lint | parity | test-lowest | test-latest | docs | package | bench:
-# each makes the environment that it needs and installs into it, once. CONTRIBUTING.md has them all.
+# make demo | test | test-fast | lint | conformance | parity | certify | test-lowest | test-latest |
+# docs | package | bench: each makes the environment that it needs and installs into it, once. CONTRIBUTING.md has them all.
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -42,7 +42,7 @@ LATEST := .venv-latest
 WHEEL  := .venv-wheel
 
 .PHONY: demo test test-fast slow test-lowest test-latest conformance parity lint format bench docs
-.PHONY: package digits clean
+.PHONY: certify package digits clean
 
 demo: $(STAMPS)/demo
 	rm -rf runs/demo
@@ -88,6 +88,10 @@ format: $(STAMPS)/lint
 
 parity: $(STAMPS)/parity
 	$(PYTEST) --durations=20 --families=$(FAMILIES) tests/parity $(ARGS)
+
+# The ledger of how far each name is from timm; ARGS="--changed --lot 5" for those that changed.
+certify: $(STAMPS)/parity
+	$(BIN)/python scripts/certify.py --family=$(FAMILIES) $(ARGS)
 
 bench: $(BENCH)/stamp
 	mkdir -p benchmarks/results

@@ -13,8 +13,8 @@ reference's largest value fails, and the exit code is 1.
 The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one line a name:
 
 - ``logits``, ``features`` and ``stages``: the largest relative differences;
-- ``compared``: ``"whole"``, or the fields that made the network shallow where the whole has more
-  parameters than ``--whole-below``: every kind of block is there, at most two in each stage;
+- ``compared``: ``"whole"``, or the fields that made the network shallow where the whole has
+  more parameters than ``--whole-below``: every kind of block, at most two in each stage;
 - ``input_shape`` of the images;
 - ``versions`` of timm, torch, jax and flaxzoo;
 - ``fingerprint`` of the computation of the whole network: a digest of its jaxpr for XLA's own
@@ -48,7 +48,7 @@ import flaxzoo as fz
 from flaxzoo._calls import apply_module
 from flaxzoo.layers import lowering
 from flaxzoo.models import catalog
-from flaxzoo.models.registry import MODELS
+from flaxzoo.models.registry import MODELS, families
 from flaxzoo.verify import TOLERANCE, compare, import_timm, load_reference, with_reference
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
@@ -209,19 +209,27 @@ def write(family: str, ledger: Mapping[str, Any]) -> None:
     (LEDGERS / f"{family}.certificates.json").write_text(text, "utf-8", newline="\n")
 
 
-def choose(patterns: Sequence[str], family: str | None) -> list[str]:
-    """The names that globs and a family choose.
+def choose(patterns: Sequence[str], chosen: str) -> list[str]:
+    """The names that globs and families choose.
+
+    Args:
+      patterns: globs; all names if there are none.
+      chosen: families with commas between, ``"all"`` or ``"none"``.
 
     Raises:
-      SystemExit: they choose none.
+      SystemExit: there is no such family, or the globs choose no name that timm has.
     """
+    unknown = set(chosen.split(",")) - {*families(), "all", "none", ""}
+    if unknown:
+        raise SystemExit(f"no family is called {', '.join(sorted(unknown))}")
     names = [
         name
         for name in certifiable()
         if (not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
-        and family in (None, _family(name))
+        and (chosen == "all" or _family(name) in chosen.split(","))
     ]
-    if not names:
+    # A family without a reference has nothing to compare.
+    if patterns and not names:
         raise SystemExit("no name that timm has is chosen")
     return names
 
@@ -256,12 +264,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 1 if a name fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="names or globs; all by default")
-    parser.add_argument("--family", help="of this family alone")
+    parser.add_argument("--family", default="all", help="of these, with commas between")
     parser.add_argument("--changed", action="store_true", help="those whose fingerprint is another")
     parser.add_argument("--lot", type=int, default=0, help="with --changed: so many others as well")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     parser.add_argument("--seed", default=today, help="of the lot: a commit; today's date")
-    parser.add_argument("--whole-below", type=float, default=30e6, help="parameters; above: cut")
+    parser.add_argument(
+        "--whole-below", type=float, default=30e6, help="parameters; above: shallow"
+    )
     parser.add_argument("--dry-run", action="store_true", help="write no ledger")
     options = parser.parse_args(arguments)
     names = choose(options.names, options.family)

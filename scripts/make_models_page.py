@@ -2,82 +2,28 @@
 
     python scripts/make_models_page.py
 
-Everything comes from flaxzoo itself: names, papers, parameters and GFLOPs from the registry (shapes
-only, nothing is computed, which takes a minute or two), weights from the catalogue.
+Everything comes from flaxzoo itself: a section for each family's file, whose docstring gives its
+title and text; its rows, costs, weights and certificates from the catalogue; and the table of
+licences. Nothing is traced, so this takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
+import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from importlib import resources
-from multiprocessing import get_context
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxzoo.weights.tags import catalog
-
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
+from flaxzoo.licences import licence_of
+from flaxzoo.models import catalog
+from flaxzoo.models.registry import MODELS, families
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/zoo.md"
-
-# Heading, what the names look like, and what to know; the first that fits takes a name.
-FAMILIES = (
-    (
-        "ResNet",
-        r"resnet\d+|resnet50_gn|test_resnet",
-        "The original network with the stride in the 3 x 3 convolution, as everyone trains it now. "
-        "`resnet50_gn` normalises by groups. `test_resnet` is timm's tiny one for tests.",
-    ),
-    (
-        "ResNet with other stems",
-        r"resnet\d+[cdst]",
-        "`c`: three 3 x 3 convolutions for the 7 x 7 one; `s`: the same, wider; `d`: `c`, and the "
-        "shortcuts average before they project; `t`: `d` with a stem that widens step by step.",
-    ),
-    (
-        "Wide ResNet and ResNeXt",
-        r"(wide_resnet|resnext)\d+d?_\w+",
-        "Wider or grouped 3 x 3 convolutions: `32x4d` has 32 groups of 4 channels.",
-    ),
-    (
-        "SE-ResNet, SE-ResNeXt and SENet",
-        r"(seresne[xt]t?|senet)\w+",
-        "With squeeze-and-excitation: each block weighs its channels by their averages. `aa`: "
-        "anti-aliased too.",
-    ),
-    (
-        "ECA-ResNet",
-        r"ecaresne\w+",
-        "Channels are weighed by a short convolution along them, almost without parameters.",
-    ),
-    (
-        "Anti-aliased ResNet",
-        r"resnet(aa|blur)\w+",
-        "Where the image shrinks it is averaged (`aa`) or blurred (`blur`) first.",
-    ),
-    (
-        "ResNet-RS",
-        r"resnetrs\d+",
-        "Deeper `d` networks with squeeze-and-excitation, scaled for larger images.",
-    ),
-    (
-        "ResNeSt",
-        r"resnest\w+",
-        "Split attention: the channels of several branches compete.",
-    ),
-    (
-        "Small networks",
-        r"cnn|mlp|lstm|autoencoder|conv_autoencoder",
-        "For digits, sequences, tables and first steps; every size is an argument. The accuracy of "
-        "`cnn.digits` is on handwritten digits that it was not trained on.",
-    ),
-)
 
 _INTRO = """\
 <!-- Written by scripts/make_models_page.py: change that, and run it. -->
@@ -110,14 +56,20 @@ that timm publishes for these very files. "80.38 at 224" is with the preprocessi
 timm takes more of the picture there as well. A convolutional network takes any size:
 `fz.models.get("resnet50", pretrained=True, input_shape=(288, 288, 3))`.
 
+**Certified** says how far the architecture's outputs are from timm's, on the same random weights
+and images, relative to timm's largest value: of the logits, and the largest of all feature maps.
+"Whole" is the network as it is; where it says fields, such as `layers`, a network of at most two
+blocks in each stage was compared, because the whole is too large to do so often. timm {timm} was
+the reference. `flaxzoo verify NAME` repeats it on your machine, and `make certify` for all.
+
 ## Licences
 
 The licence in the tables is that of the weights, as timm states it; flaxzoo's code is Apache-2.0
 whatever you load. Weights are downloaded from timm's repositories on the Hugging Face Hub when you
 ask for them, and are not part of flaxzoo, but for those of `cnn`.
 
-| licence | weights | what it means for you |
-|---|--:|---|
+| licence | weights | commercial use | what it means for you |
+|---|--:|---|---|
 {licences}
 
 Some are the default of their architecture, so that `pretrained=True` without a tag gives weights
@@ -126,27 +78,17 @@ that you may not use commercially: {restricted}.
 ImageNet's own terms allow its images for research only. Whether that binds weights trained on
 them is an open question, which the licences above do not answer.
 
-`spec.licence` says the same to a program:
+`spec.licence` says the same to a program, and the list of names filters by it:
 
 ```python
 import flaxzoo as fz
 
-names = fz.models.list("*resne*", pretrained=True)
-specs = [fz.models.info(name) for name in names]
-commercial = [spec for spec in specs if spec.licence in ("apache-2.0", "bsd-3-clause")]
-best = max(commercial, key=lambda spec: spec.top1 or 0)
+names = fz.models.list("*resne*", licence="commercial")
+best = max((fz.models.info(name) for name in names), key=lambda spec: spec.top1 or 0)
 print(f"{{best.name}}.{{best.tag}}: {{best.top1}} % at {{best.input_shape}}, {{best.licence}}")
-assert len(commercial) < len(specs)
+assert len(names) < len(fz.models.list("*resne*", pretrained=True))
 ```
 """
-
-_LICENCES = {
-    "apache-2.0": "any use; keep the notice",
-    "bsd-3-clause": "any use; keep the notice, do not advertise with the authors' names",
-    "mit": "any use; keep the notice",
-    "cc-by-nc-4.0": "**no commercial use**; name the authors",
-    "unknown": "nobody has said; ask the authors before you rely on them",
-}
 
 _LEFT_OUT = """\
 ## Left out
@@ -161,108 +103,134 @@ Names that timm keeps for old code only, such as `tv_resnet50` or `gluon_resnet5
 under the names that timm gives them now: `resnet50.tv_in1k`, `resnet50d.gluon_in1k`.
 """
 
-Measure = Callable[[str], tuple[int, float]]
+_HEADER = (
+    "model",
+    "parameters (M)",
+    "GFLOPs",
+    "input",
+    "certified",
+    "weights",
+    "top-1",
+    "licence",
+)
 
 
-def names() -> list[str]:
-    """The architectures that flaxzoo itself registers."""
-    return [
-        name
-        for name in fz.models.list()
-        if MODELS.entry(name).__module__.partition(".")[0] == "flaxzoo"
-    ]
+def names(family: str) -> list[str]:
+    """The architectures of a family, in the order in which its file has them."""
+    module = importlib.import_module(f"flaxzoo.models.{family}")
+    return [n for n, known in MODELS.architectures.items() if known.family == module.__name__]
 
 
-def measure(name: str) -> tuple[int, float]:
-    """Parameters, and billions of operations for one example of the architecture's input shape."""
-    spec = fz.models.info(name)
-    return spec.parameters, spec.gflops
+def describe(family: str) -> tuple[str, str]:
+    """The title of a family's section and what it says before the table.
 
-
-def families(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the heading of their family, the smaller numbers in them first.
-
-    Raises:
-      SystemExit: a name fits no family of ``FAMILIES``.
+    Both are the docstring's of its file: the title is its first line up to a colon, and the text
+    is what follows, without the list of references.
     """
-    found: dict[str, list[str]] = {heading: [] for heading, _, _ in FAMILIES}
-    for name in sorted(names, key=_natural):
-        heading = next((h for h, pattern, _ in FAMILIES if re.fullmatch(pattern, name)), None)
-        if heading is None:
-            raise SystemExit(f"{name}: fits no family of this script, add one to FAMILIES")
-        found[heading].append(name)
-    return found
+    doc = inspect.getdoc(importlib.import_module(f"flaxzoo.models.{family}")) or family
+    first, *paragraphs = re.split(r"\n\s*\n", doc)
+    title, _, rest = " ".join(first.split()).partition(": ")
+    texts = [rest[:1].upper() + rest[1:]] if rest else []
+    texts += [" ".join(text.split()) for text in paragraphs if not text.startswith("References:")]
+    return title.rstrip("."), "\n\n".join(texts).replace("``", "`")
 
 
-def rows(name: str, cost: tuple[int, float]) -> list[str]:
+def section(family: str) -> str:
+    """A family's section: title, text, papers and the table of its names."""
+    title, text = describe(family)
+    members = names(family)
+    papers = sorted({MODELS.architecture(name).paper for name in members} - {""})
+    links = ", ".join(f"[{_paper(url)}]({url})" for url in papers)
+    about = [part for part in (text, f"Papers: {links}." if links else "") if part]
+    table = [_line(_HEADER), "|---|--:|--:|---|---|---|---|---|"]
+    table += [line for name in members for line in rows(name)]
+    return "\n\n".join([f"## {title}", *about, "\n".join(table)]) + "\n"
+
+
+def rows(name: str) -> list[str]:
     """An architecture's lines of its table: one per set of weights, its own facts in the first."""
-    parameters, gflops = cost
-    shape = fz.models.info(name).input_shape or ()
-    first = [f"`{name}`", _number(parameters / 1e6), _number(gflops), _shape(shape)]
+    known = catalog.known(name)
+    first = [
+        f"`{name}`",
+        _number(known["parameters"] / 1e6),
+        _number(known["gflops"]),
+        " x ".join(map(str, known["input_shape"])),
+        certified(name),
+    ]
     lines: list[str] = []
-    for key, entry in catalog().items():
-        if key.partition(".")[0] == name:
-            weights = [f"`{entry['tag']}`", _accuracy(entry), entry["licence"]]
-            lines.append(_line([*(first if not lines else [""] * 4), *weights]))
+    for tag in catalog.tags(name):
+        entry = catalog.entry(name, tag)
+        weights = [f"`{tag}`", _accuracy(entry), entry["licence"]]
+        lines.append(_line([*(first if not lines else [""] * len(first)), *weights]))
     return lines or [_line([*first, "none", "", ""])]
 
 
-def build(measure: Measure | Mapping[str, tuple[int, float]] = measure) -> str:
-    """The page.
+def certified(name: str) -> str:
+    """The certificate in words, without the version that the page names once."""
+    text = fz.models.info(name).certified or ""
+    return re.sub(r" against timm \S+", "", text)
 
-    Args:
-      measure: gives (parameters, GFLOPs) of an architecture.
-    """
-    look_up = measure.__getitem__ if isinstance(measure, Mapping) else measure
-    everything = names()
-    entries = catalog()
-    licences = [entry["licence"] for entry in entries.values()]
-    parts = [
-        _INTRO.format(
-            models=len(everything),
-            weights=len(entries),
-            licences="\n".join(
-                _line([licence, str(count), _LICENCES[licence]])
-                for licence, count in Counter(licences).most_common()
-            ),
-            restricted=", ".join(f"`{key}`" for key in _restricted_defaults()),
+
+def licences() -> str:
+    """The table of the licences that the catalogue's weights have."""
+    counts = Counter(catalog.licence(key) for key, _ in catalog.weights())
+    return "\n".join(
+        _line(
+            [
+                name,
+                str(count),
+                "yes" if licence_of(name).commercial else "**no**",
+                licence_of(name).terms,
+            ]
         )
-    ]
-    notes = {heading: text for heading, _, text in FAMILIES}
-    for heading, members in families(everything).items():
-        if not members:
-            continue
-        papers = sorted({fz.models.info(name).paper for name in members} - {""})
-        links = ", ".join(f"[{_paper(url)}]({url})" for url in papers)
-        about = notes[heading] + (f" References: {links}." if links else "")
-        table = [
-            _line(["model", "parameters (M)", "GFLOPs", "input", "weights", "top-1", "licence"]),
-            "|---|--:|--:|---|---|---|---|",
-            *(line for name in members for line in rows(name, look_up(name))),
-        ]
-        parts.append("\n".join([f"## {heading}\n", f"{about}\n", *table]) + "\n")
-    parts.append(left_out())
-    return "\n".join(parts)
+        for name, count in counts.most_common()
+    )
 
 
 def left_out() -> str:
     """The section on timm's architectures that flaxzoo does not have."""
-    file = resources.files("flaxzoo.weights").joinpath("catalog", "timm.json")
-    document = json.loads(file.read_text("utf-8"))
+    documents = [catalog.document(family) for family in families()]
+    documents = [d for d in documents if d.get("source", {}).get("package") == "timm"]
     return _LEFT_OUT.format(
-        version=document["source"]["version"],
-        modules=" and ".join(f"`{module}`" for module in document["source"]["modules"]),
-        rows="\n".join(_line([f"`{name}`", why]) for name, why in document["left_out"].items()),
+        version=timm_version(),
+        modules=", ".join(f"`{document['source']['module']}`" for document in documents),
+        rows="\n".join(
+            _line([f"`{name}`", why])
+            for document in documents
+            for name, why in document["left_out"].items()
+        ),
     )
 
 
-def _restricted_defaults() -> list[str]:
-    """Weights that are an architecture's default and not for every use."""
-    defaults: dict[str, str] = {}
-    for key in catalog():
-        defaults.setdefault(key.partition(".")[0], key)
-    open_ = ("apache-2.0", "bsd-3-clause", "mit")
-    return [key for key in defaults.values() if catalog()[key]["licence"] not in open_]
+def timm_version() -> str:
+    """The version of timm that the catalogue was made from.
+
+    Raises:
+      SystemExit: families were made from different ones.
+    """
+    sources = [catalog.document(family).get("source", {}) for family in families()]
+    versions = {source["version"] for source in sources if source.get("package") == "timm"}
+    if len(versions) != 1:
+        raise SystemExit(f"the catalogue is of several versions of timm: {sorted(versions)}")
+    return versions.pop()
+
+
+def build() -> str:
+    """The page."""
+    restricted = [
+        f"`{name}.{tags[0]}`"
+        for name in fz.models.list()
+        if (tags := catalog.tags(name))
+        and not licence_of(catalog.licence(f"{name}.{tags[0]}")).commercial
+    ]
+    intro = _INTRO.format(
+        models=sum(len(names(family)) for family in families()),
+        weights=len(list(catalog.weights())),
+        licences=licences(),
+        restricted=", ".join(restricted),
+        timm=timm_version(),
+    )
+    return "\n".join([intro, *map(section, families()), left_out()])
 
 
 def _accuracy(entry: Mapping[str, Any]) -> str:
@@ -277,17 +245,8 @@ def _accuracy(entry: Mapping[str, Any]) -> str:
     return ", ".join(texts)
 
 
-def _natural(name: str) -> list[Any]:
-    """Sorts resnet18 before resnet101."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def _number(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.5f}".rstrip("0")
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _size(shape: list[int]) -> str:
@@ -307,12 +266,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=PAGE)
-    parser.add_argument("--jobs", type=int, default=2, help="processes that trace the models")
     options = parser.parse_args(arguments)
-    # Forking a process that has started JAX's threads may hang it.
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        costs = dict(zip(names(), pool.map(measure, names()), strict=True))
-    options.output.write_text(build(costs), "utf-8", newline="\n")
+    options.output.write_text(build(), "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

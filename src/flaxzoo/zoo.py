@@ -151,4 +151,5 @@ def info(name: str) -> ModelSpec:
         # Whoever asks for the pretrained model gets the default tag's.
         licence = catalog.entry(architecture.name, None)["licence"]
         spec = dataclasses.replace(spec, licence=licence)
+    spec = dataclasses.replace(spec, certificate=catalog.certificate(architecture.name))
     return counted(module, spec)

@@ -1,4 +1,7 @@
-"""The small convolutional network of the Flax tutorials, with the options people add to it."""
+"""CNN: the small convolutional network of the Flax tutorials, with the options people add to it.
+
+The accuracy of ``cnn.digits`` is on handwritten digits that it was not trained on.
+"""
 
 from __future__ import annotations
 

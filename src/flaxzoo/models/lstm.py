@@ -1,4 +1,4 @@
-"""LSTM networks over feature sequences or token ids."""
+"""LSTM: recurrent networks over feature sequences or token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron."""
+"""MLP: dense layers over flattened inputs, for tables, digits and first steps."""
 
 from __future__ import annotations
 

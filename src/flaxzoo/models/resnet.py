@@ -3,6 +3,12 @@
 One backbone; the variants differ by what is put into it: the stem, the block, the norm, the
 gate and how it is anti-aliased. Names and numbers are those of timm's ``resnet`` module.
 
+Letters behind the depth are the stem: ``c``, three 3 x 3 convolutions for the 7 x 7 one; ``s``, the
+same, wider; ``d``, ``c`` with shortcuts that average before they project; ``t``, ``d`` with a stem
+that widens step by step. ``se`` and ``eca`` weigh the channels of each block, ``aa`` averages and
+``blur`` blurs where the image shrinks, ``rs`` is scaled for larger images, ``32x4d`` has 32 groups
+of 4 channels, ``gn`` normalises by groups. ``test_resnet`` is timm's tiny one for tests.
+
 References:
   ResNet: https://arxiv.org/abs/1512.03385
   C and D variants: https://arxiv.org/abs/1812.01187

@@ -3,8 +3,9 @@
 ``<family>.json`` stands for ``flaxzoo/models/<family>.py`` and holds the usual input shape,
 parameters and GFLOPs of each architecture, and an entry for each set of pretrained weights, under
 ``name.tag``. ``<family>.certificates.json`` holds how far each of its names is from timm's, as
-``scripts/certify.py`` measured it. ``index.json`` says which family a name is of and which tags it has, so that asking
-for one name reads one family. ``scripts/make_catalog.py`` writes the rest.
+``scripts/certify.py`` measured it. ``index.json`` says which family a name is of and which tags it
+has, so that asking for one name reads one family; ``scripts/make_catalog.py`` writes it and the
+first.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def licence(key: str) -> str:
 
 
 def _read(file: str, missing: Any = None) -> Any:
-    """The content of a file; ``missing``, where that is not None, in place of one that is absent."""
+    """The content of a file; where it is absent, ``missing``, unless that is None."""
     path = resources.files("flaxzoo.models.catalog").joinpath(f"{file}.json")
     if missing is not None and not path.is_file():
         return missing
