@@ -1,5 +1,6 @@
 # make demo | test | test-fast | lint | conformance | parity | certify | test-lowest | test-latest |
-# docs | package | bench: each makes the environment that it needs and installs into it, once. CONTRIBUTING.md has them all.
+# docs | package | bench: each makes the environment that it needs and installs into it, once.
+# CONTRIBUTING.md has them all.
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3

@@ -14,7 +14,7 @@ def test_list_and_info():
     names = fz.models.list()
     assert names == sorted(names)
     assert {"autoencoder", "cnn", "lstm", "mlp"} <= set(names)
-    assert fz.models.list("c*n") == ["cnn"]
+    assert fz.models.list("cn?") == ["cnn"]
     info = fz.models.info("cnn")
     assert info.input_shape == (28, 28, 1)
     assert info.task == "classification"
@@ -26,9 +26,8 @@ SMALL = ("autoencoder", "cnn", "conv_autoencoder", "lstm", "mlp", "resnet10t", "
 
 
 def test_small_models_build_initialise_and_run():
-    # The rest are variants of ResNet, whose shapes and numbers tests/parity compares.
-    rest = set(fz.models.list()) - set(SMALL)
-    assert all("res" in name or name == "senet154" for name in rest)
+    # tests/conformance runs every family; these have fields of their own as they come.
+    assert set(SMALL) <= set(fz.models.list())
     for name in SMALL:
         model = fz.models.get(name).init()
         batch = jnp.zeros((2, *model.spec.input_shape), model.spec.input_dtype)

@@ -28,8 +28,7 @@ THEIRS = {name for module in MODULES for name in timm.list_models(module=module)
 VARIANTS = sorted(
     name
     for name in fz.models.list()
-    if MODELS.architecture(name).reference is not None
-    and fz.models.get(name).module.backbone.__module__.rpartition(".")[2] in MODULES
+    if MODELS.architecture(name).family.rpartition(".")[2] in MODULES
 )
 # In full depth; all others, the fast ResNeSts among them, with few blocks, below.
 FULL = (

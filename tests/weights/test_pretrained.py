@@ -32,8 +32,8 @@ def test_packaged_weights_classify_the_held_out_digits(shipped):
 
 
 def test_default_tag_and_listing(shipped, assert_trees_equal):
-    assert fz.models.list("cnn*", pretrained=True) == ["cnn.digits"]
-    assert fz.models.list("m*", pretrained=True) == []
+    assert fz.models.list("cnn.*", pretrained=True) == ["cnn.digits"]
+    assert fz.models.list("mlp.*", pretrained=True) == []
     default = fz.models.get("cnn", pretrained=True)
     assert default.spec.tag == "digits"
     assert_trees_equal(default.variables, shipped.variables)
