@@ -114,6 +114,14 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
     ),
+    "vgg": Family(
+        "vgg11_bn",
+        {"layers": (1, 2), "widths": (4, 6), "hidden": 8, "kernel_size": 5},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"dropout": 0.5},
+    ),
 }
 
 
