@@ -20,6 +20,9 @@ timm = pytest.importorskip("timm")
         ("seresnextaa101d_32x8d", {}),
         ("resnest50d_4s2x40d", {}),
         ("test_resnet", {}),
+        ("convnext_atto_ols", {}),
+        ("convnext_tiny_hnf", {"output_stride": 8}),
+        ("convnextv2_atto", {"output_stride": 16}),
     ],
 )
 def test_maps_are_timm_s(name, options):

@@ -12,7 +12,7 @@ timm = pytest.importorskip("timm")
 optim = pytest.importorskip("timm.optim")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50d"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "convnext_tiny_hnf"])
 def test_every_parameter_has_timm_s_factor(name):
     theirs = timm.create_model(name)
     names = {id(p): key for key, p in theirs.named_parameters()}
