@@ -162,7 +162,7 @@ class ConvNeXt(Backbone):
         x = self._conv(first, half, 3, stride=2)(x)
         if self.stem == "overlap_act":
             x = as_activation(self.activation)(x)
-        x = self._conv(*second, width, 3, stride=2)(x)
+        x = self._conv(second[0], width, 3, stride=2)(x)
         return self._norm(norm, x, train)
 
     def _down(self, stage: int, stride: int, dilation: int, x: jax.Array, train: bool) -> jax.Array:
