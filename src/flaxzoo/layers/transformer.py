@@ -91,9 +91,16 @@ class TransformerBlock(Checked):
     def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Mixes the tokens."""
         own = ("heads", "qkv_bias", "proj_bias", "qk_norm", "scale_norm", "norm", "norm_epsilon")
-        fields = {field: getattr(self, field) for field in (*own, "attention_dropout")}
-        options = {"dropout": self.block_dropout, "implementation": self.implementation}
-        return Attention(**fields, **options, name=name, **self.dtypes)(x, train)
+        fields = {field: getattr(self, field) for field in own}
+        mix = Attention(
+            **fields,
+            attention_dropout=self.attention_dropout,
+            dropout=self.block_dropout,
+            implementation=self.implementation,
+            name=name,
+            **self.dtypes,
+        )
+        return mix(x, train)
 
     def feed_forward(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Maps each token by itself."""
