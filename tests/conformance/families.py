@@ -122,6 +122,14 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         {"dropout": 0.5},
     ),
+    "vision_transformer": Family(
+        "test_vit",
+        {"patch_size": 8, "width": 8, "depth": 2, "layer_scale": 0.5},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 20, 3),
+        {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+    ),
 }
 
 
