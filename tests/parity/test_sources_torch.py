@@ -168,6 +168,28 @@ def test_flaxmodels_bottlenecks_compute_what_ours_do(timm):
         assert np.abs(output - logits).max() <= 1e-5 * np.abs(logits).max()
 
 
+def test_flaxmodels_vggs_compute_what_ours_do():
+    flaxmodels = pytest.importorskip("flaxmodels")
+    module = flaxmodels.VGG16(pretrained=None, output="logits", normalize=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.random((1, 224, 224, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), pixels)
+
+    def fill(shape):
+        noise = rng.standard_normal(shape.shape, np.float32)
+        if noise.ndim > 1:
+            noise *= np.float32(np.sqrt(2 / np.prod(shape.shape[:-1])))
+        return noise
+
+    variables = jax.tree.map(fill, shapes)
+    ours = fz.models.get("vgg16").with_variables(from_flaxmodels(module, variables))
+    theirs = jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, pixels)
+    # Its networks normalise pixels themselves, by the numbers that preprocess gives for ours.
+    expects = sources.preprocess("vgg16", "flaxmodels")
+    logits = ours((pixels - np.float32(expects["mean"])) / np.float32(expects["std"]))
+    assert np.abs(logits - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
 def test_the_other_sizes_have_our_shapes():
     """From eval_shape alone: no weights are made."""
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

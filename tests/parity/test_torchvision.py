@@ -1,4 +1,4 @@
-"""torchvision's own ResNets: their state dicts fit as they are, and give the same logits."""
+"""torchvision's own ResNets and VGGs: their state dicts fit, and give the same logits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,33 @@ IMAGES = synthetic_images((2, 75, 50, 3))
     [("resnet18", "safetensors"), ("resnet50", "pth"), ("resnext50_32x4d", "safetensors")],
 )
 def test_logits(tmp_path, name, suffix):
+    reference = reference_of(name)
+    path = tmp_path / f"weights.{suffix}"
+    save = torch.save if suffix == "pth" else save_file
+    save(reference.state_dict(), path)
+    check(fz.models.get(name, pretrained=path), reference)
+
+
+def test_linear_layers_of_a_vgg_become_convolutions(tmp_path):
+    reference = reference_of("vgg11_bn")
+    path = tmp_path / "weights.safetensors"
+    save_file(reference.state_dict(), path)
+    # The classifier has another name there, so that its width is not read from the file.
+    check(fz.models.get("vgg11_bn", pretrained=path, num_classes=11), reference)
+
+
+def reference_of(name):
+    """torchvision's network of 11 classes with random weights."""
     reference = torchvision.models.get_model(name, num_classes=11).eval()
     shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     tensors = synthetic_tensors(shapes, seed=1)
     reference.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
-    path = tmp_path / f"weights.{suffix}"
-    save = torch.save if suffix == "pth" else save_file
-    save(reference.state_dict(), path)
+    return reference
 
-    ours = fz.models.get(name, pretrained=path)(IMAGES)
+
+def check(model, reference):
+    """Compares the two networks' logits."""
+    ours = model(IMAGES)
     with torch.no_grad():
         theirs = reference(torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).copy())).numpy()
     assert ours.shape == (2, 11)

@@ -24,6 +24,9 @@ from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
+# timm has no keyword for the numbers of layers: certificates are of the whole networks.
+CUT: dict[str, str] = {}
+
 
 def _from_torchvision(tensors: Mapping[str, Any], backbone: Any) -> Mapping[str, Any]:
     """Names torchvision's tensors as timm does, whose wide layers are no linear layers."""
