@@ -90,7 +90,7 @@ def test_config_round_trip():
 
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan")])
 def test_out_of_range(value):
-    with pytest.raises(ValueError, match=r"ema_decay must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"ema_decay must be a number in \[0, 1\)"):
         fz.optimizers.get("adam", ema_decay=value)
 
 

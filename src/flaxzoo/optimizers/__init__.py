@@ -49,8 +49,8 @@ def info(name: str) -> EntryInfo:
     Raises:
       UnknownNameError: no optimizer has that name.
     """
-    found = REGISTRY.info(name)
-    recipe = _recipe(found.name, REGISTRY.entry(found.name))
+    entry = REGISTRY.info(name)
+    recipe = _recipe(entry.name, REGISTRY.entry(entry.name))
     common = [
         parameter
         for parameter in inspect.signature(get).parameters.values()
@@ -64,7 +64,7 @@ def info(name: str) -> EntryInfo:
         for p in (*common, *recipe.own.values())
         if p.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    return dataclasses.replace(found, signature=inspect.Signature(parameters))
+    return dataclasses.replace(entry, signature=inspect.Signature(parameters))
 
 
 register = REGISTRY.register

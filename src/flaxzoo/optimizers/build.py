@@ -18,7 +18,7 @@ from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
 from flaxzoo.optimizers.decay_masks import as_decay_mask
-from flaxzoo.optimizers.recipes import transformation
+from flaxzoo.optimizers.recipes import Recipe, transformation
 
 COMMON = (
     "learning_rate",
@@ -200,7 +200,7 @@ def _remembered(key: Any, make: Callable[[], Optimizer]) -> Optimizer:
 
 
 def _build(
-    recipe: catalog.Recipe,
+    recipe: Recipe,
     *,
     learning_rate: Any,
     clip_norm: Any,
@@ -234,7 +234,7 @@ def _build(
     def make() -> Optimizer:
         mask = as_decay_mask(weight_decay_mask)
         tx = transformation(recipe, rate, weight_decay, mask, own)
-        found = all_needs | (tx.needs if isinstance(tx, Optimizer) else frozenset())
+        inner_needs = tx.needs if isinstance(tx, Optimizer) else frozenset()
         options = {
             "clip_norm": clip_norm,
             "weight_decay": weight_decay,
@@ -246,7 +246,7 @@ def _build(
         return _finish(
             tx,
             name=recipe.name,
-            needs=found,
+            needs=all_needs | inner_needs,
             strict=named,
             clip_norm=clip_norm,
             accumulate_steps=accumulate_steps,
@@ -291,8 +291,8 @@ def _wrap(
     )
     name, rate = "custom", None
     if isinstance(tx, Optimizer):
-        given = (clip_norm, weight_decay, ema_decay)
-        if given == (None, None, None) and steps == 1 and needs <= tx.needs:
+        unchanged = all(option is None for option in (clip_norm, weight_decay, ema_decay))
+        if unchanged and steps == 1 and needs <= tx.needs:
             return tx
         needs, name, rate = needs | tx.needs, tx.name, tx.learning_rate
         if steps > 1 and tx.accumulate_steps > 1:
@@ -358,13 +358,13 @@ def _finish(
 def _alias(keyword: str | None, common: str, value: Any, own: dict[str, Any]) -> Any:
     if keyword is None or keyword == common or keyword not in own:
         return value
-    given = own.pop(keyword)
-    if value is not None and given is not None:
+    aliased = own.pop(keyword)
+    if value is not None and aliased is not None:
         raise UnknownArgumentError(f"{keyword!r} and {common!r} are the same; pass one of them")
-    return value if given is None else given
+    return value if aliased is None else aliased
 
 
-def _check_own(recipe: catalog.Recipe, own: Mapping[str, Any]) -> None:
+def _check_own(recipe: Recipe, own: Mapping[str, Any]) -> None:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = [key for key, p in recipe.own.items() if p.kind in kinds]
     takes = f"It takes: {', '.join((*COMMON, *named))}."
@@ -414,13 +414,13 @@ def _check_private(name: str, clip_norm: Any, accumulate_steps: int) -> None:
         )
 
 
-def _waived(recipe: catalog.Recipe, own: Mapping[str, Any]) -> frozenset[str]:
+def _waived(recipe: Recipe, own: Mapping[str, Any]) -> frozenset[str]:
     without_search = recipe.factory is optax.lbfgs and own.get("linesearch", 0) is None
     return frozenset({"value", "value_fn"}) if without_search else frozenset()
 
 
 def _rate(
-    recipe: catalog.Recipe,
+    recipe: Recipe,
     learning_rate: Any,
     schedule_options: Mapping[str, Any] | None,
     total_steps: int | None,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import optax
 import optax.contrib
 
+from flaxzoo.optimizers.decay import masked_schedule_free_adamw
+from flaxzoo.optimizers.recipes import Decay, Factory, Recipe
 from flaxzoo.registry import Registry
-
-Factory = Callable[..., optax.GradientTransformation]
-Decay = Literal["native", "coupled", "decoupled", "penalised", "selected", "separated", "rebuilt"]
 
 REGISTRY: Registry[optax.GradientTransformation] = Registry("optimizer")
 
@@ -122,46 +120,21 @@ _DECAYS: Mapping[str, Decay] = MappingProxyType(
         "polyak_sgd": "penalised",
         "prodigy": "selected",
         "rprop": "decoupled",  # like the next two, it sees the sign of the gradient only
-        "schedule_free_adamw": "rebuilt",
         "schedule_free_sgd": "coupled",  # which is its own definition
         "sign_sgd": "decoupled",
         "signum": "decoupled",
     }
 )
 
+# What is called in place of a factory of optax that lacks an argument.
+_STAND_INS: Mapping[str, Factory] = MappingProxyType(
+    {"schedule_free_adamw": masked_schedule_free_adamw}
+)
+
 # Keywords that a factory would otherwise warn about or lack.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"noisy_sgd": {"key": 0}, "dpsgd": {"seed": 0}}
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What the builder must know about one optimizer.
-
-    Attributes:
-      name: its name in messages.
-      factory: the function that makes the transformation.
-      rate_keyword: the factory's keyword for the learning rate; None if it has none.
-      default_rate: learning rate where the caller gives none.
-      constant_rate: the factory takes a number only, not a schedule.
-      decay: how weight decay is added.
-      decay_keyword: the factory's keyword for the amount of weight decay, if it has one.
-      mask_keyword: the factory's keyword for the mask, if it has one.
-      needs: see ``Optimizer.needs``.
-      own: the factory's other parameters, with the defaults that apply.
-    """
-
-    name: str
-    factory: Factory
-    rate_keyword: str | None
-    default_rate: float
-    constant_rate: bool
-    decay: Decay
-    decay_keyword: str | None
-    mask_keyword: str | None
-    needs: frozenset[str]
-    own: Mapping[str, inspect.Parameter]
 
 
 def candidates() -> dict[str, Factory]:
@@ -171,7 +144,7 @@ def candidates() -> dict[str, Factory]:
       Name to function: those that take ``learning_rate`` or are annotated to return a
       ``GradientTransformation``; parts of optimizers (``scale_by_*``) are left out.
     """
-    found: dict[str, Factory] = {}
+    factories: dict[str, Factory] = {}
     for module in (optax, optax.contrib):
         for name, value in vars(module).items():
             if name.startswith(("_", "scale_by_")) or inspect.isclass(value) or not callable(value):
@@ -183,8 +156,8 @@ def candidates() -> dict[str, Factory]:
             if "learning_rate" in signature.parameters or "GradientTransformation" in str(
                 signature.return_annotation
             ):
-                found[name] = value
-    return found
+                factories[name] = value
+    return factories
 
 
 def recipe(name: str, factory: Factory) -> Recipe:
@@ -196,6 +169,7 @@ def recipe(name: str, factory: Factory) -> Recipe:
     """
     # A user may register something else under a name of ours; the tables are about ours.
     ours = _OURS.get(name) is factory
+    factory = _STAND_INS.get(name, factory) if ours else factory
     parameters = dict(inspect.signature(factory).parameters)
     for key, value in _DEFAULTS.get(name, {}).items() if ours else ():
         parameters[key] = parameters[key].replace(default=value)
@@ -227,13 +201,13 @@ def recipe(name: str, factory: Factory) -> Recipe:
 
 
 def _discover() -> dict[str, Factory]:
-    found = {
+    factories = {
         name: value
         for name, value in candidates().items()
         if name not in EXCLUDED and "learning_rate" in inspect.signature(value).parameters
     }
-    found["polyak_sgd"] = optax.polyak_sgd
-    return found
+    factories["polyak_sgd"] = optax.polyak_sgd
+    return factories
 
 
 def register_wrapper(

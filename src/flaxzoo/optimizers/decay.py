@@ -33,6 +33,10 @@ def _require(params: Any) -> None:
         raise ValueError("weight_decay needs the parameters: call update(grads, state, params)")
 
 
+def _square_sum(leaf: Any) -> jax.Array:
+    return jnp.sum(jnp.square(leaf))
+
+
 def _resolve(mask: Any, params: Any) -> Any:
     return mask(params) if callable(mask) else mask
 
@@ -72,25 +76,14 @@ def penalised(
     """
     inner = optax.with_extra_args_support(tx)
 
-    def penalty(tree: Any) -> Any:
-        squares = jax.tree.map(
-            lambda on, part: (
-                sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(part)), jnp.zeros([]))
-                if on
-                else jnp.zeros([])
-            ),
-            _resolve(mask, tree),
-            tree,
-        )
-        return 0.5 * weight_decay * sum(jax.tree.leaves(squares), jnp.zeros([]))
+    gradients = optax.add_decayed_weights(weight_decay, mask)
+
+    def penalty(params: Any) -> Any:
+        chosen = jax.tree.map(lambda on, part: part if on else (), _resolve(mask, params), params)
+        return 0.5 * weight_decay * sum(map(_square_sum, jax.tree.leaves(chosen)), jnp.zeros([]))
 
     def shift(grads: Any, params: Any) -> Any:
-        return jax.tree.map(
-            lambda on, g, p: jax.tree.map(lambda a, b: a + weight_decay * b, g, p) if on else g,
-            _resolve(mask, params),
-            grads,
-            params,
-        )
+        return gradients.update(grads, gradients.init(params), params)[0]
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         _require(params)
@@ -141,3 +134,31 @@ def separated(
     For optimizers that take an amount of decay but no mask and treat every tensor on its own.
     """
     return optax.multi_transform({True: decayed, False: plain}, mask)
+
+
+def masked_schedule_free_adamw(
+    learning_rate: Any = 0.0025,
+    warmup_steps: int | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_lr_power: float = 2.0,
+    state_dtype: Any = None,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """``optax.contrib.schedule_free_adamw`` with a mask, which it has no argument for."""
+    if warmup_steps is not None:
+        learning_rate = optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+    base = optax.chain(
+        optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.contrib.schedule_free(
+        base,
+        learning_rate,
+        b1=b1,
+        weight_lr_power=weight_lr_power,
+        state_dtype=state_dtype,
+    )

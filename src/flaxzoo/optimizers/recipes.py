@@ -1,21 +1,54 @@
-"""From a recipe to an optax transformation: learning rate, weight decay, own keywords."""
+"""Recipes of optimizers, and from a recipe to an optax transformation."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import optax
 
 from flaxzoo import schedules
-from flaxzoo.optimizers import catalog, decay
+from flaxzoo.optimizers import decay
+
+Factory = Callable[..., optax.GradientTransformation]
+Decay = Literal["native", "coupled", "decoupled", "penalised", "selected", "separated"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the builder must know about one optimizer.
+
+    Attributes:
+      name: its name in messages.
+      factory: the function that makes the transformation.
+      rate_keyword: the factory's keyword for the learning rate; None if it has none.
+      default_rate: learning rate where the caller gives none.
+      constant_rate: the factory takes a number only, not a schedule.
+      decay: how weight decay is added.
+      decay_keyword: the factory's keyword for the amount of weight decay, if it has one.
+      mask_keyword: the factory's keyword for the mask, if it has one.
+      needs: see ``Optimizer.needs``.
+      own: the factory's other parameters, with the defaults that apply.
+    """
+
+    name: str
+    factory: Factory
+    rate_keyword: str | None
+    default_rate: float
+    constant_rate: bool
+    decay: Decay
+    decay_keyword: str | None
+    mask_keyword: str | None
+    needs: frozenset[str]
+    own: Mapping[str, inspect.Parameter]
 
 
 def transformation(
-    recipe: catalog.Recipe,
+    recipe: Recipe,
     rate: Any,
     weight_decay: float | None,
     mask: Any,
@@ -49,13 +82,11 @@ def transformation(
         return decay.decoupled(plain({}), schedules.as_schedule(rate), weight_decay, mask)
     if kind == "penalised":
         return decay.penalised(plain({}), weight_decay, mask)
-    if kind == "rebuilt":
-        return _schedule_free_adamw(rate, weight_decay, mask, **own)
     return decay.coupled(plain({}), weight_decay, mask)
 
 
 def _make(
-    recipe: catalog.Recipe, rate: Any, own: Mapping[str, Any], managed: Mapping[str, Any]
+    recipe: Recipe, rate: Any, own: Mapping[str, Any], managed: Mapping[str, Any]
 ) -> optax.GradientTransformation:
     defaults = {
         key: p.default
@@ -81,7 +112,7 @@ def _make(
 
 
 def _scheduled(
-    recipe: catalog.Recipe, rate: Any, options: Mapping[str, Any]
+    recipe: Recipe, rate: Any, options: Mapping[str, Any]
 ) -> optax.GradientTransformation:
     if recipe.factory is optax.rprop:
         # Its learning rate is the first step size only, so a schedule scales what it adapts.
@@ -91,32 +122,3 @@ def _scheduled(
         return recipe.factory(**{str(recipe.rate_keyword): learning_rate}, **options)
 
     return optax.inject_hyperparams(factory)(learning_rate=rate)
-
-
-def _schedule_free_adamw(
-    learning_rate: Any,
-    weight_decay: float,
-    mask: Any,
-    *,
-    warmup_steps: int | None = None,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_lr_power: float = 2.0,
-    state_dtype: Any = None,
-) -> optax.GradientTransformation:
-    """``optax.contrib.schedule_free_adamw`` with a mask, which it has no argument for."""
-    if warmup_steps is not None:
-        learning_rate = optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
-    base = optax.chain(
-        optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return optax.contrib.schedule_free(
-        base,
-        learning_rate,
-        b1=b1,
-        weight_lr_power=weight_lr_power,
-        state_dtype=state_dtype,
-    )

@@ -21,13 +21,14 @@ def _base(
     options: Mapping[str, Any] | None,
     weight_decay: float | None,
     weight_decay_mask: Any,
-    without: frozenset[str],
+    without: frozenset[str] = frozenset({"per_example_gradients"}),
 ) -> Optimizer:
-    given: dict[str, Any] = dict(options or {})
+    """The optimizer to wrap, which must not need what ``without`` names."""
+    keywords: dict[str, Any] = dict(options or {})
     if isinstance(optimizer, str) or not isinstance(optimizer, optax.GradientTransformation):
-        given["learning_rate"] = learning_rate
-    given.update(weight_decay=weight_decay, weight_decay_mask=weight_decay_mask)
-    base = as_optimizer(optimizer, **given)
+        keywords["learning_rate"] = learning_rate
+    keywords.update(weight_decay=weight_decay, weight_decay_mask=weight_decay_mask)
+    base = as_optimizer(optimizer, **keywords)
     if base.needs & without:
         raise ValueError(
             f"{wrapper} cannot wrap {base.name!r}, which needs {', '.join(sorted(base.needs))}"
@@ -115,15 +116,8 @@ def mechanize(
 
     Source: Cutkosky et al. (https://arxiv.org/abs/2306.00144); ``optax.contrib.mechanize``.
     """
-    base = _base(
-        "mechanize",
-        base_optimizer,
-        learning_rate,
-        base_options,
-        weight_decay,
-        weight_decay_mask,
-        without=frozenset({"per_example_gradients"}),
-    )
+    decay = (weight_decay, weight_decay_mask)
+    base = _base("mechanize", base_optimizer, learning_rate, base_options, *decay)
     tx = optax.contrib.mechanize(
         base, weight_decay=mechanic_decay, eps=eps, s_init=s_init, num_betas=num_betas
     )
@@ -164,7 +158,6 @@ def schedule_free(
         base_options,
         weight_decay,
         weight_decay_mask,
-        without=frozenset({"per_example_gradients"}),
     )
     tx = optax.contrib.schedule_free(
         base, learning_rate, b1=b1, weight_lr_power=weight_lr_power, state_dtype=state_dtype
