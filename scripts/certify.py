@@ -136,7 +136,9 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     options = dict(cut.values())
     if "input_shape" in MODELS.parameters(name):
         options["img_size"] = shape[:2]
-    reference = timm.create_model(name, **options).eval()
+    # timm's own default is as wide as the weights that it would download.
+    classes = model.module.head.num_classes
+    reference = timm.create_model(name, num_classes=classes, **options).eval()
     shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     tensors = synthetic_tensors(shapes, seed)
     load_reference(reference, tensors, source="random weights")
