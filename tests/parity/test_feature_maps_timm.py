@@ -23,6 +23,8 @@ timm = pytest.importorskip("timm")
         ("convnext_atto_ols", {}),
         ("convnext_tiny_hnf", {"output_stride": 8}),
         ("convnextv2_atto", {"output_stride": 16}),
+        ("test_vit", {}),
+        ("test_vit2", {}),
     ],
 )
 def test_maps_are_timm_s(name, options):

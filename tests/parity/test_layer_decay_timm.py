@@ -12,7 +12,9 @@ timm = pytest.importorskip("timm")
 optim = pytest.importorskip("timm.optim")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "convnext_tiny_hnf"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50d", "convnext_tiny_hnf", "test_vit", "test_vit2", "test_vit3"]
+)
 def test_every_parameter_has_timm_s_factor(name):
     theirs = timm.create_model(name)
     names = {id(p): key for key, p in theirs.named_parameters()}

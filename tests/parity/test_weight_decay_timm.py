@@ -13,7 +13,9 @@ optim = pytest.importorskip("timm.optim")
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "convnextv2_atto"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "convnextv2_atto", "test_vit", "test_vit3"]
+)
 def test_the_same_parameters_decay(name):
     with torch.device("meta"):
         theirs = timm.create_model(name)

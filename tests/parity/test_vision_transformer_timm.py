@@ -1,0 +1,142 @@
+"""Vision transformers against timm: positions for other images, old files, names."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+
+SMALL = {"depth": 2}
+
+
+def tensors_of(reference):
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    return synthetic_tensors(shapes, 0)
+
+
+def loaded(model, tensors, old, name):
+    weights = Weights(tensors, "memory", ours=False)
+    sizes = (old, model.spec.input_shape)
+    architecture = MODELS.architecture(name)
+    variables, missing = load(
+        model.shapes(), weights, architecture, model.module, image_sizes=sizes
+    )
+    assert missing == ()
+    return model.with_variables(variables)
+
+
+def outputs(reference, images):
+    with torch.no_grad():
+        return reference.eval()(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "flexivit_small"])
+@pytest.mark.parametrize("new", [(48, 96), (96, 96)])
+def test_weights_for_images_of_another_size(name, new):
+    """Also of as many patches: 96 x 48 to 48 x 96."""
+    old = (96, 48)
+    before = timm.create_model(name, img_size=old, num_classes=5, **SMALL)
+    after = timm.create_model(name, img_size=new, num_classes=5, **SMALL)
+    tensors = tensors_of(before)
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    method = {"interpolation": "bilinear", "antialias": False} if "flexi" in name else {}
+    positions = vision_transformer.resample_abs_pos_embed(
+        state["pos_embed"],
+        new_size=[size // 16 for size in new],
+        old_size=[size // 16 for size in old],
+        num_prefix_tokens=0 if after.no_embed_class else after.num_prefix_tokens,
+        **method,
+    )
+    after.load_state_dict({**state, "pos_embed": positions})
+    model = fz.models.get(name, num_classes=5, input_shape=(*new, 3), **SMALL)
+    images = synthetic_images((2, *new, 3), 0)
+    assert_close(loaded(model, tensors, (*old, 3), name)(images), outputs(after, images))
+
+
+@pytest.mark.parametrize("size", [(80, 48), (32, 160)])
+def test_a_dynamic_size(size):
+    reference = timm.create_model("test_vit", num_classes=5, **SMALL)
+    model = fz.models.get("test_vit", num_classes=5, **SMALL)
+    model = loaded(model, tensors_of(reference), None, "test_vit")
+    reference.load_state_dict({k: torch.tensor(v) for k, v in tensors_of(reference).items()})
+    images = synthetic_images((2, *size, 3), 0)
+    assert_close(model(images), outputs(reference, images))
+    maps = model.feature_maps(images)
+    with torch.no_grad():
+        _, expected = reference.forward_intermediates(torch.tensor(images.transpose(0, 3, 1, 2)))
+    assert len(maps) == len(expected)
+    for ours, theirs in zip(maps.values(), expected, strict=True):
+        assert_close(np.asarray(ours), theirs.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_files_of_dinov2_itself(registers):
+    name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
+    options = {"num_classes": 0, "depth": 1}
+    reference = timm.create_model(name, img_size=28, **options)
+    rng = np.random.default_rng(0)
+    tensors = {"mask_token": np.zeros((1, 384), np.float32), **tensors_of(reference)}
+    if registers:
+        tensors["register_tokens"] = tensors.pop("reg_token")
+        tensors["pos_embed"] = rng.standard_normal((1, 5, 384)).astype(np.float32)
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    reference.load_state_dict(vision_transformer.checkpoint_filter_fn(state, reference))
+    model = fz.models.get(name, input_shape=(28, 28, 3), **options)
+    images = synthetic_images((2, 28, 28, 3), 0)
+    assert_close(loaded(model, tensors, None, name)(images), outputs(reference, images))
+
+
+def test_linear_patches_and_representations_of_older_files():
+    reference = timm.create_model("test_vit", num_classes=5, img_size=32, **SMALL)
+    tensors = tensors_of(reference)
+    reference.load_state_dict({key: torch.tensor(value) for key, value in tensors.items()})
+    tensors["pre_logits.fc.weight"] = np.zeros((64, 64), np.float32)
+    tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].reshape(64, -1)
+    model = fz.models.get("test_vit", num_classes=5, input_shape=(32, 32, 3), **SMALL)
+    images = synthetic_images((2, 32, 32, 3), 0)
+    assert_close(loaded(model, tensors, None, "test_vit")(images), outputs(reference, images))
+
+
+def test_names_are_timms_in_both_directions():
+    for name in ("test_vit3", "vit_so400m_patch14_siglip_384", "beit3_base_patch16_224"):
+        model = fz.models.get(name, **SMALL)
+        reference = MODELS.architecture(name).reference
+        with torch.device("meta"):
+            theirs = timm.create_model(name, num_classes=1000, **SMALL).state_dict()
+        ours = [reference_name(path, reference) for path in flatten(model.shapes())]
+        assert sorted(ours) == sorted(theirs)
+
+
+def test_images_of_no_whole_patches():
+    """SigLIP's at 384 have patches of 14, and what is left over is not seen."""
+    name, size = "vit_so400m_patch14_siglip_gap_384", (30, 44)
+    fields = {"width": 16, "depth": 1, "heads": 2}
+    reference = vision_transformer.VisionTransformer(
+        img_size=size,
+        patch_size=14,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        mlp_ratio=3.7362,
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+        num_classes=5,
+    )
+    tensors = tensors_of(reference)
+    reference.load_state_dict({key: torch.tensor(value) for key, value in tensors.items()})
+    model = fz.models.get(name, num_classes=5, input_shape=(*size, 3), **fields)
+    images = synthetic_images((1, *size, 3), 0)
+    assert_close(loaded(model, tensors, None, name)(images), outputs(reference, images))
