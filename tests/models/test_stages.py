@@ -12,7 +12,7 @@ from flaxzoo.errors import ShapeError, UnknownNameError
 from flaxzoo.models import CNN, LSTM, MLP, AutoEncoder, Classifier, ConvAutoEncoder, Head, ResNet
 from flaxzoo.models.heads import Identity
 from flaxzoo.models.resnest import ResNeStBlock
-from flaxzoo.models.stages import Layers, position, stage_paths, stages_of
+from flaxzoo.models.stages import Layers, groups_of, position, stage_paths, stages_of
 from flaxzoo.transfer.slicing import Slice
 
 RESNET = {"layers": (2, 1), "widths": (8, 12), "stem_width": 4}
@@ -320,3 +320,29 @@ def test_models_of_the_registry_have_stages():
         names = list(stages_of(fz.models.get(name).module))
         assert len(names) == len(set(names)) > 1
     assert len(stages_of(fz.models.get("resnet50").module)) == 1 + 16 + 1
+
+
+def test_groups_that_unfreeze_together():
+    groups = groups_of(fz.models.get("resnet18").module)
+    assert list(dict.fromkeys(groups.values())) == [
+        *("stem", "layer1", "layer2", "layer3", "layer4", "head")
+    ]
+    groups = groups_of(fz.models.get("vgg11_bn").module)
+    # A convolution begins to train with its norm.
+    assert groups["features_0"] == groups["features_1"] == "stage1"
+    assert list(dict.fromkeys(groups.values())) == [
+        *(f"stage{n}" for n in range(1, 6)),
+        "pre_logits",
+        "head",
+    ]
+    names = ("stem", "stages_0_blocks_0", "stages_0_blocks_1", "stages_1_downsample", "blocks_11")
+    groups = groups_of(Named(names))
+    assert list(groups.values()) == ["stem", "stages_0", "stages_0", "stages_1", "blocks_11"]
+
+
+class Named(nn.Module):
+    names: tuple[str, ...]
+
+    @nn.nowrap
+    def stages(self):
+        return {name: (name,) for name in self.names}

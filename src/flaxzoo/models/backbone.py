@@ -47,6 +47,9 @@ class Part:
         ``"vectors"``, whose rank is checked where a range of stages starts; None for no check.
       depth: name of the group that the stage shares its depth with, for layer-wise decay of
         learning rates: that of another stage, or ``"head"``; None for a depth of its own.
+      group: name of the group of stages that begin to train together where a run unfreezes the
+        network gradually; None for the stage's name up to its first number, ``"layer4"`` of
+        ``"layer4_1"`` and ``"stages_0"`` of ``"stages_0_blocks_1"``.
       remat: whether a module is computed again in the backward pass instead of storing what it
         computes inside.
     """
@@ -59,6 +62,7 @@ class Part:
     view: Callable[[jax.Array], jax.Array] | None = None
     takes: str | None = "maps"
     depth: str | None = None
+    group: str | None = None
     remat: bool = False
 
     @property
@@ -113,6 +117,11 @@ class Backbone(Checked, kw_only=True):
             if part.depth is not None or part.name not in depths:
                 depths[part.name] = part.depth or part.name
         return depths
+
+    @nn.nowrap
+    def groups(self) -> dict[str, str]:
+        """The group of each stage whose parts name one."""
+        return {part.name: part.group for part in self.parts() if part.group is not None}
 
     @nn.nowrap
     def reductions(self) -> dict[str, int | None]:

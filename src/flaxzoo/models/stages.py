@@ -13,6 +13,7 @@ All backbones of the zoo have both, and a ``Sequential`` (Flax's or jax-resnet's
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,30 @@ def depths_of(module: nn.Module) -> dict[str, str]:
         # A stage of the backbone's with that name has another one here.
         depths.pop("head", None)
     return {name: depths.get(name, name) for name in stages_of(module)}
+
+
+def groups_of(module: nn.Module) -> dict[str, str]:
+    """The group of each stage, for unfreezing one group after another.
+
+    Args:
+      module: as for ``stages_of``; where it has a method ``groups``, as backbones of the zoo have,
+        its groups are taken.
+
+    Returns:
+      From the name of each stage, in the order of the forward pass, to the name of its group: by
+      default its own up to the first number.
+
+    Raises:
+      TypeError: the module has no stages.
+    """
+    owner = module.backbone if isinstance(module, Classifier) else module
+    named = dict(owner.groups()) if callable(getattr(owner, "groups", None)) else {}
+    return {name: named.get(name) or _numbered(name) for name in stages_of(module)}
+
+
+def _numbered(name: str) -> str:
+    match = re.match(r"\D*\d+(?=_|$)", name)
+    return match[0] if match else name
 
 
 def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -102,14 +102,14 @@ class VGG(Backbone):
             for i in range(count):
                 name = f"features_{place}"
                 conv = functools.partial(Conv, width, 3, use_bias=True, **self.dtypes)
-                yield Part(name, conv, takes="images" if place == 0 else "maps")
+                yield Part(name, conv, group=f"stage{n}", takes="images" if place == 0 else "maps")
                 if self.norm is not None:
                     place += 1
                     name = f"features_{place}"
                 owns = () if self.norm is None else (name,)
                 complete = f"stage{n}" if i == count - 1 else None
                 activate = functools.partial(self._activate, name)
-                yield Part(name, activate, owns, map=complete, reduction=reduction)
+                yield Part(name, activate, owns, complete, reduction, group=f"stage{n}")
                 place += 2
             place, reduction = place + 1, reduction * 2
             last = f"pool{n}" if n == len(self.layers) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import optax
 from flaxzoo._checks import check_choice, check_size
 from flaxzoo._trees import by_path, flatten, map_by_path
 from flaxzoo.layers.lowering.initialise import filled
+from flaxzoo.models.stages import groups_of as groups_of_stages
 from flaxzoo.models.stages import stage_paths
 from flaxzoo.training.freezing import TRAIN, FreezeSpec, frozen_paths, module_and_params
 from flaxzoo.training.param_groups import Form, Groups
@@ -123,7 +123,7 @@ def unfreezing_schedule(
       model: a ``Model`` with variables or a known input shape; its backbone has stages.
       every: epochs from one unfreezing to the next.
       start: epoch from which the head alone trains.
-      by: ``"group"`` unfreezes stages of one name together, such as all blocks of ``layer4``;
+      by: ``"group"`` unfreezes the stages of one group together, such as all blocks of ``layer4``;
         ``"stage"`` one after another.
 
     Returns:
@@ -139,9 +139,10 @@ def unfreezing_schedule(
     every, start = check_size("every", every), check_size("start", start, minimum=0)
     check_choice("by", by, ("group", "stage"))
     parts: list[tuple[str, list[str]]] = []
-    for name, paths in stage_paths(*module_and_params(model)).items():
-        # "layer4_1" is a block of "layer4"; "conv_1" stands alone.
-        group = re.sub(r"(?<=\d)_\d+$", "", name) if by == "group" else name
+    module, params = module_and_params(model)
+    groups = groups_of_stages(module)
+    for name, paths in stage_paths(module, params).items():
+        group = groups[name] if by == "group" else name
         if parts and parts[-1][0] == group:
             parts[-1][1].extend(paths)
         elif paths:
