@@ -21,8 +21,8 @@ The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one lin
   lowering, without names and places in the source, so that it changes with what is computed and
   with nothing else. ``--changed`` runs the names whose fingerprint is another one.
 
-A family whose depth is not in a field called ``layers``, ``depths`` or ``depth`` says where it is:
-``CUT = {"our_field": "timms_keyword"}`` in its file.
+A family whose depth, here or in timm, is not called ``layers``, ``depths`` or ``depth`` says where
+it is: ``CUT = {"our_field": "timms_keyword"}`` in its file.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import fnmatch
 import gc
 import hashlib
 import importlib
+import inspect
 import json
 import random
 import sys
@@ -57,7 +58,7 @@ LEDGERS = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 SIZE = 96
 # Blocks of one kind that a shallow network keeps in each stage.
 BLOCKS = 2
-_CUT = {"layers": "layers", "depths": "depths", "depth": "depth"}
+_DEPTHS = ("layers", "depths", "depth")
 
 
 def fingerprint(name: str, input_shape: Sequence[int]) -> str:
@@ -132,8 +133,8 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     timm = import_timm()
     cut = {} if _parameters(name) < whole_below else shallow(name)
     shape = input_shape(name)
-    model = fz.models.get(name, **_sized(name, shape), **{key: v for key, (_, v) in cut.items()})
-    options = dict(cut.values())
+    model = fz.models.get(name, **_sized(name, shape), **cut)
+    options: dict[str, Any] = in_timms_words(name, cut)
     if "input_shape" in MODELS.parameters(name):
         options["img_size"] = shape[:2]
     # timm's own default is as wide as the weights that it would download.
@@ -146,7 +147,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     differences = compare(model, reference, synthetic_images((2, *shape), seed))
     relative = {key: _rounded(found.relative) for key, found in differences.items()}
     logits, features = relative.pop("logits"), relative.pop("features")
-    fields = ", ".join(f"{key}={value!r}" for key, (_, value) in cut.items())
+    fields = ", ".join(f"{key}={value!r}" for key, value in cut.items())
     return {
         "logits": logits,
         "features": features,
@@ -162,21 +163,33 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def shallow(name: str) -> dict[str, tuple[str, Any]]:
-    """The fields that leave at most two blocks in each stage: ours to timm's keyword and the value.
+def shallow(name: str) -> dict[str, Any]:
+    """Our fields that leave at most two blocks in each stage.
 
     Empty where a family has no such field: its networks are compared whole.
     """
     parameters = MODELS.parameters(name)
-    module = importlib.import_module(MODELS.architecture(name).family)
-    fields: dict[str, tuple[str, Any]] = {}
-    for key, keyword in getattr(module, "CUT", _CUT).items():
+    fields: dict[str, Any] = {}
+    for key in _cut(name) or _DEPTHS:
         value = parameters[key].default if key in parameters else None
         if isinstance(value, int):
-            fields[key] = (keyword, min(value, BLOCKS))
+            fields[key] = min(value, BLOCKS)
         elif isinstance(value, Sequence):
-            fields[key] = (keyword, tuple(min(count, BLOCKS) for count in value))
+            fields[key] = tuple(min(count, BLOCKS) for count in value)
     return fields
+
+
+def in_timms_words(name: str, cut: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of ``timm.create_model`` for the fields that make a network shallow."""
+    if not cut or _cut(name):
+        return {_cut(name)[key]: value for key, value in cut.items()}
+    import torch
+
+    with torch.device("meta"):
+        keywords = inspect.signature(type(import_timm().create_model(name)).__init__).parameters
+    depth = next(keyword for keyword in _DEPTHS if keyword in keywords)
+    (value,) = cut.values()
+    return {depth: value}
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
@@ -243,6 +256,11 @@ def pending(names: Sequence[str], lot: int, seed: str) -> tuple[list[str], dict[
     rest = [name for name in names if name not in changed]
     drawn = set(random.Random(seed).sample(rest, min(lot, len(rest))))
     return [name for name in names if name in changed | drawn], prints
+
+
+def _cut(name: str) -> Mapping[str, str]:
+    """What the family's file says of where its depth is."""
+    return getattr(importlib.import_module(MODELS.architecture(name).family), "CUT", {})
 
 
 def _family(name: str) -> str:

@@ -57,9 +57,17 @@ def test_a_fingerprint_does_not_depend_on_what_ran_before(script):
 
 
 def test_a_shallow_network_has_every_block_and_at_most_two_in_a_stage(script):
-    assert script.shallow("resnet152") == {"layers": ("layers", (2, 2, 2, 2))}
-    assert script.shallow("resnet14t") == {"layers": ("layers", (1, 1, 1, 1))}
+    assert script.shallow("resnet152") == {"layers": (2, 2, 2, 2)}
+    assert script.shallow("resnet14t") == {"layers": (1, 1, 1, 1)}
     assert script.shallow("cnn") == {}
+
+
+def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
+    from flaxzoo.models import resnet
+
+    monkeypatch.setattr(resnet, "CUT", {"widths": "channels"}, raising=False)
+    assert script.shallow("resnet50") == {"widths": (2, 2, 2, 2)}
+    assert script.in_timms_words("resnet50", {"widths": (2,)}) == {"channels": (2,)}
 
 
 def test_what_has_changed_is_run_again_and_some_by_lot(script, monkeypatch):
