@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.models.heads import Head
 from flaxzoo.models.vision_transformer import VisionTransformer
 
@@ -52,6 +52,11 @@ def test_images_of_another_size():
     message = r"images must be of 16 x 24, got \[1, 24, 16, 3\]: .*dynamic_size=True"
     with pytest.raises(ShapeError, match=message):
         model(jnp.zeros((1, 24, 16, 3)))
+
+
+def test_timms_keywords_are_translated():
+    with pytest.raises(UnknownArgumentError, match="timm's 'embed_dim' is called 'width' here"):
+        fz.models.get("test_vit", embed_dim=8)
 
 
 def test_fields_are_checked():

@@ -36,6 +36,15 @@ _TIMM = {
     "features_only": "features",
     "checkpoint_path": "pretrained",
     "img_size": "input_shape",
+    "dynamic_img_size": "dynamic_size",
+    "embed_dim": "width",
+    "num_heads": "heads",
+    "reg_tokens": "register_tokens",
+    "init_values": "layer_scale",
+    "attn_drop_rate": "attention_dropout",
+    "proj_drop_rate": "block_dropout",
+    "pos_drop_rate": "position_dropout",
+    "patch_drop_rate": "patch_dropout",
 }
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _USUAL = {"preprocess": {**_IMAGENET, "interpolation": "bicubic", "crop": 0.875}}
