@@ -122,22 +122,26 @@ def binary_scores(
     *,
     from_logits: bool,
     metric: str,
-    several: str = "",
+    several: str = "scores of several classes need another metric",
+    log_odds: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Probabilities, truths and weights of a yes-or-no question, each flat and of one length.
+    """Scores, truths and weights of a yes-or-no question, each flat and of one length.
 
     Args:
       outputs: scores of targets' shape (a trailing axis of 1 is ignored), or [..., 2] for labels
-        [...], where the second class is "yes". Integers and booleans are decisions already.
+        [...], where the second class is "yes". Integers and booleans are decisions already, and
+        stay 0 and 1.
       targets: labels; above 0.5 (so 1 or True) means yes.
       weights: of targets' shape or its leading axes, or None.
       from_logits: whether scores are logits, as opposed to probabilities.
       metric: name for messages.
       several: what to do about scores of three or more classes, for the message.
+      log_odds: returns log-odds in place of probabilities, for metrics of the order alone: a
+        sigmoid would round large logits to 1, and log-odds keep apart the probabilities near 1.
 
     Returns:
-      (probabilities float [N], truths bool [N], weights float [N]); the first are 0 where the
-      weight is.
+      (probabilities or log-odds float [N], truths bool [N], weights float [N]); the first are 0
+      where the weight is.
 
     Raises:
       ShapeError: the shapes don't fit.
@@ -145,36 +149,9 @@ def binary_scores(
     scores, truths, weights, decided = _yes_or_no(
         outputs, targets, weights, from_logits, metric, several
     )
-    if from_logits and not decided:
+    if from_logits and not log_odds and not decided:
         scores = jax.nn.sigmoid(scores)
-    return masked(scores, weights), truths, weights
-
-
-def binary_log_odds(
-    outputs: Any, targets: Any, weights: Any, *, from_logits: bool, metric: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As ``binary_scores``, with log-odds for probabilities: for metrics of the order alone.
-
-    Logits stay as they are, since a sigmoid would round large ones to 1. Probabilities become
-    log-odds, which keeps apart those near 1. Decisions stay 0 and 1.
-
-    Args:
-      outputs: as for ``binary_scores``.
-      targets: as for ``binary_scores``.
-      weights: of targets' shape or its leading axes, or None.
-      from_logits: whether scores are logits, as opposed to probabilities.
-      metric: name for messages.
-
-    Returns:
-      (log-odds float [N], truths bool [N], weights float [N]).
-
-    Raises:
-      ShapeError: the shapes don't fit.
-    """
-    scores, truths, weights, decided = _yes_or_no(
-        outputs, targets, weights, from_logits, metric, ""
-    )
-    if not (from_logits or decided):
+    elif log_odds and not (from_logits or decided):
         scores = jax.scipy.special.logit(jnp.clip(scores, 0, 1))
     return masked(scores, weights), truths, weights
 
@@ -193,10 +170,9 @@ def _yes_or_no(
     else:
         labels = outputs.ndim > targets.ndim or targets.shape == (*outputs.shape[:-1], 1)
         if outputs.ndim >= 2 and outputs.shape[-1] > 2 and labels:
-            advice = several or "scores of several classes need another metric"
             raise ShapeError(
-                f"{metric}: {advice}; as scores of yes, outputs of shape {outputs.shape} don't fit "
-                f"targets of shape {targets.shape}"
+                f"{metric}: {several}; as scores of yes, outputs of shape {outputs.shape} don't "
+                f"fit targets of shape {targets.shape}"
             )
         scores, targets = align(outputs, targets, metric)
         scores = as_float(scores)

@@ -137,8 +137,8 @@ def auc(
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    scores = _arrays.binary_log_odds(
-        outputs, targets, weights, from_logits=from_logits, metric="auc"
+    scores = _arrays.binary_scores(
+        outputs, targets, weights, from_logits=from_logits, metric="auc", log_odds=True
     )
     return _curves.RocAuc.from_scores(*scores)
 
@@ -166,8 +166,8 @@ def auc_pr(
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    scores = _arrays.binary_log_odds(
-        outputs, targets, weights, from_logits=from_logits, metric="auc_pr"
+    scores = _arrays.binary_scores(
+        outputs, targets, weights, from_logits=from_logits, metric="auc_pr", log_odds=True
     )
     return _curves.PrAuc.from_scores(*scores)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,19 +14,7 @@ from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.metrics._spec import REGISTRY
 
-
-@REGISTRY.register
-def precision(
-    outputs: Any,
-    targets: Any,
-    *,
-    weights: Any = None,
-    threshold: float = 0.5,
-    average: str = "binary",
-    num_classes: int | None = None,
-    from_logits: bool = True,
-) -> clu_metrics.Metric:
-    """Share of the yes answers that are right; 0 where there are none.
+_ARGUMENTS = """
 
     Args:
       outputs: for ``average="binary"``, scores of targets' shape, or [..., 2]; else class scores
@@ -44,76 +33,37 @@ def precision(
 
     Raises:
       ShapeError: targets don't fit outputs.
+      UnknownArgumentError: outputs are class ids, and ``num_classes`` is None.
     """
-    return _f_score(
-        outputs, targets, weights, threshold, average, num_classes, from_logits, 0.0, "precision"
-    )
 
 
-@REGISTRY.register
-def recall(
-    outputs: Any,
-    targets: Any,
-    *,
-    weights: Any = None,
-    threshold: float = 0.5,
-    average: str = "binary",
-    num_classes: int | None = None,
-    from_logits: bool = True,
-) -> clu_metrics.Metric:
-    """Share of the true yes that are found; 0 where there are none.
+def _of_beta(
+    name: str, beta: float, summary: str, aliases: tuple[str, ...] = ()
+) -> Callable[..., clu_metrics.Metric]:
+    """Registers the F-score of one beta under a name of its own."""
 
-    Args:
-      outputs: as for ``precision``.
-      targets: as for ``precision``.
-      weights: leading axes of the labels, or None.
-      threshold: for ``"binary"``, the probability above which the answer is yes.
-      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
-      num_classes: C; needed where outputs are class ids.
-      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+    def score(
+        outputs: Any,
+        targets: Any,
+        *,
+        weights: Any = None,
+        threshold: float = 0.5,
+        average: str = "binary",
+        num_classes: int | None = None,
+        from_logits: bool = True,
+    ) -> clu_metrics.Metric:
+        return _f_score(
+            outputs, targets, weights, threshold, average, num_classes, from_logits, beta, name
+        )
 
-    Returns:
-      Mergeable counts.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-    """
-    return _f_score(
-        outputs, targets, weights, threshold, average, num_classes, from_logits, math.inf, "recall"
-    )
+    score.__name__ = score.__qualname__ = name
+    score.__doc__ = summary + _ARGUMENTS
+    return REGISTRY.register(name, aliases=aliases)(score)
 
 
-@REGISTRY.register(aliases=["f1_score"])
-def f1(
-    outputs: Any,
-    targets: Any,
-    *,
-    weights: Any = None,
-    threshold: float = 0.5,
-    average: str = "binary",
-    num_classes: int | None = None,
-    from_logits: bool = True,
-) -> clu_metrics.Metric:
-    """Harmonic mean of precision and recall.
-
-    Args:
-      outputs: as for ``precision``.
-      targets: as for ``precision``.
-      weights: leading axes of the labels, or None.
-      threshold: for ``"binary"``, the probability above which the answer is yes.
-      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
-      num_classes: C; needed where outputs are class ids.
-      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
-
-    Returns:
-      Mergeable counts.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-    """
-    return _f_score(
-        outputs, targets, weights, threshold, average, num_classes, from_logits, 1.0, "f1"
-    )
+precision = _of_beta("precision", 0.0, "Share of the yes answers that are right; 0 without any.")
+recall = _of_beta("recall", math.inf, "Share of the true yes that are found; 0 without any.")
+f1 = _of_beta("f1", 1.0, "Harmonic mean of precision and recall.", aliases=("f1_score",))
 
 
 @REGISTRY.register(aliases=["fbeta_score"])
@@ -131,12 +81,12 @@ def fbeta(
     """Weighted harmonic mean of precision and recall.
 
     Args:
-      outputs: as for ``precision``.
-      targets: as for ``precision``.
+      outputs: as for ``precision``, and so are the other arguments.
+      targets: yes (1) or no (0); else integer labels [...] or one-hot rows [..., C].
       beta: how many times more recall counts than precision; 1 is ``f1``.
       weights: leading axes of the labels, or None.
       threshold: for ``"binary"``, the probability above which the answer is yes.
-      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``, as for ``precision``.
+      average: ``"binary"``, ``"micro"``, ``"macro"`` or ``"weighted"``.
       num_classes: C; needed where outputs are class ids.
       from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,9 +50,7 @@ def _elements(
     return outputs, targets, weights
 
 
-@REGISTRY.register(aliases=["mean_squared_error"])
-def mse(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metric:
-    """Mean squared error by element.
+_ARGUMENTS = """
 
     Args:
       outputs: predictions of targets' shape; [B] and [B, 1] go together.
@@ -64,46 +63,40 @@ def mse(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metri
     Raises:
       ShapeError: targets don't fit outputs.
     """
-    outputs, targets, weights = _elements(outputs, targets, weights, "mse")
-    return _states.Mean.of(jnp.square(outputs - targets), weights)
 
 
-@REGISTRY.register(aliases=["root_mean_squared_error"])
-def rmse(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metric:
-    """Root of the mean squared error, in the targets' units.
+def _of_error(
+    name: str,
+    alias: str,
+    summary: str,
+    error: Callable[[jax.Array], jax.Array],
+    then: str | None = None,
+) -> Callable[..., clu_metrics.Metric]:
+    """Registers the mean of a function of the error by element."""
 
-    Args:
-      outputs: predictions of targets' shape; [B] and [B, 1] go together.
-      targets: values to predict.
-      weights: leading axes of the targets, or None.
+    def metric(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metric:
+        outputs, targets, weights = _elements(outputs, targets, weights, name)
+        return _states.Mean.of(error(outputs - targets), weights, then=then)
 
-    Returns:
-      A mergeable mean, whose root is the value.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-    """
-    outputs, targets, weights = _elements(outputs, targets, weights, "rmse")
-    return _states.Mean.of(jnp.square(outputs - targets), weights, then="sqrt")
+    metric.__name__ = metric.__qualname__ = name
+    metric.__doc__ = summary + _ARGUMENTS
+    return REGISTRY.register(name, aliases=(alias,))(metric)
 
 
-@REGISTRY.register(aliases=["mean_absolute_error"])
-def mae(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metric:
-    """Mean absolute error by element, in the targets' units.
-
-    Args:
-      outputs: predictions of targets' shape; [B] and [B, 1] go together.
-      targets: values to predict.
-      weights: leading axes of the targets, or None.
-
-    Returns:
-      A mergeable mean.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-    """
-    outputs, targets, weights = _elements(outputs, targets, weights, "mae")
-    return _states.Mean.of(jnp.abs(outputs - targets), weights)
+mse = _of_error("mse", "mean_squared_error", "Mean squared error by element.", jnp.square)
+rmse = _of_error(
+    "rmse",
+    "root_mean_squared_error",
+    "Root of the mean squared error, in the targets' units.",
+    jnp.square,
+    then="sqrt",
+)
+mae = _of_error(
+    "mae",
+    "mean_absolute_error",
+    "Mean absolute error by element, in the targets' units.",
+    jnp.abs,
+)
 
 
 @REGISTRY.register(aliases=["r2_score", "r_squared"])

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
 
+from flaxzoo._checks import is_size
 from flaxzoo._config import NotJsonableError, hashable, to_json
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
@@ -272,16 +273,12 @@ def _check_values(metric: str, kwargs: Mapping[str, Any]) -> None:
             raise ValueError(f"metric {metric!r}: {key} takes {takes}, got {kwargs[key]!r}")
 
 
-def _is_count(least: int) -> Callable[[Any], bool]:
-    return lambda n: isinstance(n, int) and not isinstance(n, bool) and n >= least
-
-
 _AVERAGES = ("binary", "micro", "macro", "weighted")
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "average": (lambda a: a in _AVERAGES, " or ".join(map(repr, _AVERAGES))),
     "beta": (lambda b: b > 0, "a positive number"),
-    "k": (_is_count(1), "an integer of at least 1"),
-    "num_classes": (lambda n: n is None or _is_count(2)(n), "an integer of at least 2"),
+    "k": (is_size, "an integer of at least 1"),
+    "num_classes": (lambda n: n is None or is_size(n, 2), "an integer of at least 2"),
     "threshold": (lambda t: 0 <= t <= 1, "a probability between 0 and 1"),
 }
 
