@@ -214,6 +214,15 @@ def test_names_and_groups(where, index):
     assert position(NAMES, where) == index
 
 
+def test_position_of_a_group_that_the_backbone_names():
+    """A VGG's stages are its layers; its groups are what others call stages."""
+    groups = groups_of(fz.models.get("vgg11_bn").module)
+    first = next(name for name, group in groups.items() if group == "stage2")
+    assert position(groups, "stage2") == list(groups).index(first) > 0
+    with pytest.raises(UnknownNameError, match="no stage 'stage9'. Did you mean 'stage"):
+        position(groups, "stage9")
+
+
 def test_unknown_positions():
     with pytest.raises(UnknownNameError, match="no stage 'layer3'. Did you mean 'layer2'.*stem, "):
         position(NAMES, "layer3")

@@ -163,13 +163,13 @@ def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple
     return {name: tuple(paths) for name, paths in found.items()}
 
 
-def position(names: Iterable[str], where: int | str) -> int:
+def position(stages: Iterable[str] | Mapping[str, str], where: int | str) -> int:
     """The number of a stage.
 
     Args:
-      names: of all stages, in order.
+      stages: the names of all stages, in order; or ``groups_of`` them, whose groups count then.
       where: a number as in Python's slices, so that -1 is the last stage and ``len(names)`` is
-        behind it; a stage's name; or that of a group, ``"layer3"``, for its first stage,
+        behind it; a stage's name; or that of a group, ``"layer3"``, for its first stage, here
         ``"layer3_0"``.
 
     Returns:
@@ -179,7 +179,7 @@ def position(names: Iterable[str], where: int | str) -> int:
       UnknownNameError: (a KeyError) no stage has this name or number; it lists the closest.
       TypeError: ``where`` is neither.
     """
-    names = tuple(names)
+    names = tuple(stages)
     if isinstance(where, numbers.Integral) and not isinstance(where, bool):
         index = int(where)
         if not -len(names) <= index <= len(names):
@@ -192,11 +192,12 @@ def position(names: Iterable[str], where: int | str) -> int:
         raise TypeError(f"a stage is given by its name or number, got {where!r}")
     if where in names:
         return names.index(where)
+    named = stages if isinstance(stages, Mapping) else {}
     for index, name in enumerate(names):
-        if name.startswith(f"{where}_"):
+        if named.get(name) == where or name.startswith(f"{where}_"):
             return index
-    groups = dict.fromkeys(name.rpartition("_")[0] for name in names if "_" in name)
-    hint = did_you_mean(where, (*groups, *names))
+    groups = (name.rpartition("_")[0] for name in names if "_" in name)
+    hint = did_you_mean(where, dict.fromkeys((*named.values(), *groups, *names)))
     raise UnknownNameError(f"no stage {where!r}.{hint} Stages: {_listed(names)}")
 
 

@@ -12,7 +12,7 @@ import optax
 from flaxzoo._trees import flatten, prefixes, unflatten
 from flaxzoo.errors import UnknownNameError, did_you_mean
 from flaxzoo.model import Model
-from flaxzoo.models.stages import position, stage_paths
+from flaxzoo.models.stages import groups_of, position, stage_paths
 from flaxzoo.optimizers import Optimizer, partition
 
 FreezeSpec = str | Iterable[str] | Callable[[str], bool] | None
@@ -135,7 +135,7 @@ def paths_before(module: nn.Module, params: Mapping[str, Any], where: int | str)
     """
     stages = stage_paths(module, params)
     names = list(stages)
-    before = names[: position(names, where)]
+    before = names[: position(groups_of(module), where)]
     return frozenset(path for name in before for path in stages[name])
 
 

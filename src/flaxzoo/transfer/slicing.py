@@ -16,7 +16,14 @@ from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
-from flaxzoo.models.stages import as_staged, depths_of, position, stage_paths, stages_of
+from flaxzoo.models.stages import (
+    as_staged,
+    depths_of,
+    groups_of,
+    position,
+    stage_paths,
+    stages_of,
+)
 from flaxzoo.spec import ModelSpec
 
 
@@ -125,9 +132,10 @@ def slice_model(
     """
     if not isinstance(model, Model):
         model = Model(model)
-    names = list(stages_of(model.module))
-    first = 0 if start is None else position(names, start)
-    last = len(names) if stop is None else position(names, stop)
+    groups = groups_of(model.module)
+    names = list(groups)
+    first = 0 if start is None else position(groups, start)
+    last = len(names) if stop is None else position(groups, stop)
     if first >= last:
         relation = "empty" if first == last else "reversed"
         raise ValueError(
