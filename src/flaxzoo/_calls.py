@@ -75,14 +75,14 @@ def _first_sentence(error: Exception) -> str:
 
 def _channels(error: Exception) -> str:
     """For a convolution of other channels: how many it takes and got; else nothing."""
-    found = re.search(
+    match = re.search(
         r'"kernel" in "([^"]*)".*?shape \(([\d, ]+)\).*?shape \(([\d, ]+)\)', str(error), re.DOTALL
     )
-    if found is None:
+    if match is None:
         return ""
-    got, takes = (tuple(map(int, shape.split(","))) for shape in found.groups()[1:])
+    got, takes = (tuple(map(int, shape.split(","))) for shape in match.groups()[1:])
     differs = [i for i, (a, b) in enumerate(zip(got, takes, strict=False)) if a != b]
     # Convolutions have more than two axes; the last but one is the input's.
     if len(got) != len(takes) or len(got) < 3 or differs != [len(got) - 2]:
         return ""
-    return f"{found[1].strip('/')} takes {takes[-2]} channels, got {got[-2]}"
+    return f"{match[1].strip('/')} takes {takes[-2]} channels, got {got[-2]}"

@@ -83,10 +83,10 @@ def closest(name: str, candidates: Iterable[str], limit: int = 5) -> list[str]:
     for candidate in candidates:
         folded.setdefault(fold(candidate), candidate)
     wanted = fold(name)
-    found = difflib.get_close_matches(wanted, folded, n=limit, cutoff=0.6)
+    matches = difflib.get_close_matches(wanted, folded, n=limit, cutoff=0.6)
     # Substrings catch what edit distance misses: "cross_entropy" in "softmax_cross_entropy".
-    found += [key for key in sorted(folded) if wanted in key and key not in found]
-    return [folded[key] for key in found[:limit]]
+    matches += [key for key in sorted(folded) if wanted in key and key not in matches]
+    return [folded[key] for key in matches[:limit]]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
-import math
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, overload
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_number
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.images import CROP_MODES, INTERPOLATIONS, fit, is_encoded, is_pil, load_image
 
@@ -74,11 +74,11 @@ class Preprocess:
                 f"input_shape must be (height, width, channels) with 1 or 3 channels, got {shape}"
             )
         for name in ("mean", "std"):
-            given = getattr(self, name)
-            values = _numbers(given)
+            values = _numbers(getattr(self, name))
             if values is None or len(values) not in (1, 3):
                 raise ValueError(
-                    f"{name} must be one or three finite numbers in a tuple, got {given!r}"
+                    f"{name} must be one or three finite numbers in a tuple, "
+                    f"got {getattr(self, name)!r}"
                 )
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
@@ -311,31 +311,28 @@ class Preprocess:
         return (sum(values) / len(values),) * channels
 
 
-def _sizes(name: str, given: Any, form: str) -> tuple[int, int, int]:
+def _sizes(name: str, sizes: Any, form: str) -> tuple[int, int, int]:
     try:
-        if any(isinstance(value, bool) for value in given):
+        if any(isinstance(size, bool) for size in sizes):
             raise TypeError
-        first, second, third = map(operator.index, given)
+        first, second, third = map(operator.index, sizes)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {form}, all integers, got {given!r}") from None
+        raise ValueError(f"{name} must be {form}, all integers, got {sizes!r}") from None
     return first, second, third
 
 
-def _numbers(given: Any) -> tuple[float, ...] | None:
+def _numbers(values: Any) -> tuple[float, ...] | None:
     """Finite numbers, of Python's or NumPy's; None where there are other things."""
     try:
-        if any(isinstance(value, str | bytes | bool) for value in given):
-            return None
-        values = tuple(float(value) for value in given)
+        return tuple(check_number("value", value) for value in values)
     except (TypeError, ValueError, OverflowError):
         return None
-    return values if all(map(math.isfinite, values)) else None
 
 
-def _crop(name: str, given: Any) -> float:
-    values = _numbers((given,))
+def _crop(name: str, value: Any) -> float:
+    values = _numbers((value,))
     if values is None or values[0] <= 0:
-        raise ValueError(f"{name} must be a positive fraction, got {given!r}")
+        raise ValueError(f"{name} must be a positive fraction, got {value!r}")
     return values[0]
 
 

@@ -112,11 +112,11 @@ class Registry(Generic[T]):
 
     def list(self, pattern: str = "*") -> list[str]:
         """Names of the entries that match a glob by name or alias, sorted."""
-        found = {name for name in self._entries if fnmatch.fnmatchcase(name, pattern)}
-        found |= {
+        names = {name for name in self._entries if fnmatch.fnmatchcase(name, pattern)}
+        names |= {
             name for alias, name in self._aliases.items() if fnmatch.fnmatchcase(alias, pattern)
         }
-        return sorted(found)
+        return sorted(names)
 
     def resolve(self, name: str) -> str:
         """The name an alias stands for; a name stands for itself.

@@ -83,7 +83,9 @@ class Report:
         """The outputs that differ by more than the tolerance, or are not finite."""
         # "not <=" instead of ">", so that NaN fails.
         return tuple(
-            k for k, found in self.differences.items() if not found.relative <= self.tolerance
+            k
+            for k, difference in self.differences.items()
+            if not difference.relative <= self.tolerance
         )
 
     @property
@@ -93,9 +95,9 @@ class Report:
 
     def __str__(self) -> str:
         rows = [("", "shape", "absolute", "relative")]
-        for name, found in self.differences.items():
-            numbers = (f"{found.absolute:.1e}", f"{found.relative:.1e}")
-            rows.append((name, str(list(found.shape)), *numbers))
+        for name, difference in self.differences.items():
+            numbers = (f"{difference.absolute:.1e}", f"{difference.relative:.1e}")
+            rows.append((name, str(list(difference.shape)), *numbers))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             f"{self.name} against {self.reference}: {self.weights}, "
@@ -237,13 +239,15 @@ def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
         than the reference's.
     """
     images = np.asarray(images, np.float32)
-    theirs = reference_outputs(reference, images)
+    references = reference_outputs(reference, images)
     ours = outputs(model, images)
-    if len(ours) != len(theirs):
-        raise ShapeError(f"the model has {len(ours) - 2} stages, its reference {len(theirs) - 2}")
+    if len(ours) != len(references):
+        raise ShapeError(
+            f"the model has {len(ours) - 2} stages, its reference {len(references) - 2}"
+        )
     return {
-        key: _difference(key, found, expected)
-        for (key, found), expected in zip(ours.items(), theirs, strict=True)
+        key: _difference(key, value, expected)
+        for (key, value), expected in zip(ours.items(), references, strict=True)
     }
 
 
@@ -253,8 +257,8 @@ def outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
         raise UninitializedError(f"model {model.spec.name!r} has no variables yet")
     # Accelerators multiply float32 in fewer bits by default.
     with jax.default_matmul_precision("highest"):
-        found = _outputs(model.module, model.variables, jnp.asarray(images))
-    return {key: np.asarray(value) for key, value in found.items()}
+        values = _outputs(model.module, model.variables, jnp.asarray(images))
+    return {key: np.asarray(value) for key, value in values.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -281,7 +285,7 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
             x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
             last, maps = reference.forward_intermediates(x)
             features = reference.forward_head(last, pre_logits=True)
-            found = [m.permute(0, 2, 3, 1) for m in maps] + [features, reference(x)]
+            values = [m.permute(0, 2, 3, 1) for m in maps] + [features, reference(x)]
     except RuntimeError as error:
         # Average anti-aliasing fails where a stage's input is odd.
         raise ShapeError(
@@ -289,7 +293,7 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
         ) from error
     finally:
         reference.train(training)
-    return [value.numpy() for value in found]
+    return [value.numpy() for value in values]
 
 
 def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
@@ -357,10 +361,10 @@ def _declare_operators() -> None:
     _KEPT.append(library)
 
 
-def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    if ours.shape != theirs.shape:
-        raise ShapeError(f"{name}: got {list(ours.shape)}, the reference {list(theirs.shape)}")
-    absolute = float(np.abs(ours - theirs).max())
-    largest = float(np.abs(theirs).max())
+def _difference(name: str, ours: np.ndarray, reference: np.ndarray) -> Difference:
+    if ours.shape != reference.shape:
+        raise ShapeError(f"{name}: got {list(ours.shape)}, the reference {list(reference.shape)}")
+    absolute = float(np.abs(ours - reference).max())
+    largest = float(np.abs(reference).max())
     relative = absolute / largest if largest else (0.0 if absolute == 0 else float("inf"))
     return Difference(ours.shape, absolute, relative)

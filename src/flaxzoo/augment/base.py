@@ -289,24 +289,24 @@ def as_augmentation(
     """
     if value is None or (isinstance(value, list | tuple) and not value):
         return None
-    found = Compose(tuple(value)) if isinstance(value, list | tuple) else _one(value)
-    if isinstance(found, Augmentation):
-        found = found.normalized_by(preprocess)
+    augmentation = Compose(tuple(value)) if isinstance(value, list | tuple) else _one(value)
+    if isinstance(augmentation, Augmentation):
+        augmentation = augmentation.normalized_by(preprocess)
         # One output is a number to predict or the odds of one class: mixed as it is.
         if num_classes and num_classes > 1:
-            found = found.with_num_classes(num_classes)
-    return found
+            augmentation = augmentation.with_num_classes(num_classes)
+    return augmentation
 
 
 def _one(value: Any) -> Callable[..., Any]:
     if isinstance(value, str):
-        found = REGISTRY.get(value)
-        if isinstance(found, Augmentation) and found.changes_nothing:
+        augmentation = REGISTRY.get(value)
+        if isinstance(augmentation, Augmentation) and augmentation.changes_nothing:
             raise ValueError(
                 f"the augmentation {value!r} changes nothing unless it is told what: see "
                 f"flaxzoo.augment.info({value!r}), and pass flaxzoo.augment.get({value!r}, ...)"
             )
-        return found
+        return augmentation
     if isinstance(value, Sequence):
         return Compose(tuple(value))
     if isinstance(value, type) or not callable(value):

@@ -91,13 +91,13 @@ def check_rgb(image: jax.Array, owner: Any, what: str) -> None:
 
 
 def _image_key(inputs: Mapping[str, Any], owner: Any) -> str:
-    found = next((key for key in _IMAGE_KEYS if key in inputs), None)
-    if found is None:
+    image_key = next((key for key in _IMAGE_KEYS if key in inputs), None)
+    if image_key is None:
         raise ShapeError(
             f"{name_of(owner)} looks for images under {', '.join(_IMAGE_KEYS)}; the inputs have "
             f"{', '.join(map(str, inputs)) or 'no keys'}"
         )
-    return found
+    return image_key
 
 
 def images_of(batch: Batch, owner: Any) -> Any:

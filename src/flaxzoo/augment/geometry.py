@@ -162,8 +162,8 @@ class Affine(Geometric):
         }
         drawn["shift_x"] *= width
         drawn["shift_y"] *= height
-        found = affine_matrix(**drawn)
-        return found if self.p == 1 else jnp.where(chosen, found, identity())
+        matrix = affine_matrix(**drawn)
+        return matrix if self.p == 1 else jnp.where(chosen, matrix, identity())
 
     def sometimes(self, key: jax.Array, image: jax.Array) -> jax.Array:  # noqa: D102
         return warp_filled(self, self.matrix(key, *image.shape[:2]), image, self.fill)

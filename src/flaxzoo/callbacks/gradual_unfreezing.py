@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxzoo._checks import check_choice
+from flaxzoo._checks import check_choice, is_size
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
@@ -109,7 +109,7 @@ def _check(label: str, entries: Mapping[int, Any] | None) -> None:
             f"GradualUnfreezing: {label} must map epochs to stages, got {entries!r}"
         )
     for when in entries:
-        if isinstance(when, bool) or not isinstance(when, int) or when < 0:
+        if not is_size(when, 0):
             raise CallbackError(
                 f"GradualUnfreezing: {label} must have epochs (or steps) from 0, got {when!r}"
             )

@@ -48,13 +48,13 @@ def stages_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
             "a dictionary from each stage's name to the names of its submodules, or make it the "
             "backbone of a flaxzoo.Classifier, whose stages are then 'backbone' and 'head'"
         )
-    found = named.stages()
-    if not isinstance(found, Mapping):
+    stages = named.stages()
+    if not isinstance(stages, Mapping):
         raise TypeError(
             f"{type(module).__name__}.stages() must return a dictionary from each stage's name to "
-            f"the names of its submodules, got {found!r}"
+            f"the names of its submodules, got {stages!r}"
         )
-    return {str(name): _children(module, name, value) for name, value in found.items()}
+    return {str(name): _children(module, name, value) for name, value in stages.items()}
 
 
 def _children(module: nn.Module, name: str, value: Any) -> tuple[str, ...]:
@@ -68,19 +68,19 @@ def _children(module: nn.Module, name: str, value: Any) -> tuple[str, ...]:
 
 
 def _classifier_stages(module: Classifier) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    stages: dict[str, tuple[str, ...]] = {}
     backbone, head = module.backbone, module.head
     if not isinstance(backbone, Identity):
         inner = {} if as_staged(backbone) is None else stages_of(backbone)
         for name, children in inner.items():
             # An LSTM with a linear layer of its own calls that its head.
             name = "backbone/head" if name == "head" else name
-            found[name] = tuple(f"backbone/{child}" for child in children)
+            stages[name] = tuple(f"backbone/{child}" for child in children)
         # Without a stage there is still the work between them: a CNN of no layers flattens.
-        found = found or {"backbone": ("backbone",)}
+        stages = stages or {"backbone": ("backbone",)}
     if not isinstance(head, Identity):
-        found["head"] = ("head",)
-    return found
+        stages["head"] = ("head",)
+    return stages
 
 
 def depths_of(module: nn.Module) -> dict[str, str]:
@@ -149,18 +149,18 @@ def stage_paths(module: nn.Module, params: Mapping[str, Any]) -> dict[str, tuple
     """
     stages = stages_of(module)
     owners = {child: name for name in reversed(stages) for child in stages[name]}
-    found: dict[str, list[str]] = {name: [] for name in stages}
+    owned: dict[str, list[str]] = {name: [] for name in stages}
     lost: list[str] = []
     for path in flatten(params):
         owner = next((owners[group] for group in prefixes(path)[::-1] if group in owners), None)
-        (lost if owner is None else found[owner]).append(path)
+        (lost if owner is None else owned[owner]).append(path)
     if lost:
         more = " ..." if len(lost) > SHOWN else ""
         raise ValueError(
             f"the stages of {type(module).__name__} do not say where these belong: "
             f"{', '.join(lost[:SHOWN])}{more}. Stages: {', '.join(stages)}"
         )
-    return {name: tuple(paths) for name, paths in found.items()}
+    return {name: tuple(paths) for name, paths in owned.items()}
 
 
 def position(stages: Iterable[str] | Mapping[str, str], where: int | str) -> int:

@@ -255,10 +255,10 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     Source: Defazio et al., The Road Less Scheduled (https://arxiv.org/abs/2405.15682).
     """
 
-    def found(node: Any) -> bool:
+    def holds_average(node: Any) -> bool:
         return isinstance(node, optax.contrib.ScheduleFreeState | AverageState)
 
-    for state in filter(found, jax.tree.leaves(opt_state, is_leaf=found)):
+    for state in filter(holds_average, jax.tree.leaves(opt_state, is_leaf=holds_average)):
         if isinstance(state, AverageState):
             params = jax.tree.map(
                 lambda mean, y: y if is_masked(mean) else mean.astype(y.dtype),

@@ -258,7 +258,7 @@ def model_card(model: Model, repo_id: str, *, licence: str | None = None) -> str
     front += [f"license: {licence}"] if licence else []
     count = sum(np.size(leaf) for leaf in flatten(model.variables["params"]).values())
     own = spec.config is None and not timm
-    given = ", module=module" if own else ""
+    argument = ", module=module" if own else ""
     facts = [
         f"- architecture: `{spec.name}`{f' ({spec.paper})' if spec.paper else ''}",
         f"- parameters: {count:,}",
@@ -269,7 +269,7 @@ def model_card(model: Model, repo_id: str, *, licence: str | None = None) -> str
         "import flaxzoo as fz",
         "",
         *(["# module: the Linen module that this was trained as"] if own else []),
-        f'model = fz.Model.from_pretrained("{repo_id}"{given})',
+        f'model = fz.Model.from_pretrained("{repo_id}"{argument})',
         *(['print(model.predict(["image.jpg"]))'] if images else ["outputs = model(inputs)"]),
     ]
     lines = ["---", *front, "---", f"# {repo_id.rpartition('/')[2]}", ""]

@@ -56,9 +56,9 @@ def parse(source: str) -> HubSource:
     repo_id, at, revision = rest.partition("@")
     if prefix or not rest or (at and not revision):
         raise CheckpointError(f"a Hub source is written {_FORM}; got {source!r}")
-    found = HubSource(repo_id, revision or None)
-    check_names(*found)
-    return found
+    hub_source = HubSource(repo_id, revision or None)
+    check_names(*hub_source)
+    return hub_source
 
 
 def download(

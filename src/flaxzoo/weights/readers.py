@@ -69,16 +69,16 @@ def read_tensors(
         to read files safely.
     """
     path = _locate(Path(path))
-    kind, found = _KINDS.get(path.suffix.lower()), _sniff(path)
-    if found not in _SUFFIX or kind not in (None, found):
-        raise CheckpointError(_mismatch(path, kind, found))
+    kind, content = _KINDS.get(path.suffix.lower()), _sniff(path)
+    if content not in _SUFFIX or kind not in (None, content):
+        raise CheckpointError(_mismatch(path, kind, content))
     read: dict[str, Callable[[], dict[str, np.ndarray]]] = {
         "safetensors": lambda: plain_names(_read_safetensors(path)),
         "torch": lambda: read_torch(path, _limit(path, max_bytes), use_ema=use_ema),
         "hdf5": lambda: _read_hdf5(path, _limit(path, max_bytes)),
         "npz": lambda: read_npz(path, _limit(path, max_bytes)),
     }
-    tensors = read[kind or found]()
+    tensors = read[kind or content]()
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
     return tensors
@@ -139,14 +139,14 @@ def _sniff(path: Path) -> str:
     return "unknown"
 
 
-def _mismatch(path: Path, kind: str | None, found: str) -> str:
-    if found in _SUFFIX:
+def _mismatch(path: Path, kind: str | None, content: str) -> str:
+    if content in _SUFFIX:
         return (
-            f"{path}: is named {path.suffix} but holds {found}; "
-            f"rename it to {path.with_suffix(_SUFFIX[found]).name}"
+            f"{path}: is named {path.suffix} but holds {content}; "
+            f"rename it to {path.with_suffix(_SUFFIX[content]).name}"
         )
-    if found != "unknown":
-        return f"{path}: not a weight file but {found}"
+    if content != "unknown":
+        return f"{path}: not a weight file but {content}"
     if kind is not None:
         return f"{path}: not a readable {kind} file: it begins with other bytes, or is cut short"
     return f"{path}: unknown kind of weight file; flaxzoo reads {', '.join(_KINDS)}"

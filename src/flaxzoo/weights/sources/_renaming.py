@@ -21,11 +21,11 @@ class Renaming:
     kernels in HWIO.
 
     Attributes:
-      found: the other package's leaves by path, ``params/Conv_0/kernel``.
+      leaves: the other package's leaves by path, ``params/Conv_0/kernel``.
     """
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        self.found = found
+    def __init__(self, leaves: Mapping[str, Any]) -> None:
+        self.leaves = leaves
         self._theirs: dict[str, str] = {}
         self._layouts: dict[str, Callable[[Any], Any]] = {}
 
@@ -73,8 +73,8 @@ class Renaming:
         parts = [
             f"{len(paths)} {what}: {', '.join(paths[:SHOWN])}{' ...' * (len(paths) > SHOWN)}"
             for what, paths in (
-                ("missing", [path for path in self._theirs.values() if path not in self.found]),
-                ("without a place", [path for path in self.found if path not in used]),
+                ("missing", [path for path in self._theirs.values() if path not in self.leaves]),
+                ("without a place", [path for path in self.leaves if path not in used]),
             )
             if paths
         ]
@@ -82,7 +82,7 @@ class Renaming:
             raise CheckpointError(
                 f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
             )
-        leaves = {ours: self.found[path] for ours, path in self._theirs.items()}
+        leaves = {ours: self.leaves[path] for ours, path in self._theirs.items()}
         for ours, layout in self._layouts.items():
             leaves[ours] = layout(leaves[ours])
         return unflatten(leaves)
@@ -104,5 +104,5 @@ def pick(table: Mapping[str, _Entry], name: str, source: str) -> _Entry:
 
 def numbered(names: Iterable[str], prefix: str) -> list[str]:
     """Those that are ``prefix`` and a number, as Flax names submodules, in order."""
-    found = [n for n in names if n.startswith(prefix) and n[len(prefix) :].isdecimal()]
-    return sorted(found, key=lambda n: int(n[len(prefix) :]))
+    matches = [n for n in names if n.startswith(prefix) and n[len(prefix) :].isdecimal()]
+    return sorted(matches, key=lambda n: int(n[len(prefix) :]))

@@ -170,7 +170,7 @@ def _walk_vgg(depths: tuple[int, ...], renaming: Renaming, is_variables: bool) -
     renaming.conv("backbone/pre_logits/fc1", "fc6", bias=True, layout=_flattened_to_conv)
     renaming.conv("backbone/pre_logits/fc2", "fc7", bias=True, layout=_dense_to_conv)
     renaming.conv("head/fc", "fc8", bias=True)
-    convs = [path for path in renaming.found if path.startswith("params/conv")]
+    convs = [path for path in renaming.leaves if path.startswith("params/conv")]
     return len({path.split("/")[1] for path in convs})
 
 
@@ -185,7 +185,7 @@ def _dense_to_conv(kernel: Any) -> Any:
 
 def _walk_variables(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
     """Pairs what Flax numbered, and returns how many blocks there are."""
-    children = {path.split("/")[1] for path in renaming.found if path.startswith("params/")}
+    children = {path.split("/")[1] for path in renaming.leaves if path.startswith("params/")}
     kind = "Bottleneck_" if convs == 3 else "BasicBlock_"
     _ends(renaming, "Conv_0", "BatchNorm_0", "Dense_0")
     places = [(s, i) for s, depth in enumerate(depths, 1) for i in range(depth)]
@@ -213,7 +213,7 @@ def _walk_file(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
             if _projects(stage, i, convs):
                 renaming.conv(f"{ours}/downsample_0", f"{theirs}/downsample/conv")
                 renaming.norm(f"{ours}/downsample_1", f"{theirs}/downsample/bn")
-    paths = (path.split("/") for path in renaming.found)
+    paths = (path.split("/") for path in renaming.leaves)
     return len({tuple(p[1:3]) for p in paths if len(p) > 2 and p[2].startswith("block")})
 
 
@@ -230,7 +230,7 @@ def _projects(stage: int, place: int, convs: int) -> bool:
 
 def _as_variables(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The file's arrays under the names of variables; the paths stay the file's."""
-    found = {}
+    arrays = {}
     for path, array in flat.items():
         owner, _, leaf = path.rpartition("/")
         if leaf == "num_batches_tracked":
@@ -239,8 +239,8 @@ def _as_variables(flat: Mapping[str, Any]) -> dict[str, Any]:
         collection = "batch_stats" if leaf in ("mean", "var") else "params"
         leaf = "kernel" if leaf == "weight" else leaf
         # An open file's arrays are gone once it is closed.
-        found[f"{collection}/{owner}/{leaf}"] = np.asarray(array)
-    return found
+        arrays[f"{collection}/{owner}/{leaf}"] = np.asarray(array)
+    return arrays
 
 
 _NETWORKS = {

@@ -161,21 +161,21 @@ def from_jax_resnet(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]
       >>> model = flaxzoo.models.get("resnet50")
       >>> model = model.with_variables(from_jax_resnet(module, variables))
     """
-    found = flatten(variables)
+    leaves = flatten(variables)
     layers: dict[int, set[str]] = {}
-    for path in found:
+    for path in leaves:
         collection, layer, child = (*path.split("/"), "", "")[:3]
         if collection == "params" and numbered([layer], "layers_"):
             layers.setdefault(int(layer.removeprefix("layers_")), set()).add(child)
     if module is not None:
         _check_layers(module, layers)
-    if not _is_stem(found, layers.get(0, ())):
-        held = ", ".join(list(found)[:SHOWN]) or "nothing"
+    if not _is_stem(leaves, layers.get(0, ())):
+        held = ", ".join(list(leaves)[:SHOWN]) or "nothing"
         raise CheckpointError(
             "jax-resnet's variables must begin with the stem (params/layers_0), since stages are "
             f"counted from there; they hold {held}"
         )
-    renaming = Renaming(found)
+    renaming = Renaming(leaves)
     _stem(renaming, layers.pop(0))
     stage, place = 0, 0
     for index, children in sorted(layers.items()):
@@ -229,9 +229,9 @@ def _conv_block(renaming: Renaming, conv: str, norm: str, theirs: str, bias: boo
     renaming.norm(norm, f"{theirs}/BatchNorm_0")
 
 
-def _is_stem(found: Mapping[str, Any], children: Collection[str]) -> bool:
+def _is_stem(leaves: Mapping[str, Any], children: Collection[str]) -> bool:
     """Whether the first layer is a stem, not a block of a slice from further on."""
-    kernel = found.get("params/layers_0/ConvBlock_0/Conv_0/kernel")
+    kernel = leaves.get("params/layers_0/ConvBlock_0/Conv_0/kernel")
     alone = len(children) == len(numbered(children, "ConvBlock_")) in (1, 3)
     # A bottleneck without a shortcut has three convolutions too, but begins with a 1 x 1.
     return alone and kernel is not None and kernel.shape[:2] != (1, 1)
@@ -268,7 +268,7 @@ def _block(renaming: Renaming, ours: str, theirs: str, children: set[str]) -> No
 
 def _split_attention(renaming: Renaming, ours: str, theirs: str) -> None:
     _conv_block(renaming, f"{ours}/conv", f"{ours}/bn0", f"{theirs}/ConvBlock_0")
-    bias = f"params/{theirs}/ConvBlock_1/Conv_0/bias" in renaming.found
+    bias = f"params/{theirs}/ConvBlock_1/Conv_0/bias" in renaming.leaves
     _conv_block(renaming, f"{ours}/fc1", f"{ours}/bn1", f"{theirs}/ConvBlock_1", bias=bias)
     renaming.conv(f"{ours}/fc2", f"{theirs}/Conv_0", bias=True)
 
