@@ -152,13 +152,7 @@ def as_activation(activation: ActivationLike) -> Function:
     if isinstance(activation, str):
         return REGISTRY.get(activation)
     if isinstance(activation, Mapping):
-        unknown = sorted(set(activation) - {"name", "kwargs"})
-        if unknown or "name" not in activation:
-            raise UnknownArgumentError(
-                "an activation given as a dictionary has the keys 'name' and 'kwargs', "
-                f"got {sorted(activation)}"
-            )
-        return REGISTRY.get(activation["name"], **activation.get("kwargs", {}))
+        return REGISTRY.from_config(activation)
     if _is_module_class(activation):
         return Activation(activation.__name__, activation)
     if callable(activation):

@@ -151,6 +151,23 @@ class Registry(Generic[T]):
         self.check_arguments(name, kwargs)
         return self._build(entry, **kwargs)
 
+    def from_config(self, config: Mapping[str, Any]) -> T:
+        """Builds what a dictionary describes, perhaps read from JSON.
+
+        Args:
+          config: ``{"name": ..., "kwargs": {...}}``; ``kwargs`` may be left out.
+
+        Raises:
+          UnknownNameError: (a KeyError) no entry has that name.
+          UnknownArgumentError: (a TypeError) other keys, or a keyword that the entry does not take.
+        """
+        if "name" not in config or set(config) - {"name", "kwargs"}:
+            raise UnknownArgumentError(
+                f"a dictionary that describes one {self.kind} has the keys 'name' and 'kwargs', "
+                f"got {sorted(config)}"
+            )
+        return self.get(config["name"], **config.get("kwargs", {}))
+
     def current_keywords(
         self, name: str, kwargs: Mapping[str, Any], *, warn: bool = False
     ) -> dict[str, Any]:

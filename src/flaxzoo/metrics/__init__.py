@@ -12,7 +12,7 @@ from flaxzoo.metrics import _classification as _classification
 from flaxzoo.metrics import _f_scores as _f_scores
 from flaxzoo.metrics import _regression as _regression
 from flaxzoo.metrics._collection import MetricCollection, collect
-from flaxzoo.metrics._spec import REGISTRY, MetricLike, MetricSpec, as_metric, from_config
+from flaxzoo.metrics._spec import REGISTRY, MetricLike, MetricSpec, as_metric
 
 __all__ = [
     "REGISTRY",
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 get = REGISTRY.get
+from_config = REGISTRY.from_config
 register = REGISTRY.register
 info = REGISTRY.info
 list = REGISTRY.list

@@ -192,7 +192,7 @@ def as_metric(metric: MetricLike, *, name: str | None = None) -> MetricSpec:
     elif isinstance(metric, MetricSpec):
         spec = metric
     elif isinstance(metric, Mapping):
-        spec = from_config(metric)
+        spec = REGISTRY.from_config(metric)
     elif callable(metric):
         spec = _from_callable(metric)
     else:
@@ -201,26 +201,6 @@ def as_metric(metric: MetricLike, *, name: str | None = None) -> MetricSpec:
             f"clu.metrics.Metric class; got {type(metric).__name__}: {metric!r}"
         )
     return dataclasses.replace(spec, name=name) if name else spec
-
-
-def from_config(config: Mapping[str, Any]) -> MetricSpec:
-    """The metric that a spec's ``config`` describes.
-
-    Args:
-      config: ``{"name": ..., "kwargs": {...}}``, as from a JSON file.
-
-    Returns:
-      A MetricSpec equal to the one whose ``config`` it was.
-
-    Raises:
-      UnknownNameError: no metric has that name (a user's must be registered first).
-      UnknownArgumentError: other keys, or a keyword that the metric does not take.
-    """
-    if "name" not in config or set(config) - {"name", "kwargs"}:
-        raise UnknownArgumentError(
-            f"a metric given as a dictionary has the keys 'name' and 'kwargs', got {sorted(config)}"
-        )
-    return REGISTRY.get(config["name"], **config.get("kwargs", {}))
 
 
 @dataclasses.dataclass(frozen=True)

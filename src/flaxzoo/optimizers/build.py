@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import dataclasses
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +36,54 @@ COMMON = (
 # that the step is not compiled again. Bounded, because sweeps make many.
 _CACHE: OrderedDict[Any, Optimizer] = OrderedDict()
 _CACHE_SIZE = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class _Common:
+    """What goes around every optimizer, checked; see ``get``."""
+
+    clip_norm: float | None = None
+    weight_decay: float | None = None
+    weight_decay_mask: Any = None
+    accumulate_steps: int = 1
+    ema_decay: float | None = None
+
+    @classmethod
+    def checked(cls, **options: Any) -> _Common:
+        """From options as users give them.
+
+        Raises:
+          ArgumentError: one is out of range.
+        """
+        common = cls(**options)
+        return dataclasses.replace(
+            common,
+            clip_norm=check_number("clip_norm", common.clip_norm, above=0, optional=True),
+            weight_decay=check_number(
+                "weight_decay", common.weight_decay, minimum=0, optional=True
+            ),
+            accumulate_steps=check_size("accumulate_steps", common.accumulate_steps),
+            ema_decay=check_rate("ema_decay", common.ema_decay, optional=True),
+        )
+
+    def check_with(self, name: str, needs: frozenset[str]) -> None:
+        """Raises ValueError for what does not go with an optimizer of this name and needs."""
+        if self.ema_decay is not None and name.startswith("schedule_free"):
+            raise ValueError(
+                f"ema_decay does not go with {name!r}, which evaluates at an average of its own"
+            )
+        if "per_example_gradients" not in needs:
+            return
+        if self.clip_norm is not None:
+            raise ValueError(
+                f"clip_norm does not go with {name!r}, which clips the gradient of each example: "
+                "pass l2_norm_clip"
+            )
+        if self.accumulate_steps > 1:
+            raise ValueError(
+                f"accumulate_steps does not go with {name!r}: its noise is made for one batch; "
+                "use a larger batch"
+            )
 
 
 def get(
@@ -88,15 +137,17 @@ def get(
     recipe = catalog.recipe(key, catalog.REGISTRY.entry(key))
     return _build(
         recipe,
-        learning_rate=learning_rate,
-        clip_norm=clip_norm,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        accumulate_steps=accumulate_steps,
-        ema_decay=ema_decay,
-        total_steps=total_steps,
-        schedule_options=schedule_options,
-        own=own,
+        learning_rate,
+        schedule_options,
+        total_steps,
+        {
+            "clip_norm": clip_norm,
+            "weight_decay": weight_decay,
+            "weight_decay_mask": weight_decay_mask,
+            "accumulate_steps": accumulate_steps,
+            "ema_decay": ema_decay,
+        },
+        own,
         named=True,
     )
 
@@ -146,9 +197,14 @@ def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) ->
         if catalog.REGISTRY.entry(name) is value:
             return get(name, **options)
     recipe = catalog.recipe(getattr(value, "__name__", type(value).__name__), value)
-    common = {key: options.pop(key, None) for key in COMMON}
-    common["accumulate_steps"] = common["accumulate_steps"] or 1
-    return _build(recipe, **common, own=options, named=False, needs=extra)
+    rate, schedule_options, total_steps = (
+        options.pop(key, None) for key in ("learning_rate", "schedule_options", "total_steps")
+    )
+    common = {key: options.pop(key, None) for key in COMMON if key in options}
+    common["accumulate_steps"] = common.get("accumulate_steps") or 1
+    return _build(
+        recipe, rate, schedule_options, total_steps, common, options, named=False, needs=extra
+    )
 
 
 def from_config(config: Mapping[str, Any]) -> Optimizer:
@@ -201,79 +257,52 @@ def _remembered(key: Any, make: Callable[[], Optimizer]) -> Optimizer:
 
 def _build(
     recipe: Recipe,
-    *,
     learning_rate: Any,
-    clip_norm: Any,
-    weight_decay: Any,
-    weight_decay_mask: Any,
-    accumulate_steps: Any,
-    ema_decay: Any,
-    total_steps: Any,
     schedule_options: Mapping[str, Any] | None,
+    total_steps: int | None,
+    options: dict[str, Any],
     own: dict[str, Any],
+    *,
     named: bool,
     needs: frozenset[str] = frozenset(),
 ) -> Optimizer:
     own = from_json(own)
     # optax's own spellings of what every optimizer here takes.
     learning_rate = _alias(recipe.rate_keyword, "learning_rate", learning_rate, own)
-    weight_decay = _alias(recipe.decay_keyword, "weight_decay", weight_decay, own)
-    weight_decay_mask = _alias(recipe.mask_keyword, "weight_decay_mask", weight_decay_mask, own)
+    for keyword, key in (
+        (recipe.decay_keyword, "weight_decay"),
+        (recipe.mask_keyword, "weight_decay_mask"),
+    ):
+        options[key] = _alias(keyword, key, options.get(key), own)
     _check_own(recipe, own)
-    clip_norm, weight_decay, accumulate_steps, ema_decay = _check_common(
-        clip_norm, weight_decay, accumulate_steps, ema_decay
-    )
-    _check_average(recipe.name, ema_decay)
+    common = _Common.checked(**options)
+    all_needs = (recipe.needs | needs) - _waived(recipe, own)
+    common.check_with(recipe.name, all_needs)
     if recipe.rate_keyword is None and learning_rate is not None:
         raise UnknownArgumentError(f"optimizer {recipe.name!r} does not take 'learning_rate'")
-    rate = _rate(recipe, learning_rate, schedule_options, total_steps, accumulate_steps)
-    all_needs = (recipe.needs | needs) - _waived(recipe, own)
-    if "per_example_gradients" in all_needs:
-        _check_private(recipe.name, clip_norm, accumulate_steps)
+    rate = _rate(recipe, learning_rate, schedule_options, total_steps, common.accumulate_steps)
 
     def make() -> Optimizer:
-        mask = as_decay_mask(weight_decay_mask)
-        tx = transformation(recipe, rate, weight_decay, mask, own)
+        mask = as_decay_mask(common.weight_decay_mask)
+        tx = transformation(recipe, rate, common.weight_decay, mask, own)
         inner_needs = tx.needs if isinstance(tx, Optimizer) else frozenset()
-        options = {
-            "clip_norm": clip_norm,
-            "weight_decay": weight_decay,
-            "weight_decay_mask": weight_decay_mask,
-            "accumulate_steps": accumulate_steps,
-            "ema_decay": ema_decay,
-            **own,
-        }
         return _finish(
             tx,
+            common,
             name=recipe.name,
             needs=all_needs | inner_needs,
             strict=named,
-            clip_norm=clip_norm,
-            accumulate_steps=accumulate_steps,
-            ema_decay=ema_decay,
             learning_rate=None if recipe.rate_keyword is None else schedules.as_schedule(rate),
-            config=_config(recipe.name, rate, options) if named else None,
+            config=_config(recipe.name, rate, {**vars(common), **own}) if named else None,
         )
 
-    key = (
-        recipe.factory,
-        recipe.name,
-        rate,
-        clip_norm,
-        weight_decay,
-        weight_decay_mask,
-        accumulate_steps,
-        ema_decay,
-        needs,
-        own,
-    )
-    return _remembered(key, make)
+    return _remembered((recipe.factory, recipe.name, rate, vars(common), needs, own), make)
 
 
 def _wrap(
     tx: optax.GradientTransformation, needs: frozenset[str], options: dict[str, Any]
 ) -> Optimizer:
-    takes = ("clip_norm", "weight_decay", "weight_decay_mask", "accumulate_steps", "ema_decay")
+    takes = [field.name for field in dataclasses.fields(_Common)]
     options = {key: value for key, value in options.items() if value is not None}
     options.pop("total_steps", None)  # loops pass it always; there is no schedule to tell
     unknown = [key for key in options if key not in takes]
@@ -283,74 +312,66 @@ def _wrap(
             f"learning rate and other options are inside it. It takes: {', '.join(takes)}. To "
             "set more, pass a name or a factory"
         )
-    clip_norm, weight_decay, steps, ema_decay = _check_common(
-        options.get("clip_norm"),
-        options.get("weight_decay"),
-        options.get("accumulate_steps", 1),
-        options.get("ema_decay"),
-    )
-    name, rate = "custom", None
+    common = _Common.checked(**options)
+    name, rate, inner_steps = "custom", None, 1
     if isinstance(tx, Optimizer):
-        unchanged = all(option is None for option in (clip_norm, weight_decay, ema_decay))
-        if unchanged and steps == 1 and needs <= tx.needs:
+        if dataclasses.replace(common, weight_decay_mask=None) == _Common() and needs <= tx.needs:
             return tx
-        needs, name, rate = needs | tx.needs, tx.name, tx.learning_rate
-        if steps > 1 and tx.accumulate_steps > 1:
+        needs, name, rate, inner_steps = (
+            needs | tx.needs,
+            tx.name,
+            tx.learning_rate,
+            tx.accumulate_steps,
+        )
+        if common.accumulate_steps > 1 and inner_steps > 1:
             raise ValueError(
-                f"accumulate_steps: optimizer {name!r} accumulates over {tx.accumulate_steps} "
-                "steps already"
+                f"accumulate_steps: optimizer {name!r} accumulates over {inner_steps} steps already"
             )
-    _check_average(name, ema_decay)
-    if "per_example_gradients" in needs:
-        _check_private(name, clip_norm, steps)
-        if weight_decay is not None:
-            raise ValueError("weight_decay cannot be added around per-example gradients")
-    mask = as_decay_mask(options.get("weight_decay_mask"))
+    common.check_with(name, needs)
+    if "per_example_gradients" in needs and common.weight_decay is not None:
+        raise ValueError("weight_decay cannot be added around per-example gradients")
+    mask = as_decay_mask(common.weight_decay_mask)
 
     def make() -> Optimizer:
-        inner = tx if weight_decay is None else decay.coupled(tx, weight_decay, mask)
+        amount = common.weight_decay
         return _finish(
-            inner,
+            tx if amount is None else decay.coupled(tx, amount, mask),
+            common,
             name=name,
             needs=needs,
             strict=False,
-            clip_norm=clip_norm,
-            accumulate_steps=steps,
-            ema_decay=ema_decay,
-            inner_steps=tx.accumulate_steps if isinstance(tx, Optimizer) else 1,
+            inner_steps=inner_steps,
             learning_rate=rate,
             config=None,
         )
 
-    return _remembered(("wrap", tx, needs, clip_norm, weight_decay, mask, steps, ema_decay), make)
+    return _remembered(("wrap", tx, needs, {**vars(common), "weight_decay_mask": mask}), make)
 
 
 def _finish(
     tx: optax.GradientTransformation,
+    common: _Common,
     *,
     name: str,
     needs: frozenset[str],
     strict: bool,
-    clip_norm: float | None,
-    accumulate_steps: int,
-    ema_decay: float | None,
     learning_rate: Callable[[Any], Any] | None,
     config: dict[str, Any] | None,
     inner_steps: int = 1,
 ) -> Optimizer:
-    if clip_norm is not None:
-        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-    if ema_decay is not None:
-        tx = average(tx, ema_decay)
-    if accumulate_steps > 1:
-        tx = accumulate(tx, accumulate_steps, mean_value="value_fn" not in needs)
+    if common.clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(common.clip_norm), tx)
+    if common.ema_decay is not None:
+        tx = average(tx, common.ema_decay)
+    if common.accumulate_steps > 1:
+        tx = accumulate(tx, common.accumulate_steps, mean_value="value_fn" not in needs)
     return Optimizer(
         tx.init,
         call_update(tx, name=name, needs=needs, strict=strict),
         name=name,
         config=config,
         learning_rate=learning_rate,
-        accumulate_steps=accumulate_steps * inner_steps,
+        accumulate_steps=common.accumulate_steps * inner_steps,
         needs=needs,
     )
 
@@ -380,37 +401,6 @@ def _check_own(recipe: Recipe, own: Mapping[str, Any]) -> None:
     if missing:
         raise UnknownArgumentError(
             f"optimizer {recipe.name!r} needs {', '.join(map(repr, missing))}. {takes}"
-        )
-
-
-def _check_common(
-    clip_norm: Any, weight_decay: Any, accumulate_steps: Any, ema_decay: Any
-) -> tuple[float | None, float | None, int, float | None]:
-    return (
-        check_number("clip_norm", clip_norm, above=0, optional=True),
-        check_number("weight_decay", weight_decay, minimum=0, optional=True),
-        check_size("accumulate_steps", accumulate_steps),
-        check_rate("ema_decay", ema_decay, optional=True),
-    )
-
-
-def _check_average(name: str, ema_decay: float | None) -> None:
-    if ema_decay is not None and name.startswith("schedule_free"):
-        raise ValueError(
-            f"ema_decay does not go with {name!r}, which evaluates at an average of its own"
-        )
-
-
-def _check_private(name: str, clip_norm: Any, accumulate_steps: int) -> None:
-    if clip_norm is not None:
-        raise ValueError(
-            f"clip_norm does not go with {name!r}, which clips the gradient of each example: "
-            "pass l2_norm_clip"
-        )
-    if accumulate_steps > 1:
-        raise ValueError(
-            f"accumulate_steps does not go with {name!r}: its noise is made for one batch; use "
-            "a larger batch"
         )
 
 
