@@ -195,8 +195,8 @@ def partners(key: jax.Array, counts: jax.Array) -> jax.Array:
     order = jnp.argsort(draws)
     number = jnp.maximum(counts.sum(), 1)
     following = order[(jnp.arange(size) + 1) % number]
-    partners = jnp.zeros(size, jnp.int32).at[order].set(following.astype(jnp.int32))
-    return jnp.where(counts, partners, jnp.arange(size))
+    cycle = jnp.zeros(size, jnp.int32).at[order].set(following.astype(jnp.int32))
+    return jnp.where(counts, cycle, jnp.arange(size))
 
 
 def soften(batch: Batch, num_classes: int | None, owner: Any) -> Batch:

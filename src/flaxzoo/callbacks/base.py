@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from flaxzoo.errors import CallbackError
+
 if TYPE_CHECKING:
     from flaxzoo.training.trainer import Trainer
 
@@ -102,6 +104,25 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
+
+
+def path_in_run(trainer: Any, name: str, callback: str, argument: str) -> Path:
+    """The path of a callback's file or folder in the trainer's run directory.
+
+    Args:
+      trainer: the trainer.
+      name: of the file or folder.
+      callback: the callback's name, for the message.
+      argument: its argument that names another path, for the message.
+
+    Raises:
+      CallbackError: the trainer has no run directory.
+    """
+    if trainer.run_dir is None:
+        raise CallbackError(
+            f"{callback} has nowhere to write: pass {argument}=, or give the trainer a run_dir"
+        )
+    return Path(trainer.run_dir) / name
 
 
 C = TypeVar("C", bound=type[Callback])

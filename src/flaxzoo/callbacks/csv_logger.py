@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from flaxzoo.callbacks.base import Callback
-from flaxzoo.errors import CallbackError
+from flaxzoo.callbacks.base import Callback, path_in_run
+from flaxzoo.errors import CallbackError, DataError
+from flaxzoo.weights.files import write_atomically
 
 
 class CSVLogger(Callback):
@@ -35,11 +35,7 @@ class CSVLogger(Callback):
     def on_train_begin(self, trainer: Any) -> None:
         """Finds out where to write."""
         if self.path is None:
-            if trainer.run_dir is None:
-                raise CallbackError(
-                    "CSVLogger has nowhere to write: pass path=, or give the trainer a run_dir"
-                )
-            self.path = Path(trainer.run_dir) / "history.csv"
+            self.path = path_in_run(trainer, "history.csv", "CSVLogger", "path")
         self._begun = False
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
@@ -58,6 +54,8 @@ class CSVLogger(Callback):
             self._begun = True
         except OSError as error:
             raise CallbackError(f"CSVLogger cannot write {path}: {error.strerror}") from error
+        except DataError as error:
+            raise CallbackError(f"CSVLogger {error}") from error
 
     def _rows_before(self, path: Path, epoch: int) -> list[dict[str, str]]:
         if not path.exists():
@@ -73,15 +71,11 @@ class CSVLogger(Callback):
 
 def _write_csv(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
     """Replaces the file in one move, so that a crash leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8") as file:
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    write_atomically(path, write)

@@ -16,7 +16,7 @@ from flaxzoo._checks import check_size
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
 from flaxzoo._trees import flatten
-from flaxzoo.callbacks.base import Callback
+from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.debug import start_trace
 from flaxzoo.errors import CallbackError, ShapeError
 from flaxzoo.plots import prediction_grid
@@ -96,11 +96,7 @@ class TensorBoard(Callback):
     def on_train_begin(self, trainer: Any) -> None:
         """Opens the logs; writes the model's summary and the sample's inputs."""
         if self.log_dir is None:
-            if trainer.run_dir is None:
-                raise CallbackError(
-                    "TensorBoard has nowhere to write: pass log_dir=, or give the trainer a run_dir"
-                )
-            self.log_dir = Path(trainer.run_dir) / "tensorboard"
+            self.log_dir = path_in_run(trainer, "tensorboard", "TensorBoard", "log_dir")
         self._close()
         if self._tracing:
             # An exception ended the last run within its profile.

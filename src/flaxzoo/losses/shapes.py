@@ -36,6 +36,10 @@ def one_array(name: str, argument: str, tree: Any) -> Spec:
     raise ShapeError(f"{argument} of loss {name!r} is {what}; it takes one array")
 
 
+def _both(name: str, predictions: Any, targets: Any) -> tuple[Spec, Spec]:
+    return one_array(name, "predictions", predictions), one_array(name, "targets", targets)
+
+
 def mismatch(name: str, argument: str, spec: Spec, takes: str, hint: str = "") -> ShapeError:
     """The error for an array of the wrong shape or dtype."""
     text = f"{argument} of loss {name!r} has {got(spec)}; it takes {takes}."
@@ -64,8 +68,7 @@ def _same_shape_hint(predictions: Spec, targets: Spec) -> str:
 
 def elementwise(name: str, predictions: Any, targets: Any, options: Mapping[str, Any]) -> None:
     """Predictions and targets of one shape."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     if p.shape != t.shape:
         takes = f"shape {p.shape}, the one of the predictions"
         raise mismatch(name, "targets", t, takes, _same_shape_hint(p, t))
@@ -111,8 +114,7 @@ def distribution(name: str, predictions: Any, targets: Any, options: Mapping[str
 
 def integer(name: str, predictions: Any, targets: Any, options: Mapping[str, Any]) -> None:
     """Scores ``[..., num_classes]`` and integer class indices ``[...]``."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     _several_classes(name, p)
     takes = (
         f"integer class indices of shape {p.shape[:-1]} for predictions of shape {p.shape} "
@@ -137,8 +139,7 @@ def labels_or_distribution(
     name: str, predictions: Any, targets: Any, options: Mapping[str, Any]
 ) -> None:
     """Scores ``[..., num_classes]`` with class indices ``[...]`` or one-hot targets."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     if p.shape and t.shape == p.shape:
         distribution(name, predictions, targets, options)
     else:
@@ -157,8 +158,7 @@ def nothing(name: str, predictions: Any, targets: Any, options: Mapping[str, Any
 
 def embeddings(name: str, predictions: Any, targets: Any, options: Mapping[str, Any]) -> None:
     """Embeddings ``[B, dim]`` and integer group labels ``[B]``."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     if len(p.shape) != 2:
         raise mismatch(name, "predictions", p, "embeddings of shape [batch, dim]")
     takes = f"integer group labels of shape {p.shape[:1]}, equal within a positive pair"
@@ -235,8 +235,7 @@ def ranking(name: str, predictions: Any, targets: Any, options: Mapping[str, Any
 
 def segmentation(name: str, predictions: Any, targets: Any, options: Mapping[str, Any]) -> None:
     """Logits ``[B, ..., C]`` with one-hot targets, class indices, or a binary mask for C = 1."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     if len(p.shape) < 2:
         raise mismatch(name, "predictions", p, "scores of shape [batch, ..., num_classes]")
     if t.shape == p.shape[:-1] and p.shape[-1] > 1 and not is_integer(t):
@@ -256,8 +255,7 @@ def binary_segmentation(
     name: str, predictions: Any, targets: Any, options: Mapping[str, Any]
 ) -> None:
     """Logits ``[B, ...]`` or ``[B, ..., 1]`` and a binary mask with or without that last axis."""
-    p = one_array(name, "predictions", predictions)
-    t = one_array(name, "targets", targets)
+    p, t = _both(name, predictions, targets)
     if not p.shape:
         raise mismatch(name, "predictions", p, "logits of shape [batch, ...]")
     allowed = {p.shape}
