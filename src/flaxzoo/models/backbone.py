@@ -119,7 +119,7 @@ class Backbone(Checked, kw_only=True):
         return depths
 
     @nn.nowrap
-    def groups(self) -> dict[str, str]:
+    def stage_groups(self) -> dict[str, str]:
         """The group of each stage whose parts name one."""
         return {part.name: part.group for part in self.parts() if part.group is not None}
 

@@ -110,8 +110,8 @@ def groups_of(module: nn.Module) -> dict[str, str]:
     """The group of each stage, for unfreezing one group after another.
 
     Args:
-      module: as for ``stages_of``; where it has a method ``groups``, as backbones of the zoo have,
-        its groups are taken.
+      module: as for ``stages_of``; where it has a method ``stage_groups``, as backbones of the
+        zoo have, its groups are taken.
 
     Returns:
       From the name of each stage, in the order of the forward pass, to the name of its group: by
@@ -121,7 +121,7 @@ def groups_of(module: nn.Module) -> dict[str, str]:
       TypeError: the module has no stages.
     """
     owner = module.backbone if isinstance(module, Classifier) else module
-    named = dict(owner.groups()) if callable(getattr(owner, "groups", None)) else {}
+    named = dict(owner.stage_groups()) if hasattr(owner, "stage_groups") else {}
     return {name: named.get(name) or _numbered(name) for name in stages_of(module)}
 
 
