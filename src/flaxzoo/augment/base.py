@@ -208,9 +208,9 @@ class ImageAugmentation(Augmentation):
 
     Attributes:
       p: probability that an image is changed at all; each image draws for itself.
-      mean: that the images were normalised with, one value or one per channel; see
+      mean: the mean that the images were normalised with, one value or one per channel; see
         ``normalized_by``. The default is that of images in [0, 1].
-      std: likewise.
+      std: the standard deviation that they were normalised with.
     """
 
     p: float = dataclasses.field(default=1.0, kw_only=True)
@@ -246,7 +246,7 @@ class ImageAugmentation(Augmentation):
         """Changes one image.
 
         Args:
-          key: of this image.
+          key: the key of this image.
           image: ``[H, W, C]``, float32 or float64.
         """
         raise NotImplementedError(f"{type(self).__name__} has no example")
@@ -281,7 +281,7 @@ def as_augmentation(
       value: None, a registered name, an ``Augmentation``, any hashable function
         ``f(key, batch) -> batch``, or a sequence of these, which are done in order.
       preprocess: how the images were normalised; None for images in [0, 1].
-      num_classes: of the model, for mixing, where the augmentation does not say.
+      num_classes: number of the model's classes, for mixing, where the augmentation does not say.
 
     Raises:
       UnknownNameError: (a KeyError) no augmentation has that name.

@@ -26,7 +26,7 @@ class Mixing(Augmentation):
     stays its own.
 
     Attributes:
-      alpha: of the distribution Beta(alpha, alpha) of the share that an example keeps.
+      alpha: parameter of the distribution Beta(alpha, alpha) of the share that an example keeps.
       num_classes: number of classes, to make labels ``[B]`` soft; None where the model says it
         (``with_num_classes``) or targets are ``[B, num_classes]`` already.
       p: probability that an example is mixed.
@@ -119,8 +119,8 @@ class MixUp(Mixing):
     """Averages each image with another one, and their labels alike.
 
     Attributes:
-      alpha: of the distribution Beta(alpha, alpha) of the share that an example keeps; 0.2 is
-        usual for convolutional networks, 0.8 for transformers.
+      alpha: parameter of the distribution Beta(alpha, alpha) of the share that an example keeps;
+        0.2 is usual for convolutional networks, 0.8 for transformers.
       num_classes: number of classes, where the model does not say it.
       p: probability that an example is mixed.
 
@@ -146,7 +146,7 @@ class CutMix(Mixing):
     of the label is the share of the pixels, exactly.
 
     Attributes:
-      alpha: of the distribution Beta(alpha, alpha) of the share that an example keeps.
+      alpha: parameter of the distribution Beta(alpha, alpha) of the share that an example keeps.
       num_classes: number of classes, where the model does not say it.
       p: probability that an example is mixed.
 

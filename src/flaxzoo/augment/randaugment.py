@@ -51,8 +51,8 @@ class Strongest(NamedTuple):
 
     Attributes:
       shear: tangent of the angle.
-      translate: of the side; None for ``pixels``.
-      pixels: to translate by.
+      translate: the largest shift as a fraction of the side; None for ``pixels``.
+      pixels: the largest shift in pixels.
       rotate: degrees.
       factor: added to, or taken from, the factor 1 of brightness, colour, contrast and sharpness.
       bits: taken from the eight.

@@ -25,7 +25,7 @@ def interval(
     """A range to draw from uniformly, from a number or a pair.
 
     Args:
-      name: of the field.
+      name: the name of the field, for messages.
       value: a number r >= 0, which stands for ``(around - r, around + r)``, or ``(low, high)``.
       around: what means no change: 0 for angles and shifts, 1 for factors.
       least: the smallest value allowed; a range that a number stands for is cut off there.

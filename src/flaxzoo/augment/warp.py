@@ -81,10 +81,10 @@ def resized_crop(
 
     Args:
       image: ``[H, W, C]``.
-      top: of the box, in pixels; like the others a number or a traced scalar.
-      left: likewise.
-      height: likewise.
-      width: likewise.
+      top: upper edge of the box, in pixels; like the others a number or a traced scalar.
+      left: left edge of the box.
+      height: height of the box.
+      width: width of the box.
       size: ``(height, width)`` of the result.
     """
     rows = _weights(top, height, image.shape[0], size[0], image.dtype)

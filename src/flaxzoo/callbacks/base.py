@@ -111,7 +111,7 @@ def path_in_run(trainer: Any, name: str, callback: str, argument: str) -> Path:
 
     Args:
       trainer: the trainer.
-      name: of the file or folder.
+      name: the name of the file or folder.
       callback: the callback's name, for the message.
       argument: its argument that names another path, for the message.
 

@@ -71,7 +71,7 @@ def load(source: DataSource, fraction: float) -> Splits:
     """Reads the data and splits it, always the same way for the same fraction.
 
     Args:
-      source: which data.
+      source: the data set to load.
       fraction: share of the training examples that is held out for validation, the same share of
         each class.
 

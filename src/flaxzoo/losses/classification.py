@@ -80,8 +80,8 @@ def softmax_cross_entropy(
     Args:
       predictions: logits, ``[..., num_classes]``.
       targets: probabilities of the same shape.
-      label_smoothing: in [0, 1].
-      class_weights: ``[num_classes]``.
+      label_smoothing: the share of the uniform distribution, in [0, 1].
+      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
@@ -105,8 +105,8 @@ def safe_softmax_cross_entropy(
     Args:
       predictions: logits, ``[..., num_classes]``; minus infinity rules a class out.
       targets: probabilities of the same shape.
-      label_smoothing: in [0, 1].
-      class_weights: ``[num_classes]``.
+      label_smoothing: the share of the uniform distribution, in [0, 1].
+      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
@@ -135,8 +135,8 @@ def poly_loss_cross_entropy(
       predictions: logits, ``[..., num_classes]``.
       targets: probabilities of the same shape.
       epsilon: factor of the first polynomial term.
-      label_smoothing: in [0, 1].
-      class_weights: ``[num_classes]``.
+      label_smoothing: the share of the uniform distribution, in [0, 1].
+      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
@@ -160,8 +160,8 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
       predictions: logits, ``[..., num_classes]``.
       targets: class indices, ``[...]``.
-      label_smoothing: in [0, 1].
-      class_weights: ``[num_classes]``.
+      label_smoothing: the share of the uniform distribution, in [0, 1].
+      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
@@ -199,8 +199,8 @@ def crossentropy(
       targets: integer class indices ``[...]``, or probabilities ``[..., num_classes]``.
       from_logits: False where predictions are probabilities already; they are scaled to a sum
         of 1.
-      label_smoothing: in [0, 1].
-      class_weights: ``[num_classes]``.
+      label_smoothing: the share of the uniform distribution, in [0, 1].
+      class_weights: a factor per class, ``[num_classes]``.
       epsilon: the smallest probability that a logarithm is taken of.
 
     Returns:
@@ -227,7 +227,7 @@ def sigmoid_binary_cross_entropy(
     Args:
       predictions: logits of any shape.
       targets: 0 or 1, or probabilities, of the same shape.
-      label_smoothing: in [0, 1].
+      label_smoothing: the share of the uniform distribution, in [0, 1].
       class_weights: two numbers, the weights of the targets 0 and 1.
 
     Returns:
@@ -255,7 +255,7 @@ def binary_crossentropy(
       predictions: logits (or probabilities) of any shape.
       targets: 0 or 1, or probabilities, of the same shape.
       from_logits: False where predictions are probabilities already (Keras's default).
-      label_smoothing: in [0, 1].
+      label_smoothing: the share of the uniform distribution, in [0, 1].
       class_weights: two numbers, the weights of the targets 0 and 1.
       epsilon: probabilities are kept this far from 0 and 1.
 
@@ -289,7 +289,7 @@ def sigmoid_focal_loss(
       targets: 0 or 1, or probabilities, of the same shape.
       alpha: weight of the target 1, with 1 - alpha for 0; None weighs them alike.
       gamma: the exponent of ``1 - p``; 0 is the plain cross-entropy.
-      label_smoothing: in [0, 1].
+      label_smoothing: the share of the uniform distribution, in [0, 1].
       class_weights: two numbers, the weights of the targets 0 and 1.
 
     Returns:

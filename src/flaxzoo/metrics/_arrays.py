@@ -132,7 +132,7 @@ def binary_scores(
         [...], where the second class is "yes". Integers and booleans are decisions already, and
         stay 0 and 1.
       targets: labels; above 0.5 (so 1 or True) means yes.
-      weights: of targets' shape or its leading axes, or None.
+      weights: an array of targets' shape or its leading axes, or None.
       from_logits: whether scores are logits, as opposed to probabilities.
       metric: name for messages.
       several: what to do about scores of three or more classes, for the message.

@@ -51,8 +51,8 @@ class ScoreHistogram(clu_metrics.Metric):
     """Weight of the examples by bin of their score.
 
     Attributes:
-      positives: of those whose truth is yes, float [BINS].
-      negatives: of those whose truth is no, float [BINS].
+      positives: weight of the examples whose truth is yes, float [BINS].
+      negatives: weight of the examples whose truth is no, float [BINS].
     """
 
     positives: jax.Array

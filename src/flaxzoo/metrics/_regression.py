@@ -25,7 +25,7 @@ def average_loss(
 
     Args:
       outputs: used for its batch size only.
-      targets: likewise.
+      targets: used for its batch size only.
       weights: [B] or [B, T], or None.
       loss: [B], [B, T], or a scalar.
 

@@ -26,13 +26,13 @@ class Renaming:
 
     def __init__(self, leaves: Mapping[str, Any]) -> None:
         self.leaves = leaves
-        self._theirs: dict[str, str] = {}
+        self._origins: dict[str, str] = {}
         self._layouts: dict[str, Callable[[Any], Any]] = {}
 
     def conv(
         self,
         ours: str,
-        theirs: str,
+        origin: str,
         *,
         bias: bool = False,
         layout: Callable[[Any], Any] | None = None,
@@ -41,16 +41,16 @@ class Renaming:
 
         Args:
           ours: its path in our network.
-          theirs: its path in the other package's.
+          origin: its path in the other package's.
           bias: whether it has one.
           layout: from their kernel to ours, where the two are of another shape.
         """
         if layout is not None:
             self._layouts[f"params/{ours}/kernel"] = layout
         for leaf in ("kernel", "bias") if bias else ("kernel",):
-            self._theirs[f"params/{ours}/{leaf}"] = f"params/{theirs}/{leaf}"
+            self._origins[f"params/{ours}/{leaf}"] = f"params/{origin}/{leaf}"
 
-    def norm(self, ours: str, theirs: str) -> None:
+    def norm(self, ours: str, origin: str) -> None:
         """A BatchNorm with its statistics."""
         for collection, leaf in (
             ("params", "scale"),
@@ -58,7 +58,7 @@ class Renaming:
             ("batch_stats", "mean"),
             ("batch_stats", "var"),
         ):
-            self._theirs[f"{collection}/{ours}/{leaf}"] = f"{collection}/{theirs}/{leaf}"
+            self._origins[f"{collection}/{ours}/{leaf}"] = f"{collection}/{origin}/{leaf}"
 
     def apply(self, source: str) -> dict[str, Any]:
         """Our variables.
@@ -69,11 +69,11 @@ class Renaming:
         Raises:
           CheckpointError: a leaf is missing, or is left over; it lists the first ten of each.
         """
-        used = set(self._theirs.values())
+        used = set(self._origins.values())
         parts = [
             f"{len(paths)} {what}: {', '.join(paths[:SHOWN])}{' ...' * (len(paths) > SHOWN)}"
             for what, paths in (
-                ("missing", [path for path in self._theirs.values() if path not in self.leaves]),
+                ("missing", [path for path in self._origins.values() if path not in self.leaves]),
                 ("without a place", [path for path in self.leaves if path not in used]),
             )
             if paths
@@ -82,7 +82,7 @@ class Renaming:
             raise CheckpointError(
                 f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
             )
-        leaves = {ours: self.leaves[path] for ours, path in self._theirs.items()}
+        leaves = {ours: self.leaves[path] for ours, path in self._origins.items()}
         for ours, layout in self._layouts.items():
             leaves[ours] = layout(leaves[ours])
         return unflatten(leaves)

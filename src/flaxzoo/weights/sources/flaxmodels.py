@@ -190,14 +190,14 @@ def _walk_variables(renaming: Renaming, depths: tuple[int, ...], convs: int) -> 
     _ends(renaming, "Conv_0", "BatchNorm_0", "Dense_0")
     places = [(s, i) for s, depth in enumerate(depths, 1) for i in range(depth)]
     blocks = numbered(children, kind)
-    for (stage, i), theirs in zip(places, blocks, strict=False):
+    for (stage, i), origin in zip(places, blocks, strict=False):
         ours = f"backbone/layer{stage}_{i}"
         for j in range(convs):
-            renaming.conv(f"{ours}/conv{j + 1}", f"{theirs}/Conv_{j}")
-            renaming.norm(f"{ours}/bn{j + 1}", f"{theirs}/BatchNorm_{j}")
+            renaming.conv(f"{ours}/conv{j + 1}", f"{origin}/Conv_{j}")
+            renaming.norm(f"{ours}/bn{j + 1}", f"{origin}/BatchNorm_{j}")
         if _projects(stage, i, convs):
-            renaming.conv(f"{ours}/downsample_0", f"{theirs}/Conv_{convs}")
-            renaming.norm(f"{ours}/downsample_1", f"{theirs}/BatchNorm_{convs}")
+            renaming.conv(f"{ours}/downsample_0", f"{origin}/Conv_{convs}")
+            renaming.norm(f"{ours}/downsample_1", f"{origin}/BatchNorm_{convs}")
     return len(blocks)
 
 
@@ -206,13 +206,13 @@ def _walk_file(renaming: Renaming, depths: tuple[int, ...], convs: int) -> int:
     _ends(renaming, "conv1", "bn1", "fc")
     for stage, depth in enumerate(depths, 1):
         for i in range(depth):
-            ours, theirs = f"backbone/layer{stage}_{i}", f"layer{stage}/block{i}"
+            ours, origin = f"backbone/layer{stage}_{i}", f"layer{stage}/block{i}"
             for j in range(1, convs + 1):
-                renaming.conv(f"{ours}/conv{j}", f"{theirs}/conv{j}")
-                renaming.norm(f"{ours}/bn{j}", f"{theirs}/bn{j}")
+                renaming.conv(f"{ours}/conv{j}", f"{origin}/conv{j}")
+                renaming.norm(f"{ours}/bn{j}", f"{origin}/bn{j}")
             if _projects(stage, i, convs):
-                renaming.conv(f"{ours}/downsample_0", f"{theirs}/downsample/conv")
-                renaming.norm(f"{ours}/downsample_1", f"{theirs}/downsample/bn")
+                renaming.conv(f"{ours}/downsample_0", f"{origin}/downsample/conv")
+                renaming.norm(f"{ours}/downsample_1", f"{origin}/downsample/bn")
     paths = (path.split("/") for path in renaming.leaves)
     return len({tuple(p[1:3]) for p in paths if len(p) > 2 and p[2].startswith("block")})
 

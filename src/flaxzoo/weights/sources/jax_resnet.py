@@ -224,9 +224,9 @@ def _runs(numbers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _conv_block(renaming: Renaming, conv: str, norm: str, theirs: str, bias: bool = False) -> None:
-    renaming.conv(conv, f"{theirs}/Conv_0", bias=bias)
-    renaming.norm(norm, f"{theirs}/BatchNorm_0")
+def _conv_block(renaming: Renaming, conv: str, norm: str, origin: str, bias: bool = False) -> None:
+    renaming.conv(conv, f"{origin}/Conv_0", bias=bias)
+    renaming.norm(norm, f"{origin}/BatchNorm_0")
 
 
 def _is_stem(leaves: Mapping[str, Any], children: Collection[str]) -> bool:
@@ -247,14 +247,14 @@ def _stem(renaming: Renaming, children: Iterable[str]) -> None:
     _conv_block(renaming, f"backbone/{conv}", "backbone/bn1", f"layers_0/{last}")
 
 
-def _block(renaming: Renaming, ours: str, theirs: str, children: set[str]) -> None:
+def _block(renaming: Renaming, ours: str, origin: str, children: set[str]) -> None:
     splits = "SplAtConv2d_0" in children
     for i, name in enumerate(numbered(children, "ConvBlock_")):
         # Split attention is the second convolution, and flax counts it apart.
         place = i + 1 if i == 0 or not splits else i + 2
-        _conv_block(renaming, f"{ours}/conv{place}", f"{ours}/bn{place}", f"{theirs}/{name}")
+        _conv_block(renaming, f"{ours}/conv{place}", f"{ours}/bn{place}", f"{origin}/{name}")
     if splits:
-        _split_attention(renaming, f"{ours}/conv2", f"{theirs}/SplAtConv2d_0")
+        _split_attention(renaming, f"{ours}/conv2", f"{origin}/SplAtConv2d_0")
     # The D variants average first: their convolution is the second in timm's list.
     for skip, place in (
         ("ResNetSkipConnection_0", 0),
@@ -263,14 +263,14 @@ def _block(renaming: Renaming, ours: str, theirs: str, children: set[str]) -> No
     ):
         if skip in children:
             conv, norm = f"{ours}/downsample_{place}", f"{ours}/downsample_{place + 1}"
-            _conv_block(renaming, conv, norm, f"{theirs}/{skip}/ConvBlock_0")
+            _conv_block(renaming, conv, norm, f"{origin}/{skip}/ConvBlock_0")
 
 
-def _split_attention(renaming: Renaming, ours: str, theirs: str) -> None:
-    _conv_block(renaming, f"{ours}/conv", f"{ours}/bn0", f"{theirs}/ConvBlock_0")
-    bias = f"params/{theirs}/ConvBlock_1/Conv_0/bias" in renaming.leaves
-    _conv_block(renaming, f"{ours}/fc1", f"{ours}/bn1", f"{theirs}/ConvBlock_1", bias=bias)
-    renaming.conv(f"{ours}/fc2", f"{theirs}/Conv_0", bias=True)
+def _split_attention(renaming: Renaming, ours: str, origin: str) -> None:
+    _conv_block(renaming, f"{ours}/conv", f"{ours}/bn0", f"{origin}/ConvBlock_0")
+    bias = f"params/{origin}/ConvBlock_1/Conv_0/bias" in renaming.leaves
+    _conv_block(renaming, f"{ours}/fc1", f"{ours}/bn1", f"{origin}/ConvBlock_1", bias=bias)
+    renaming.conv(f"{ours}/fc2", f"{origin}/Conv_0", bias=True)
 
 
 def _fill_biases(backbone: dict[str, Any]) -> None:
