@@ -8,7 +8,9 @@ class, ``sum(class_weights * y)`` for one-hot or soft targets before smoothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -67,64 +69,87 @@ def _weighted_binary(losses: jax.Array, targets: jax.Array, class_weights: Weigh
     return losses * (positive * targets + negative * (1 - targets))
 
 
-@define("softmax_cross_entropy", DISTRIBUTION)
-def softmax_cross_entropy(
-    predictions: jax.Array,
-    targets: jax.Array,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Weights = None,
-) -> jax.Array:
+def _define(
+    name: str, *aliases: str, binary: bool = False
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Decorator: registers a loss with the options ``label_smoothing`` and ``class_weights``.
+
+    The function below it is given targets that are smoothed already.
+
+    Args:
+      name: its registered name.
+      *aliases: other names.
+      binary: whether targets are yes or no, each for itself, not a distribution over classes.
+    """
+    smooth, weigh = (_smoothed_binary, _weighted_binary) if binary else (_smoothed, _weighted)
+    weights = "two numbers, for the targets 0 and 1" if binary else "a factor per class"
+
+    def add(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        @functools.wraps(core)
+        def loss(
+            predictions: jax.Array,
+            targets: jax.Array,
+            *,
+            label_smoothing: float = 0.0,
+            class_weights: Weights = None,
+            **options: Any,
+        ) -> jax.Array:
+            smoothed = smooth(targets, predictions, label_smoothing)
+            return weigh(core(predictions, smoothed, **options), targets, class_weights)
+
+        own, added = inspect.signature(core), inspect.signature(loss, follow_wrapped=False)
+        shared = [added.parameters[key] for key in ("label_smoothing", "class_weights")]
+        loss.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*own.parameters.values(), *shared]
+        )
+        # Without indentation, which newer Pythons take out by themselves.
+        text = inspect.getdoc(core) or ""
+        loss.__doc__ = text.replace("\n\nReturns:", f"{_SHARED}{weights}.\n\nReturns:")
+        return define(name, BINARY if binary else DISTRIBUTION, aliases)(loss)
+
+    return add
+
+
+# What the decorator adds to the arguments in a docstring.
+_SHARED = """
+  label_smoothing: the share of the uniform distribution, in [0, 1].
+  class_weights: """
+
+
+@_define("softmax_cross_entropy")
+def softmax_cross_entropy(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy between softmax logits and one-hot or soft targets.
 
     Args:
       predictions: logits, ``[..., num_classes]``.
       targets: probabilities of the same shape.
-      label_smoothing: the share of the uniform distribution, in [0, 1].
-      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
     """
-    losses = optax.losses.softmax_cross_entropy(
-        predictions, _smoothed(targets, predictions, label_smoothing)
-    )
-    return _weighted(losses, targets, class_weights)
+    return optax.losses.softmax_cross_entropy(predictions, targets)
 
 
-@define("safe_softmax_cross_entropy", DISTRIBUTION)
-def safe_softmax_cross_entropy(
-    predictions: jax.Array,
-    targets: jax.Array,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Weights = None,
-) -> jax.Array:
+@_define("safe_softmax_cross_entropy")
+def safe_softmax_cross_entropy(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """``softmax_cross_entropy`` that takes logits of minus infinity where the target is 0.
 
     Args:
       predictions: logits, ``[..., num_classes]``; minus infinity rules a class out.
       targets: probabilities of the same shape.
-      label_smoothing: the share of the uniform distribution, in [0, 1].
-      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
     """
-    losses = optax.losses.safe_softmax_cross_entropy(
-        predictions, _smoothed(targets, predictions, label_smoothing)
-    )
-    return _weighted(losses, targets, class_weights)
+    return optax.losses.safe_softmax_cross_entropy(predictions, targets)
 
 
-@define("poly_loss_cross_entropy", DISTRIBUTION, aliases=["poly_loss"])
+@_define("poly_loss_cross_entropy", "poly_loss")
 def poly_loss_cross_entropy(
     predictions: jax.Array,
     targets: jax.Array,
     *,
     epsilon: float = 2.0,
-    label_smoothing: float = 0.0,
-    class_weights: Weights = None,
 ) -> jax.Array:
     """Cross-entropy plus ``epsilon * (1 - p)`` of the true class (Poly-1).
 
@@ -135,16 +160,11 @@ def poly_loss_cross_entropy(
       predictions: logits, ``[..., num_classes]``.
       targets: probabilities of the same shape.
       epsilon: factor of the first polynomial term.
-      label_smoothing: the share of the uniform distribution, in [0, 1].
-      class_weights: a factor per class, ``[num_classes]``.
 
     Returns:
       ``[...]``.
     """
-    losses = optax.losses.poly_loss_cross_entropy(
-        predictions, _smoothed(targets, predictions, label_smoothing), epsilon=epsilon
-    )
-    return _weighted(losses, targets, class_weights)
+    return optax.losses.poly_loss_cross_entropy(predictions, targets, epsilon=epsilon)
 
 
 @define("softmax_cross_entropy_with_integer_labels", INTEGER)
@@ -214,29 +234,18 @@ def crossentropy(
     return loss(predictions, targets, label_smoothing=label_smoothing, class_weights=class_weights)
 
 
-@define("sigmoid_binary_cross_entropy", BINARY, aliases=["bce_with_logits"])
-def sigmoid_binary_cross_entropy(
-    predictions: jax.Array,
-    targets: jax.Array,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Weights = None,
-) -> jax.Array:
+@_define("sigmoid_binary_cross_entropy", "bce_with_logits", binary=True)
+def sigmoid_binary_cross_entropy(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy of independent yes-or-no targets, from logits.
 
     Args:
       predictions: logits of any shape.
       targets: 0 or 1, or probabilities, of the same shape.
-      label_smoothing: the share of the uniform distribution, in [0, 1].
-      class_weights: two numbers, the weights of the targets 0 and 1.
 
     Returns:
       The shape of the predictions.
     """
-    losses = optax.losses.sigmoid_binary_cross_entropy(
-        predictions, _smoothed_binary(targets, predictions, label_smoothing)
-    )
-    return _weighted_binary(losses, targets, class_weights)
+    return optax.losses.sigmoid_binary_cross_entropy(predictions, targets)
 
 
 @define("binary_crossentropy", BINARY, aliases=["binary_cross_entropy", "bce"])
@@ -270,15 +279,13 @@ def binary_crossentropy(
     )
 
 
-@define("sigmoid_focal_loss", BINARY, aliases=["focal", "focal_loss", "binary_focal_crossentropy"])
+@_define("sigmoid_focal_loss", "focal", "focal_loss", "binary_focal_crossentropy", binary=True)
 def sigmoid_focal_loss(
     predictions: jax.Array,
     targets: jax.Array,
     *,
     alpha: float | None = None,
     gamma: float = 2.0,
-    label_smoothing: float = 0.0,
-    class_weights: Weights = None,
 ) -> jax.Array:
     """Binary cross-entropy that counts what is predicted well for little.
 
@@ -289,19 +296,11 @@ def sigmoid_focal_loss(
       targets: 0 or 1, or probabilities, of the same shape.
       alpha: weight of the target 1, with 1 - alpha for 0; None weighs them alike.
       gamma: the exponent of ``1 - p``; 0 is the plain cross-entropy.
-      label_smoothing: the share of the uniform distribution, in [0, 1].
-      class_weights: two numbers, the weights of the targets 0 and 1.
 
     Returns:
       The shape of the predictions.
     """
-    losses = optax.losses.sigmoid_focal_loss(
-        predictions,
-        _smoothed_binary(targets, predictions, label_smoothing),
-        alpha=alpha,
-        gamma=gamma,
-    )
-    return _weighted_binary(losses, targets, class_weights)
+    return optax.losses.sigmoid_focal_loss(predictions, targets, alpha=alpha, gamma=gamma)
 
 
 @define("multiclass_sparsemax_loss", INTEGER)
