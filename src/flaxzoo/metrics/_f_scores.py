@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,28 +14,6 @@ from clu import metrics as clu_metrics
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.metrics._spec import REGISTRY
-
-_ARGUMENTS = """
-
-    Args:
-      outputs: for ``average="binary"``, scores of targets' shape, or [..., 2]; else class scores
-        [..., C], or class ids as integers of targets' shape.
-      targets: yes (1) or no (0); else integer labels [...] or one-hot rows [..., C].
-      weights: leading axes of the labels, or None.
-      threshold: for ``"binary"``, the probability above which the answer is yes.
-      average: ``"binary"``; or, of several classes, ``"micro"`` (all decisions together),
-        ``"macro"`` (mean over the classes that occur or are predicted) or ``"weighted"`` (mean
-        over classes, by how often they occur).
-      num_classes: C; needed where outputs are class ids.
-      from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
-
-    Returns:
-      Mergeable counts.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-      UnknownArgumentError: outputs are class ids, and ``num_classes`` is None.
-    """
 
 
 def _of_beta(
@@ -52,12 +31,34 @@ def _of_beta(
         num_classes: int | None = None,
         from_logits: bool = True,
     ) -> clu_metrics.Metric:
+        """The score of a batch.
+
+        Args:
+          outputs: for ``average="binary"``, scores of targets' shape, or [..., 2]; else class
+            scores [..., C], or class ids as integers of targets' shape.
+          targets: yes (1) or no (0); else integer labels [...] or one-hot rows [..., C].
+          weights: leading axes of the labels, or None.
+          threshold: for ``"binary"``, the probability above which the answer is yes.
+          average: ``"binary"``; or, of several classes, ``"micro"`` (all decisions together),
+            ``"macro"`` (mean over the classes that occur or are predicted) or ``"weighted"`` (mean
+            over classes, by how often they occur).
+          num_classes: C; needed where outputs are class ids.
+          from_logits: for ``"binary"``, whether outputs are logits, as opposed to probabilities.
+
+        Returns:
+          Mergeable counts.
+
+        Raises:
+          ShapeError: targets don't fit outputs.
+          UnknownArgumentError: outputs are class ids, and ``num_classes`` is None.
+        """
         return _f_score(
             outputs, targets, weights, threshold, average, num_classes, from_logits, beta, name
         )
 
     score.__name__ = score.__qualname__ = name
-    score.__doc__ = summary + _ARGUMENTS
+    details = (inspect.getdoc(score) or "").partition("\n\n")[2]
+    score.__doc__ = f"{summary}\n\n{details}"
     return REGISTRY.register(name, aliases=aliases)(score)
 
 

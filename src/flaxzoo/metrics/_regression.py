@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -50,21 +51,6 @@ def _elements(
     return outputs, targets, weights
 
 
-_ARGUMENTS = """
-
-    Args:
-      outputs: predictions of targets' shape; [B] and [B, 1] go together.
-      targets: values to predict.
-      weights: leading axes of the targets, or None.
-
-    Returns:
-      A mergeable mean.
-
-    Raises:
-      ShapeError: targets don't fit outputs.
-    """
-
-
 def _of_error(
     name: str,
     alias: str,
@@ -75,11 +61,25 @@ def _of_error(
     """Registers the mean of a function of the error by element."""
 
     def metric(outputs: Any, targets: Any, *, weights: Any = None) -> clu_metrics.Metric:
+        """The mean of a batch.
+
+        Args:
+          outputs: predictions of targets' shape; [B] and [B, 1] go together.
+          targets: values to predict.
+          weights: leading axes of the targets, or None.
+
+        Returns:
+          A mergeable mean.
+
+        Raises:
+          ShapeError: targets don't fit outputs.
+        """
         outputs, targets, weights = _elements(outputs, targets, weights, name)
         return _states.Mean.of(error(outputs - targets), weights, then=then)
 
     metric.__name__ = metric.__qualname__ = name
-    metric.__doc__ = summary + _ARGUMENTS
+    details = (inspect.getdoc(metric) or "").partition("\n\n")[2]
+    metric.__doc__ = f"{summary}\n\n{details}"
     return REGISTRY.register(name, aliases=(alias,))(metric)
 
 
