@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -19,76 +21,87 @@ ScheduleFn = Callable[[Any], Any]
 REGISTRY: Registry[ScheduleFn] = Registry("schedule")
 
 
-@REGISTRY.register
-def constant(
-    peak_value: float = 1e-3, *, warmup_steps: int = 0, init_value: float = 0.0
-) -> ScheduleFn:
+# What the decorator adds to the arguments in a docstring.
+_WARMUP = """
+  warmup_steps: updates spent rising from ``init_value`` to ``peak_value``.
+  init_value: value at step 0 where there is a warm-up."""
+
+
+def _define(*aliases: str) -> Callable[[Callable[..., ScheduleFn]], Callable[..., ScheduleFn]]:
+    """Decorator: registers a schedule with a linear warm-up before it.
+
+    It adds ``warmup_steps`` and ``init_value`` to the arguments. The function below it makes what
+    follows the warm-up: steps count from its end, and ``total_steps`` are those that remain.
+    """
+
+    def add(factory: Callable[..., ScheduleFn]) -> Callable[..., ScheduleFn]:
+        own = inspect.signature(factory)
+
+        @functools.wraps(factory)
+        def warmed(
+            *args: Any, warmup_steps: int = 0, init_value: float = 0.0, **options: Any
+        ) -> ScheduleFn:
+            call = own.bind(*args, **options)
+            call.apply_defaults()
+            peak = check_number("peak_value", call.arguments["peak_value"], minimum=0)
+            if "total_steps" in own.parameters:
+                total = call.arguments["total_steps"]
+                call.arguments["total_steps"] = _remaining(total, warmup_steps)
+            call.arguments["peak_value"] = peak
+            return _after_warmup(factory(*call.args, **call.kwargs), peak, warmup_steps, init_value)
+
+        added = inspect.signature(warmed, follow_wrapped=False).parameters
+        shared = [added["warmup_steps"], added["init_value"]]
+        warmed.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*own.parameters.values(), *shared]
+        )
+        # Without indentation, which newer Pythons take out by themselves.
+        text, source, paper = (inspect.getdoc(factory) or "").partition("\n\nSource:")
+        warmed.__doc__ = f"{text}{_WARMUP}{source}{paper}"
+        return REGISTRY.register(aliases=aliases)(warmed)
+
+    return add
+
+
+@_define()
+def constant(peak_value: float = 1e-3) -> ScheduleFn:
     """The same value throughout, after an optional linear warm-up.
 
     Args:
       peak_value: the value.
-      warmup_steps: updates spent rising from ``init_value``.
-      init_value: value at step 0 where there is a warm-up.
     """
-    peak = check_number("peak_value", peak_value, minimum=0)
-    return _after_warmup(
-        lambda step: jnp.full(jnp.shape(step), peak), peak, warmup_steps, init_value
-    )
+    return lambda step: jnp.full(jnp.shape(step), peak_value)
 
 
-@REGISTRY.register
-def cosine(
-    total_steps: int,
-    peak_value: float = 1e-3,
-    *,
-    warmup_steps: int = 0,
-    init_value: float = 0.0,
-    end_value: float = 0.0,
-) -> ScheduleFn:
+@_define()
+def cosine(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0) -> ScheduleFn:
     """Linear warm-up, then half a cosine wave down to ``end_value``.
 
     Args:
       total_steps: updates in the whole run, warm-up included.
       peak_value: value at the end of the warm-up.
-      warmup_steps: updates spent rising from ``init_value``.
-      init_value: value at step 0 where there is a warm-up.
       end_value: value at ``total_steps`` and after.
 
     Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983), one cycle.
     """
-    return _decay(_cosine_shape, total_steps, peak_value, warmup_steps, init_value, end_value)
+    return _decay(_cosine_shape, total_steps, peak_value, end_value)
 
 
-@REGISTRY.register
-def linear(
-    total_steps: int,
-    peak_value: float = 1e-3,
-    *,
-    warmup_steps: int = 0,
-    init_value: float = 0.0,
-    end_value: float = 0.0,
-) -> ScheduleFn:
+@_define()
+def linear(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0) -> ScheduleFn:
     """Linear warm-up, then a straight line down to ``end_value``.
 
     Args:
       total_steps: updates in the whole run, warm-up included.
       peak_value: value at the end of the warm-up.
-      warmup_steps: updates spent rising from ``init_value``.
-      init_value: value at step 0 where there is a warm-up.
       end_value: value at ``total_steps`` and after.
     """
-    return _decay(_linear_shape, total_steps, peak_value, warmup_steps, init_value, end_value)
+    return _decay(_linear_shape, total_steps, peak_value, end_value)
 
 
-@REGISTRY.register
+@_define()
 def polynomial(
-    total_steps: int,
-    peak_value: float = 1e-3,
-    *,
-    power: float = 2.0,
-    warmup_steps: int = 0,
-    init_value: float = 0.0,
-    end_value: float = 0.0,
+    total_steps: int, peak_value: float = 1e-3, *, power: float = 2.0, end_value: float = 0.0
 ) -> ScheduleFn:
     """Linear warm-up, then ``(1 - t) ** power`` down to ``end_value``.
 
@@ -96,53 +109,39 @@ def polynomial(
       total_steps: updates in the whole run, warm-up included.
       peak_value: value at the end of the warm-up.
       power: exponent of the remaining fraction; 1 is ``linear``.
-      warmup_steps: updates spent rising from ``init_value``.
-      init_value: value at step 0 where there is a warm-up.
       end_value: value at ``total_steps`` and after.
     """
     power = check_number("power", power, above=0)
-    return _decay(
-        lambda t: 1.0 - (1.0 - t) ** power,
-        total_steps,
-        peak_value,
-        warmup_steps,
-        init_value,
-        end_value,
-    )
+    return _decay(lambda t: 1.0 - (1.0 - t) ** power, total_steps, peak_value, end_value)
 
 
-@REGISTRY.register
+@_define()
 def exponential(
     peak_value: float = 1e-3,
     *,
     decay_rate: float = 0.96,
     transition_steps: int = 1000,
     staircase: bool = False,
-    warmup_steps: int = 0,
-    init_value: float = 0.0,
     end_value: float = 0.0,
 ) -> ScheduleFn:
-    """Multiplies by ``decay_rate`` every ``transition_steps`` updates.
+    """Multiplies by ``decay_rate`` every ``transition_steps`` updates after the warm-up.
 
     Args:
       peak_value: value at the end of the warm-up.
       decay_rate: factor per ``transition_steps``, in (0, 1].
       transition_steps: updates that one factor takes.
       staircase: drop at once at each multiple of ``transition_steps`` rather than smoothly.
-      warmup_steps: updates spent rising from ``init_value``; the decay starts after them.
-      init_value: value at step 0 where there is a warm-up.
       end_value: the value never falls below this.
     """
-    peak = check_number("peak_value", peak_value, minimum=0)
     floor = check_number("end_value", end_value, minimum=0)
     interval = check_size("transition_steps", transition_steps)
     factor = check_number("decay_rate", decay_rate, above=0, maximum=1)
 
     def decay(step: Any) -> jax.Array:
         count = jnp.asarray(step) // interval if staircase else jnp.asarray(step) / interval
-        return jnp.maximum(peak * factor**count, floor)
+        return jnp.maximum(peak_value * factor**count, floor)
 
-    return _after_warmup(decay, peak, warmup_steps, init_value)
+    return decay
 
 
 @REGISTRY.register(aliases=["multistep"])
@@ -235,7 +234,7 @@ def one_cycle(
     return _interpolate(knots, [start, peak, start, last], _linear_shape)
 
 
-@REGISTRY.register(aliases=["cosine_restarts"])
+@_define("cosine_restarts")
 def sgdr(
     total_steps: int,
     peak_value: float = 1e-3,
@@ -243,8 +242,6 @@ def sgdr(
     num_cycles: int = 4,
     cycle_mult: float = 1.0,
     peak_mult: float = 1.0,
-    warmup_steps: int = 0,
-    init_value: float = 0.0,
     end_value: float = 0.0,
 ) -> ScheduleFn:
     """Cosine decay with warm restarts: falls to ``end_value`` and jumps back up, several times.
@@ -258,29 +255,23 @@ def sgdr(
       num_cycles: number of cycles.
       cycle_mult: length of a cycle over the one before (the paper's T_mult).
       peak_mult: peak of a cycle over the one before.
-      warmup_steps: updates spent rising from ``init_value`` before the first cycle.
-      init_value: value at step 0 where there is a warm-up.
       end_value: value that each cycle falls to.
 
     Source: Loshchilov and Hutter, SGDR (https://arxiv.org/abs/1608.03983).
     """
-    total, warmup = _span(total_steps, warmup_steps)
-    peak, end = (
-        check_number("peak_value", peak_value, minimum=0),
-        check_number("end_value", end_value, minimum=0),
-    )
+    end = check_number("end_value", end_value, minimum=0)
     cycles = check_size("num_cycles", num_cycles)
     for label, factor in (("cycle_mult", cycle_mult), ("peak_mult", peak_mult)):
         check_number(label, factor, above=0)
     lengths = np.power(float(cycle_mult), np.arange(cycles))
-    edges = np.rint((total - warmup) * np.cumsum(lengths) / lengths.sum()).astype(int)
+    edges = np.rint(total_steps * np.cumsum(lengths) / lengths.sum()).astype(int)
     starts = np.concatenate([[0], edges[:-1]])
     if np.any(edges <= starts):
         raise ArgumentError(
             f"num_cycles ({cycles}) with cycle_mult ({cycle_mult}) leaves a cycle without a step: "
-            f"total_steps - warmup_steps is {total - warmup}"
+            f"total_steps - warmup_steps is {total_steps}"
         )
-    peaks = np.asarray(peak * np.power(float(peak_mult), np.arange(cycles)), np.float32)
+    peaks = np.asarray(peak_value * np.power(float(peak_mult), np.arange(cycles)), np.float32)
 
     def decay(step: Any) -> jax.Array:
         index = jnp.clip(jnp.searchsorted(starts, step, side="right") - 1, 0, cycles - 1)
@@ -288,7 +279,7 @@ def sgdr(
         top = jnp.asarray(peaks)[index]
         return top + (end - top) * _cosine_shape(jnp.clip((step - first) / length, 0.0, 1.0))
 
-    return _after_warmup(decay, peak, warmup, init_value)
+    return decay
 
 
 def _linear_shape(t: Any) -> Any:
@@ -317,13 +308,13 @@ def _interpolate(
     return schedule
 
 
-def _span(total_steps: int, warmup_steps: int) -> tuple[int, int]:
-    """Both as ints, of which the second must be the smaller."""
+def _remaining(total_steps: int, warmup_steps: int) -> int:
+    """The steps after the warm-up, of which there must be one."""
     total = check_size("total_steps", total_steps)
     warmup = check_size("warmup_steps", warmup_steps, minimum=0)
     if warmup >= total:
         raise ArgumentError(f"warmup_steps ({warmup}) must be less than total_steps ({total})")
-    return total, warmup
+    return total - warmup
 
 
 def _edges(boundaries: Sequence[int]) -> list[int]:
@@ -335,29 +326,17 @@ def _edges(boundaries: Sequence[int]) -> list[int]:
 
 
 def _decay(
-    shape: Callable[[Any], Any],
-    total_steps: int,
-    peak_value: float,
-    warmup_steps: int,
-    init_value: float,
-    end_value: float,
+    shape: Callable[[Any], Any], steps: int, peak_value: float, end_value: float
 ) -> ScheduleFn:
-    total, warmup = _span(total_steps, warmup_steps)
-    peak, end = (
-        check_number("peak_value", peak_value, minimum=0),
-        check_number("end_value", end_value, minimum=0),
-    )
-    decay = _interpolate([0, total - warmup], [peak, end], shape)
-    return _after_warmup(decay, peak, warmup, init_value)
+    end = check_number("end_value", end_value, minimum=0)
+    return _interpolate([0, steps], [peak_value, end], shape)
 
 
 def _after_warmup(
     schedule: ScheduleFn, peak: float, warmup_steps: int, init_value: float
 ) -> ScheduleFn:
-    warmup, init = (
-        check_size("warmup_steps", warmup_steps, minimum=0),
-        check_number("init_value", init_value, minimum=0),
-    )
+    warmup = check_size("warmup_steps", warmup_steps, minimum=0)
+    init = check_number("init_value", init_value, minimum=0)
     if warmup == 0:
         return schedule
 
