@@ -111,7 +111,7 @@ def weight_file(repo_id: str, revision: str | None = None) -> Path:
         if not is_absent_file(error):
             cached = _cached(repo_id, other, revision) if not is_final(error) else None
             if cached is not None:
-                return _verify(cached, repo_id, other, found=True)
+                return _verify(cached, repo_id, other, in_cache=True)
             raise explain(error, repo_id, preferred, revision) from error
     try:
         return _fetch(repo_id, other, revision)
@@ -234,7 +234,7 @@ def _fetch(repo_id: str, filename: str, revision: str | None) -> Path:
         # There is nobody to ask, or nothing: a commit never moves.
         cached = _cached(repo_id, filename, revision)
         if cached is not None:
-            return _verify(cached, repo_id, filename, found=True)
+            return _verify(cached, repo_id, filename, in_cache=True)
     import huggingface_hub as hub
 
     metadata = None
@@ -249,13 +249,13 @@ def _fetch(repo_id: str, filename: str, revision: str | None) -> Path:
     except Exception as error:
         cached = None if is_final(error) else _cached(repo_id, filename, revision)
         if cached is not None:
-            return _verify(cached, repo_id, filename, found=True)
+            return _verify(cached, repo_id, filename, in_cache=True)
         if not is_transient(error):
             raise
     etag = metadata.etag if metadata else None
     cached = _cached(repo_id, filename, revision)
     if cached and metadata and cached == _cached(repo_id, filename, metadata.commit_hash):
-        return _verify(cached, repo_id, filename, etag, found=True)
+        return _verify(cached, repo_id, filename, etag, in_cache=True)
     path = Path(hub.hf_hub_download(repo_id, filename, revision=revision, **_AGENT))
     return _verify(path, repo_id, filename, etag)
 
@@ -282,13 +282,13 @@ def _cached(repo_id: str, filename: str, revision: str | None) -> Path | None:
 
 
 def _verify(
-    path: Path, repo_id: str, filename: str, etag: str | None = None, *, found: bool = False
+    path: Path, repo_id: str, filename: str, etag: str | None = None, *, in_cache: bool = False
 ) -> Path:
     """Compares a file with the digest that the Hub gave for it, once, and returns its path.
 
     A process that is killed leaves a file that it had no time to compare, as do programs that do
     not; so ``.flaxzoo/<digest>`` beside the blobs notes the size and the time of each that was.
-    One that arrived and differs is deleted; one that was ``found`` there is the user's to delete.
+    One that arrived and differs is deleted; one that was in the cache is the user's to delete.
     """
     # The cache names its blobs by the digest. Without symbolic links there are no blobs.
     blob = path.parent / os.readlink(path) if path.is_symlink() else path
@@ -300,7 +300,7 @@ def _verify(
     with contextlib.suppress(OSError, ValueError):
         if note.read_text() == state:
             return path
-    if found and not os.access(folder, os.W_OK):
+    if in_cache and not os.access(folder, os.W_OK):
         # A read-only cache is its owner's word: nothing could be noted, and each load would hash.
         return path
     kind = "SHA-256" if len(digest) == 64 else "git SHA-1"
@@ -309,7 +309,7 @@ def _verify(
         if actual != digest:
             from huggingface_hub import constants
 
-            if found:
+            if in_cache:
                 raise DownloadError(
                     f"{filename} of {repo_id} is damaged in the cache: its {kind} is {actual}, the "
                     f"Hub says {digest}. Delete {blob.resolve()} and try again."
@@ -321,7 +321,7 @@ def _verify(
             )
     except BaseException:
         # Also when interrupted: it need not be found in the cache next time.
-        for name in () if found else {path, blob, Path(os.path.realpath(path))}:
+        for name in () if in_cache else {path, blob, Path(os.path.realpath(path))}:
             name.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):

@@ -39,7 +39,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
     Returns:
       The variables, JAX arrays by collection.
     """
-    inputs = _hashable(sample)
+    inputs = _structure(sample)
     if is_plain() or _tracing(key):
         return _init_jit(module, key, inputs)
     with staged():
@@ -54,7 +54,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
 
 def variable_shapes(module: nn.Module, sample: Any) -> Any:
     """Returns the variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, and remembers them."""
-    inputs = _hashable(sample)
+    inputs = _structure(sample)
     return _variable_shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
 
 
@@ -100,7 +100,8 @@ def _tracing(*leaves: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in (*leaves, jnp.zeros(())))
 
 
-def _hashable(sample: Any) -> Any:
+def _structure(sample: Any) -> Any:
+    """Tree, shapes and dtypes of a sample, which can be hashed; its values are left out."""
     leaves, treedef = jax.tree.flatten(sample)
     return treedef, tuple((x.shape, x.dtype) for x in leaves)
 
