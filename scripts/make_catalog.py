@@ -26,6 +26,7 @@ number of ``parameters`` and the ``gflops`` (two operations per multiply-add). E
   same as the former where it states none; ``fixed_input_size`` where they take no other;
 - ``top1``: ImageNet-1k validation accuracy in percent at ``top1_input_shape`` with the default
   preprocessing; ``test_top1``: at the test size and crop; null where none is published;
+- ``parameters`` and ``gflops``, where size or classes are not the architecture's usual ones;
 - ``licence`` of the weights as timm states it, and where there is something to say ``origin``,
   ``paper`` and ``notes``.
 
@@ -38,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import importlib
 import json
 import re
@@ -184,6 +186,28 @@ def describe_architecture(name: str, input_shape: list[int] | None) -> dict[str,
     }
 
 
+def cost(name: str, entry: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and FLOPs of weights that are not for the architecture's usual size and classes.
+
+    Args:
+      name: of the architecture.
+      entry: of the weights.
+      usual: what ``describe_architecture`` returned.
+    """
+    parameters = MODELS.parameters(name)
+    classes = parameters["num_classes"].default if "num_classes" in parameters else None
+    if (entry["input_shape"], entry["num_classes"]) == (usual["input_shape"], classes):
+        return {}
+    counted = _counted(name, tuple(entry["input_shape"]), entry["num_classes"])
+    return {key: counted[key] for key in ("parameters", "gflops")}
+
+
+@functools.cache
+def _counted(name: str, input_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+    table = fz.models.get(name, input_shape=input_shape, num_classes=num_classes).summary()
+    return {"parameters": table.parameters, "gflops": table.flops / 1e9}
+
+
 def build(
     family: str,
     *,
@@ -245,7 +269,7 @@ def build(
                 entry |= accuracies(key, entry, published)
             else:
                 entry |= kept_accuracies(key, entry, previous)
-            weights[key] = entry
+            weights[key] = entry | cost(name, entry, architectures[name])
     return {
         "source": {"package": "timm", "version": timm.__version__, "module": source},
         "left_out": left_out,

@@ -117,7 +117,7 @@ def test_vmap_remat_and_scan(random_variables):
         (Attention(3), X[0], ShapeError, "tokens must have shape .B, N, C."),
         (Attention(3, implementation="flash"), X, ValueError, "'einsum', 'xla', 'cudnn', got 'fla"),
         (AttentionPoolLatent(5), X, ShapeError, "C a multiple of heads=5"),
-        (AttentionPoolLatent(3, pooling="max"), X, ValueError, "pooling must be one of 'token', 'avg'"),
+        (AttentionPoolLatent(3, pooling="max"), X, ValueError, "must be one of 'token', 'avg'"),
         (AttentionPoolLatent(3, latents=0), X, ValueError, "latents must be an int of at least 1"),
     ],
 )

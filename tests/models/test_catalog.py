@@ -33,7 +33,7 @@ REQUIRED = {
     "top1_input_shape",
     "test_top1",
 }
-OPTIONAL = {"origin", "paper", "notes", "fixed_input_size", "task"}
+OPTIONAL = {"origin", "paper", "notes", "fixed_input_size", "task", "parameters", "gflops"}
 
 
 @functools.cache

@@ -269,10 +269,10 @@ def _spec(
         top1=_top1(entry, shape),
         task="features" if bare else entry.get("task", architecture.task),
     )
-    if _is_usual(architecture, config, shape):
-        spec = dataclasses.replace(
-            spec, parameters=known.get("parameters"), gflops=known.get("gflops")
-        )
+    counted = entry if "parameters" in entry else known
+    if _is_counted(architecture, config, shape, counted):
+        parameters, gflops = counted.get("parameters"), counted.get("gflops")
+        spec = dataclasses.replace(spec, parameters=parameters, gflops=gflops)
     return dataclasses.replace(spec, preprocess=_preprocess(spec, entry))
 
 
@@ -288,14 +288,16 @@ def _with_channels(name: str, shape: Any, channels: int | None) -> tuple[int, ..
     return (*shape[:2], channels)
 
 
-def _is_usual(architecture: Architecture, config: Mapping[str, Any], shape: Any) -> bool:
+def _is_counted(
+    architecture: Architecture, config: Mapping[str, Any], shape: Any, counted: Mapping[str, Any]
+) -> bool:
     """Whether the catalogue's parameters and FLOPs are those of this configuration."""
-    known = catalog.known(architecture.name)
-    if tuple(known.get("input_shape") or ()) != tuple(shape or ()):
+    if tuple(counted.get("input_shape") or ()) != tuple(shape or ()):
         return False
     parameters = MODELS.parameters(architecture.name)
-    usual = {key: p.default for key, p in parameters.items()}
-    usual["input_shape"] = shape
+    usual = {key: p.default for key, p in parameters.items()} | {"input_shape": shape}
+    if "num_classes" in counted:
+        usual["num_classes"] = counted["num_classes"]
     return all(key in usual and usual[key] == value for key, value in config.items())
 
 
