@@ -31,7 +31,8 @@ from flaxzoo.errors import (
 )
 from flaxzoo.model import Model
 from flaxzoo.models.build import find
-from flaxzoo.models.registry import MODELS
+from flaxzoo.models.registry import MODELS, Architecture
+from flaxzoo.weights import hub
 from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.pretrained import Weights, load, open_source
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
@@ -160,14 +161,8 @@ def verify(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
     architecture, tag = find(name)
+    timm = _timm_for(architecture, weights)
     base, rules = architecture.name, architecture.reference
-    if rules is None:
-        raise UnknownNameError(
-            f"{base!r} is not one of timm's models: there is nothing to verify it against"
-        )
-    timm = import_timm()
-    if not timm.is_model(base):
-        raise UnknownNameError(f"timm {timm.__version__}, which is installed, has no {base!r}")
     sized = "input_shape" in MODELS.parameters(base)
     shape = (size, size, 3) if sized and size is not None else None
     options = {"img_size": size} if shape else {}
@@ -185,7 +180,7 @@ def verify(
         model = zoo.get(name, pretrained=source, input_shape=shape)
         read = open_source(architecture, source, tag).read()
         what, tensors = read.source, read.tensors
-        if read.ours:
+        if read.ours and rules is not None:
             tensors = to_reference(tensors, rules)
         reference = timm.create_model(base, num_classes=model.module.head.num_classes, **options)
     load_reference(reference, tensors, source=what)
@@ -201,6 +196,21 @@ def verify(
         tolerance=tolerance,
         differences=compare(model, reference, images),
     )
+
+
+def _timm_for(architecture: Architecture, weights: Any) -> ModuleType:
+    """timm, if it has the architecture; a malformed repository is told where it is missing, too."""
+    name = architecture.name
+    if architecture.reference is None:
+        raise UnknownNameError(
+            f"{name!r} is not one of timm's models: there is nothing to verify it against"
+        )
+    if isinstance(weights, str) and weights.startswith("hf:"):
+        hub.parse(weights)
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm {timm.__version__}, which is installed, has no {name!r}")
+    return timm
 
 
 def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> Model:

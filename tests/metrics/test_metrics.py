@@ -886,7 +886,8 @@ def test_collections_of_different_classes_are_different_to_jit():
     # JAX alone finds these two equal, and now and then computes one by the other's program.
     sums = {"total": jnp.ones(()), "count": jnp.full((), 4.0)}
     mse, rmse = metrax.MSE(**sums), metrax.RMSE(**sums)
-    assert jax.tree.structure(mse) == jax.tree.structure(rmse)
+    if jax.__version_info__ >= (0, 10):
+        assert jax.tree.structure(mse) == jax.tree.structure(rmse)
     trees = [jax.tree.structure(metrics.MetricCollection.create({"error": m})) for m in (mse, rmse)]
     assert trees[0] != trees[1]
     merged = jax.jit(lambda m: m.merge(m))(metrics.MetricCollection.create({"error": rmse}))

@@ -142,6 +142,7 @@ def test_groups_become_blocks(channels, groups, blocks):
     assert conv_cpu._block_count((3, 3, channels, 32 * groups), window) == blocks
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="the text of StableHLO was another")
 @pytest.mark.parametrize(
     ("kernel", "strides", "groups"),
     [(WIDE, (1, 1), 1), (WIDE, (2, 2), 1), (NARROW, (2, 1), 1), (WIDE, (1, 1), 17)],
