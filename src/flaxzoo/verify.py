@@ -30,6 +30,7 @@ from flaxzoo.errors import (
     UnknownNameError,
 )
 from flaxzoo.model import Model
+from flaxzoo.models import catalog
 from flaxzoo.models.build import find
 from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.weights import hub
@@ -161,7 +162,7 @@ def verify(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
     architecture, tag = find(name)
-    timm = _timm_for(architecture, weights)
+    timm = _timm_for(architecture, tag, weights)
     base, rules = architecture.name, architecture.reference
     sized = "input_shape" in MODELS.parameters(base)
     shape = (size, size, 3) if sized and size is not None else None
@@ -198,13 +199,15 @@ def verify(
     )
 
 
-def _timm_for(architecture: Architecture, weights: Any) -> ModuleType:
-    """timm, if it has the architecture; a malformed repository is told where it is missing, too."""
+def _timm_for(architecture: Architecture, tag: str | None, weights: Any) -> ModuleType:
+    """timm, if it has the architecture; what else is wrong is told where it is missing, too."""
     name = architecture.name
     if architecture.reference is None:
         raise UnknownNameError(
             f"{name!r} is not one of timm's models: there is nothing to verify it against"
         )
+    if tag is not None:
+        catalog.entry(name, tag)
     if isinstance(weights, str) and weights.startswith("hf:"):
         hub.parse(weights)
     timm = import_timm()
