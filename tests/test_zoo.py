@@ -56,6 +56,18 @@ def test_a_family_that_the_index_does_not_know_is_imported(monkeypatch):
     assert fz.models.get("mlp").spec.tags == ()
 
 
+def test_an_architecture_that_the_index_does_not_know_is_found_by_itself():
+    code = """
+        from flaxzoo.models import catalog, registry
+        index = catalog.index()
+        known = {family: rows for family, rows in index["families"].items() if family != "mlp"}
+        catalog.index = lambda: {**index, "families": known}
+        catalog.names = lambda: {name: f for f, rows in known.items() for name in rows}
+        assert registry.MODELS.architecture("mlp").family == "flaxzoo.models.mlp"
+    """
+    assert loaded_families(code) == ["mlp"]
+
+
 def test_a_name_of_the_zoo_is_taken_before_its_family_is_imported():
     code = """
         import flax.linen as nn

@@ -33,7 +33,6 @@ _CORE = frozenset(
         "heads",
         "reference",
         "registry",
-        "slices",
         "stages",
     ]
 )
@@ -98,21 +97,26 @@ class ModelRegistry(Registry[nn.Module]):
         return self.architectures[self.resolve(name)]
 
     def load(self, name: str) -> None:
-        """Imports the family that the index knows a name or alias of, if there is one."""
+        """Imports the family of a name or alias, where there is one that is not imported yet."""
         name = catalog.index()["aliases"].get(name, name)
         family = catalog.names().get(name)
         if family is not None:
             importlib.import_module(f"flaxzoo.models.{family}")
+        elif not super().__contains__(name):
+            self._load_unindexed()
+
+    def _load_unindexed(self) -> None:
+        """Imports the families that are newer than the index, as while one is being written."""
+        for family in families():
+            if family not in catalog.index()["families"]:
+                importlib.import_module(f"flaxzoo.models.{family}")
 
     def aliases(self) -> dict[str, str]:
         """The name that each alias stands for."""
         return {**catalog.index()["aliases"], **self._aliases}
 
     def _names(self) -> tuple[str, ...]:
-        for family in families():
-            if family not in catalog.index()["families"]:
-                # Newer than the index, as while a family is being written.
-                importlib.import_module(f"flaxzoo.models.{family}")
+        self._load_unindexed()
         return tuple(dict.fromkeys((*catalog.names(), *self.aliases(), *super()._names())))
 
 
