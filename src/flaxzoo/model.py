@@ -19,7 +19,7 @@ from flaxzoo._config import hashable_module
 from flaxzoo._finite import check_finite
 from flaxzoo._random import as_key
 from flaxzoo._trees import flatten, plain, unflatten
-from flaxzoo.errors import DataError, UninitializedError
+from flaxzoo.errors import DataError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
 from flaxzoo.models.classifier import Classifier
@@ -132,7 +132,7 @@ class Model:
           UninitializedError: the model has no variables.
           ShapeError: the inputs do not fit the module or its variables.
         """
-        self._require_variables()
+        export.require_variables(self)
         if isinstance(inputs, str | os.PathLike):
             raise TypeError(
                 f"a model takes arrays, got the path {os.fspath(inputs)!r}: use model.predict"
@@ -148,7 +148,7 @@ class Model:
 
     def features(self, inputs: Any) -> Any:
         """The backbone's output for a batch; the model must be a ``Classifier``."""
-        self._require_variables()
+        export.require_variables(self)
         self._require_classifier("features")
         return _forward(self.module.backbone, _part(self.variables, "backbone"), inputs)
 
@@ -167,7 +167,7 @@ class Model:
           UninitializedError: the model has no variables.
           TypeError: the model is no ``Classifier``, or its backbone has no stages.
         """
-        self._require_variables()
+        export.require_variables(self)
         self._require_classifier("feature_maps")
         backbone = self.module.backbone
         if not hasattr(backbone, "feature_maps"):
@@ -193,7 +193,7 @@ class Model:
           ShapeError: the inputs do not fit the model.
           ValueError: ``top_k`` or ``batch_size`` is below 1.
         """
-        self._require_variables()
+        export.require_variables(self)
         check_size("top_k", top_k)
         check_size("batch_size", batch_size)
         if self.spec.preprocess is not None:
@@ -296,7 +296,7 @@ class Model:
           UninitializedError: the model has no variables.
           DataError: the directory cannot be written.
         """
-        self._require_variables()
+        export.require_variables(self)
         saved.save(self.module, self.variables, self.spec, directory)
 
     @classmethod
@@ -352,13 +352,6 @@ class Model:
         if inputs is not None:
             return jax.tree.map(_abstract, inputs)
         return self.spec.sample()
-
-    def _require_variables(self) -> None:
-        if self.variables is None:
-            raise UninitializedError(
-                f"model {self.spec.name!r} has no variables yet: model = model.init(rng=0), "
-                "or get it with pretrained=True"
-            )
 
     def _require_classifier(self, what: str) -> None:
         if not isinstance(self.module, Classifier):

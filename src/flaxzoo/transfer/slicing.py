@@ -25,6 +25,7 @@ from flaxzoo.models.stages import (
     stages_of,
 )
 from flaxzoo.spec import ModelSpec
+from flaxzoo.weights.export import require_variables
 
 
 class Slice(nn.Module):
@@ -253,7 +254,7 @@ def merge_variables(*parts: Model | Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for number, part in enumerate(parts):
         if isinstance(part, Model):
-            part._require_variables()
+            require_variables(part)
             part = part.variables
         if not isinstance(part, Mapping):
             raise TypeError(

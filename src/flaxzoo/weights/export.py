@@ -69,7 +69,7 @@ def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, An
       CheckpointError: the architecture has no counterpart in timm.
       MissingExtraError: torch is not installed and ``as_numpy`` is false.
     """
-    _require_variables(model)
+    require_variables(model)
     reference = reference_of(model.spec.name)
     if reference is None:
         raise CheckpointError(
@@ -105,7 +105,7 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
     """
     from safetensors.numpy import save_file
 
-    _require_variables(model)
+    require_variables(model)
     directory = Path(directory)
     timm = to_timm_config(model)
     tensors = to_torch_state_dict(model, as_numpy=True) if timm else flatten(model.variables)
@@ -281,7 +281,8 @@ def model_card(model: Model, repo_id: str, *, licence: str | None = None) -> str
     return "\n".join(lines) + "\n"
 
 
-def _require_variables(model: Model) -> None:
+def require_variables(model: Model) -> None:
+    """Raises UninitializedError for a model without variables, and says how it gets some."""
     if model.variables is None:
         raise UninitializedError(
             f"model {model.spec.name!r} has no variables yet: model = model.init(rng=0), "
