@@ -122,3 +122,25 @@ def test_bound_entries_keep_their_array_arguments():
     assert registry.get("scaled", scale=2.0)(3.0, 1.0) == 4.0
     with pytest.raises(TypeError, match="does not take 'targets'"):
         registry.get("scaled", targets=1.0)
+
+
+@pytest.mark.parametrize("typed", ["adamw", "AdamW", "ADAMW", "adam_w", "Adam-W", "adam w"])
+def test_names_are_found_whatever_the_case_and_without_dashes(registry, typed):
+    assert registry.resolve(typed) == "adamw"
+    assert registry.get(typed) == ("adamw", 0.1)
+    assert typed in registry
+
+
+def test_two_names_never_differ_in_case_and_dashes_alone(registry):
+    with pytest.raises(ValueError, match=r"'Adam_W' is registered already as 'adamw'"):
+        registry.register("Adam_W")(lambda: "mine")
+    with pytest.raises(ValueError, match=r"'ADAMW' is registered already as 'adamw'"):
+        registry.register("other", aliases=("ADAMW",))(lambda: "mine")
+    registry.register("Adam_W", override=True)(lambda: "mine")
+    assert registry.get("adamw") == ("adamw", 0.1)  # an exact name is itself
+    assert registry.get("ADAM-W") == "mine"
+
+
+def test_a_glob_in_another_case_matches_where_none_does_as_it_is(registry):
+    assert registry.list("ADAM*") == ["adam", "adamw"]
+    assert registry.list("A*") == ["adam"]

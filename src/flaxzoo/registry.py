@@ -45,8 +45,24 @@ def bind_entry(entry: Callable[..., Any], /, **kwargs: Any) -> Callable[..., Any
     return functools.partial(entry, **kwargs) if kwargs else entry
 
 
+def folded(name: str) -> str:
+    """A name without case, ``-``, ``_`` and spaces, none of which tells two names apart."""
+    return name.lower().translate(_IGNORED)
+
+
+_IGNORED = str.maketrans("", "", "-_ ")
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that match a glob; where none does, those that do in another case."""
+    names = [*names]
+    exact = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    lower = pattern.lower()
+    return exact or [name for name in names if fnmatch.fnmatchcase(name.lower(), lower)]
+
+
 class Registry(Generic[T]):
-    """Named callables, found by exact name or alias.
+    """Named callables, found by name or alias, whatever the case, and with or without - and _.
 
     Args:
       kind: what an entry is, in the singular ("optimizer"); it appears in every message.
@@ -65,9 +81,11 @@ class Registry(Generic[T]):
         self._entries: dict[str, Callable[..., Any]] = {}
         self._aliases: dict[str, str] = {}
         self._renamed: dict[str, dict[str, str]] = {}
+        # From a folded name to the name or alias that it stands for.
+        self._spellings: dict[str, str] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self._aliases
+        return self.spelling(name) is not None
 
     def register(
         self,
@@ -84,7 +102,8 @@ class Registry(Generic[T]):
         to those that it has now: ``get`` still takes the old ones, with a warning.
 
         Raises:
-          ValueError: the name or an alias is taken and ``override`` is false.
+          ValueError: the name or an alias is taken, or differs from that of another entry in case,
+            ``-`` and ``_`` alone, and ``override`` is false.
         """
         if callable(name):
             return self.register()(name)
@@ -92,12 +111,8 @@ class Registry(Generic[T]):
         def add(entry: F) -> F:
             key = name if name is not None else entry.__name__
             for taken in (key, *aliases):
-                held = taken in self._entries or taken in self._aliases
-                if held and not override:
-                    raise ValueError(
-                        f"{self.kind} {taken!r} is registered already; "
-                        "pass override=True to replace it"
-                    )
+                if not override:
+                    self._refuse_taken(taken)
             # An overridden alias must not keep pointing past the new entry, nor may a new
             # alias be shadowed by an entry of the same name.
             self._aliases.pop(key, None)
@@ -106,17 +121,37 @@ class Registry(Generic[T]):
             for alias in aliases:
                 self._entries.pop(alias, None)
                 self._aliases[alias] = key
+            for spelled in (key, *aliases):
+                self._spellings[folded(spelled)] = spelled
             return entry
 
         return add
 
+    def _refuse_taken(self, name: str) -> None:
+        # Of what is registered, not of what a subclass knows to come.
+        held = Registry.spelling(self, name)
+        if held is None:
+            return
+        same = "" if held == name else f" as {held!r}, which is the same name"
+        raise ValueError(
+            f"{self.kind} {name!r} is registered already{same}; pass override=True to replace it"
+        )
+
     def list(self, pattern: str = "*") -> list[str]:
         """Names of the entries that match a glob by name or alias, sorted."""
-        names = {name for name in self._entries if fnmatch.fnmatchcase(name, pattern)}
-        names |= {
-            name for alias, name in self._aliases.items() if fnmatch.fnmatchcase(alias, pattern)
-        }
-        return sorted(names)
+        names = matching((*self._entries, *self._aliases), pattern)
+        return sorted({self._aliases.get(name, name) for name in names})
+
+    def spelling(self, name: object) -> str | None:
+        """The name or alias that is meant, as it is registered; None where there is none.
+
+        It is ``name`` itself, or the one that differs from it in case, ``-`` and ``_`` alone.
+        """
+        if not isinstance(name, str):
+            return None
+        if name in self._entries or name in self._aliases:
+            return name
+        return self._spellings.get(folded(name))
 
     def resolve(self, name: str) -> str:
         """The name an alias stands for; a name stands for itself.
@@ -124,10 +159,9 @@ class Registry(Generic[T]):
         Raises:
           UnknownNameError: (a KeyError) no entry has that name; it lists the closest ones.
         """
-        if name in self._entries:
-            return name
-        if name in self._aliases:
-            return self._aliases[name]
+        spelled = self.spelling(name)
+        if spelled is not None:
+            return self._aliases.get(spelled, spelled)
         hint = did_you_mean(str(name), self._names())
         raise UnknownNameError(
             f"unknown {self.kind} {name!r}.{hint} "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import fnmatch
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from flaxzoo.model import Model, initialise_missing
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, counted, entry_width, find
 from flaxzoo.models.registry import MODELS
+from flaxzoo.registry import matching
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.pretrained import load, open_source
 
@@ -128,7 +128,7 @@ def list(
     """
     if not pretrained and licence is None:
         return MODELS.list(pattern)
-    keys = sorted(key for key, _ in catalog.weights() if fnmatch.fnmatchcase(key, pattern))
+    keys = sorted(matching((key for key, _ in catalog.weights()), pattern))
     if licence is None:
         return keys
     has_licence("unknown", licence)

@@ -20,7 +20,7 @@ from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.registry import Registry
 
-_TOP_K = re.compile(r"top(\d+)_accuracy")
+_TOP_K = re.compile(r"top_?(\d+)_?acc(uracy)?", re.IGNORECASE)
 # Keywords that describe the data, not the question asked of it: names do without them.
 _UNNAMED = frozenset({"from_logits", "num_classes"})
 
@@ -154,7 +154,7 @@ class _MetricRegistry(Registry[MetricSpec]):
         parameters = self.parameters(name)
         if self.resolve(name) == "top_k_accuracy":
             return f"top{kwargs.get('k', parameters['k'].default)}_accuracy"
-        parts = [name]
+        parts = [self.spelling(name) or name]
         for key in parameters:
             value = kwargs.get(key, parameters[key].default)
             if key in _UNNAMED or value == parameters[key].default:

@@ -7,7 +7,6 @@ one of them is asked for: the catalogue's index says which file a name is in.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import importlib
 import inspect
 import pkgutil
@@ -20,7 +19,7 @@ import flax.linen as nn
 from flaxzoo.models import catalog
 from flaxzoo.models.classifier import classifier
 from flaxzoo.models.reference import Reference
-from flaxzoo.registry import Registry
+from flaxzoo.registry import Registry, folded, matching
 from flaxzoo.tasks import get_task
 
 # What lies in this package and is no family.
@@ -73,15 +72,22 @@ class ModelRegistry(Registry[nn.Module]):
         super().__init__("model", skip=("parent", "name"))
         self.architectures: dict[str, Architecture] = {}
 
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or name in self._names()
+    def spelling(self, name: object) -> str | None:
+        """As ``Registry.spelling``; no family of the index is imported for it."""
+        if not isinstance(name, str):
+            return None
+        if name in catalog.names() or name in catalog.index()["aliases"]:
+            return name
+        known = super().spelling(name)
+        if known is not None:
+            return known
+        return {folded(spelled): spelled for spelled in self._names()}.get(folded(name))
 
     def list(self, pattern: str = "*") -> list[str]:
         """Names that match a glob by name or alias, sorted; no family is imported for it."""
         aliases = self.aliases()
-        matches = {name for name in self._names() if fnmatch.fnmatchcase(name, pattern)}
-        matches |= {name for a, name in aliases.items() if fnmatch.fnmatchcase(a, pattern)}
-        return sorted(matches - set(aliases))
+        matches = {aliases.get(name, name) for name in matching(self._names(), pattern)}
+        return sorted(matches)
 
     def resolve(self, name: str) -> str:
         """The name an alias stands for, with its family imported; see ``Registry.resolve``."""
@@ -98,12 +104,10 @@ class ModelRegistry(Registry[nn.Module]):
 
     def load(self, name: str) -> None:
         """Imports the family of a name or alias, where there is one that is not imported yet."""
-        name = catalog.index()["aliases"].get(name, name)
-        family = catalog.names().get(name)
+        spelled = self.spelling(name)
+        family = catalog.names().get(catalog.index()["aliases"].get(spelled, spelled))
         if family is not None:
             importlib.import_module(f"flaxzoo.models.{family}")
-        elif not super().__contains__(name):
-            self._load_unindexed()
 
     def _load_unindexed(self) -> None:
         """Imports the families that are newer than the index, as while one is being written."""
