@@ -338,7 +338,7 @@ _ENTRIES: tuple[tuple[str, Function, tuple[str, ...]], ...] = (
     ("celu", jax.nn.celu, ()),
     ("elu", jax.nn.elu, ()),
     ("gelu", gelu, ("gelu_exact",)),
-    ("gelu_tanh", gelu_tanh, ()),
+    ("gelu_tanh", gelu_tanh, ("gelu_approximate", "gelu_new", "gelu_pytorch_tanh")),
     ("glu", jax.nn.glu, ()),
     ("hard_mish", hard_mish, ()),
     ("hard_shrink", hard_shrink, ("hardshrink",)),

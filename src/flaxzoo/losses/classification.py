@@ -116,7 +116,7 @@ _SHARED = """
   class_weights: """
 
 
-@_define("softmax_cross_entropy")
+@_define("softmax_cross_entropy", "soft_target_cross_entropy")
 def softmax_cross_entropy(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy between softmax logits and one-hot or soft targets.
 
@@ -199,7 +199,11 @@ def softmax_cross_entropy_with_integer_labels(
 @define(
     "crossentropy",
     EITHER,
-    aliases=["cross_entropy", "categorical_crossentropy", "sparse_categorical_crossentropy"],
+    aliases=[
+        *("cross_entropy", "categorical_crossentropy", "sparse_categorical_crossentropy"),
+        # torch's; the logits of log-probabilities are these themselves.
+        *("cross_entropy_loss", "nll_loss", "ce"),
+    ],
 )
 def crossentropy(
     predictions: jax.Array,
@@ -234,7 +238,11 @@ def crossentropy(
     return loss(predictions, targets, label_smoothing=label_smoothing, class_weights=class_weights)
 
 
-@_define("sigmoid_binary_cross_entropy", "bce_with_logits", binary=True)
+@_define(
+    "sigmoid_binary_cross_entropy",
+    *("bce_with_logits", "bce_with_logits_loss", "binary_cross_entropy_with_logits"),
+    binary=True,
+)
 def sigmoid_binary_cross_entropy(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy of independent yes-or-no targets, from logits.
 

@@ -28,16 +28,16 @@ _ZERO_ONE = Traits(check=shapes.elementwise, check_values=values.zero_or_one)
 _PROBABILITIES = Traits(check=shapes.vector, check_values=values.non_negative)
 
 _KNOWN: dict[str, tuple[Traits, tuple[str, ...]]] = {
-    "squared_error": (ELEMENTWISE, ("mean_squared_error", "mse")),
+    "squared_error": (ELEMENTWISE, ("mean_squared_error", "mse", "mse_loss")),
     "l2_loss": (ELEMENTWISE, ()),
-    "huber_loss": (ELEMENTWISE, ("huber",)),
+    "huber_loss": (ELEMENTWISE, ("huber", "smooth_l1", "smooth_l1_loss")),
     "log_cosh": (ELEMENTWISE, ("logcosh",)),
     "hinge_loss": (_SIGN, ("hinge",)),
     "perceptron_loss": (_SIGN, ("perceptron",)),
     "sparsemax_loss": (_ZERO_ONE, ()),
     "multiclass_hinge_loss": (INTEGER, ()),
     "multiclass_perceptron_loss": (INTEGER, ()),
-    "kl_divergence": (_PROBABILITIES, ()),
+    "kl_divergence": (_PROBABILITIES, ("kl_div", "kl_div_loss")),
     "kl_divergence_with_log_targets": (VECTOR, ()),
     "generalized_kl_divergence": (_PROBABILITIES, ("convex_kl_divergence",)),
 }

@@ -15,7 +15,7 @@ NON_NEGATIVE = Traits(check=shapes.elementwise, check_values=values.non_negative
 VECTOR = Traits(check=shapes.vector, check_values=values.finite)
 
 
-@define("mean_absolute_error", ELEMENTWISE, aliases=["mae", "absolute_error", "l1_loss"])
+@define("mean_absolute_error", ELEMENTWISE, aliases=["mae", "absolute_error", "l1_loss", "l1"])
 def mean_absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """``|predictions - targets|``, elementwise.
 

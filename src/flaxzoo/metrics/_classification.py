@@ -12,7 +12,7 @@ from flaxzoo.metrics import _arrays, _curves, _states
 from flaxzoo.metrics._spec import REGISTRY
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["acc", "categorical_accuracy", "sparse_categorical_accuracy"])
 def accuracy(
     outputs: Any, targets: Any, *, weights: Any = None, from_logits: bool = True
 ) -> clu_metrics.Metric:
@@ -45,7 +45,7 @@ def accuracy(
     return _states.Mean.of(answers == labels, weights)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["binary_acc"])
 def binary_accuracy(
     outputs: Any,
     targets: Any,
@@ -82,7 +82,7 @@ def _binary_accuracy(
     return _states.Mean.of((probabilities > threshold) == truths, weights)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"])
 def top_k_accuracy(
     outputs: Any, targets: Any, *, weights: Any = None, k: int = 5
 ) -> clu_metrics.Metric:
@@ -172,7 +172,7 @@ def auc_pr(
     return _curves.PrAuc.from_scores(*scores)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["ppl"])
 def perplexity(
     outputs: Any, targets: Any, *, weights: Any = None, from_logits: bool = True
 ) -> clu_metrics.Metric:

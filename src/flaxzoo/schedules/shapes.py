@@ -63,7 +63,7 @@ def _define(*aliases: str) -> Callable[[Callable[..., ScheduleFn]], Callable[...
     return add
 
 
-@_define()
+@_define("constant_schedule", "constant_with_warmup")
 def constant(peak_value: float = 1e-3) -> ScheduleFn:
     """The same value throughout, after an optional linear warm-up.
 
@@ -73,7 +73,16 @@ def constant(peak_value: float = 1e-3) -> ScheduleFn:
     return lambda step: jnp.full(jnp.shape(step), peak_value)
 
 
-@_define()
+@_define(
+    "cosine_decay",
+    "cosine_decay_schedule",
+    "cosine_annealing",
+    "cosine_annealing_lr",
+    "cosine_with_warmup",
+    "warmup_cosine",
+    "warmup_cosine_decay",
+    "warmup_cosine_decay_schedule",
+)
 def cosine(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0) -> ScheduleFn:
     """Linear warm-up, then half a cosine wave down to ``end_value``.
 
@@ -87,7 +96,7 @@ def cosine(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0
     return _decay(_cosine_shape, total_steps, peak_value, end_value)
 
 
-@_define()
+@_define("linear_decay", "linear_schedule", "linear_with_warmup")
 def linear(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0) -> ScheduleFn:
     """Linear warm-up, then a straight line down to ``end_value``.
 
@@ -99,7 +108,7 @@ def linear(total_steps: int, peak_value: float = 1e-3, *, end_value: float = 0.0
     return _decay(_linear_shape, total_steps, peak_value, end_value)
 
 
-@_define()
+@_define("polynomial_decay", "polynomial_schedule", "polynomial_lr")
 def polynomial(
     total_steps: int, peak_value: float = 1e-3, *, power: float = 2.0, end_value: float = 0.0
 ) -> ScheduleFn:
@@ -115,7 +124,7 @@ def polynomial(
     return _decay(lambda t: 1.0 - (1.0 - t) ** power, total_steps, peak_value, end_value)
 
 
-@_define()
+@_define("exponential_decay", "exponential_decay_schedule", "exponential_lr")
 def exponential(
     peak_value: float = 1e-3,
     *,
@@ -144,7 +153,7 @@ def exponential(
     return decay
 
 
-@REGISTRY.register(aliases=["multistep"])
+@REGISTRY.register(aliases=["multistep", "multi_step_lr"])
 def step(
     boundaries: Sequence[int],
     peak_value: float = 1e-3,
@@ -175,7 +184,9 @@ def step(
     return _after_warmup(_staircase([e - warmup for e in edges], values), peak, warmup, init_value)
 
 
-@REGISTRY.register(aliases=["piecewise_constant"])
+@REGISTRY.register(
+    aliases=["piecewise_constant", "piecewise_constant_decay", "piecewise_constant_schedule"]
+)
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> ScheduleFn:
     """Holds ``values[i]`` until ``boundaries[i]``, then the next one.
 
@@ -192,7 +203,7 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> ScheduleFn:
     return _staircase(edges, levels)
 
 
-@REGISTRY.register(aliases=["onecycle"])
+@REGISTRY.register(aliases=["onecycle", "one_cycle_lr", "cosine_onecycle_schedule"])
 def one_cycle(
     total_steps: int,
     peak_value: float = 1e-3,
@@ -234,7 +245,7 @@ def one_cycle(
     return _interpolate(knots, [start, peak, start, last], _linear_shape)
 
 
-@_define("cosine_restarts")
+@_define("cosine_restarts", "cosine_with_restarts", "cosine_annealing_warm_restarts")
 def sgdr(
     total_steps: int,
     peak_value: float = 1e-3,
