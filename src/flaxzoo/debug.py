@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import FlaxzooError
 
 __all__ = [
@@ -76,7 +77,7 @@ def start_trace(directory: str | os.PathLike[str]) -> Path:
     Raises:
       ProfileError: the directory cannot be written, or another trace is running.
     """
-    path = Path(directory)
+    path = as_path(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # The profiler itself finds out only at the end, when the trace is lost.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import DataError, ShapeError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -58,6 +59,8 @@ def load_image(image: Any, channels: int) -> Any:
             return _upright(image, channels)
         if isinstance(image, bytes | bytearray):
             image = io.BytesIO(image)
+        elif isinstance(image, str | os.PathLike):
+            image = as_path(image)
         with Image.open(image) as opened:
             opened.load()
             return _upright(opened, channels)

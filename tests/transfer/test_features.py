@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._files import sole_writer
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.models import Classifier, Head
 from flaxzoo.models.heads import Identity
@@ -348,7 +349,7 @@ def test_killed_processes_go_on(tmp_path):
 
 def test_one_writer_at_a_time(model, data, tmp_path):
     with (
-        files.sole_writer(tmp_path),
+        sole_writer(tmp_path, "features"),
         pytest.raises(DataError, match="another process is writing features to"),
     ):
         extract(model, data, tmp_path)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.errors import CallbackError, DataError
 from flaxzoo.weights.files import write_atomically
@@ -28,7 +29,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else as_path(path)
         self._columns: list[str] = []
         self._begun = False
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import MODES, monitored, resolve_mode
 from flaxzoo.training.checkpoint import Checkpoints, require_writable
@@ -63,7 +64,7 @@ class ModelCheckpoint(Callback):
           ValueError: neither this callback nor the trainer has one.
         """
         if self.directory is not None:
-            return Path(self.directory)
+            return as_path(self.directory)
         if trainer.run_dir is None:
             raise ValueError(
                 "ModelCheckpoint needs a directory: ModelCheckpoint(directory=...), or "

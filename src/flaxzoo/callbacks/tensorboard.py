@@ -15,6 +15,7 @@ import numpy as np
 from flaxzoo._checks import check_size
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
+from flaxzoo._files import as_path
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.debug import start_trace
@@ -78,7 +79,7 @@ class TensorBoard(Callback):
             raise CallbackError(
                 f"profile_steps must be (first, last) with 1 <= first <= last, got {profile_steps}"
             )
-        self.log_dir = None if log_dir is None else Path(log_dir)
+        self.log_dir = None if log_dir is None else as_path(log_dir)
         self.every_steps = check_size("every_steps", every_steps, minimum=0)
         self.histogram_every = check_size("histogram_every", histogram_every, minimum=0)
         self.sample, self.labels = sample if isinstance(sample, tuple) else (sample, None)

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import did_you_mean
 
 # Not the run's seed: which examples are held out must never depend on it.
@@ -60,7 +61,7 @@ def data_source(text: str) -> DataSource:
     if name == "digits" and not directory:
         return DataSource(name)
     if name == "mnist" and directory:
-        return DataSource(name, str(Path(directory).expanduser()))
+        return DataSource(name, str(as_path(directory)))
     if name == "mnist":
         raise argparse.ArgumentTypeError("mnist needs the directory of its IDX files: mnist:DIR")
     hint = did_you_mean(name, _SETS)

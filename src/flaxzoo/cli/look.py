@@ -7,9 +7,9 @@ import importlib
 import shlex
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._files import as_path
 from flaxzoo.cli.configs import as_sequences, describe
 from flaxzoo.cli.targets import load_model
 from flaxzoo.cli.values import KINDS, SettingError, pairs, settings
@@ -73,7 +73,7 @@ def show_info(args: argparse.Namespace) -> None:
     """Prints what is known about a name, whichever registries hold it."""
     config = pairs(args.set, "--set", {"pretrained": "info reads no weights"})
     if args.kind in (None, "models"):
-        path = Path(args.name)
+        path = as_path(args.name)
         if args.name.startswith("hf:") or (len(path.parts) > 1 and path.is_dir()):
             _show_saved(args.name, config, layers=args.layers)
             return

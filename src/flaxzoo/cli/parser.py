@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo._version import __version__
 from flaxzoo.cli import examples
 from flaxzoo.cli.arguments import (
@@ -240,7 +240,7 @@ def _add_train(commands: Any) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--run-dir",
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="where everything is written (default: runs/MODEL-DATA)",
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._files import as_path
 from flaxzoo.cli.configs import as_sequences, describe
 from flaxzoo.cli.values import SettingError, settings
 from flaxzoo.errors import CheckpointError, UnknownNameError
@@ -20,7 +20,7 @@ _TAKES = (
 
 def is_run(target: str) -> bool:
     """Whether ``Trainer.load`` reads the target."""
-    return (Path(target) / "trainer.json").is_file()
+    return (as_path(target) / "trainer.json").is_file()
 
 
 def load_model(
@@ -49,7 +49,7 @@ def load_model(
       UnknownNameError: neither a directory nor a name.
       DownloadError: weights that cannot be had.
     """
-    path = Path(target)
+    path = as_path(target)
     run, hub = is_run(target) and weights is None, target.startswith("hf:")
     if which is not None and not run:
         source = target if weights is None else f"--weights {weights}"
@@ -71,7 +71,7 @@ def _described(target: str, *, hub: bool) -> Model:
     """A model whose ``config.json`` says what it is."""
     from flaxzoo.model import Model
 
-    if not hub and not (Path(target) / "config.json").is_file():
+    if not hub and not (as_path(target) / "config.json").is_file():
         raise CheckpointError(
             f"{target} is neither a run (no trainer.json) nor a saved model (no config.json); "
             f"weights alone are read by NAME --weights {target}"
@@ -82,7 +82,7 @@ def _described(target: str, *, hub: bool) -> Model:
 def _by_name(name: str, source: str | bool, config: dict[str, Any]) -> Model:
     from flaxzoo import models
 
-    path = Path(name)
+    path = as_path(name)
     if source is True and path.is_file():
         raise CheckpointError(f"{name} is a file: weights are read by NAME --weights {name}")
     if len(path.parts) > 1 or name.startswith("hf:"):

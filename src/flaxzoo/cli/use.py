@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._files import as_path
 from flaxzoo.cli.data import DEFAULT_FRACTION, DataSource, Splits, load
 from flaxzoo.cli.targets import is_run, load_model
 from flaxzoo.cli.values import SettingError, pairs, settings
@@ -29,7 +30,7 @@ MODEL_DIRECTORY = "model"
 def evaluate(args: argparse.Namespace) -> None:
     """Prints the loss and metrics of a model over one part of the data."""
     trainer = _trainer(args)
-    source, fraction = _data_of(args, _recorded(Path(args.target)))
+    source, fraction = _data_of(args, _recorded(as_path(args.target)))
     splits = load(source, fraction)
     name, (images, labels) = _part(splits, args.split, source)
     spec = trainer.model_with_state().spec

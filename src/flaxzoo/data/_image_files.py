@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
 
 # What Pillow reads and people call pictures; other files beside them are not looked at.
@@ -43,7 +44,7 @@ def scan_folders(
       DataError: ``root`` is no directory, has no class folders or only one, has others than
         ``class_names``, or a folder without image files.
     """
-    root = Path(root)
+    root = as_path(root)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"root {os.fspath(root)!r} {what}; it must be a directory of class folders")
@@ -104,9 +105,9 @@ def read_table(
       UnknownNameError: (a KeyError) no such column; the columns are listed.
     """
     if isinstance(table, str | os.PathLike):
-        name = os.fspath(table)
+        name = os.path.expanduser(os.fspath(table))
         columns, lines = _read_csv(name, delimiter)
-        root = Path(name).parent if root is None else root
+        root = Path(name).parent if root is None else as_path(root)
     else:
         name = f"the {type(table).__name__}"
         columns, lines = _columns_of(table), None

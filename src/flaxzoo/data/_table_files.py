@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxzoo._extras import require
+from flaxzoo._files import as_path
 from flaxzoo.data._table_options import peek_options, with_engine, with_text
 from flaxzoo.errors import DataError, did_you_mean
 
@@ -38,7 +39,7 @@ def read_table(
     what = "the table"
     if isinstance(table, str | os.PathLike):
         what = str(table)
-        frame = _read_csv(pd, Path(table), names, with_text(options or {}, text), present)
+        frame = _read_csv(pd, as_path(table), names, with_text(options or {}, text), present)
         present = ()
     elif isinstance(table, Mapping):
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo.data._text import encode_all
 from flaxzoo.errors import DataError
 
@@ -80,7 +81,7 @@ def read_vocabulary(
       DataError: it is empty, too large, or has a token twice; the file cannot be read.
     """
     if isinstance(vocabulary, str | os.PathLike):
-        vocabulary = _read_lines(Path(vocabulary))
+        vocabulary = _read_lines(as_path(vocabulary))
     tokens = list(encode_all(vocabulary, "vocabulary"))
     has_special = tokens[: len(special)] == [token.encode() for token in special]
     if has_special:

@@ -107,7 +107,7 @@ class ImageDataset(Epochs):
         threads: int | None = None,
         workers: int = 0,
     ) -> None:
-        self.files = [os.fspath(file) for file in files]
+        self.files = [os.path.expanduser(os.fspath(file)) for file in files]
         self.class_names = check_class_names(class_names, f"there are {len(self.files)} files")
         self.labels = _check_labels(labels, len(self.files), len(self.class_names))
         self.batch_size = check_size("batch_size", batch_size)

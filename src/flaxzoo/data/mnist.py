@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -42,7 +43,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
       DataError: the file is absent, unreadable, not IDX, cut short, too long, or its gzip
         stream is damaged; the message names the file and the sizes.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -110,7 +111,7 @@ def load_mnist(
       DataError: a file is absent, damaged or of another format; images and labels differ in
         number; a label is above 9. The message names the file.
     """
-    root = Path(directory)
+    root = as_path(directory)
     if not root.is_dir():
         raise DataError(f"{root}: no such directory")
     if split is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import DataError
 from flaxzoo.weights.files import write_text
 
@@ -28,7 +28,7 @@ def write_document(
       DataError: the file cannot be written.
     """
     marked = {"format": f"flaxzoo.{kind}", "format_version": _VERSION, **document}
-    write_text(Path(path), json.dumps(marked, indent=indent) + "\n")
+    write_text(as_path(path), json.dumps(marked, indent=indent) + "\n")
 
 
 def read_document(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_document(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     Raises:
       DataError: the file is missing, damaged, of another kind or of a later version.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from flaxzoo._files import as_path
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
@@ -99,7 +100,7 @@ class Checkpoints:
         keep_best: int = 1,
         asynchronous: bool = True,
     ) -> None:
-        self.directory = Path(directory).absolute()
+        self.directory = as_path(directory).absolute()
         self._keep, self._keep_best = keep, keep_best
         self._asynchronous = asynchronous
         self._manager: Any = None
@@ -221,7 +222,7 @@ class Checkpoints:
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
     """The steps of the finished checkpoints in a directory, ascending; reads, never writes."""
-    directory = Path(directory)
+    directory = as_path(directory)
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
@@ -248,7 +249,7 @@ def restore(
     """
     import orbax.checkpoint as ocp
 
-    directory = Path(directory).absolute()
+    directory = as_path(directory).absolute()
     step = find_step(directory, which)
     path = directory / str(step)
     meta = read_meta(path)

@@ -15,6 +15,7 @@ import numpy as np
 
 from flaxzoo import optimizers, schedules
 from flaxzoo._checks import check_size
+from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import CallbackList
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError
@@ -80,7 +81,7 @@ class Run:
         for key in ("metrics", "freeze"):
             self._settings[key] = _rereadable(settings.get(key))
         self.seed = int(seed)
-        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.run_dir = None if run_dir is None else as_path(run_dir)
         self.history = History()
         self.step = 0
         self.run = uuid.uuid4().hex
@@ -288,7 +289,7 @@ class Run:
         """
         if self.state is None:
             raise RuntimeError("there is nothing to save before fit, evaluate or build")
-        directory = Path(directory)
+        directory = as_path(directory)
         require_writable(directory)
         self._write_settings(directory)
         return self._save_checkpoint(directory)
@@ -318,7 +319,7 @@ class Run:
           CheckpointError: no run, a damaged one, one of another model, or a setting that has to
             be given is not.
         """
-        directory = Path(directory)
+        directory = as_path(directory)
         document = settings_file.read(directory)
         if model is None:
             model = settings_file.restore_model(directory, document)

@@ -314,36 +314,6 @@ class FeatureWriter:
             ) from error
 
 
-@contextlib.contextmanager
-def sole_writer(directory: Path) -> Iterator[None]:
-    """Makes the directory, and holds it against other processes that would write to it.
-
-    Raises:
-      DataError: it cannot be made, or another process is writing features to it.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
-    try:
-        import fcntl
-    except ImportError:
-        # Windows has no such locks.
-        yield
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        # Some network file systems have no locks: an OSError of another kind.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"another process is writing features to {directory}") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def _write(file: io.FileIO, data: Any) -> None:
     view = memoryview(data)
     while view:

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._files import as_path, sole_writer
 from flaxzoo.errors import DataError
 from flaxzoo.model import Model
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._extraction import Extraction
-from flaxzoo.transfer._feature_files import MANIFEST, FeatureWriter, Manifest, rebuild, sole_writer
+from flaxzoo.transfer._feature_files import MANIFEST, FeatureWriter, Manifest, rebuild
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -54,7 +55,7 @@ class Features:
         Raises:
           DataError: there are no features, they are damaged, or the extraction has not ended.
         """
-        directory = Path(directory)
+        directory = as_path(directory)
         manifest = Manifest.read(directory)
         if not manifest.complete:
             raise DataError(
@@ -133,8 +134,8 @@ def extract_features(
     run = Extraction(model, data, batch_size, steps, pooling, dtype)
     if directory is None:
         return _to_memory(run, progress)
-    directory = Path(directory)
-    with sole_writer(directory):
+    directory = as_path(directory)
+    with sole_writer(directory, "features"):
         manifest = _plan(run, directory, resume)
         if not manifest.complete:
             _to_directory(run, directory, manifest, progress)

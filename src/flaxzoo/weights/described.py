@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import CheckpointError, UnknownNameError
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub
@@ -84,7 +85,7 @@ def locate(
       ValueError: ``source`` is malformed, or two revisions are given.
     """
     text = os.fspath(source)
-    path = Path(text)
+    path = as_path(text)
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for the Hub, and {text} is a directory")

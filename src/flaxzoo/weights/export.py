@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._config import hashable_module
+from flaxzoo._files import as_path
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, UninitializedError
@@ -106,7 +107,7 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save_file
 
     require_variables(model)
-    directory = Path(directory)
+    directory = as_path(directory)
     timm = to_timm_config(model)
     tensors = to_torch_state_dict(model, as_numpy=True) if timm else flatten(model.variables)
     tensors = {name: _contiguous(tensor) for name, tensor in tensors.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, DataError
 
@@ -76,7 +77,7 @@ def save_variables(
         for (k, v), leaf in zip(flat.items(), flatten(variables).values(), strict=True)
     }
     write_atomically(
-        Path(path), lambda file: save_file(flat, file, {"format": "flaxzoo", **(metadata or {})})
+        as_path(path), lambda file: save_file(flat, file, {"format": "flaxzoo", **(metadata or {})})
     )
 
 
@@ -98,7 +99,7 @@ def load_variables(
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file")
     try:

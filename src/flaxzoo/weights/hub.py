@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxzoo._files import as_path
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DownloadError
 from flaxzoo.weights.hub_errors import explain, is_absent_file, is_final, is_transient
@@ -176,7 +177,7 @@ def upload(
         has no files.
     """
     check_names(repo_id, revision)
-    directory = Path(directory)
+    directory = as_path(directory)
     if not directory.is_dir() or not any(path.is_file() for path in directory.rglob("*")):
         raise ValueError(f"{directory} is not a directory with files to upload")
 

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, closest
 from flaxzoo.models import catalog
@@ -93,7 +94,7 @@ def open_source(
     # The catalogue's accuracy is that of its own weights.
     entry = {**catalog.entry(name, tag), "top1": None} if tag else {}
     text = os.fspath(pretrained)  # type: ignore[arg-type]
-    path = Path(text).expanduser()
+    path = as_path(text)
     if text in sources.SOURCES:
         return _packaged(name, text, entry)
     if text.startswith("hf:") or (path.is_dir() and (path / "config.json").is_file()):

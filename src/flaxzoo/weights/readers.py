@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._files import as_path
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.npz import read_npz, too_large
 from flaxzoo.weights.torch_files import plain_names, read_torch
@@ -68,7 +69,7 @@ def read_tensors(
       MissingExtraError: (an ImportError) it is PyTorch's, and torch is not installed or too old
         to read files safely.
     """
-    path = _locate(Path(path))
+    path = _locate(as_path(path))
     kind, content = _KINDS.get(path.suffix.lower()), _sniff(path)
     if content not in _SUFFIX or kind not in (None, content):
         raise CheckpointError(_mismatch(path, kind, content))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._config import hashable_module
+from flaxzoo._files import as_path
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes
@@ -30,7 +31,7 @@ def save(
     Raises:
       DataError: the directory cannot be written.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     document = {
         "format": "flaxzoo.model",
         "format_version": _FORMAT,
@@ -59,7 +60,7 @@ def read_saved(
       CheckpointError: a file is missing, damaged, or of another model, or the module is not in
         the registry and was not given.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     document = _read_config(directory / "config.json")
     spec = document["spec"]
     if module is None:
