@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from flaxzoo import optimizers
+from flaxzoo import optimizers, schedules
 from flaxzoo._checks import check_number
 from flaxzoo._config import cache_key
 from flaxzoo._trees import flatten, unflatten
@@ -187,13 +187,19 @@ def plan(optimizer: Any, learning_rate: Any, options: Mapping[str, Any]) -> Plan
     Args:
       optimizer: a name, a factory or a transformation.
       learning_rate: one rate for all parameters, a mapping from patterns to rates, or None.
-      options: further options of ``flaxzoo.optimizers.as_optimizer``.
+      options: further options of ``flaxzoo.optimizers.as_optimizer``; and ``schedule_start``, the
+        step at which the schedules begin that are given by name and span ``total_steps``.
 
     Raises:
       UnknownNameError: a name is not registered.
       UnknownArgumentError: an option that does not go with the optimizer.
       ValueError: an option is out of range.
     """
+    options = dict(options)
+    if start := options.pop("schedule_start", 0):
+        learning_rate = _begun_at(start, optimizer, learning_rate, options)
+        if callable(learning_rate):
+            options.pop("schedule_options", None)
     # As numbers, which can be compared.
     options = {
         k: v.item() if isinstance(v, jax.Array) and not v.ndim else v for k, v in options.items()
@@ -222,6 +228,16 @@ def plan(optimizer: Any, learning_rate: Any, options: Mapping[str, Any]) -> Plan
         for pattern, rate in learning_rate.items()
     }
     return _remembered(optimizer, None, rates, options)
+
+
+def _begun_at(start: int, optimizer: Any, rate: Any, options: Mapping[str, Any]) -> Any:
+    """A learning rate, or several by pattern, whose schedules that span the run begin at a step."""
+    if isinstance(rate, Mapping):
+        return {key: _begun_at(start, optimizer, one, options) for key, one in rate.items()}
+    if not (isinstance(rate, str) and schedules.needs_total_steps(rate)):
+        return rate
+    made: Any = optimizers.as_optimizer(optimizer, **options, learning_rate=rate)
+    return Shifted(made.learning_rate, -(start // made.accumulate_steps))
 
 
 def decayed_plan(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from flaxzoo._checks import check_number
 from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.models.stages import depths_of, stage_paths
+from flaxzoo.schedules import Schedule
 from flaxzoo.training.freezing import matched, module_and_params, paths_by_group
 
 # The entry of learning rates for what no other one matches.
@@ -32,14 +34,61 @@ class Scaled:
 
 @dataclasses.dataclass(frozen=True)
 class Shifted:
-    """A schedule that begins in its middle, for what starts to train later than the run."""
+    """A schedule whose update 0 is another one of its own.
+
+    It begins in its middle for what starts to train later than the run, where ``start`` is
+    positive, and later than the run for a ``fit`` after the first, where it is negative.
+    """
 
     schedule: Callable[[Any], Any]
     start: int
 
     def __call__(self, step: Any) -> Any:
-        """The rate of update ``step``, from 0 where this begins."""
-        return self.schedule(step + self.start)
+        """The rate of update ``step``, from 0; before it begins, its first one."""
+        return self.schedule(
+            jnp.maximum(step + self.start, 0) if self.start < 0 else step + self.start
+        )
+
+
+def idle_updates(optimizer: Any, first: int, end: int) -> str:
+    """A sentence about a schedule that is over before training is; nothing where it is not.
+
+    A schedule that holds a rate worth the name after its end was meant to.
+
+    Args:
+      optimizer: a ``flaxzoo.optimizers.Optimizer``.
+      first: the first step of a fit.
+      end: the step after its last one.
+    """
+    rate = optimizer.learning_rate
+    begin, last = first // optimizer.accumulate_steps, (end - 1) // optimizer.accumulate_steps
+    over, peak = _end_and_peak(rate)
+    if over is None:
+        # Of a function of the user's own nothing is known but its values.
+        foreign = callable(rate) and not isinstance(rate, Schedule | Shifted | Scaled)
+        if not (foreign and first) or float(rate(begin)) or float(rate(last)):
+            return ""
+        over = begin
+    if last - max(over, begin) < max(1, 0.05 * (last - begin)) or float(rate(last)) > peak / 1000:
+        return ""
+    return (
+        f"the learning rate is {float(rate(last)):g} from update {max(over, begin)} on, and this "
+        f"fit goes on to {last + 1}: its schedule is over, and what is trained then hardly "
+        "changes. A schedule by name, such as Trainer(learning_rate='cosine'), spans each fit, or "
+        "with fit(..., resume=True) the whole run; of others give the length of the run"
+    )
+
+
+def _end_and_peak(rate: Any, shift: int = 0) -> tuple[int | None, float]:
+    """The update at which a schedule of ours is over, where it has an end, and its highest rate."""
+    if isinstance(rate, Shifted):
+        return _end_and_peak(rate.schedule, shift - rate.start)
+    if isinstance(rate, Scaled):
+        end, peak = _end_and_peak(rate.schedule, shift)
+        return end, peak * rate.factor
+    options = dict(rate.options) if isinstance(rate, Schedule) else {}
+    total = options.get("total_steps")
+    return None if total is None else total + shift, float(options.get("peak_value", 1e-3))
 
 
 def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +30,7 @@ from flaxzoo.training.feed import Feed
 from flaxzoo.training.freezing import FreezeSpec
 from flaxzoo.training.history import History
 from flaxzoo.training.marks import marked
+from flaxzoo.training.rates import idle_updates
 from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
 from flaxzoo.training.state import (
     TrainState,
@@ -36,6 +38,7 @@ from flaxzoo.training.state import (
     check_settings,
     create_train_state,
     each_rate,
+    with_schedule,
 )
 from flaxzoo.training.step import empty_totals, prepare
 
@@ -89,6 +92,9 @@ class Run:
         self._total_steps: int | None = None
         # A schedule by name needs the length of training, which the first fit tells.
         self._provisional = False
+        # The step at which it begins, and whether its length was given or read, not a fit's own.
+        self._schedule_start = 0
+        self._length_given = False
         self._inputs: Any = None
         # Whether the run has been read from files, and goes on where they say.
         self._loaded = False
@@ -122,11 +128,16 @@ class Run:
 
         Args:
           inputs: a batch of inputs, for models whose input shape is not known.
-          total_steps: length of training, for a learning rate that is given as a schedule's name.
+          total_steps: length of training, for a learning rate that is given as a schedule's name;
+            the schedule then goes on from ``fit`` to ``fit`` until its end.
 
         Returns:
           The state.
         """
+        self._length_given = self._length_given or total_steps is not None
+        return self._made(inputs, total_steps)
+
+    def _made(self, inputs: Any, total_steps: int | None) -> TrainState:
         before = self.state
         if self.state is not None and self._provisional and total_steps is not None:
             self.state = None
@@ -164,7 +175,37 @@ class Run:
                     f"{feed.name} does not tell its length: pass steps_per_epoch"
                 )
             total = epochs * feed.steps_per_epoch
-        self.build(inputs, total_steps=total)
+        self._made(inputs, total)
+
+    def _span(self, feed: Feed, epochs: int, *, resume: bool) -> None:
+        """Lets schedules by name span a ``fit`` that ends after so many epochs of the run.
+
+        A new ``fit`` begins them anew, one that resumes stretches them over the whole run. A length
+        that was given, or read with a run, is first gone through to its end.
+        """
+        rounds = epochs - self._epoch
+        if feed.steps_per_epoch is None or rounds <= 0:
+            return
+        end = self.step + rounds * feed.steps_per_epoch - self._batch
+        if self._needs_length():
+            start, length = self._schedule_start, self._total_steps or 0
+            if resume:
+                length = end - start
+            elif not self._length_given or self.step >= start + length:
+                start, length, self._length_given = self.step, end - self.step, False
+            self._set_schedule(start, length)
+        if said := idle_updates(self.state.optimizer, self.step, end):  # type: ignore[union-attr]
+            warnings.warn(said, stacklevel=3)
+
+    def _set_schedule(self, start: int, length: int) -> None:
+        if (start, length) != (self._schedule_start, self._total_steps):
+            self.state = with_schedule(
+                self.state,  # type: ignore[arg-type]
+                self._settings,
+                total_steps=length,
+                start=start,
+            )
+            self._schedule_start, self._total_steps = start, length
 
     def _needs_length(self) -> bool:
         rates = each_rate(self._settings["learning_rate"])
@@ -345,6 +386,7 @@ class Run:
             "history": self.history.to_json(),
             "callbacks": self._callbacks.states(),
             "freezing": freezing_to_json(self.state) if self._refrozen else None,  # type: ignore[arg-type]
+            "schedule": {"start": self._schedule_start, "total_steps": self._total_steps},
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
@@ -379,6 +421,8 @@ class Run:
         self.history = History.from_json(meta["history"])
         self._callback_states = meta["callbacks"]
         self.run = meta["run"]
+        if self._needs_length() and meta.get("schedule") is not None:
+            self._set_schedule(meta["schedule"]["start"], meta["schedule"]["total_steps"])
         self._provisional, self._loaded = False, True
 
     def _write_settings(self, directory: Path | None = None) -> None:

@@ -200,13 +200,9 @@ def create_train_state(
         )
     if metrics is None:
         metrics = task.metrics if loss is None else ()
-    if total_steps is not None:
-        optimizer_options["total_steps"] = total_steps
-    skipped = _undecayed(model.module)
-    if skipped and not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
-        optimizer_options.setdefault("weight_decay_mask", skipped)
-    factors = None if layer_decay is None else decay_factors(model.module, params, layer_decay)
-    options = _plan(optimizer, learning_rate, factors, optimizer_options)
+    options = _planned(
+        model.module, params, optimizer, learning_rate, layer_decay, total_steps, optimizer_options
+    )
     frozen = frozen_paths(model.module, params, freeze, freeze_until)
     if callable(freeze) and freeze_until is None and not frozen:
         raise ValueError(
@@ -239,6 +235,59 @@ def create_train_state(
     )
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.
     return jax.tree.map(jnp.copy, state) if donate else state
+
+
+def with_schedule(
+    state: TrainState, settings: Mapping[str, Any], *, total_steps: int, start: int
+) -> TrainState:
+    """The state with its schedules, by name, begun anew or of another length.
+
+    The optimizer's moments, counts and averages stay as they are.
+
+    Args:
+      state: what ``create_train_state`` made of the settings, perhaps refrozen since.
+      settings: options of ``create_train_state``; those of the optimizer are looked at.
+      total_steps: length of the schedules in steps.
+      start: step at which they begin.
+    """
+    options = {key: value for key, value in settings.items() if key not in _NOT_OF_THE_OPTIMIZER}
+    optimizer, rate, decay = (
+        options.pop(key, None) for key in ("optimizer", "learning_rate", "layer_decay")
+    )
+    options["schedule_start"] = start
+    new = _planned(
+        state.module, state.params, optimizer or "adam", rate, decay, total_steps, options
+    )
+    if state.groups is None:
+        optimizer = new.whole()
+        return state.replace(plan=new, tx=optimizer, optimizer=optimizer)
+    groups = new.build(state.groups.paths, state.groups.frozen, state.groups.cohorts)
+    return state.replace(plan=new, groups=groups, tx=groups.tx, optimizer=groups.optimizer)
+
+
+_NOT_OF_THE_OPTIMIZER = frozenset(
+    {"loss", "metrics", "freeze", "freeze_until", "freeze_batch_norm", "augment"}
+)
+
+
+def _planned(
+    module: nn.Module,
+    params: Mapping[str, Any],
+    optimizer: Any,
+    learning_rate: Any,
+    layer_decay: float | None,
+    total_steps: int | None,
+    options: Mapping[str, Any],
+) -> Plan:
+    """The plan of an optimizer for a model's parameters."""
+    options = dict(options)
+    if total_steps is not None:
+        options["total_steps"] = total_steps
+    skipped = _undecayed(module)
+    if skipped and not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
+        options.setdefault("weight_decay_mask", skipped)
+    factors = None if layer_decay is None else decay_factors(module, params, layer_decay)
+    return _plan(optimizer, learning_rate, factors, options)
 
 
 def _undecayed(module: nn.Module) -> tuple[str, ...]:

@@ -41,9 +41,8 @@ class Trainer(Run):
     Args:
       model: a ``flaxzoo.Model`` or a Linen module.
       optimizer: a name of ``flaxzoo.optimizers``, or any optax transformation.
-      learning_rate: a float, a schedule, or a schedule's name, which then spans the first ``fit``;
-        by default the optimizer's own. A mapping gives groups their own; see
-        ``create_train_state``.
+      learning_rate: a float, a schedule, or a schedule's name, which then spans each ``fit``; by
+        default the optimizer's own. A mapping gives groups their own; see ``create_train_state``.
       loss: a name of ``flaxzoo.losses``, a ``Loss`` or a function; see ``create_train_state``.
       metrics: names of ``flaxzoo.metrics`` or functions; see ``create_train_state``.
       freeze: what not to train; see ``create_train_state``.
@@ -131,7 +130,10 @@ class Trainer(Run):
         Args:
           train_data: arrays ``(inputs, targets)``, any iterable of batches, or a function that
             returns one; see ``flaxzoo.training.feed.Feed``.
-          epochs: how many to train; with ``resume`` the total that the run is to reach.
+          epochs: how many to train; with ``resume`` the total that the run is to reach. A schedule
+            by name whose shape depends on the length of training spans just these: a new ``fit``
+            begins it anew, while ``resume`` stretches it over all epochs. A run that was loaded
+            first goes through what is left of its schedule.
           batch_size: examples per batch, for arrays.
           validation_data: data in the same forms, evaluated after each epoch.
           steps_per_epoch: batches per epoch; needed for endless iterables.
@@ -150,6 +152,9 @@ class Trainer(Run):
             above the number of examples, a ``run_dir`` that cannot be written.
           ShapeError: the data does not fit the model or the loss.
           CheckpointError: ``resume`` found a checkpoint that is damaged or of another model.
+
+        Warns:
+          UserWarning: the schedule is over before the fit is, which goes on at a rate of next to 0.
         """
         check_size("epochs", epochs)
         called = CallbackList(callbacks, ("progress",) if progress else ())
@@ -186,6 +191,7 @@ class Trainer(Run):
                 data.first_epoch = self._epoch
         self._loaded = False
         self.epochs = epochs if resume else self._epoch + epochs
+        self._span(feed, self.epochs, resume=resume)
         self.stop_training = False
         self._callbacks = called
         called.load_states(self._callback_states)
