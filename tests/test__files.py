@@ -1,14 +1,32 @@
 import ast
 import hashlib
+import json
 import os
+import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo._files import as_path, differing_files, file_sha256, folder_sha256, sole_writer
-from flaxzoo.errors import DataError
+from flaxzoo._files import (
+    as_path,
+    differing_files,
+    digest_of_arrays,
+    file_sha256,
+    folder_sha256,
+    locked,
+    read_json,
+    sole_writer,
+    temporary_file,
+    write_atomically,
+    write_json,
+    write_text,
+)
+from flaxzoo.errors import CheckpointError, DataError
+
+pytest.importorskip("fcntl")
 
 SOURCE = Path(fz.__file__).parent
 
@@ -118,3 +136,118 @@ def test_every_argument_that_takes_a_path_knows_the_home_directory():
                 read = {ast.unparse(argument) for argument in node.args}
                 plain += [f"{file.name}:{node.lineno}: {name}" for name in names & read]
     assert [line for line in plain if not line.startswith("_files.py")] == []
+
+
+def test_what_is_written_follows_the_umask_which_nobody_touches(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "umask", lambda mask: pytest.fail("the umask is the whole process's"))
+        write_text(tmp_path / "deep" / "a.txt", "a")
+    os.umask(before)
+    assert (tmp_path / "deep" / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def full(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"cannot write .*a.txt: No space left on device"):
+        write_atomically(path, full)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_the_next_write_removes_what_a_killed_one_left_and_no_other_file(tmp_path):
+    (tmp_path / ".a.txt.0123456789abcdef.tmp").write_text("half")
+    (tmp_path / ".b.txt.0123456789abcdef.tmp").write_text("another file's")
+    (tmp_path / ".a.txt.original").write_text("a user's")
+    with temporary_file(tmp_path / "a.txt") as alive:
+        write_text(tmp_path / "a.txt", "new")
+        assert alive.exists(), "somebody is writing it"
+        kept = {alive.name, ".b.txt.0123456789abcdef.tmp", ".a.txt.original", "a.txt"}
+        assert set(os.listdir(tmp_path)) == kept
+    assert not alive.exists()
+
+
+def test_many_threads_write_one_file(tmp_path):
+    path, failures = tmp_path / "a.txt", []
+
+    def write(text):
+        try:
+            for _ in range(5):
+                write_text(path, text * 1000)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() in [text * 1000 for text in "abcd"]
+
+
+def test_a_lock_is_waited_for_and_no_longer_than_asked(tmp_path):
+    with locked(tmp_path), pytest.raises(BlockingIOError), locked(tmp_path, seconds=0.01):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_the_digest_of_arrays_is_of_names_dtypes_shapes_and_values_alone():
+    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": jnp.ones(2, jnp.bfloat16)}
+    digest = digest_of_arrays(arrays)
+    swapped = {"a": arrays["a"], "b": np.asfortranarray(arrays["b"]).astype(">f4")}
+    assert digest_of_arrays(swapped) == digest
+    others = (
+        {"b": arrays["b"], "c": arrays["a"]},
+        {**arrays, "b": arrays["b"].reshape(3, 2)},
+        {**arrays, "b": arrays["b"].astype(np.int32)},
+        {**arrays, "b": arrays["b"] + 1},
+        {**arrays, "c": np.zeros((0, 3))},
+    )
+    assert digest not in [digest_of_arrays(other) for other in others]
+
+
+def test_a_json_file_comes_back_and_a_changed_one_is_told(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"b": (1, 2.5), "a": {"ä": None}}, indent=2)
+    assert read_json(path, error=DataError) == {"b": [1, 2.5], "a": {"ä": None}}
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(document.items()))))
+    assert read_json(path, error=DataError)["b"] == [1, 2.5], "the layout is nobody's business"
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(CheckpointError, match=r"a.json: its content is not .* 'document_sha256'"):
+        read_json(path, error=CheckpointError)
+    with pytest.warns(UserWarning, match="here: its content is not what flaxzoo wrote"):
+        assert read_json(path, error=DataError, label="here", edited=True)["b"] == [1, 2.6]
+    document.pop("document_sha256")
+    path.write_text(json.dumps(document))
+    assert read_json(path, error=DataError)["b"] == [1, 2.5], "one without a digest, as before"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: os.mkfifo(path), "a FIFO, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device, not a file"),
+        (lambda path: path.mkdir(), "a directory, not a file"),
+        (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 5 << 30), "5,368,709,120"),
+        (lambda path: path.write_bytes(b"\xff{"), "not readable as JSON"),
+        (lambda path: path.write_text("[" * 100_000), "not readable as JSON"),
+        (lambda path: path.write_text("[1]"), "holds no JSON object"),
+    ],
+    ids=["none", "fifo", "endless", "directory", "huge", "bytes", "deep", "list"],
+)
+def test_what_is_no_json_file_is_refused_at_once(tmp_path, make, message):
+    path = tmp_path / "a.json"
+    make(path)
+    with pytest.raises(CheckpointError, match=f"^{path}: .*{message}"):
+        read_json(path, error=CheckpointError)

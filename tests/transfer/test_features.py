@@ -485,7 +485,9 @@ def test_damage_is_told(model, data, stored, tmp_path):
     def edit(**changes):
         def change(directory):
             path = directory / "features.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+            document = json.loads(path.read_text()) | changes
+            document.pop("document_sha256")
+            path.write_text(json.dumps(document))
 
         return change
 

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, write_atomically
 from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.errors import CallbackError, DataError
-from flaxzoo.weights.files import write_atomically
 
 
 class CSVLogger(Callback):

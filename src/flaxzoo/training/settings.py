@@ -11,12 +11,12 @@ import jax
 
 from flaxzoo import losses, metrics, optimizers, schedules
 from flaxzoo._config import NotJsonableError, from_json, to_json
+from flaxzoo._files import write_text
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
 from flaxzoo.models.build import module_of
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.files import write_text
 
 _FORMAT = "flaxzoo.trainer"
 _VERSION = 1

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._config import hashable_module
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, write_atomically
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, UninitializedError
@@ -25,7 +25,6 @@ from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub
 from flaxzoo.weights.described import CONFIG, FORMAT, locate, naming, read_json, read_spec
-from flaxzoo.weights.files import write_atomically
 from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.pretrained import load, read_file
 from flaxzoo.weights.saved import read_saved

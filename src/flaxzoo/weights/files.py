@@ -3,53 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, write_atomically
 from flaxzoo._trees import compare, flatten, unflatten
-from flaxzoo.errors import CheckpointError, DataError
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write(temporary)`` beside ``path`` and renames the result over it.
-
-    A crash or a full disk leaves what was at ``path`` untouched and no temporary file behind.
-
-    Raises:
-      DataError: the directory cannot be created or written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files private; what it becomes should follow the user's umask.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file whole or not at all; errors are those of ``write_atomically``."""
-
-    def write(file: Path) -> None:
-        file.write_text(text, "utf-8")
-
-    write_atomically(path, write)
+from flaxzoo.errors import CheckpointError
 
 
 def save_variables(

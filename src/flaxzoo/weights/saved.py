@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._config import hashable_module
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, write_text
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.models.build import module_of
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.files import load_variables, save_variables, write_text
+from flaxzoo.weights.files import load_variables, save_variables
 
 _FORMAT = 1
 
