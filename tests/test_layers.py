@@ -6,6 +6,8 @@ import ast
 import functools
 from pathlib import Path
 
+import flaxzoo
+
 SOURCE = Path(__file__).parents[1] / "src"
 
 # Bottom to top: a module imports from its own row and from those above it here. A name stands for
@@ -155,3 +157,24 @@ def test_the_table_names_what_exists():
     planned = {"_*", "tasks", "predictions"}
     names = {entry for row in LAYERS for entry in row} - planned
     assert {name for name in names if f"flaxzoo.{name}".rstrip(".") not in modules()} == set()
+
+
+def test_modules_do_not_import_lazy_attributes():
+    """``from flaxzoo import losses`` at the top would wait for another thread's first use.
+
+    That thread may wait for the module which is being imported: ``import flaxzoo.losses as losses``
+    asks Python's import system, which knows of both.
+    """
+    lazy = {
+        "flaxzoo": set(flaxzoo.__all__) - {"__version__"},
+        "flaxzoo.models": set(flaxzoo.models.__all__),
+    }
+    seen = [
+        f"{name}: from {node.module} import {alias.name}"
+        for name, path in modules().items()
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name in lazy.get(str(node.module), ())
+    ]
+    assert seen == []

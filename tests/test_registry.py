@@ -1,4 +1,6 @@
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -144,3 +146,22 @@ def test_two_names_never_differ_in_case_and_dashes_alone(registry):
 def test_a_glob_in_another_case_matches_where_none_does_as_it_is(registry):
     assert registry.list("ADAM*") == ["adam", "adamw"]
     assert registry.list("A*") == ["adam"]
+
+
+def test_names_are_listed_while_others_are_registered():
+    registry = Registry("loss")
+    old = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+
+            def register(i):
+                for k in range(60):
+                    registry.register(f"l{i}_{k}", aliases=(f"alias{i}_{k}",))(lambda: None)
+                    assert f"l{i}_{k}" in registry.list()
+                    assert registry.info(f"alias{i}_{k}").name == f"l{i}_{k}"
+
+            list(pool.map(register, range(4)))
+    finally:
+        sys.setswitchinterval(old)
+    assert len(registry.list("l*")) == 240

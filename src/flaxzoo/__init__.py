@@ -6,9 +6,9 @@ used, so that importing flaxzoo costs next to nothing beside jax, flax and optax
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._lazy import load as _load
 from flaxzoo._version import __version__
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        value = importlib.import_module(_MODULES[name])
+        value = _load(_MODULES[name])
     elif name in _ATTRIBUTES:
-        value = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
+        value = _load(_ATTRIBUTES[name], name)
     else:
         raise AttributeError(f"module 'flaxzoo' has no attribute {name!r}")
     globals()[name] = value

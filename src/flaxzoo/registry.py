@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
@@ -83,6 +84,7 @@ class Registry(Generic[T]):
         self._renamed: dict[str, dict[str, str]] = {}
         # From a folded name to the name or alias that it stands for.
         self._spellings: dict[str, str] = {}
+        self._writing = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
         return self.spelling(name) is not None
@@ -110,19 +112,20 @@ class Registry(Generic[T]):
 
         def add(entry: F) -> F:
             key = name if name is not None else entry.__name__
-            for taken in (key, *aliases):
-                if not override:
-                    self._refuse_taken(taken)
-            # An overridden alias must not keep pointing past the new entry, nor may a new
-            # alias be shadowed by an entry of the same name.
-            self._aliases.pop(key, None)
-            self._entries[key] = entry
-            self._renamed[key] = dict(renamed or {})
-            for alias in aliases:
-                self._entries.pop(alias, None)
-                self._aliases[alias] = key
-            for spelled in (key, *aliases):
-                self._spellings[folded(spelled)] = spelled
+            with self._writing:
+                for taken in (key, *aliases):
+                    if not override:
+                        self._refuse_taken(taken)
+                # An overridden alias must not keep pointing past the new entry, nor may a new
+                # alias be shadowed by an entry of the same name. No name is missing meanwhile.
+                self._renamed[key] = dict(renamed or {})
+                self._entries[key] = entry
+                self._aliases.pop(key, None)
+                for alias in aliases:
+                    self._aliases[alias] = key
+                    self._entries.pop(alias, None)
+                for spelled in (key, *aliases):
+                    self._spellings[folded(spelled)] = spelled
             return entry
 
         return add
@@ -139,8 +142,8 @@ class Registry(Generic[T]):
 
     def list(self, pattern: str = "*") -> list[str]:
         """Names of the entries that match a glob by name or alias, sorted."""
-        names = matching((*self._entries, *self._aliases), pattern)
-        return sorted({self._aliases.get(name, name) for name in names})
+        entries, aliases = self._snapshot()
+        return sorted({aliases.get(name, name) for name in matching((*entries, *aliases), pattern)})
 
     def spelling(self, name: object) -> str | None:
         """The name or alias that is meant, as it is registered; None where there is none.
@@ -265,14 +268,20 @@ class Registry(Generic[T]):
         return EntryInfo(
             kind=self.kind,
             name=key,
-            aliases=tuple(sorted(a for a, target in self._aliases.items() if target == key)),
+            aliases=tuple(sorted(a for a, target in self._snapshot()[1].items() if target == key)),
             summary=" ".join(summary.split()),
             signature=inspect.Signature(list(self.parameters(key).values())),
         )
 
     def _names(self) -> tuple[str, ...]:
         """All names and aliases, for suggestions."""
-        return (*self._entries, *self._aliases)
+        entries, aliases = self._snapshot()
+        return (*entries, *aliases)
+
+    def _snapshot(self) -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+        """Copies of entries and aliases, to go through while another thread registers."""
+        with self._writing:
+            return dict(self._entries), dict(self._aliases)
 
     def _namespace(self) -> str:
         return {"loss": "losses"}.get(self.kind, self.kind + "s")

@@ -6,8 +6,9 @@ Everything loads when it is first used: ``flaxzoo.models.CNN`` imports the CNN's
 from __future__ import annotations
 
 import builtins
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from flaxzoo._lazy import load as _load
 
 if TYPE_CHECKING:
     from flaxzoo.models.autoencoder import AutoEncoder, ConvAutoEncoder
@@ -59,7 +60,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'flaxzoo.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"flaxzoo.{_HOMES[name]}"), name)
+    return _load(f"flaxzoo.{_HOMES[name]}", name)
 
 
 def __dir__() -> builtins.list[str]:

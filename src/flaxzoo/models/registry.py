@@ -117,7 +117,7 @@ class ModelRegistry(Registry[nn.Module]):
 
     def aliases(self) -> dict[str, str]:
         """The name that each alias stands for."""
-        return {**catalog.index()["aliases"], **self._aliases}
+        return {**catalog.index()["aliases"], **self._snapshot()[1]}
 
     def _names(self) -> tuple[str, ...]:
         self._load_unindexed()

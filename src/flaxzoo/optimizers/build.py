@@ -5,13 +5,14 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
 
-from flaxzoo import schedules
+import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number, check_rate, check_size
 from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
 from flaxzoo.errors import UnknownArgumentError, did_you_mean
@@ -36,6 +37,7 @@ COMMON = (
 # that the step is not compiled again. Bounded, because sweeps make many.
 _CACHE: OrderedDict[Any, Optimizer] = OrderedDict()
 _CACHE_SIZE = 512
+_CACHING = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,12 +249,14 @@ def _remembered(key: Any, make: Callable[[], Optimizer]) -> Optimizer:
         frozen = cache_key(key)
     except TypeError:  # an array or another unhashable object among the options
         return make()
-    if frozen not in _CACHE:
-        _CACHE[frozen] = make()
-        if len(_CACHE) > _CACHE_SIZE:
-            _CACHE.popitem(last=False)
-    _CACHE.move_to_end(frozen)
-    return _CACHE[frozen]
+    # Under one lock: of two threads that ask for the same, both get the same object.
+    with _CACHING:
+        if frozen not in _CACHE:
+            _CACHE[frozen] = make()
+            if len(_CACHE) > _CACHE_SIZE:
+                _CACHE.popitem(last=False)
+        _CACHE.move_to_end(frozen)
+        return _CACHE[frozen]
 
 
 def _build(

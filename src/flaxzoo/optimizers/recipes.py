@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import optax
 
-from flaxzoo import schedules
+import flaxzoo.schedules as schedules
 from flaxzoo.optimizers import decay
 
 Factory = Callable[..., optax.GradientTransformation]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flaxzoo import plots
+import flaxzoo.plots as plots
 from flaxzoo.errors import UnknownNameError, did_you_mean
 
 

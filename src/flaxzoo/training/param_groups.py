@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from flaxzoo import optimizers, schedules
+import flaxzoo.optimizers as optimizers
+import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number
 from flaxzoo._config import cache_key
 from flaxzoo._trees import flatten, unflatten

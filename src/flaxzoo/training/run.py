@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo import optimizers, schedules
+import flaxzoo.optimizers as optimizers
+import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
 from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import CallbackList

@@ -9,7 +9,10 @@ from typing import Any
 
 import jax
 
-from flaxzoo import losses, metrics, optimizers, schedules
+import flaxzoo.losses as losses
+import flaxzoo.metrics as metrics
+import flaxzoo.optimizers as optimizers
+import flaxzoo.schedules as schedules
 from flaxzoo._config import NotJsonableError, from_json, to_json
 from flaxzoo._files import write_text
 from flaxzoo._version import __version__

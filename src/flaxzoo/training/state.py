@@ -14,9 +14,9 @@ import optax
 from flax import struct
 from flax.training import train_state
 
-from flaxzoo import losses as losses_module
-from flaxzoo import metrics as metrics_module
-from flaxzoo import optimizers as optimizers_module
+import flaxzoo.losses as losses_module
+import flaxzoo.metrics as metrics_module
+import flaxzoo.optimizers as optimizers_module
 from flaxzoo._random import as_key
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.augment import as_augmentation

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo import metrics as metrics_module
+import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo._finite import check_finite
 from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
