@@ -120,7 +120,9 @@ def __getattr__(name: str) -> Any:
     elif name in _ATTRIBUTES:
         value = _load(_ATTRIBUTES[name], name)
     else:
-        raise AttributeError(f"module 'flaxzoo' has no attribute {name!r}")
+        from flaxzoo._explain import attribute_error
+
+        raise attribute_error(__name__, name)
     globals()[name] = value
     return value
 

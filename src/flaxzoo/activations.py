@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._explain import missing_from
 from flaxzoo.errors import ShapeError, UninitializedError, UnknownArgumentError
 from flaxzoo.registry import Registry
 
@@ -376,3 +377,4 @@ get = REGISTRY.get
 register = REGISTRY.register
 info = REGISTRY.info
 list = REGISTRY.list
+__getattr__ = missing_from(__name__, REGISTRY)

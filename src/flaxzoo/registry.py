@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from flaxzoo._explain import folded, keyword_hints, name_hint
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError, did_you_mean
 
 T = TypeVar("T")
@@ -44,14 +45,6 @@ def call_entry(entry: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 def bind_entry(entry: Callable[..., Any], /, **kwargs: Any) -> Callable[..., Any]:
     """Builds by fixing keywords: the entry itself is the function that users want."""
     return functools.partial(entry, **kwargs) if kwargs else entry
-
-
-def folded(name: str) -> str:
-    """A name without case, ``-``, ``_`` and spaces, none of which tells two names apart."""
-    return name.lower().translate(_IGNORED)
-
-
-_IGNORED = str.maketrans("", "", "-_ ")
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
@@ -165,7 +158,7 @@ class Registry(Generic[T]):
         spelled = self.spelling(name)
         if spelled is not None:
             return self._aliases.get(spelled, spelled)
-        hint = did_you_mean(str(name), self._names())
+        hint = name_hint(self.kind, str(name)) or did_you_mean(str(name), self._names())
         raise UnknownNameError(
             f"unknown {self.kind} {name!r}.{hint} "
             f"All {len(self.list())} names: flaxzoo.{self._namespace()}.list()"
@@ -249,7 +242,7 @@ class Registry(Generic[T]):
         takes = f"It takes: {', '.join(named)}." if named else "It takes no keywords."
         unknown = [k for k in kwargs if k not in named]
         if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
-            hint = did_you_mean(unknown[0], named)
+            hint = keyword_hints(unknown, named, self.kind)
             raise UnknownArgumentError(
                 f"{self.kind} {name!r} does not take {', '.join(map(repr, unknown))}.{hint} {takes}"
             )

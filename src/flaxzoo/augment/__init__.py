@@ -9,6 +9,7 @@ function ``f(key, batch) -> batch`` or a list of these. Each can be used by itse
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
 from flaxzoo.augment import presets
 from flaxzoo.augment.base import Augmentation, Compose, ImageAugmentation, as_augmentation
 from flaxzoo.augment.color import ColorJitter, GaussianBlur, Grayscale
@@ -56,3 +57,5 @@ get = REGISTRY.get
 register = REGISTRY.register
 info = REGISTRY.info
 list = REGISTRY.list
+
+__getattr__ = missing_from(__name__, REGISTRY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.csv_logger import CSVLogger
 from flaxzoo.callbacks.early_stopping import EarlyStopping
@@ -33,3 +34,5 @@ __all__ = [
     "monitored",
     "resolve_mode",
 ]
+
+__getattr__ = missing_from(__name__)

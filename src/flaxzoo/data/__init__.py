@@ -7,6 +7,7 @@ float32, tokens ``[N, T]`` int32, labels ``[N]`` int32.
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
 from flaxzoo._finite import check_finite
 from flaxzoo.data.arrays import ArrayDataset, pad_batch, train_test_split
 from flaxzoo.data.batch import Batch, as_batch
@@ -41,3 +42,5 @@ __all__ = [
     "stop_words",
     "train_test_split",
 ]
+
+__getattr__ = missing_from(__name__)

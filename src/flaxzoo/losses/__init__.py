@@ -9,6 +9,8 @@ Python numbers and lists, takes per-example weights and adds up with parameter r
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
+
 # The modules that fill the registry; importing them is what registers their losses.
 from flaxzoo.losses import classification, optax_losses, regression, structured
 from flaxzoo.losses.classification import smooth_labels
@@ -40,3 +42,4 @@ get = REGISTRY.get
 register = REGISTRY.register
 info = REGISTRY.info
 list = REGISTRY.list
+__getattr__ = missing_from(__name__, REGISTRY)

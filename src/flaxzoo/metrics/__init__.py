@@ -7,6 +7,8 @@ value on all the data at once, because what is merged are sums and never average
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
+
 # Importing these registers their metrics.
 from flaxzoo.metrics import _classification as _classification
 from flaxzoo.metrics import _f_scores as _f_scores
@@ -33,3 +35,4 @@ from_config = REGISTRY.from_config
 register = REGISTRY.register
 info = REGISTRY.info
 list = REGISTRY.list
+__getattr__ = missing_from(__name__, REGISTRY)

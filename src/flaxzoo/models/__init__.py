@@ -6,8 +6,10 @@ Everything loads when it is first used: ``flaxzoo.models.CNN`` imports the CNN's
 from __future__ import annotations
 
 import builtins
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._explain import attribute_error as _attribute_error
 from flaxzoo._lazy import load as _load
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'flaxzoo.models' has no attribute {name!r}")
+        # A submodule is looked for here before it is imported, and perhaps by the registry itself.
+        submodule = name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}")
+        registry = None if submodule else _load("flaxzoo.models.registry", "MODELS")
+        raise _attribute_error(__name__, name, registry)
     return _load(f"flaxzoo.{_HOMES[name]}", name)
 
 

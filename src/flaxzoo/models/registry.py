@@ -16,10 +16,11 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._explain import folded
 from flaxzoo.models import catalog
 from flaxzoo.models.classifier import classifier
 from flaxzoo.models.reference import Reference
-from flaxzoo.registry import Registry, folded, matching
+from flaxzoo.registry import Registry, matching
 from flaxzoo.tasks import get_task
 
 # What lies in this package and is no family.

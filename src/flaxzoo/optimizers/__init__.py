@@ -11,8 +11,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
+from flaxzoo._explain import missing_from
 from flaxzoo.optimizers import wrappers
-from flaxzoo.optimizers.build import as_optimizer, default_learning_rate, from_config, get
+from flaxzoo.optimizers.build import (
+    as_optimizer,
+    default_learning_rate,
+    from_config,
+    get,
+    option_names,
+)
 from flaxzoo.optimizers.catalog import REGISTRY
 from flaxzoo.optimizers.catalog import recipe as _recipe
 from flaxzoo.optimizers.core import Optimizer, eval_params, fill_masked, partition
@@ -31,6 +38,7 @@ __all__ = [
     "get",
     "info",
     "list",
+    "option_names",
     "partition",
     "register",
 ]
@@ -69,3 +77,4 @@ def info(name: str) -> EntryInfo:
 
 register = REGISTRY.register
 list = REGISTRY.list
+__getattr__ = missing_from(__name__, REGISTRY)

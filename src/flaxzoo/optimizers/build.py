@@ -15,7 +15,8 @@ import optax
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number, check_rate, check_size
 from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
-from flaxzoo.errors import UnknownArgumentError, did_you_mean
+from flaxzoo._explain import keyword_hints
+from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
@@ -231,6 +232,25 @@ def _reduced(optimizer: Optimizer) -> Any:
 copyreg.pickle(Optimizer, _reduced)
 
 
+def option_names(optimizer: Any) -> tuple[str, ...] | None:
+    """The keywords that ``as_optimizer`` takes with an optimizer; None where it takes any.
+
+    Raises:
+      UnknownNameError: no optimizer has that name.
+    """
+    if isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
+        return (*(field.name for field in dataclasses.fields(_Common)), "total_steps")
+    if not isinstance(optimizer, str):
+        return None
+    key = catalog.REGISTRY.resolve(optimizer)
+    recipe = catalog.recipe(key, catalog.REGISTRY.entry(key))
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in recipe.own.values()):
+        return None
+    # optax's own spellings of what every optimizer here takes.
+    spellings = (recipe.rate_keyword, recipe.decay_keyword, recipe.mask_keyword)
+    return tuple(dict.fromkeys((*COMMON, *recipe.own, *filter(None, spellings))))
+
+
 def default_learning_rate(name: str) -> float:
     """The learning rate that ``get(name)`` uses where none is given.
 
@@ -313,8 +333,8 @@ def _wrap(
     if unknown:
         raise UnknownArgumentError(
             f"a built GradientTransformation does not take {', '.join(map(repr, unknown))}: its "
-            f"learning rate and other options are inside it. It takes: {', '.join(takes)}. To "
-            "set more, pass a name or a factory"
+            f"learning rate and other options are inside it.{keyword_hints(unknown, takes)} "
+            f"It takes: {', '.join(takes)}. To set more, pass a name or a factory"
         )
     common = _Common.checked(**options)
     name, rate, inner_steps = "custom", None, 1
@@ -398,7 +418,7 @@ def _check_own(recipe: Recipe, own: Mapping[str, Any]) -> None:
     if unknown and not open_ended:
         raise UnknownArgumentError(
             f"optimizer {recipe.name!r} does not take {', '.join(map(repr, unknown))}."
-            f"{did_you_mean(unknown[0], (*COMMON, *named))} {takes}"
+            f"{keyword_hints(unknown, (*COMMON, *named))} {takes}"
         )
     empty = inspect.Parameter.empty
     missing = [k for k in named if recipe.own[k].default is empty and k not in own]

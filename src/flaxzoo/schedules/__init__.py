@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import missing_from
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.registry import EntryInfo
 from flaxzoo.schedules.shapes import REGISTRY, ScheduleFn
@@ -140,3 +141,4 @@ def info(name: str) -> EntryInfo:
 
 register = REGISTRY.register
 list = REGISTRY.list
+__getattr__ = missing_from(__name__, REGISTRY)

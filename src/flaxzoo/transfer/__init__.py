@@ -6,6 +6,7 @@ What decides which parameters train, and how fast, is part of a training state: 
 
 from __future__ import annotations
 
+from flaxzoo._explain import missing_from
 from flaxzoo.training.freezing import freeze, label_params, matching_paths, zero_grads
 from flaxzoo.training.param_groups import group_rates
 from flaxzoo.training.rates import layer_decay_rates
@@ -33,3 +34,5 @@ __all__ = [
     "unfreezing_schedule",
     "zero_grads",
 ]
+
+__getattr__ = missing_from(__name__)

@@ -1,0 +1,185 @@
+"""Errors about unknown words, with what they are here; ``flaxzoo._words`` has the table."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from flaxzoo._words import ATTRIBUTES, KEYWORDS, NAMES, POSITIONS, SPECIAL
+from flaxzoo.errors import UnknownArgumentError, did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _by_word(rows: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+    table: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    for words, names, line in rows:
+        for word in words.split():
+            table.setdefault(folded(word), []).append((tuple(names.split()), line))
+    return table
+
+
+def folded(name: str) -> str:
+    """A name without case, ``-``, ``_`` and spaces, none of which tells two names apart."""
+    return name.lower().translate(_IGNORED)
+
+
+_IGNORED = str.maketrans("", "", "-_ ")
+
+
+@functools.cache
+def _table(what: str) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+    """The rows for a callable; built at the first error."""
+    return _by_word((*SPECIAL.get(what, ()), *KEYWORDS))
+
+
+def keyword_hint(word: str, takes: Iterable[str], what: str = "") -> str:
+    """What an unknown keyword is called here: a sentence with a space before it, or nothing.
+
+    Args:
+      word: the keyword.
+      takes: the keywords that there are, those of the callable itself first.
+      what: the callable's name.
+    """
+    takes = tuple(takes)
+    spelled = {folded(name): name for name in takes}.get(folded(word))
+    if spelled is not None:
+        return f" Did you mean {spelled!r}?"
+    line = ""
+    for names, otherwise in _table(what).get(folded(word), ()):
+        known = next((name for name in names if name in takes), None)
+        if known is not None:
+            return f" {word!r} is called {known!r} here."
+        line = line or otherwise
+    return f" For {word!r} write: {line}." if line else ""
+
+
+def keyword_hints(words: Iterable[str], takes: Iterable[str], what: str = "") -> str:
+    """``keyword_hint`` of each, or else the closest spelling of the first."""
+    words, takes = tuple(words), tuple(takes)
+    hints = "".join(keyword_hint(word, takes, what) for word in words)
+    return hints or did_you_mean(words[0], takes)
+
+
+def explained(function: F) -> F:
+    """Decorator: keywords and positional arguments that a function does not take are explained.
+
+    What a class is made of is explained as well: the decorator wraps its ``__init__``.
+
+    Raises:
+      UnknownArgumentError: (a TypeError) at a call, with what the words are here.
+    """
+    if isinstance(function, type):
+        function.__init__ = _explained(function.__init__, function.__name__)  # type: ignore[misc]
+        return function
+    return _explained(function, function.__qualname__)  # type: ignore[return-value]
+
+
+def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    own = [name for name in named if name not in ("self", "cls")]
+    required = [p.name for p in parameters if p.default is p.empty and p.name in positional]
+    bound = len(positional) - len([name for name in positional if name not in ("self", "cls")])
+    takes = f"It takes: {', '.join(own)}."
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    most = None if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+    known = frozenset(named)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if most is not None and len(args) > most:
+            line = POSITIONS.get(what, f"name the others, such as {(*own[most:], '')[0]}=...")
+            raise UnknownArgumentError(
+                f"{what} takes {most - bound} positional argument{'s' * (most - bound != 1)}, "
+                f"got {len(args) - bound}: {line}"
+            )
+        if not open_ended and not known.issuperset(kwargs):
+            unknown = [name for name in kwargs if name not in known]
+            raise UnknownArgumentError(
+                f"{what} does not take {', '.join(map(repr, unknown))}."
+                f"{keyword_hints(unknown, own, what)} {takes}"
+            )
+        if len(args) < len(required):
+            missing = [name for name in required[len(args) :] if name not in kwargs]
+            if missing:
+                unknown = [name for name in kwargs if name not in known]
+                hints = keyword_hints(unknown, own, what) if unknown else ""
+                raise UnknownArgumentError(
+                    f"{what} needs {', '.join(map(repr, missing))}.{hints} {takes}"
+                )
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def name_hint(kind: str, name: str) -> str:
+    """What a name that a registry does not hold is called here: a sentence, or nothing.
+
+    Args:
+      kind: what the registry holds, such as ``"optimizer"``.
+      name: the name.
+    """
+    line = _line(NAMES.get(kind, ()), name)
+    return f" Here it is {line}." if line else ""
+
+
+def missing_attribute(self: Any, name: str) -> Any:
+    """The ``__getattr__`` of a class of ours: says where what other libraries have is here.
+
+    Raises:
+      AttributeError: always.
+    """
+    cls = type(self)
+    if hasattr(cls, name):
+        # A property that failed: its own error.
+        return object.__getattribute__(self, name)
+    rows = next((ATTRIBUTES[c.__name__] for c in cls.__mro__ if c.__name__ in ATTRIBUTES), ())
+    public = [known for known in dir(cls) if not known.startswith("_")]
+    raise AttributeError(f"a {cls.__name__} has no attribute {name!r}.{_where(rows, name, public)}")
+
+
+def missing_from(module: str, registry: Any = None) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module of ours; what its registry holds is found there.
+
+    Args:
+      module: its name.
+      registry: a ``flaxzoo.registry.Registry``, or None.
+    """
+
+    def missing(name: str) -> Any:
+        raise attribute_error(module, name, registry)
+
+    return missing
+
+
+def attribute_error(module: str, name: str, registry: Any = None) -> AttributeError:
+    """The error for a name that a module of ours does not have; see ``missing_from``."""
+    text = f"module {module!r} has no attribute {name!r}"
+    if name.startswith("_"):
+        return AttributeError(text)
+    spelled = None if registry is None else registry.spelling(name)
+    if spelled is not None:
+        return AttributeError(f"{text}: write {module}.get({spelled!r})")
+    hint = _where(ATTRIBUTES.get(module, ()), name, sys.modules[module].__all__)
+    if not hint and registry is not None:
+        hint = name_hint(registry.kind, name)
+    return AttributeError(f"{text}.{hint}")
+
+
+def _where(rows: Iterable[tuple[str, str]], name: str, public: Iterable[str]) -> str:
+    if name.startswith("_"):
+        return ""
+    line = _line(rows, name)
+    return f" Here: {line}" if line else did_you_mean(name, public)
+
+
+def _line(rows: Iterable[tuple[str, str]], name: str) -> str:
+    wanted = folded(str(name))
+    return next((line for words, line in rows if wanted in map(folded, words.split())), "")
