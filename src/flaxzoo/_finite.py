@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from flaxzoo._host import as_host
 from flaxzoo.errors import DataError
 
 
@@ -19,10 +20,11 @@ def check_finite(tree: Any, what: str = "data") -> None:
       what: name of the data, for the message.
 
     Raises:
-      DataError: some value is not finite; the message gives the first one's place and the count.
+      DataError: some value is not finite, or masked; the message gives the first one's place and
+        the count.
     """
     for path, leaf in tree_flatten_with_path(tree)[0]:
-        array = np.asarray(leaf)
+        array = leaf if type(leaf) is np.ndarray else as_host(leaf, f"{what}{keystr(path)}")
         # jnp knows bfloat16 and float8 as floating; NumPy does not.
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             continue

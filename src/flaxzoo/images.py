@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._files import as_path
+from flaxzoo._host import as_host
 from flaxzoo.errors import DataError, ShapeError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -141,7 +142,7 @@ def _from_array(image: Any) -> Any:
             "an image must be a path, the bytes of a file, a file object, a PIL image or an "
             f"array, got {type(image).__name__}"
         )
-    array = np.asarray(image)
+    array = as_host(image, "an image array")
     if array.dtype != np.uint8 or not (
         array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 2, 3, 4))
     ):

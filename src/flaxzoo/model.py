@@ -17,6 +17,8 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
 from flaxzoo._config import hashable_module
 from flaxzoo._finite import check_finite
+from flaxzoo._host import as_host, check_numbers, is_array_like
+from flaxzoo._inputs import check_inputs
 from flaxzoo._random import as_key
 from flaxzoo._trees import flatten, plain, unflatten
 from flaxzoo.errors import DataError
@@ -137,8 +139,9 @@ class Model:
             raise TypeError(
                 f"a model takes arrays, got the path {os.fspath(inputs)!r}: use model.predict"
             )
-        if isinstance(inputs, list):
-            inputs = np.asarray(inputs)
+        if is_array_like(inputs):
+            inputs = as_host(inputs, "inputs")
+        check_numbers(inputs, "inputs", self._texts_hint())
         if self.spec.preprocess is not None and getattr(inputs, "dtype", None) == np.uint8:
             raise TypeError(
                 "a model takes images that are preprocessed already, got uint8: use model.predict, "
@@ -200,7 +203,8 @@ class Model:
             outputs = self._predict_images(inputs, batch_size)
         else:
             self._refuse_images(inputs)
-            check_finite(inputs, "inputs")
+            inputs = jax.tree.map(_array, inputs, is_leaf=is_array_like)
+            check_inputs(self.module, self.variables, inputs)
             leaves = jax.tree.leaves(inputs)
             if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:
                 raise DataError("inputs is empty: there is nothing to predict")
@@ -211,14 +215,29 @@ class Model:
 
     def _refuse_images(self, inputs: Any) -> None:
         """Without preprocessing there is no way from a picture to an input."""
-        first = inputs[0] if isinstance(inputs, list | tuple) and inputs else inputs
-        if isinstance(first, str | bytes | os.PathLike) or is_pil(first):
+        first = inputs
+        while isinstance(first, list | tuple | np.ndarray) and np.ndim(first) and len(first):
+            first = first[0]
+        is_text = isinstance(first, str | bytes)
+        if is_text and jnp.issubdtype(jnp.dtype(self.spec.input_dtype), jnp.integer):
+            raise DataError(
+                f"model {self.spec.name!r} takes token ids, got texts: {self._texts_hint()}"
+            )
+        if is_text or isinstance(first, os.PathLike) or is_pil(first):
             shape = self.spec.input_shape
             batch = "batches" if shape is None else f"[B, {', '.join(map(str, shape))}]"
             raise DataError(
                 f"model {self.spec.name!r} has no preprocessing for pictures: pass {batch} of "
                 "floats, or set spec.preprocess (flaxzoo.Preprocess, for 1 or 3 channels)"
             )
+
+    @staticmethod
+    def _texts_hint() -> str:
+        return (
+            "texts become ids with the flaxzoo.data.TextVectorizer that the model was trained "
+            "with, model.predict(vectorizer.with_lengths(texts)) or "
+            "model.predict(vectorizer(texts)); image files go to model.predict"
+        )
 
     def _predict_images(self, images: Any, batch_size: int) -> Any:
         parts: list[Any] = []
@@ -430,6 +449,11 @@ def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_si
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(module: nn.Module, variables: Any, inputs: Any) -> Any:
     return apply_module(module, variables, inputs)
+
+
+def _array(leaf: Any) -> Any:
+    """A list of numbers, or a number, as an array of NumPy's; arrays as they are."""
+    return leaf if hasattr(leaf, "shape") else as_host(leaf, "inputs")
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

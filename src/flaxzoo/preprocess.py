@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_number
+from flaxzoo._host import as_host
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.images import CROP_MODES, INTERPOLATIONS, fit, is_encoded, is_pil, load_image
 
@@ -207,7 +208,7 @@ class Preprocess:
         if is_encoded(images) or is_pil(images):
             return [images]
         if hasattr(images, "__array__"):
-            images = np.asarray(images)
+            images = as_host(images, "images")
             if jnp.issubdtype(images.dtype, jnp.floating):
                 return self._checked(images)
             # Paths come in arrays, and in a data frame's column, as objects or text.
@@ -263,7 +264,7 @@ class Preprocess:
 
     def _one(self, image: Any) -> np.ndarray:
         if hasattr(image, "__array__") and not is_encoded(image):
-            image = np.asarray(image)
+            image = as_host(image, "an image array")
             if jnp.issubdtype(image.dtype, jnp.floating):
                 return self._checked(image[None])[0]
         out = np.empty((1, *self.input_shape), np.float32)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,13 +96,22 @@ def test_iter_is_epoch_0():
         (labelled(4), {"batch_size": 0}, "batch_size must be an int of at least 1, got 0"),
         (labelled(4), {"batch_size": 1.5}, "batch_size must be an int of at least 1, got 1.5"),
         (labelled(4), {"seed": -1}, "seed must be an int of at least 0"),
-        (([1.0, 2.0], [0, 1]), {}, r"arrays\[0\]\[0\] is a single value.*np.asarray"),
+        ((1.0, [0, 1]), {}, r"arrays\[0\] is a single value"),
+        ((np.ma.masked_less([1.0, 2.0], 1.5), [0, 1]), {}, r"arrays\[0\] is a masked array"),
+        (([[1.0], [1.0, 2.0]], [0, 1]), {}, r"arrays\[0\] is no array"),
         (np.array(["a", None], object), {}, "dtype object"),
     ],
 )
 def test_bad_datasets(arrays, kwargs, message):
     with pytest.raises((DataError, ArgumentError), match=message):
         data.ArrayDataset(arrays, **{"batch_size": 2, **kwargs})
+
+
+def test_lists_of_numbers_are_arrays():
+    lists = ([[1.0, 2.0], [3.0, 4.0]], [0, 1])
+    inputs, targets = next(iter(data.ArrayDataset(lists, 2, shuffle=False)))
+    np.testing.assert_array_equal(inputs, lists[0])
+    np.testing.assert_array_equal(targets, lists[1])
 
 
 def test_bad_epochs():
@@ -173,6 +183,34 @@ def test_stratified_split_keeps_shares():
     assert sum(counts) == 25
     assert all(abs(got - want) < 1 for got, want in zip(counts, (12.5, 7.5, 5), strict=True))
     assert len(train) == 75
+
+
+def test_lists_and_columns_are_split_as_they_are():
+    texts, labels = [f"text {i}" for i in range(10)], np.arange(10)
+    frame = pandas.DataFrame({"text": texts, "label": labels}, index=labels + 5)
+    tree = {"texts": texts, "column": frame["text"], "frame": frame, "labels": labels.tolist()}
+    train, test = data.train_test_split(tree, 0.3, seed=1, stratify=["a", "b"] * 5)
+    _, rows = data.train_test_split(labels, 0.3, seed=1, stratify=["a", "b"] * 5)
+    for part, chosen in ((test, rows), (train, np.setdiff1d(labels, rows))):
+        assert part["texts"] == [texts[i] for i in chosen]
+        assert part["labels"] == chosen.tolist()
+        assert part["column"].tolist() == part["texts"]
+        assert part["frame"].equals(frame.iloc[chosen])
+    documents = [["fine", "film"], ["thin"], ["cold", "plot"], ["fine"]]
+    train, test = data.train_test_split((documents, labels[:4]), 1)
+    assert test[0] == [documents[i] for i in test[1]]
+    arrays = [np.arange(4), np.arange(4)]
+    assert len(data.train_test_split(arrays, 1)[0]) == 2
+
+
+def test_splits_of_what_is_ambiguous():
+    with pytest.raises(DataError, match=r"a list of 2 lists: pass columns as a tuple"):
+        data.train_test_split([["a", "b"], ["c", "d"]], 0.5)
+    for labels in ([0, 1], np.arange(2)):
+        with pytest.raises(DataError, match=r"pass a tuple, .*train_test_split\(\(inputs, tar"):
+            data.train_test_split(np.zeros(2), labels)
+    with pytest.raises(DataError, match="stratify is a masked array"):
+        data.train_test_split(np.zeros(3), 1, stratify=np.ma.masked_equal([0, 1, 1], 0))
 
 
 def test_bad_splits():

@@ -27,6 +27,18 @@ def test_forms(form):
     assert batch_size(batch) == 3
 
 
+@pytest.mark.parametrize("kind", [int, np.int64, np.float32, jnp.asarray, np.array, bool])
+def test_lists_of_every_number_are_arrays(kind):
+    batch = as_batch((IMAGES, [kind(i) for i in (0, 1, 1)]))
+    assert batch.targets.tolist() == [0, 1, 1]
+
+
+def test_a_masked_array_without_masked_values_is_an_array():
+    batch = as_batch((np.ma.masked_less(IMAGES, 0), LABELS))
+    assert type(batch.inputs) is np.ndarray
+    np.testing.assert_array_equal(batch.inputs, IMAGES)
+
+
 def test_lists_are_arrays():
     batch = as_batch(([[1.0, 2.0], [3.0, 4.0]], [0, 1]))
     assert batch.inputs.shape == (2, 2)
@@ -55,6 +67,21 @@ def test_what_is_on_the_host():
         ((IMAGES, np.float32(1)), ShapeError, "targets has none"),
         ((IMAGES, LABELS, np.ones((3, 1))), ShapeError, r"one number per example, got \[3, 1\]"),
         ((np.array(["a", "b"]), LABELS[:2]), DataError, "holds text"),
+        ((["a", "b"], LABELS[:2]), DataError, "holds text"),
+        ((list(IMAGES), LABELS), ShapeError, r"agree, .*np\.stack\(inputs\) makes one array"),
+        ((IMAGES, ["a", "b", "c"]), DataError, "targets holds text .*str 'a'.*np.unique"),
+        ((IMAGES, LABELS.astype(object)), DataError, r"targets holds objects .*int 0.*astype"),
+        ((IMAGES.astype(object), LABELS), DataError, r"inputs holds objects .*float 1.0"),
+        ((IMAGES, LABELS, LABELS.astype(object)), DataError, "weight holds objects"),
+        ((IMAGES, LABELS.astype("M8[D]")), DataError, "targets holds dates"),
+        ((IMAGES, [[0], [1, 2], [0]]), DataError, "targets is no array: .*one length"),
+        (
+            {"x": {"a": np.ma.masked_equal(LABELS, 1)}, "y": LABELS},
+            DataError,
+            r"inputs\['a'\] is a masked array in which 1 of 3 values are masked, first at .*\[1\]",
+        ),
+        ((IMAGES, np.ma.masked_equal(LABELS, 2)), DataError, "targets is a masked array"),
+        ((IMAGES, LABELS, np.ma.masked_equal(LABELS, 2)), DataError, "weight is a masked array"),
     ],
 )
 def test_errors(batch, error, match):

@@ -221,4 +221,23 @@ def test_a_mapping_of_data_sets_is_refused():
     with pytest.raises(DataError, match="a mapping of train, test.*pass one of its data sets"):
         Feed(parts, name="train_data")
     with pytest.raises(DataError, match="a mapping of image, label.*make arrays of its columns"):
-        Feed({"image": X.tolist(), "label": Y.tolist()})
+        Feed({"image": [{"bytes": b""}] * 3, "label": Y.tolist()[:3]})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (X, Y.tolist()),
+        (X, list(Y)),
+        (X.tolist(), Y),
+        {"image": X, "label": Y.tolist()},
+        (X, Y, [1.0] * N),
+    ],
+    ids=["ints", "NumPy's ints", "nested", "mapping", "weights"],
+)
+def test_lists_of_numbers_are_arrays(data):
+    feed = Feed(data, batch_size=BATCH)
+    assert feed.num_examples == N
+    batch = feed.first()
+    np.testing.assert_allclose(batch.inputs, X[:BATCH])
+    np.testing.assert_array_equal(batch.targets, Y[:BATCH])

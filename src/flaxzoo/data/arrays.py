@@ -6,7 +6,7 @@ every machine, this year and next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,38 +14,77 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from flaxzoo._checks import check_size
+from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
 
 
 def _host_leaf(leaf: Any, name: str) -> np.ndarray:
     # A memory map stays one: asanyarray would keep the subclass, asarray keeps the buffer.
-    array = np.asarray(leaf)
-    if array.dtype == object:
-        raise DataError(f"{name} is not an array of numbers (dtype object)")
+    array = as_host(leaf, name)
+    check_numbers(array, name)
     if array.ndim == 0:
         raise DataError(
-            f"{name} is a single value; every array needs the examples as its first axis "
-            "(nested lists are read as containers: convert them with np.asarray first)"
+            f"{name} is a single value; every array needs the examples as its first axis"
         )
     return array
 
 
 def _host_arrays(arrays: Any) -> tuple[list[np.ndarray], list[str], Any]:
     """Leaves as NumPy arrays, their names, and the tree definition; lengths are checked."""
-    paths, treedef = tree_flatten_with_path(arrays)
+    return _leaves(arrays, _host_leaf, is_array_like)
+
+
+def _leaves(
+    arrays: Any, as_leaf: Callable[[Any, str], Any], is_leaf: Callable[[Any], bool]
+) -> tuple[list[Any], list[str], Any]:
+    paths, treedef = tree_flatten_with_path(arrays, is_leaf=is_leaf)
     if not paths:
         raise DataError("no arrays: the data holds nothing to batch")
     names = [f"arrays{keystr(path)}" for path, _ in paths]
-    leaves = [_host_leaf(leaf, name) for (_, leaf), name in zip(paths, names, strict=True)]
+    leaves = [as_leaf(leaf, name) for (_, leaf), name in zip(paths, names, strict=True)]
     if len({len(leaf) for leaf in leaves}) > 1:
         lengths = ", ".join(
             f"{name} has {len(leaf)}" for name, leaf in zip(names, leaves, strict=True)
         )
         raise DataError(f"the arrays differ in their number of examples: {lengths}")
     if len(leaves[0]) == 0:
-        raise DataError(f"no examples: {names[0]} has shape {list(leaves[0].shape)}")
+        shape = getattr(leaves[0], "shape", (0,))
+        raise DataError(f"no examples: {names[0]} has shape {list(shape)}")
     return leaves, names, treedef
+
+
+def _column(leaf: Any, name: str) -> Any:
+    """What can be split: an array of any dtype, a column or frame of pandas, or a list."""
+    if hasattr(leaf, "iloc") or isinstance(leaf, list):
+        return leaf
+    array = as_host(leaf, name)
+    if array.ndim == 0:
+        raise DataError(
+            f"{name} is a single value; every array needs the examples as its first axis"
+        )
+    return array
+
+
+def _is_column(value: Any) -> bool:
+    """Whether it is split as it is: a frame, or a list of anything but arrays and containers."""
+    if not isinstance(value, list):
+        return hasattr(value, "iloc")
+    if value and all(isinstance(each, list) for each in value) and len(value) <= 3:
+        raise DataError(
+            f"arrays is a list of {len(value)} lists: pass columns as a tuple, "
+            "train_test_split((inputs, targets)), and examples that are lists as arrays"
+        )
+    inner = (getattr(each, "shape", ()) or isinstance(each, tuple | Mapping) for each in value)
+    return not any(inner)
+
+
+def _rows(leaf: Any, chosen: np.ndarray) -> Any:
+    if hasattr(leaf, "iloc"):
+        return leaf.iloc[np.flatnonzero(chosen)]
+    if isinstance(leaf, list):
+        return [leaf[row] for row in np.flatnonzero(chosen)]
+    return leaf[chosen]
 
 
 class ArrayDataset(Epochs):
@@ -157,7 +196,9 @@ def train_test_split(
     """Splits examples into a training and a test part, at random but always the same way.
 
     Args:
-      arrays: pytree of arrays with one length.
+      arrays: pytree of what has one length: arrays of any dtype, lists (of texts, paths, numbers),
+        columns and data frames of pandas. Tuples and mappings hold several:
+        ``train_test_split((texts, labels))``.
       test_size: the test part as a fraction between 0 and 1 (rounded), or as a number of
         examples (int).
       seed: non-negative int that selects the split.
@@ -165,20 +206,27 @@ def train_test_split(
         as whole examples allow.
 
     Returns:
-      ``(train, test)``, each a tree like ``arrays``; examples keep their order.
+      ``(train, test)``, each a tree like ``arrays``, lists as lists and frames as frames; examples
+      keep their order.
 
     Raises:
       DataError: empty data, different lengths, or a ``test_size`` that leaves a part empty.
       ShapeError: ``stratify`` is not one label per example.
     """
-    leaves, _, treedef = _host_arrays(arrays)
+    if isinstance(test_size, list | tuple) or len(np.shape(test_size)):
+        raise DataError(
+            "train_test_split takes one tree of arrays: pass a tuple, "
+            "(train, test) = train_test_split((inputs, targets), 0.2), where train is "
+            "(inputs, targets) of the training part"
+        )
+    leaves, _, treedef = _leaves(arrays, _column, _is_column)
     size = len(leaves[0])
     seed = check_size("seed", seed, minimum=0)
     test_count = held_out_count(test_size, size, "test_size")
     if stratify is None:
         test = random_order(size, seed)[:test_count]
     else:
-        labels = np.asarray(stratify)
+        labels = as_host(stratify, "stratify")
         if labels.shape != (size,):
             raise ShapeError(
                 f"stratify takes one label per example, shape [{size}], got {list(labels.shape)}"
@@ -186,8 +234,8 @@ def train_test_split(
         test = stratified(labels, test_count, seed)
     in_test = np.zeros(size, bool)
     in_test[test] = True
-    train_part = jax.tree.unflatten(treedef, [leaf[~in_test] for leaf in leaves])
-    return train_part, jax.tree.unflatten(treedef, [leaf[in_test] for leaf in leaves])
+    train_part = jax.tree.unflatten(treedef, [_rows(leaf, ~in_test) for leaf in leaves])
+    return train_part, jax.tree.unflatten(treedef, [_rows(leaf, in_test) for leaf in leaves])
 
 
 def held_out_count(

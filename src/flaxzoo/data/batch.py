@@ -8,11 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxzoo._host import as_host, check_numbers, is_array_like, is_numbers, unmasked
 from flaxzoo.errors import DataError, ShapeError
 
 INPUT_KEYS = ("inputs", "image", "images", "text", "x")
 TARGET_KEYS = ("targets", "label", "labels", "y")
 WEIGHT_KEY = "weight"
+
+_PARTS = ("inputs", "targets", "weight")
+_NUMBERED = (
+    "number the classes, classes, labels = np.unique(labels, return_inverse=True), or make "
+    "numbers of them, labels.astype(np.int32)"
+)
 
 
 class Batch(NamedTuple):
@@ -46,20 +53,23 @@ def as_batch(batch: Any) -> Batch:
         return batch
     if isinstance(batch, Mapping):
         result = _from_mapping(batch)
-    elif isinstance(batch, tuple | list) and 1 <= len(batch) <= 3 and not _is_numbers(batch):
+    elif isinstance(batch, tuple | list) and 1 <= len(batch) <= 3 and not is_numbers(batch):
         result = Batch(*batch)
-    elif isinstance(batch, tuple | list) and not _is_numbers(batch):
+    elif isinstance(batch, tuple | list) and not is_numbers(batch):
         for leaf in jax.tree.leaves(batch)[:1]:
-            _check_text(np.asarray(leaf) if isinstance(leaf, str | bytes) else leaf)
+            _check_inputs(np.asarray(leaf) if isinstance(leaf, str | bytes) else leaf, "inputs")
         raise DataError(
             f"a batch must be (inputs, targets) or (inputs, targets, weight), got a "
             f"{type(batch).__name__} of {len(batch)}"
         )
     else:
         result = Batch(batch)
-    result = Batch(*(_arrays(part) for part in result))
+    result = Batch(*map(_arrays, result, _PARTS))
     for leaf in jax.tree.leaves(result.inputs):
-        _check_text(leaf)
+        _check_inputs(leaf, "inputs")
+    for leaf in jax.tree.leaves(result.targets):
+        check_numbers(leaf, "targets", _NUMBERED)
+    check_numbers(result.weights, "weight")
     _check_sizes(result)
     return result
 
@@ -67,6 +77,28 @@ def as_batch(batch: Any) -> Batch:
 def batch_size(batch: Batch) -> int:
     """The number of examples."""
     return int(np.shape(jax.tree.leaves(batch.inputs)[0])[0])
+
+
+def check_weights(weights: Any) -> None:
+    """Looks at the weights of examples, if they are on the host.
+
+    Args:
+      weights: an array ``[...]``, or None.
+
+    Raises:
+      DataError: one is negative, NaN or infinite; the message gives the first one's place.
+    """
+    if not isinstance(weights, np.ndarray):
+        return
+    unmasked(weights, "weight")
+    wrong = ~((weights >= 0) & (weights < np.inf))
+    if wrong.any():
+        index = [int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape)]
+        raise DataError(
+            f"weight holds {weights[tuple(index)]} at index {index} ({int(wrong.sum())} of "
+            f"{weights.size} are wrong); the weight of an example is a finite number of at least "
+            "0, and 0 leaves it out"
+        )
 
 
 def is_host(tree: Any) -> bool:
@@ -89,23 +121,18 @@ def _from_mapping(batch: Mapping[str, Any]) -> Batch:
     return Batch(inputs, targets, weights)
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value)
-
-
-def _arrays(tree: Any) -> Any:
-    if tree is None or isinstance(tree, jax.Array | np.ndarray):
+def _arrays(tree: Any, name: str) -> Any:
+    if tree is None or isinstance(tree, jax.Array):
         return tree
+    if isinstance(tree, np.ndarray):
+        return unmasked(tree, name)
     if isinstance(tree, Mapping):
-        return {key: _arrays(value) for key, value in tree.items()}
+        return {key: _arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
+    if is_array_like(tree):
+        return as_host(tree, name)
     if isinstance(tree, tuple | list):
-        if isinstance(tree, list) and (_is_numbers(tree) or _is_nested_numbers(tree)):
-            return np.asarray(tree)
-        return (
-            type(tree)(*map(_arrays, tree))
-            if hasattr(tree, "_fields")
-            else tuple(_arrays(value) for value in tree)
-        )
+        parts = [_arrays(value, f"{name}[{place}]") for place, value in enumerate(tree)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     if hasattr(tree, "detach"):
         # torch refuses NumPy conversion while a tensor requires a gradient or lies on a device.
         tree = tree.detach().cpu()
@@ -113,25 +140,20 @@ def _arrays(tree: Any) -> Any:
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree
 
 
-def _check_text(leaf: Any) -> None:
+def _check_inputs(leaf: Any, name: str) -> None:
     if getattr(getattr(leaf, "dtype", None), "kind", "") in ("U", "S", "T"):
         raise DataError(
             "the batch holds text: turn reviews and the like into ids with "
             "flaxzoo.data.TextVectorizer; for image files use flaxzoo.data.ImageFolder or "
             "ImageCSV, or trainer.model.predict"
         )
-
-
-def _is_nested_numbers(value: Any) -> bool:
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, int | float)
+    check_numbers(leaf, name)
 
 
 def _check_sizes(batch: Batch) -> None:
     sizes = {
         name: {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(part)}
-        for name, part in zip(("inputs", "targets", "weight"), batch, strict=True)
+        for name, part in zip(_PARTS, batch, strict=True)
         if part is not None
     }
     if not sizes.get("inputs"):
@@ -144,7 +166,10 @@ def _check_sizes(batch: Batch) -> None:
         described = "; ".join(
             f"{name} {' and '.join(sorted(map(str, size)))}" for name, size in sizes.items()
         )
-        raise ShapeError(f"the leading axes of a batch must agree, got {described}")
+        # A list of pictures is a structure of many arrays.
+        listed = isinstance(batch.inputs, tuple) and sizes.get("targets") == {len(batch.inputs)}
+        hint = "; np.stack(inputs) makes one array of a list of examples" if listed else ""
+        raise ShapeError(f"the leading axes of a batch must agree, got {described}{hint}")
     if lengths == {0}:
         raise DataError("the batch is empty: its leading axis is 0")
     if batch.weights is not None and np.ndim(batch.weights) != 1:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._host import as_host
 from flaxzoo.data.batch import TARGET_KEYS
 from flaxzoo.data.epochs import Epochs
 from flaxzoo.errors import DataError, ShapeError
@@ -196,14 +197,15 @@ def _containers(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _containers(value) for key, value in tree.items()}
     if isinstance(tree, list) and not any(hasattr(value, "shape") for value in tree):
-        return np.asarray(tree)
+        return as_host(tree, "an example")
     if isinstance(tree, tuple | list):
         return tuple(map(_containers, tree))
     return tree
 
 
 def _stacked(*leaves: Any) -> np.ndarray:
-    arrays = [np.asarray(leaf.detach() if hasattr(leaf, "detach") else leaf) for leaf in leaves]
+    plain = (leaf.detach() if hasattr(leaf, "detach") else leaf for leaf in leaves)
+    arrays = [as_host(leaf, "an example") for leaf in plain]
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         shown = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_kernel, check_size
+from flaxzoo._host import as_host
 from flaxzoo.data._image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data._image_files import check_class_names
 from flaxzoo.data.arrays import held_out_count, stratified
@@ -279,7 +280,7 @@ class ImageDataset(Epochs):
 
 
 def _check_labels(labels: Any, files: int, classes: int) -> np.ndarray:
-    array = np.asarray(labels)
+    array = as_host(labels, "labels")
     if array.shape != (files,):
         raise ShapeError(f"labels must be one per file, shape [{files}], got {list(array.shape)}")
     if not files:

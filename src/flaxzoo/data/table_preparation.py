@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._host import as_host
 from flaxzoo.data._table_columns import (
     CategoricalColumn,
     NumericColumn,
@@ -152,7 +153,7 @@ class TablePreparation:
         Raises:
           DataError: predictions of another shape.
         """
-        array = np.asarray(predictions)
+        array = as_host(predictions, "predictions")
         width = len(self.class_names) or 1
         if array.ndim != 2 or array.shape[1] != width:
             raise DataError(f"predictions must be [N, {width}], got {list(array.shape)}")

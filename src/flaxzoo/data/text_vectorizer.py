@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._host import as_host
 from flaxzoo.data._text import Split, Standardize, Tokenizer
 from flaxzoo.data._vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
 from flaxzoo.data.saved import read_document, write_document
@@ -216,7 +217,7 @@ class TextVectorizer:
         self._need_ids("decode")
         if self._tokenizer.widths is not None:
             raise ValueError("decode needs ngrams=None: n-grams overlap")
-        array = np.asarray(ids)
+        array = as_host(ids, "ids")
         if not array.size:
             array = array.astype(np.int32)
         if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.integer):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._host import unmasked
 from flaxzoo.errors import ShapeError
 
 # (loss name, predictions, targets, options); arrays are given as jax.ShapeDtypeStruct.
@@ -63,6 +64,7 @@ def spec_of(value: Any) -> jax.ShapeDtypeStruct:
     Raises:
       ShapeError: a ragged list, or a value that is no array of numbers.
     """
+    value = unmasked(value, "an array of a loss")
     if not hasattr(value, "shape"):
         if isinstance(value, list) and _has_array(value):
             parts = [spec_of(part) for part in value]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._host import unmasked
 from flaxzoo.errors import ShapeError
 
 
@@ -18,7 +19,7 @@ def as_array(value: Any, argument: str, metric: str) -> jax.Array:
             f"{metric}: {argument} is a {type(value).__name__}, takes one array; for structured "
             "outputs pass a function of (outputs, targets) as the metric"
         )
-    return jnp.asarray(value)
+    return jnp.asarray(unmasked(value, f"{argument} of {metric}"))
 
 
 def as_float(x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from flaxzoo._checks import check_rate, check_size, is_size
+from flaxzoo._inputs import check_ids
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.layers.lowering.recurrence import Carry, run_recurrence
 from flaxzoo.models.backbone import Backbone, Part
@@ -333,9 +334,9 @@ class LSTM(Backbone):
 
         Args:
           inputs: float features [B, T, F], or integer ids [B, T] where ``vocab_size`` is set. Ids
-            outside the vocabulary give NaN, as in ``jnp.take``. Or a mapping with ``inputs`` (or
-            ``text``) and ``lengths`` or ``mask``: the form in which batches carry them through
-            ``train_step``.
+            outside the vocabulary give NaN, as in ``jnp.take``; steps refuse them. Or a mapping
+            with ``inputs`` (or ``text``) and ``lengths`` or ``mask``: the form in which batches
+            carry them through ``train_step``.
           lengths: integers [B]: how many leading steps are valid, 0 to T.
           mask: [B, T], true (or 1) at valid steps. Any pattern: the result is that of the sequence
             with the other steps cut out. With ``lengths``, a step must be valid in both.
@@ -441,6 +442,37 @@ class LSTM(Backbone):
         as_remat_policy(self.remat_policy)
 
     @nn.nowrap
+    def check_values(
+        self, inputs: Any, *, lengths: Any = None, mask: Any = None, **options: Any
+    ) -> None:
+        """Looks at values that only NumPy arrays show: in a compiled step nothing can be raised.
+
+        Args:
+          inputs: as for a call, and so are the others.
+          lengths: likewise.
+          mask: likewise.
+          **options: not looked at.
+
+        Raises:
+          DataError: a length is negative or beyond the steps; an id of a step that is not masked
+            lies outside the vocabulary.
+        """
+        del options
+        ids, lengths, mask = _unpack(inputs, lengths, mask)
+        valid = np.ones(ids.shape[:2], bool)
+        if lengths is not None:
+            _check_lengths(lengths, ids.shape[1])
+            valid &= np.arange(ids.shape[1]) < lengths[:, None]
+        if self.vocab_size is None:
+            return
+        if mask is not None:
+            valid &= mask.astype(bool)
+        if self.pad_id is not None:
+            valid &= ids != self.pad_id
+        takes = f"the vocabulary of vocab_size={self.vocab_size}"
+        check_ids(np.where(valid, ids, 0), self.vocab_size, "inputs", takes)
+
+    @nn.nowrap
     def _check_inputs(
         self, x: Array, lengths: Any, mask: Any, ids: bool
     ) -> tuple[Array, Array | None]:
@@ -496,12 +528,17 @@ def _mask_from_lengths(lengths: Any, batch: int, steps: int) -> Array:
         raise ShapeError(
             f"lengths must be integers [B] = [{batch}], got {lengths.dtype} {list(lengths.shape)}"
         )
-    if not traced and batch and (lengths.min() < 0 or lengths.max() > steps):
+    if not traced:
+        _check_lengths(lengths, steps)
+    return jnp.arange(steps) < jnp.asarray(lengths)[:, None]
+
+
+def _check_lengths(lengths: np.ndarray, steps: int) -> None:
+    if lengths.size and (lengths.min() < 0 or lengths.max() > steps):
         raise DataError(
             f"lengths must lie between 0 and the {steps} steps of the inputs, got "
             f"{lengths.min()} to {lengths.max()}"
         )
-    return jnp.arange(steps) < jnp.asarray(lengths)[:, None]
 
 
 def _check_carry(carry: Any, shape: tuple[int, ...]) -> None:

@@ -71,7 +71,7 @@ def train_steps(state: TrainState, batches: Any) -> tuple[TrainState, MetricColl
     completed = complete(state, batches)
     one = one_of(batches)
     # Values are looked at as if it were one large batch; NumPy arrays are not copied for that.
-    if is_host(batches.inputs) or is_host(batches.targets):
+    if any(map(is_host, batches)):
         check_values(state, with_targets(jax.tree.map(_joined, batches)), like=one)
     return step(state, owned(completed), output_shapes(state, one.inputs))
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._host import is_array_like
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size
 from flaxzoo.data.examples import (
@@ -396,10 +397,17 @@ def _is_arrays(data: Any) -> bool:
     if hasattr(data, "shape") and hasattr(data, "dtype"):
         return True
     if isinstance(data, Mapping):
-        return bool(data) and all(_is_arrays(value) for value in data.values())
-    if isinstance(data, tuple | list) and 1 <= len(data) <= 3:
-        # A tuple is one batch's worth of arrays; a list of tuples is a list of batches.
-        return all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(data)) and not (
-            isinstance(data, list) and any(isinstance(x, tuple | list | Mapping) for x in data)
-        )
+        return bool(data) and all(is_array_like(x) or _is_arrays(x) for x in data.values())
+    if isinstance(data, tuple) and 1 <= len(data) <= 3:
+        # A tuple is one batch's worth of arrays, of which lists of numbers are some.
+        return all(map(_is_part, data))
+    if isinstance(data, list) and 1 <= len(data) <= 3:
+        # A list of tuples is a list of batches.
+        nested = any(isinstance(x, tuple | list | Mapping) for x in data)
+        return not nested and all(map(_is_part, data))
     return False
+
+
+def _is_part(value: Any) -> bool:
+    leaves = jax.tree.leaves(value, is_leaf=is_array_like)
+    return all(hasattr(leaf, "shape") or is_array_like(leaf) for leaf in leaves)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from flaxzoo.data.batch import as_batch
+from flaxzoo.errors import DataError
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
@@ -29,6 +30,8 @@ def inspect(state: Any, feed: Feed) -> None:
         # Arrays are looked at once, as a whole, instead of batch by batch.
         whole = jax.tree.map(np.asarray, with_targets(as_batch(feed.arrays)))
         check_values(state, whole, like=batch)
+        if whole.weights is not None and not whole.weights.any():
+            raise DataError(f"{feed.name} has the weight 0 for every example: nothing counts")
         feed.checked = True
     # Neither a loss over the batch as a whole nor per-example clipping can leave rows out.
     feed.pad = "per_example_gradients" not in state.optimizer.needs and (

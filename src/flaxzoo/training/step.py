@@ -13,8 +13,8 @@ import numpy as np
 
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
-from flaxzoo._finite import check_finite
-from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
+from flaxzoo._inputs import check_inputs
+from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
@@ -77,8 +77,7 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
     """
     require_state(state)
     inputs = as_batch(Batch(inputs)).inputs
-    if is_host(inputs):
-        check_finite(inputs, "inputs")
+    check_inputs(state.module, state.eval_variables, inputs)
     return _predict_step(state, inputs)
 
 
@@ -156,7 +155,7 @@ def check_values(
     like: Batch | None = None,
     shapes: Callable[[], Shapes] | None = None,
 ) -> None:
-    """Looks at the values of a NumPy batch: finite inputs, labels in range.
+    """Looks at the values of a NumPy batch: finite inputs, ids, lengths and labels in range.
 
     Args:
       state: the state.
@@ -167,8 +166,10 @@ def check_values(
     Raises:
       DataError: what is wrong, and where.
     """
-    if is_host(batch.inputs):
-        check_finite(batch.inputs, "inputs")
+    check_inputs(
+        state.module, state.variables, batch.inputs, like=None if like is None else like.inputs
+    )
+    check_weights(batch.weights)
     if is_host(batch.targets) and state.loss is not None:
         outputs = output_shapes(state, (like or batch).inputs, shapes).tree()
         if like is not None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
-from flaxzoo._finite import check_finite
+from flaxzoo._inputs import check_inputs
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
@@ -312,7 +312,7 @@ class Trainer(Run):
         state, size = self.build(first.inputs), count(first)
         outputs = []
         for batch in feed.epoch(0):
-            check_finite(batch.inputs, "inputs")
+            check_inputs(state.module, state.eval_variables, batch.inputs)
             rows = count(batch)
             # A short last batch is filled up, so that nothing recompiles.
             filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs

@@ -16,8 +16,9 @@ import numpy as np
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
+from flaxzoo._inputs import check_inputs
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
-from flaxzoo.data.batch import Batch, as_batch, batch_size, is_host
+from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
@@ -124,8 +125,8 @@ class Extraction:
                 "a model takes images that are preprocessed already, got uint8: use "
                 "model.spec.preprocess(images)"
             )
-        if is_host(batch.inputs):
-            check_finite(batch.inputs, "inputs")
+        check_inputs(self.model.module, self.model.variables, batch.inputs)
+        check_weights(batch.weights)
 
     def _rows(self, number: int, batch: Batch, outputs: Any) -> list[np.ndarray]:
         rows = batch_size(batch)

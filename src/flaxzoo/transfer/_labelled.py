@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._finite import check_finite
+from flaxzoo._host import as_host
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.transfer.features import Features
 
@@ -31,8 +32,8 @@ def as_matrix(features: Any, name: str = "features", width: int | None = None) -
     if isinstance(features, Features):
         features = features.inputs
     if not hasattr(features, "shape") or not hasattr(features, "dtype"):
-        features = np.asarray(features)
-    array = np.asarray(features)
+        features = as_host(features, name)
+    array = as_host(features, name)
     if array.ndim == 3:
         raise ShapeError(
             f"{name} has the shape {list(array.shape)}: tokens are pooled as the backbone does it "
@@ -92,7 +93,7 @@ def as_labels(
         if not isinstance(features, Features) or features.targets is None:
             raise DataError(f"{name} are missing: the features bring no targets of their own")
         labels = features.targets
-    array = np.asarray(labels)
+    array = as_host(labels, name)
     if array.shape != (rows,):
         hint = " (one-hot labels: pass labels.argmax(-1))" if array.ndim == 2 else ""
         raise ShapeError(

@@ -1,0 +1,97 @@
+"""NumPy arrays as users give them, made plain ones of numbers or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxzoo.errors import DataError
+
+# What a kind of dtype holds, for messages; JAX computes with none of them.
+_NO_NUMBERS = {"O": "objects", "U": "text", "S": "text", "T": "text", "M": "dates", "m": "times"}
+_NUMBER = int | float | np.number | np.bool_
+
+
+def as_host(value: Any, name: str) -> np.ndarray:
+    """A plain NumPy array; a memory map keeps its buffer.
+
+    Args:
+      value: an array, a number or a list.
+      name: of the argument, for the message.
+
+    Raises:
+      DataError: values are masked, or a list is ragged.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        return unmasked(value, name)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(
+            f"{name} is no array: {error}. Bring its rows to one length, or mask what is missing "
+            "with weights"
+        ) from error
+
+
+def unmasked(value: Any, name: str) -> Any:
+    """What is no masked array as it is; a masked array in which nothing is masked as a plain one.
+
+    Most of NumPy and all of JAX look at what lies under a mask as if it were data.
+
+    Args:
+      value: anything.
+      name: of the argument, for the message.
+
+    Raises:
+      DataError: values are masked; the message gives their number and the first one's place.
+    """
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    masked = np.ma.getmaskarray(value)
+    if masked.any():
+        index = [int(i) for i in np.unravel_index(int(np.argmax(masked)), masked.shape)]
+        raise DataError(
+            f"{name} is a masked array in which {int(masked.sum())} of {masked.size} values are "
+            f"masked, first at index {index}: fill them in (array.filled(value)), or leave these "
+            "examples out, with a weight of 0 in (inputs, targets, weight) for instance"
+        )
+    return value.data
+
+
+def check_numbers(array: Any, name: str, hint: str = "") -> None:
+    """Refuses arrays of objects, text and dates; what is no array passes.
+
+    Args:
+      array: an array of NumPy, JAX or another package.
+      name: of the argument, for the message.
+      hint: what to do, in place of the usual words.
+
+    Raises:
+      DataError: it is one of them; the message shows its first value.
+    """
+    kind = getattr(getattr(array, "dtype", None), "kind", "")
+    if kind not in _NO_NUMBERS:
+        return
+    values = np.asarray(array, object).ravel()
+    shown = f", such as {type(values[0]).__name__} {values[0]!r:.40}" if values.size else ""
+    raise DataError(
+        f"{name} holds {_NO_NUMBERS[kind]} (dtype {array.dtype}){shown}, which no model computes "
+        f"with: {hint or 'make numbers of them, array.astype(np.float32) for instance'}"
+    )
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether a tuple or list holds numbers, of Python's or NumPy's, and nothing else."""
+    return isinstance(value, tuple | list) and all(isinstance(v, _NUMBER) for v in value)
+
+
+def is_array_like(value: Any) -> bool:
+    """Whether a list stands for one array: it holds numbers or texts, or lists of them."""
+    if not isinstance(value, list):
+        return False
+    while isinstance(value, list) and value:
+        value = value[0]
+    scalar = getattr(value, "shape", None) == () and not isinstance(value, jax.core.Tracer)
+    return scalar or isinstance(value, list | _NUMBER | str | bytes)
