@@ -45,6 +45,14 @@ def plain(tree: Any) -> Any:
     return {k: plain(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
 
 
+def copied(tree: Any) -> Any:
+    """The pytree with its arrays in memory of their own, which a step may take over.
+
+    They lie where they lay. Nothing is compiled for it, as ``jnp.copy`` is for each new shape.
+    """
+    return jax.device_put(tree, may_alias=False)
+
+
 def path_of(keys: tuple[Any, ...]) -> str:
     """The path that JAX's functions over trees give as keys: ``"opt_state/0/mu/kernel"``."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")

@@ -7,10 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from flaxzoo._checks import check_number, check_size
+from flaxzoo._trees import copied
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import monitored, resolve_mode
 
@@ -127,7 +125,6 @@ def _copy_model_state(state: Any) -> dict[str, Any]:
     # The optimizer state belongs to it: schedule-free optimizers evaluate parameters with it.
     fields = ("params", "batch_stats", "collections", "opt_state")
     kept = {name: getattr(state, name) for name in fields if hasattr(state, name)}
-    copies = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, kept)
     # And to the optimizer state belongs what was frozen then, which may change in mid-run.
     static = ("tx", "frozen", "optimizer", "groups")
-    return copies | {name: getattr(state, name) for name in static if hasattr(state, name)}
+    return copied(kept) | {name: getattr(state, name) for name in static if hasattr(state, name)}

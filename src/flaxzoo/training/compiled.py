@@ -10,13 +10,17 @@ many steps in ``train_steps``.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._trees import copied
 from flaxzoo.data.batch import Batch, as_batch, is_host
 from flaxzoo.errors import ShapeError
 from flaxzoo.metrics import MetricCollection
@@ -271,9 +275,20 @@ class Carry:
     Around the arrays of a state there are dozens of Python objects, which ``jit`` would take
     apart and put together at every step. Steps therefore hand on the bare arrays, and the trees
     are made when somebody asks for them.
+
+    A step takes the arrays of the state before it. While one thread trains, others are therefore
+    given copies.
+
+    Attributes:
+      lock: held while a step takes the arrays over, and by whoever reads them.
     """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
+        # The thread that trains, if one does.
+        self._trainer: int | None = None
+        # A token for each user of the present arrays that may outlast the start of training.
+        self._borrowers: set[object] = set()
         # The state is in the one or the other: as a tree once somebody asked, who may change it.
         self._state: TrainState | None = None
         self._flat: Flat | None = None
@@ -284,19 +299,65 @@ class Carry:
 
     @property
     def state(self) -> TrainState | None:
-        """The training state, or None; its arrays are gone after the next step."""
-        if self._flat is not None:
-            self._state, self._flat = self._flat.tree(), None
-        return self._state
+        """The training state, or None; its arrays are gone after the next step.
+
+        Where another thread trains it is a copy, whose arrays stay.
+        """
+        with self.lock:
+            if self._trainer not in (None, threading.get_ident()):
+                return copied(self.current)
+            self._state, self._flat = self.current, None
+            return self._state
 
     @state.setter
     def state(self, value: TrainState | None) -> None:
-        self._state, self._flat = value, None
+        with self.lock:
+            self._state, self._flat = value, None
+
+    @property
+    def current(self) -> TrainState | None:
+        """The training state, or None, to look at; its arrays stay while ``lock`` is held."""
+        with self.lock:
+            return self._state if self._flat is None else self._flat.tree()
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Any]:
+        """The training state, or None, whose arrays stay until the end of the block."""
+        token = object()
+        with self.lock:
+            state = self.state
+            if self._trainer is None:
+                self._borrowers.add(token)
+        try:
+            yield state
+        finally:
+            self._borrowers.discard(token)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """While this thread trains.
+
+        Raises:
+          RuntimeError: another one does.
+        """
+        with self.lock:
+            before, me = self._trainer, threading.get_ident()
+            if before not in (None, me):
+                raise RuntimeError(
+                    "fit of this trainer runs in another thread: wait for its end, or use a "
+                    "trainer for each thread"
+                )
+            self._trainer = me
+        try:
+            yield
+        finally:
+            self._trainer = before
 
     @property
     def totals(self) -> MetricCollection | None:
         """Metrics of the epoch so far, or None; copies."""
-        return None if self._totals is None else unpacked(self._totals)
+        with self.lock:
+            return None if self._totals is None else unpacked(self._totals)
 
     @totals.setter
     def totals(self, value: MetricCollection | None) -> None:
@@ -315,6 +376,9 @@ class Carry:
         """
         if self._flat is None:
             self._flat = Flat.of(self._state, self._treedef)
+        if self._borrowers:
+            self._flat = copied(self._flat)
+            self._borrowers.clear()
         if isinstance(item, Group):
             step = as_configured(fit_steps)
             self._flat, metrics, self._totals = step(self._flat, item.batch, self._totals)

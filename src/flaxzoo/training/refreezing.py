@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxzoo._checks import check_choice, check_size
-from flaxzoo._trees import by_path, flatten, map_by_path
+from flaxzoo._trees import by_path, copied, flatten, map_by_path
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.models.stages import groups_of as groups_of_stages
 from flaxzoo.models.stages import stage_paths
@@ -111,7 +111,7 @@ def with_freezing(state: TrainState, document: Mapping[str, Any]) -> TrainState:
     if strange := sorted((frozen | set(since)) - set(groups.paths)):
         raise ValueError(f"the model has no parameter {strange[0]!r}")
     new = groups.plan.build(groups.paths, frozen, _cohorts(since, frozen))
-    return _with_groups(state, new, jax.tree.map(jnp.copy, filled(new.tx.init, state.params)))
+    return _with_groups(state, new, copied(filled(new.tx.init, state.params)))
 
 
 def unfreezing_schedule(
@@ -190,7 +190,7 @@ def _with_groups(state: TrainState, groups: Groups, opt_state: Any) -> TrainStat
 def _transplanted(state: TrainState, old: Groups, new: Groups, update: int) -> Any:
     """``new``'s state, with all that ``old``'s has of it."""
     # Copies: what is new may share no buffer with the parameters, as both may be donated.
-    fresh = jax.tree.map(jnp.copy, filled(new.tx.init, state.params))
+    fresh = copied(filled(new.tx.init, state.params))
     layers, cores = _open(state.opt_state, old.form)
     fresh_layers, fresh_cores = _open(fresh, new.form)
     built = isinstance(new.plan.optimizer, optax.GradientTransformation | optax.MultiSteps)

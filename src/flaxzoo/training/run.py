@@ -18,6 +18,7 @@ import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
 from flaxzoo._files import as_path
+from flaxzoo._trees import copied
 from flaxzoo.callbacks.base import CallbackList
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError
@@ -117,7 +118,10 @@ class Run:
 
     @property
     def state(self) -> TrainState | None:
-        """The training state, None until it is made; its arrays are gone after the next step."""
+        """The training state, None until it is made; its arrays are gone after the next step.
+
+        A thread other than the one that ``fit`` runs in gets a copy, of the last whole step.
+        """
         return self._carry.state
 
     @state.setter
@@ -139,10 +143,8 @@ class Run:
         return self._made(inputs, total_steps)
 
     def _made(self, inputs: Any, total_steps: int | None) -> TrainState:
-        before = self.state
-        if self.state is not None and self._provisional and total_steps is not None:
-            self.state = None
-        if self.state is None:
+        before = self._carry.current
+        if before is None or (self._provisional and total_steps is not None):
             self._provisional = total_steps is None and self._needs_length()
             if self._provisional:
                 total_steps = 1
@@ -157,14 +159,14 @@ class Run:
             if before is not None and self._refrozen:
                 state = with_freezing(state, freezing_to_json(before))
             # The model keeps its own variables: the trainer's will be donated.
-            self.state = jax.tree.map(jnp.copy, state)
+            self.state = copied(state)
             self._note_inputs(inputs)
-        return self.state
+        return self.state  # type: ignore[return-value]
 
     def _build_for(self, feed: Feed, epochs: int | None) -> None:
         """Makes the state for some data, and for a length of training where ``epochs`` tells it."""
         inputs = feed.first().inputs
-        if self.state is not None and not (self._provisional and epochs is not None):
+        if self._carry.current is not None and not (self._provisional and epochs is not None):
             if epochs is not None:
                 self._note_inputs(inputs)
             return
@@ -250,21 +252,26 @@ class Run:
 
     @property
     def model(self) -> Model:
-        """The model with the current variables, copied: it stays as it is."""
-        if self.state is None:
-            return self._model
-        return self._model.with_variables(jax.tree.map(jnp.copy, self.state.eval_variables))
+        """The model with the current variables, copied: it stays as it is.
+
+        Another thread may ask while ``fit`` runs, and gets those of the last step.
+        """
+        with self._carry.lock:
+            state = self._carry.current
+            if state is None:
+                return self._model
+            return self._model.with_variables(copied(state.eval_variables))
 
     def model_with_state(self) -> Model:
         """The model with the current variables, not copied: valid until the next step."""
-        if self.state is None:
-            return self._model
-        return self._model.with_variables(self.state.eval_variables)
+        state = self.state
+        return self._model if state is None else self._model.with_variables(state.eval_variables)
 
     @property
     def learning_rate(self) -> float | None:
         """At the current step, the head's if groups differ; None where the optimizer hides it."""
-        optimizer = None if self.state is None else self.state.optimizer
+        state = self._carry.current
+        optimizer = None if state is None else state.optimizer
         if optimizer is None or optimizer.learning_rate is None:
             return None
         return float(optimizer.learning_rate(self.step // optimizer.accumulate_steps))
@@ -275,9 +282,9 @@ class Run:
 
         Those of frozen groups are what they would train at.
         """
-        if self.state is None or not isinstance(self._settings["learning_rate"], Mapping):
+        state: Any = self._carry.current
+        if state is None or not isinstance(self._settings["learning_rate"], Mapping):
             return {}
-        state: Any = self.state
         return state.groups.rates(self.step // state.optimizer.accumulate_steps)
 
     def hyperparameters(self) -> dict[str, str | int | float | bool]:
@@ -294,7 +301,8 @@ class Run:
     def summary(self) -> Summary:
         """The model's layer table, with what trains, and at which rate where rates differ."""
         summary = self.model_with_state().summary()
-        return summary if self.state is None else marked(summary, self.state, self.step)
+        state = self._carry.current
+        return summary if state is None else marked(summary, state, self.step)
 
     @property
     def position_in_epoch(self) -> int:
@@ -386,18 +394,17 @@ class Run:
             "totals": totals,
             "history": self.history.to_json(),
             "callbacks": self._callbacks.states(),
-            "freezing": freezing_to_json(self.state) if self._refrozen else None,  # type: ignore[arg-type]
+            "freezing": freezing_to_json(self._carry.current) if self._refrozen else None,  # type: ignore[arg-type]
             "schedule": {"start": self._schedule_start, "total_steps": self._total_steps},
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
+        # Of one step, should another thread train meanwhile.
+        with self._carry.lock:
+            state, step, position = self.state, self.step, self.position()
         checkpoints = Checkpoints(directory / "checkpoints", keep=None)
-        checkpoints.set_aside(self.run, self.step)
-        path = checkpoints.save(
-            self.state,  # type: ignore[arg-type]
-            self.step,
-            {**self.position(), "score": None},
-        )
+        checkpoints.set_aside(self.run, step)
+        path = checkpoints.save(state, step, {**position, "score": None})  # type: ignore[arg-type]
         checkpoints.close()
         return path
 

@@ -18,7 +18,7 @@ import flaxzoo.losses as losses_module
 import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
 from flaxzoo._random import as_key
-from flaxzoo._trees import flatten, unflatten
+from flaxzoo._trees import copied, flatten, unflatten
 from flaxzoo.augment import as_augmentation
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
@@ -234,7 +234,7 @@ def create_train_state(
         donate=bool(donate),
     )
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.
-    return jax.tree.map(jnp.copy, state) if donate else state
+    return copied(state) if donate else state
 
 
 def with_schedule(

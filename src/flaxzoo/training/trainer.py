@@ -6,8 +6,8 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -29,6 +29,19 @@ from flaxzoo.training.inspection import inspect
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.run import Run
 from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _in_one_thread(fit: F) -> F:
+    """The method, refused in a second thread before it has touched anything."""
+
+    @functools.wraps(fit)
+    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._carry.training():
+            return fit(self, *args, **kwargs)
+
+    return cast(F, alone)
 
 
 class Trainer(Run):
@@ -107,6 +120,7 @@ class Trainer(Run):
 
     # --- training ------------------------------------------------------------------------------
 
+    @_in_one_thread
     def fit(
         self,
         train_data: Any,
@@ -155,6 +169,7 @@ class Trainer(Run):
 
         Warns:
           UserWarning: the schedule is over before the fit is, which goes on at a rate of next to 0.
+          RuntimeError: ``fit`` of this trainer runs in another thread.
         """
         check_size("epochs", epochs)
         called = CallbackList(callbacks, ("progress",) if progress else ())
@@ -215,9 +230,10 @@ class Trainer(Run):
             if not self._carry.has_totals:
                 batch = one_of(item.batch) if isinstance(item, Group) else item
                 self._carry.totals = self._first_totals(batch)
-            metrics = self._carry.advance(item)
-            self.step += size_of(item)
-            self._batch += size_of(item)
+            with self._carry.lock:
+                metrics = self._carry.advance(item)
+                self.step += size_of(item)
+                self._batch += size_of(item)
             if self._callbacks.watches_steps:
                 self._callbacks.step_end(self, self.step, unpacked(metrics))
             if self.stop_training or stop:
@@ -249,7 +265,7 @@ class Trainer(Run):
 
     def _ahead(self, feed: Feed, epoch: int, start: int = 0, **grouping: Any) -> Iterator[Any]:
         # Its arrays are gone after the next step, and may be asked for in another thread.
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._carry.current)
         # Arrays have been looked at as a whole; targets may still be missing.
         check = complete if feed.checked else prepare
         items = feed.items(epoch, start, prepare=functools.partial(check, shapes), **grouping)
@@ -309,21 +325,25 @@ class Trainer(Run):
         feed = Feed(inputs, batch_size=batch_size, allow_short=True, name="inputs")
         feed.pad = False
         first = feed.first()
-        state, size = self.build(first.inputs), count(first)
+        size = count(first)
+        self.build(first.inputs)
         outputs = []
-        for batch in feed.epoch(0):
-            check_inputs(state.module, state.eval_variables, batch.inputs)
-            rows = count(batch)
-            # A short last batch is filled up, so that nothing recompiles.
-            filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs
-            output = predict_step(state, filled)
-            outputs.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], output))
+        with self._carry.borrowed() as state:
+            for batch in feed.epoch(0):
+                check_inputs(state.module, state.eval_variables, batch.inputs)
+                rows = count(batch)
+                # A short last batch is filled up, so that nothing recompiles.
+                filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs
+                output = predict_step(state, filled)
+                outputs.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], output))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
     def _evaluate(self, feed: Feed, epoch: int = 0) -> dict[str, float]:
-        state, totals, step = Flat.of(self.state), None, as_configured(evaluate_and_total)
-        for batch in self._ahead(feed, epoch):
-            if totals is None:
-                totals = pack(empty_totals(self.state, batch))  # type: ignore[arg-type]
-            totals = step(state, batch, totals)
-        return unpacked(totals).compute()
+        totals, step = None, as_configured(evaluate_and_total)
+        with self._carry.borrowed() as state:
+            flat = Flat.of(state)
+            for batch in self._ahead(feed, epoch):
+                if totals is None:
+                    totals = pack(empty_totals(state, batch))
+                totals = step(flat, batch, totals)
+            return unpacked(totals).compute()
