@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint(state, tmp_path):
         restore(tmp_path / "c", state)
     assert listing(tmp_path) == before
     (path / "meta" / "metadata").write_text("{")
-    with pytest.raises(CheckpointError, match=r"c/2 is damaged: metadata"):
+    with pytest.raises(CheckpointError, match=r"c/2 is damaged: meta/metadata"):
         restore(tmp_path / "c", state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from flaxzoo._checks import check_choice, check_size
 from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import MODES, monitored, resolve_mode
-from flaxzoo.training.checkpoint import Checkpoints, require_writable
+from flaxzoo.errors import DataError
+from flaxzoo.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from flaxzoo.training.trainer import Trainer
@@ -52,10 +54,10 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Opens the directory, and fails now if it cannot be written."""
+        self.on_train_end(trainer)
         directory = self.checkpoint_directory(trainer)
         self._checkpoints = Checkpoints(directory, keep=self.keep, keep_best=self.keep_best)
-        self._checkpoints.set_aside(trainer.run, trainer.step)
-        require_writable(self._checkpoints.directory)
+        self._checkpoints.begin(trainer.run, trainer.step)
 
     def checkpoint_directory(self, trainer: Trainer) -> Path:
         """The directory with the checkpoints.
@@ -95,7 +97,8 @@ class ModelCheckpoint(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         """Waits for what is still being written."""
         if self._checkpoints is not None:
-            self._checkpoints.close()
+            checkpoints, self._checkpoints = self._checkpoints, None
+            checkpoints.close()
 
     def save(self, trainer: Trainer, logs: Mapping[str, float] | None = None) -> Path:
         """Saves now; returns the checkpoint's directory."""
@@ -105,11 +108,14 @@ class ModelCheckpoint(Callback):
         if trainer.state is None:
             raise RuntimeError("there is nothing to save before fit, evaluate or build")
         return self._checkpoints.save(  # type: ignore[union-attr]
-            trainer.state, trainer.step, {**trainer.position(), "score": score}, score=score
+            trainer.state, trainer.step, trainer.position(), score=score
         )
 
     def save_interrupted(self, trainer: Trainer) -> Path:
         """Saves, and waits until it is on disk."""
+        with contextlib.suppress(DataError):
+            # If the one before could not be written, this one may all the same.
+            self.wait()
         path = self.save(trainer)
         self.on_train_end(trainer)
         return path

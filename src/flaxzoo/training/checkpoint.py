@@ -1,10 +1,11 @@
-"""Checkpoints of a run, through Orbax: atomic, asynchronous, the best and the last kept."""
+"""Checkpoints of a run: which are kept, and which is read; written in the background."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,16 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, digest_of_arrays, sole_writer
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
-from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.training import _checkpoint_files as _files
 from flaxzoo.training.refreezing import with_freezing
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
 
-FORMAT = "flaxzoo.checkpoint"
-_VERSION = 1
 # What of a TrainState changes in training; the rest is configuration.
 _FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng")
 
@@ -103,7 +102,50 @@ class Checkpoints:
         self.directory = as_path(directory).absolute()
         self._keep, self._keep_best = keep, keep_best
         self._asynchronous = asynchronous
-        self._manager: Any = None
+        self._held = contextlib.ExitStack()
+        self._writer: threading.Thread | None = None
+        self._failure: Exception | None = None
+        # The score of each checkpoint that counts when old ones go.
+        self._scores: dict[int, float | None] | None = None
+
+    def begin(self, run: str, step: int) -> None:
+        """Takes the directory until ``close``, and puts out of the way what is not this run's.
+
+        Checkpoints of another run would count as the latest or the best, and the new ones be
+        deleted in their stead; so would this run's own that are later than where it stands. They
+        are moved to a directory beside this one, with a warning. A damaged one keeps its place
+        under the name ``<step>.damaged``.
+
+        Args:
+          run: the present run's identity; it may begin again while it has the directory.
+          step: where the present run stands; it has abandoned those that are later.
+
+        Raises:
+          DataError: the directory cannot be made or written, or another run is writing there.
+        """
+        if _WRITING.get(self.directory) == run:
+            return
+        require_writable(self.directory)
+        self._held.enter_context(_sole_run(self.directory, run))
+        _files.sweep(self.directory)
+        apart: dict[str, list[int]] = {}
+        target = _files.unused(self.directory.with_name(f"{self.directory.name}.1"))
+        for saved in saved_steps(self.directory):
+            folder = _files.folder_of(self.directory, saved)
+            try:
+                reason = _reason_to_move(folder, saved, run, step)
+            except _files.DamagedCheckpointError as error:
+                damaged = _files.unused(self.directory / f"{saved}.damaged")
+                folder.rename(damaged)
+                warnings.warn(f"{error}; it is now {damaged}", stacklevel=3)
+                continue
+            if reason:
+                target.mkdir(exist_ok=True)
+                folder.rename(target / str(saved))
+                apart.setdefault(reason, []).append(saved)
+        for reason, steps in apart.items():
+            moved = f"they are now in {target} ({', '.join(map(str, steps))})"
+            warnings.warn(f"{self.directory} held checkpoints of {reason}; {moved}", stacklevel=3)
 
     def save(
         self,
@@ -113,119 +155,132 @@ class Checkpoints:
         *,
         score: float | None = None,
     ) -> Path:
-        """Saves a state; one of the same step is replaced.
+        """Saves a state.
 
-        The arrays are copied before this returns, so that the caller may donate them.
+        The arrays are copied before this returns, so that the caller may donate them. What is
+        saved already, arrays and all, is not saved again; another checkpoint of the same step is
+        replaced, and stays until the new one is whole.
 
         Args:
           state: what to save.
           step: the number of updates that it has taken.
           meta: what else belongs to it; JSON.
-          score: how good it is, higher being better; None if nobody knows.
+          score: how good it is, higher being better; None if nobody knows, or if that has been
+            said of these arrays before.
 
         Returns:
           The checkpoint's directory, complete once ``wait`` has returned.
+
+        Raises:
+          DataError: the directory cannot be written, or the checkpoint before could not be.
         """
-        import orbax.checkpoint as ocp
-
-        manager = self._open()
-        path = self.directory / str(step)
-        if step in manager.all_steps():
-            manager.wait_until_finished()
-            manager.delete(step)
-        document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
-        try:
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(unflatten(state_arrays(state))),
-                    meta=ocp.args.JsonSave(document),
-                ),
-                metrics=None if score is None else {"score": float(score)},
-                force=True,
-            )
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-        return path
-
-    def set_aside(self, run: str, step: int) -> Path | None:
-        """Moves what another run has left out of the way.
-
-        Its checkpoints would count as the latest or the best, and the new ones be deleted in
-        their stead.
-
-        Args:
-          run: the present run's identity; checkpoints with another are set aside.
-          step: where the present run stands; it has abandoned those that are later.
-
-        Returns:
-          Where the whole directory has been moved, or None if all in it is this run's.
-        """
-        steps = saved_steps(self.directory)
-        if all(saved <= step and self._is_of(run, saved) for saved in steps):
-            return None
-        number = 1
-        while (target := self.directory.with_name(f"{self.directory.name}.{number}")).exists():
-            number += 1
-        self.directory.rename(target)
-        warnings.warn(
-            f"{self.directory} held checkpoints of another run; they are now in {target}",
-            stacklevel=3,
+        self.wait()
+        require_writable(self.directory)
+        arrays = {path: np.array(leaf) for path, leaf in state_arrays(state).items()}
+        # What JSON cannot hold is told here, and not from another thread.
+        document = json.loads(
+            json.dumps({**meta, "score": None if score is None else float(score)})
         )
-        return target
+        self._writer = threading.Thread(
+            target=self._write, args=(step, arrays, document), name=f"checkpoint {step}"
+        )
+        self._writer.start()
+        if not self._asynchronous:
+            self.wait()
+        return self.directory / str(step)
 
-    def _is_of(self, run: str, step: int) -> bool:
+    def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """In the background: writes one, and does away with those that it supersedes."""
         try:
-            return read_meta(self.directory / str(step)).get("run") == run
+            with _files.ORBAX:
+                if not self._is_saved(step, arrays, meta):
+                    _files.write(self.directory, step, arrays, meta)
+                self._rotate(step, meta["score"])
+        except Exception as error:
+            self._failure = error
+
+    def _is_saved(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> bool:
+        """Whether this is there already; else ``meta`` gets the score of the same arrays before."""
+        folder = _files.folder_of(self.directory, step)
+        try:
+            saved = _files.read_meta(folder)
+            _files.check_files(folder, saved)
         except CheckpointError:
             return False
+        known = (saved.get("sha256") or {}).get("arrays")
+        if saved.get("run") != meta.get("run") or known != digest_of_arrays(arrays):
+            return False
+        if meta["score"] is None:
+            meta["score"] = saved.get("score")
+        return all(saved.get(key) == value for key, value in meta.items())
+
+    def _rotate(self, step: int, score: float | None) -> None:
+        if self._keep is None:
+            return
+        if self._scores is None:
+            self._scores = dict(_scores(self.directory)[0])
+        self._scores[step] = score
+        steps = sorted(self._scores)
+        kept = {step, *steps[-self._keep :], *_by_score(self._scores)[: self._keep_best]}
+        for old in set(steps) - kept:
+            _files.discard(_files.folder_of(self.directory, old))
+            del self._scores[old]
 
     def wait(self) -> None:
-        """Returns when all saves are on disk."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        """Returns when all saves are on disk.
+
+        Raises:
+          DataError: one could not be written.
+        """
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
-        """Waits, and stops the writer's threads."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Waits, and lets others write to the directory."""
+        with self._held:
+            self.wait()
 
-    def _open(self) -> Any:
-        if self._manager is None:
-            import orbax.checkpoint as ocp
-            from orbax.checkpoint import checkpoint_managers as policies
 
-            require_writable(self.directory)
-            # LatestN(None) keeps all.
-            keep: list[Any] = [policies.LatestN(self._keep)]
-            if self._keep_best:
-                keep.append(
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["score"],
-                        n=self._keep_best,
-                        keep_checkpoints_without_metrics=False,
-                    )
-                )
-            with _quiet():
-                self._manager = ocp.CheckpointManager(
-                    self.directory,
-                    options=ocp.CheckpointManagerOptions(
-                        preservation_policy=policies.AnyPreservationPolicy(keep),
-                        # Without it the scores are not written, and a resumed run's best forgotten.
-                        best_fn=lambda metrics: metrics["score"],
-                        enable_async_checkpointing=self._asynchronous,
-                    ),
-                )
-        return self._manager
+def _reason_to_move(folder: Path, saved: int, run: str, step: int) -> str:
+    """What a checkpoint is of that is not in this run's past; nothing of one that is.
+
+    Raises:
+      DamagedCheckpointError: it is damaged, as far as one has to know.
+    """
+    try:
+        meta = _files.read_meta(folder)
+        if saved > step:
+            _files.check_files(folder, meta)
+    except _files.DamagedCheckpointError:
+        raise
+    except CheckpointError:
+        return "another run"
+    if meta.get("run") != run:
+        return "another run"
+    return f"later steps than {step}, where this run goes on" if saved > step else ""
+
+
+# The directories in which runs of this process save, and which runs.
+_WRITING: dict[Path, str] = {}
+
+
+@contextlib.contextmanager
+def _sole_run(directory: Path, run: str) -> Iterator[None]:
+    with sole_writer(directory, "checkpoints"):
+        _WRITING[directory] = run
+        try:
+            yield
+        finally:
+            del _WRITING[directory]
 
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
     """The steps of the finished checkpoints in a directory, ascending; reads, never writes."""
-    directory = as_path(directory)
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    return _files.saved_steps(as_path(directory))
 
 
 def restore(
@@ -233,7 +288,9 @@ def restore(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Reads a checkpoint; the directory is left as it is, whatever happens.
 
-    What was frozen when it was written is frozen in the state that comes back.
+    What was frozen when it was written is frozen in the state that comes back, and its arrays have
+    the dtypes that they were saved with. Where the last or the best one is damaged the next that
+    is whole is taken, with a warning.
 
     Args:
       directory: the directory with all checkpoints.
@@ -245,37 +302,68 @@ def restore(
 
     Raises:
       CheckpointError: there is none, it is damaged, or it is of another model or optimizer; the
-        message names the directory and the first arrays that differ.
-    """
-    import orbax.checkpoint as ocp
+        message names the directory and the first files or arrays that differ.
 
+    Warns:
+      UserWarning: another checkpoint is taken in place of a damaged one; or numbers of 64 bits
+        become narrower, as JAX does not hold such here.
+    """
     directory = as_path(directory).absolute()
-    step = find_step(directory, which)
-    path = directory / str(step)
-    meta = read_meta(path)
+    steps, damage = _choice(directory, which)
+    for step in steps:
+        folder = _files.folder_of(directory, step)
+        try:
+            result = _read(folder, state)
+        except _files.DamagedCheckpointError as error:
+            if not folder.is_dir():
+                # The run that writes here has just replaced it by a later one.
+                return restore(directory, state, which)
+            damage.append(error)
+            continue
+        if damage:
+            warnings.warn(
+                f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead",
+                stacklevel=3,
+            )
+        return result
+    raise damage[0] if len(damage) == 1 else CheckpointError("; ".join(map(str, damage)))
+
+
+def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    meta = _files.read_meta(folder)
+    _files.check_files(folder, meta)
     if meta.get("freezing") is not None:
         # What is frozen had changed since the run began, and with it the optimizer's state.
         try:
             state = with_freezing(state, meta["freezing"])
         except ValueError as error:
-            raise CheckpointError(f"checkpoint {path} does not fit this model: {error}") from error
+            raise CheckpointError(
+                f"checkpoint {folder} does not fit this model: {error}"
+            ) from error
     expected = state_arrays(state)
-    try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(path / "state")
-            saved = flatten(getattr(metadata, "item_metadata", metadata).tree)
-            compare(expected, saved, source=f"checkpoint {path}", owner=_owner(expected, saved))
-            # Where it was trained may not be here: everything goes to where the state is.
-            target = {
-                k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-                for k, x in expected.items()
-            }
-            arrays = flatten(checkpointer.restore(path / "state", unflatten(target)))
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {_one_line(error)}") from error
-    return with_arrays(state, arrays), meta
+
+    def wanted(saved: dict[str, Any]) -> dict[str, Any]:
+        compare(expected, saved, source=f"checkpoint {folder}", owner=_owner(expected, saved))
+        # Where it was trained may not be here: everything goes to where the state is.
+        return {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape, _as_here(saved[path].dtype, folder, path), sharding=leaf.sharding
+            )
+            for path, leaf in expected.items()
+        }
+
+    return with_arrays(state, _files.read_arrays(folder, wanted)), meta
+
+
+def _as_here(dtype: Any, folder: Path, path: str) -> Any:
+    here = jax.dtypes.canonicalize_dtype(dtype)
+    if here != dtype and jnp.issubdtype(dtype, jnp.inexact):
+        warnings.warn(
+            f"checkpoint {folder}: {path} was saved in {dtype} and is read in {here}; for all of "
+            "its digits call jax.config.update('jax_enable_x64', True) first",
+            stacklevel=2,
+        )
+    return here
 
 
 def _owner(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
@@ -287,8 +375,8 @@ def _owner(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     return "this optimizer and its options (the model fits)" if same else "this model"
 
 
-def find_step(directory: Path, which: int | str) -> int:
-    """The step that ``which`` stands for.
+def _choice(directory: Path, which: int | str) -> tuple[list[int], list[Exception]]:
+    """The steps that ``which`` can stand for, the first choice first, and what is damaged.
 
     Raises:
       CheckpointError: the directory has no such checkpoint; it lists those there are.
@@ -297,49 +385,44 @@ def find_step(directory: Path, which: int | str) -> int:
     if not steps:
         raise CheckpointError(f"{directory} holds no checkpoint")
     if which == "last":
-        return steps[-1]
+        return steps[::-1], []
     if which == "best":
-        scored = {step: read_meta(directory / str(step)).get("score") for step in steps}
-        known = {step: score for step, score in scored.items() if score is not None}
-        if not known:
-            raise CheckpointError(
-                f"{directory}: no checkpoint was saved with a score, so none is the best; "
-                f"steps: {', '.join(map(str, steps))}"
+        scores, damage = _scores(directory)
+        best = _by_score(scores)
+        if not best:
+            raise (
+                damage[0]
+                if damage
+                else CheckpointError(
+                    f"{directory}: no checkpoint was saved with a score, so none is the best; "
+                    f"steps: {', '.join(map(str, steps))}"
+                )
             )
-        return max(known, key=lambda step: (known[step], step))
+        return best, damage
     if which not in steps:
         raise CheckpointError(
             f"{directory} has no checkpoint of step {which!r}; it has "
             f"{', '.join(map(str, steps))}, 'last' and 'best'"
         )
-    return int(which)
+    return [int(which)], []
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """The JSON that was saved with a checkpoint.
+def _scores(directory: Path) -> tuple[dict[int, float | None], list[Exception]]:
+    """The scores of the checkpoints that can be read, and why others cannot."""
+    scores: dict[int, float | None] = {}
+    damage: list[Exception] = []
+    for step in saved_steps(directory):
+        try:
+            scores[step] = _files.read_meta(_files.folder_of(directory, step)).get("score")
+        except CheckpointError as error:
+            damage.append(error)
+    return scores, damage
 
-    Raises:
-      CheckpointError: it is missing, damaged or not flaxzoo's.
-    """
-    import json
 
-    file = path / "meta" / "metadata"
-    try:
-        meta = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is not a flaxzoo checkpoint: it has no {file.name}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {file.name}: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a flaxzoo checkpoint")
-    if meta["version"] > _VERSION:
-        raise CheckpointError(
-            f"{path} was written by flaxzoo {meta.get('flaxzoo')} in a later format; "
-            "pip install -U flaxzoo"
-        )
-    return meta
+def _by_score(scores: Mapping[int, float | None]) -> list[int]:
+    """The steps that have a score, the best first; of equal ones the later."""
+    known = [(score, step) for step, score in scores.items() if score is not None]
+    return [step for _, step in sorted(known, reverse=True)]
 
 
 def require_writable(directory: Path) -> None:
@@ -355,22 +438,6 @@ def require_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # Orbax logs each step of a routine save or read at WARNING.
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 __all__ = [

@@ -399,14 +399,14 @@ class Run:
         }
 
     def _save_checkpoint(self, directory: Path) -> Path:
-        # Of one step, should another thread train meanwhile.
-        with self._carry.lock:
-            state, step, position = self.state, self.step, self.position()
         checkpoints = Checkpoints(directory / "checkpoints", keep=None)
-        checkpoints.set_aside(self.run, step)
-        path = checkpoints.save(state, step, {**position, "score": None})  # type: ignore[arg-type]
-        checkpoints.close()
-        return path
+        checkpoints.begin(self.run, self.step)
+        try:
+            # Of one step, should another thread train meanwhile.
+            with self._carry.lock:
+                return checkpoints.save(self.state, self.step, self.position())  # type: ignore[arg-type]
+        finally:
+            checkpoints.close()
 
     def _resume(self, callbacks: CallbackList) -> None:
         """Goes on from the last checkpoint, if there is one and this run has not begun."""

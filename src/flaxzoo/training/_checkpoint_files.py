@@ -1,0 +1,215 @@
+"""A directory with a folder for each saved step, which is there whole or not at all.
+
+A checkpoint is written beside its place, digested, and renamed into it; one that goes is renamed
+away before it is deleted. Whatever kills the process, a folder named like a step is a whole
+checkpoint, and what hides behind a dot is rubbish, but for one case: ``.14.replaced`` is step 14
+until its successor is in place.
+
+A folder holds ``state``, arrays by Orbax, and ``meta/metadata``, a JSON document with the SHA-256
+of all else in the folder and of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxzoo._files import (
+    differing_files,
+    digest_of_arrays,
+    folder_sha256,
+    read_json,
+    write_json,
+)
+from flaxzoo._trees import flatten, unflatten
+from flaxzoo._version import __version__
+from flaxzoo.errors import CheckpointError, DataError
+
+FORMAT = "flaxzoo.checkpoint"
+_VERSION = 1
+_STATE, _META = "state", Path("meta", "metadata")
+_STEP = re.compile(r"(\d+)|\.(\d+)\.replaced")
+# What a killed process leaves: ours, and that of Orbax's own manager, which came before.
+_RUBBISH = re.compile(r"\.\d+\.(partial|removed)|\d+\.orbax-checkpoint-tmp.*")
+
+# Orbax's checkpointers get in each other's way when two threads use them, whatever they write.
+ORBAX = threading.RLock()
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint of which part is missing or is not what was written."""
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, ascending; reads, never writes."""
+    if not directory.is_dir():
+        return []
+    names = [_STEP.fullmatch(path.name) for path in directory.iterdir() if path.is_dir()]
+    return sorted({int(name[1] or name[2]) for name in names if name})
+
+
+def folder_of(directory: Path, step: int) -> Path:
+    """The folder of a saved step."""
+    folder, before = directory / str(step), _replaced(directory, step)
+    return before if before.is_dir() and not folder.is_dir() else folder
+
+
+def write(
+    directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint; one of the same step stays until the new one is whole.
+
+    Args:
+      directory: the directory with all checkpoints.
+      step: the step.
+      arrays: the state, by path.
+      meta: what else belongs to it; JSON.
+
+    Raises:
+      DataError: it cannot be written, because the disk is full for instance.
+    """
+    folder, partial = directory / str(step), directory / f".{step}.partial"
+    replaced = _replaced(directory, step)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with _orbax() as checkpointer:
+            checkpointer.save(partial / _STATE, unflatten(arrays))
+        digests = {"arrays": digest_of_arrays(arrays), "files": folder_sha256(partial)}
+        document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
+        write_json(partial / _META, {**document, "sha256": digests})
+        if folder.is_dir():
+            discard(replaced)
+            folder.rename(replaced)
+        partial.rename(folder)
+        discard(replaced)
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(f"cannot write checkpoint {folder}: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The JSON that was saved with a checkpoint.
+
+    Raises:
+      DamagedCheckpointError: it is missing, not readable, or not as it was written.
+      CheckpointError: it is not flaxzoo's, or of a later format.
+    """
+    meta = read_json(
+        folder / _META,
+        error=DamagedCheckpointError,
+        label=f"checkpoint {folder} is damaged: {_META}",
+        missing="no such file: it is not a flaxzoo checkpoint, or only part of one",
+    )
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} is not a flaxzoo checkpoint: its {_META} is another's")
+    version = meta.get("version")
+    if not isinstance(version, int) or version > _VERSION:
+        raise CheckpointError(
+            f"{folder} was written by flaxzoo {meta.get('flaxzoo')} in a later format "
+            f"({version}); pip install -U flaxzoo"
+        )
+    return meta
+
+
+def check_files(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Compares a checkpoint with the digests in its ``meta``; those of before have none.
+
+    Raises:
+      DamagedCheckpointError: a file is missing or differs; the first are named.
+    """
+    differences = differing_files(folder, (meta.get("sha256") or {}).get("files", {}))
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise DamagedCheckpointError(
+            f"checkpoint {folder} is damaged: {', '.join(differences[:3])}{more}"
+        )
+
+
+def discard(folder: Path) -> None:
+    """Does away with a checkpoint, if it is there: it is gone at once, and then deleted."""
+    if folder.is_dir():
+        doomed = folder.with_name(f".{folder.name.strip('.').partition('.')[0]}.removed")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def sweep(directory: Path) -> None:
+    """Deletes what killed processes have left half written or half deleted."""
+    for path in directory.iterdir():
+        if _RUBBISH.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    for step in saved_steps(directory):
+        if folder_of(directory, step) != _replaced(directory, step):
+            discard(_replaced(directory, step))
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of ``path.1``, ``path.2``, ... that does not exist."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of what an exception says."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """Orbax's checkpointer, which nobody else has meanwhile, without its routine messages."""
+    import orbax.checkpoint as ocp
+
+    with ORBAX:
+        # It logs each step of a routine save or read at WARNING.
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                yield checkpointer
+        finally:
+            logger.setLevel(level)
+
+
+def read_arrays(folder: Path, wanted: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """The arrays of a checkpoint by path.
+
+    Args:
+      folder: the checkpoint.
+      wanted: from what is saved, path to something with ``.shape`` and ``.dtype``, to a
+        ``jax.ShapeDtypeStruct`` for each path, which says where the array is to be.
+
+    Raises:
+      DamagedCheckpointError: Orbax cannot read them.
+      CheckpointError: that ``wanted`` raises.
+    """
+    try:
+        with _orbax() as checkpointer:
+            metadata = checkpointer.metadata(folder / _STATE)
+            target = wanted(flatten(getattr(metadata, "item_metadata", metadata).tree))
+            return flatten(checkpointer.restore(folder / _STATE, unflatten(target)))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"checkpoint {folder} is damaged: {_STATE}: {one_line(error)}"
+        ) from error
+
+
+def _replaced(directory: Path, step: int) -> Path:
+    return directory / f".{step}.replaced"
