@@ -1,10 +1,12 @@
-"""Calling Linen modules that may or may not take ``train``, with errors in the user's terms."""
+"""Calling what users bring: modules with or without ``train``, functions in Keras's order."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.errors
@@ -16,6 +18,64 @@ from flaxzoo.errors import ShapeError
 
 # How modules name the mode, and whether the name means training or its opposite.
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+
+
+# How functions of predictions and targets name the two.
+_TARGETS = frozenset(
+    (
+        *("y_true", "y", "y_train", "true", "truth", "gt", "ground_truth"),
+        *("target", "targets", "label", "labels"),
+    )
+)
+_PREDICTIONS = frozenset(
+    (
+        *("y_pred", "y_hat", "yhat", "pred", "preds", "prediction", "predictions"),
+        *("logits", "output", "outputs", "scores"),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetsFirst:
+    """A function ``f(y_true, y_pred)`` as one that is called with the predictions first.
+
+    It equals another around the same function, so that a compiled step may be shared.
+
+    Attributes:
+      function: in the order of Keras and Elegy.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, predictions: Any, targets: Any, **options: Any) -> Any:
+        """``function(targets, predictions, **options)``."""
+        return self.function(targets, predictions, **options)
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(self.function)
+        first, second, *rest = signature.parameters.values()
+        return signature.replace(
+            parameters=[second.replace(name=first.name), first.replace(name=second.name), *rest]
+        )
+
+
+def predictions_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss or metric function as one of predictions and targets, in this order.
+
+    Its parameters' names tell: ``(y_true, y_pred)``, ``(target, preds)`` and the like are turned.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some compiled callables have none
+        return function
+    first_two = [p.name.lower() for p in parameters[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
+    turned = len(first_two) == 2 and first_two[0] in _TARGETS and first_two[1] in _PREDICTIONS
+    return TargetsFirst(function) if turned else function
 
 
 @functools.cache

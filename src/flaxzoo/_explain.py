@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from flaxzoo._words import ATTRIBUTES, KEYWORDS, NAMES, POSITIONS, SPECIAL
-from flaxzoo.errors import UnknownArgumentError, did_you_mean
+from flaxzoo.errors import UnknownArgumentError, closest, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +36,20 @@ def _table(what: str) -> dict[str, list[tuple[tuple[str, ...], str]]]:
     return _by_word((*SPECIAL.get(what, ()), *KEYWORDS))
 
 
+def _answer(word: str, takes: Iterable[str], what: str) -> tuple[str | None, str]:
+    """The name that an unknown keyword has here, if it is taken, and else what to type."""
+    table = {folded(name): name for name in takes}
+    if folded(word) in table:
+        return table[folded(word)], ""
+    line = ""
+    for names, otherwise in _table(what).get(folded(word), ()):
+        known = next((name for name in names if name in table.values()), None)
+        if known is not None:
+            return known, ""
+        line = line or otherwise
+    return None, line
+
+
 def keyword_hint(word: str, takes: Iterable[str], what: str = "") -> str:
     """What an unknown keyword is called here: a sentence with a space before it, or nothing.
 
@@ -44,17 +58,12 @@ def keyword_hint(word: str, takes: Iterable[str], what: str = "") -> str:
       takes: the keywords that there are, those of the callable itself first.
       what: the callable's name.
     """
-    takes = tuple(takes)
-    spelled = {folded(name): name for name in takes}.get(folded(word))
-    if spelled is not None:
-        return f" Did you mean {spelled!r}?"
-    line = ""
-    for names, otherwise in _table(what).get(folded(word), ()):
-        known = next((name for name in names if name in takes), None)
-        if known is not None:
-            return f" {word!r} is called {known!r} here."
-        line = line or otherwise
-    return f" For {word!r} write: {line}." if line else ""
+    name, line = _answer(word, takes, what)
+    if name is None:
+        return f" For {word!r} here: {line}." if line else ""
+    if folded(name) == folded(word):
+        return f" Did you mean {name!r}?"
+    return f" {word!r} is called {name!r} here."
 
 
 def keyword_hints(words: Iterable[str], takes: Iterable[str], what: str = "") -> str:
@@ -62,6 +71,52 @@ def keyword_hints(words: Iterable[str], takes: Iterable[str], what: str = "") ->
     words, takes = tuple(words), tuple(takes)
     hints = "".join(keyword_hint(word, takes, what) for word in words)
     return hints or did_you_mean(words[0], takes)
+
+
+def check_options(
+    function: Callable[..., Any],
+    options: Iterable[str],
+    takes: Iterable[str] | None,
+    whose: str,
+    *,
+    what: str | None = None,
+) -> None:
+    """Refuses keywords that neither a function takes nor what it hands them on to.
+
+    Args:
+      function: with ``**options``; or a class.
+      options: the names of these.
+      takes: what they may be; None for anything.
+      whose: what takes them, in words.
+      what: the function's name in the message, where it is not its own.
+
+    Raises:
+      UnknownArgumentError: (a TypeError) there are others. It lists what the function takes where
+        one is another library's word for that, or closest to it, and else what takes them.
+    """
+    if takes is None:
+        return
+    takes, what = tuple(takes), what or function.__name__
+    unknown = [name for name in options if name not in takes]
+    if not unknown:
+        return
+    parameters = inspect.signature(function).parameters.values()
+    own = tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+    names = (*own, *takes)
+    refused = f"does not take {', '.join(map(repr, unknown))}.{keyword_hints(unknown, names, what)}"
+    if any(_is_meant(word, own, names, what) for word in unknown):
+        raise UnknownArgumentError(
+            f"{what} {refused} It takes: {', '.join(own)}, and what {whose} takes."
+        )
+    raise UnknownArgumentError(f"{whose} {refused} It takes: {', '.join(takes)}.")
+
+
+def _is_meant(word: str, own: tuple[str, ...], names: tuple[str, ...], what: str) -> bool:
+    """Whether a keyword is meant for the function itself."""
+    name, line = _answer(word, names, what)
+    if name is None and not line:
+        name = next(iter(closest(word, names)), None)
+    return name in own or bool(line)
 
 
 def explained(function: F) -> F:
@@ -75,7 +130,8 @@ def explained(function: F) -> F:
     if isinstance(function, type):
         function.__init__ = _explained(function.__init__, function.__name__)  # type: ignore[misc]
         return function
-    return _explained(function, function.__qualname__)  # type: ignore[return-value]
+    what = function.__qualname__.removesuffix(".__call__")
+    return _explained(function, what)  # type: ignore[return-value]
 
 
 def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -119,6 +175,56 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     return wrapper
 
 
+_OTHERS = {
+    "torch": "PyTorch",
+    "torchvision": "torchvision",
+    "torchmetrics": "torchmetrics",
+    "timm": "timm",
+    "keras": "Keras",
+    "tensorflow": "TensorFlow",
+    "tf_keras": "Keras",
+    "transformers": "transformers",
+    "equinox": "Equinox",
+    "haiku": "Haiku",
+    "elegy": "Elegy",
+    "treex": "Treex",
+    "lightning": "Lightning",
+    "pytorch_lightning": "Lightning",
+}
+
+
+def foreign(value: Any) -> str | None:
+    """The library whose class ``value`` is an instance of, or None for ours and a user's own."""
+    for cls in type(value).__mro__:
+        if cls.__module__.startswith("flax.nnx"):
+            return "Flax NNX"
+        library = _OTHERS.get(cls.__module__.partition(".")[0])
+        if library is not None:
+            return library
+    return None
+
+
+def refuse_foreign(argument: str, value: Any, registry: Any = None) -> None:
+    """Refuses an object of another library, which would compute with arrays of its own.
+
+    Args:
+      argument: what it was given for, such as ``"loss"``.
+      value: whatever it is.
+      registry: where a name like its class's is looked for.
+
+    Raises:
+      UnknownArgumentError: (a TypeError) it is one; with the name to type where there is one.
+    """
+    library = foreign(value)
+    if library is None:
+        return
+    kind = type(value).__name__
+    spelled = None if registry is None else registry.spelling(kind)
+    hint = name_hint(registry.kind, kind) if registry is not None and not spelled else ""
+    line = f": write {argument}={spelled!r}" if spelled else f".{hint}"
+    raise UnknownArgumentError(f"{argument} is {kind}, an object of {library}{line}")
+
+
 def name_hint(kind: str, name: str) -> str:
     """What a name that a registry does not hold is called here: a sentence, or nothing.
 
@@ -143,6 +249,12 @@ def missing_attribute(self: Any, name: str) -> Any:
     rows = next((ATTRIBUTES[c.__name__] for c in cls.__mro__ if c.__name__ in ATTRIBUTES), ())
     public = [known for known in dir(cls) if not known.startswith("_")]
     raise AttributeError(f"a {cls.__name__} has no attribute {name!r}.{_where(rows, name, public)}")
+
+
+def assignment_hint(owner: Any, name: str) -> str:
+    """Where what other libraries set on an object is set here: a sentence, or nothing."""
+    line = _line(ATTRIBUTES.get(type(owner).__name__, ()), name)
+    return f" Here: {line}" if line else ""
 
 
 def missing_from(module: str, registry: Any = None) -> Callable[[str], Any]:

@@ -9,6 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# timm's arguments of ``create_model``, which are called otherwise here whatever the model.
+TIMM: Mapping[str, str] = {
+    "in_chans": "in_channels",
+    "global_pool": "pooling",
+    "drop_rate": "dropout",
+    "drop_path_rate": "drop_path",
+    "act_layer": "activation",
+    "norm_layer": "norm",
+    "features_only": "features",
+    "checkpoint_path": "pretrained",
+    "img_size": "input_shape",
+    "dynamic_img_size": "dynamic_size",
+    "embed_dim": "width",
+    "num_heads": "heads",
+    "reg_tokens": "register_tokens",
+    "init_values": "layer_scale",
+    "attn_drop_rate": "attention_dropout",
+    "proj_drop_rate": "block_dropout",
+    "pos_drop_rate": "position_dropout",
+    "patch_drop_rate": "patch_dropout",
+}
+
 # Words (separated by spaces) to the arguments that they may be, of which the first that is taken
 # counts, and to what to type where none of these is.
 KEYWORDS: tuple[tuple[str, str, str], ...] = (
@@ -104,7 +126,7 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ("label_smoothing", "", "loss=flaxzoo.losses.get('crossentropy', label_smoothing=0.1)"),
     ("from_logits", "", "loss=flaxzoo.losses.get('crossentropy', from_logits=False)"),
     (
-        "input_shape input_size image_size img_size sample_input example_input",
+        "input_shape input_size image_size sample_input example_input",
         "input_shape inputs size",
         "the first fit sees the shape; before it trainer.build(inputs)",
     ),
@@ -202,27 +224,27 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     # Models.
     ("n_classes num_class nclass nb_classes num_labels n_labels num_outputs", "num_classes", ""),
     ("id2label class_labels label_names class_names", "class_names classes", ""),
-    ("weights pretrained_weights weights_path checkpoint_path ckpt", "pretrained", ""),
+    ("weights pretrained_weights weights_path ckpt", "pretrained", ""),
     ("include_top", "", "num_classes=0 returns the pooled features"),
     (
         "reset_classifier head",
         "",
         "num_classes= makes a fresh classifier, model.replace_head(module) another head",
     ),
-    ("in_chans in_ch channels num_channels input_channels", "in_channels channels", ""),
-    ("drop_rate dropout_rate drop dropout_prob rate hidden_dropout_prob", "dropout", ""),
-    ("drop_path_rate drop_connect_rate stochastic_depth droppath", "drop_path", ""),
-    ("features_only", "features", ""),
+    ("in_ch channels num_channels input_channels", "in_channels channels", ""),
+    ("dropout_rate drop dropout_prob rate hidden_dropout_prob", "dropout", ""),
+    ("drop_connect_rate stochastic_depth droppath", "drop_path", ""),
+    *((word, name, "") for word, name in TIMM.items()),
     ("out_indices", "", "features=True returns the maps of all stages, by name"),
-    ("global_pool pool", "pooling", ""),
-    ("act act_layer act_fn activation_fn hidden_act nonlinearity", "activation", ""),
+    ("pool", "pooling", ""),
+    ("act act_fn activation_fn hidden_act nonlinearity", "activation", ""),
     (
         "output classifier_activation final_activation output_activation last_activation",
         "",
         "models return logits, which losses and metrics take; jax.nn.softmax or "
         "jax.nn.log_softmax of model(inputs) is the rest",
     ),
-    ("norm_layer normalization norm_type", "norm", ""),
+    ("normalization norm_type", "norm", ""),
     ("bn batchnorm use_bn batch_norm use_batch_norm", "batch_norm norm", ""),
     (
         "hidden_sizes hidden_layer_sizes layer_sizes units hidden_units hidden_dim hidden",

@@ -6,16 +6,17 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._calls import apply_module
+from flaxzoo._calls import apply_module, mode_arguments
 from flaxzoo._checks import check_size
 from flaxzoo._config import hashable_module
+from flaxzoo._explain import assignment_hint, explained, missing_attribute
 from flaxzoo._finite import check_finite
 from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo._inputs import check_inputs
@@ -89,6 +90,7 @@ class Model:
         """The same model with other variables."""
         return dataclasses.replace(self, variables=variables)
 
+    @explained
     def init(self, rng: Any = 0, inputs: Any = None) -> Model:
         """Initialises the variables.
 
@@ -178,6 +180,7 @@ class Model:
         variables = _part(self.variables, "backbone")
         return _forward(backbone.clone(feature_maps=True), variables, inputs)
 
+    @explained
     def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:
         """Preprocesses, runs in batches and, for classifiers, ranks the classes.
 
@@ -251,6 +254,21 @@ class Model:
         if not parts:
             raise DataError("images is empty: there is nothing to predict")
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+    def tabulate(self, rngs: Any = None, inputs: Any = None, **options: Any) -> str:
+        """Linen's table of the module, as text; ``summary`` has FLOPs, and is this library's own.
+
+        Args:
+          rngs: keys for the initialisation, which only shapes are taken of.
+          inputs: a batch to make the table for; by default one example of ``spec.input_shape``.
+          **options: of ``flax.linen.Module.tabulate``.
+        """
+        if inputs is None:
+            sample = self.spec.sample()
+            inputs = jnp.zeros(sample.shape, sample.dtype)
+        mode = mode_arguments(self.module, train=False)
+        keys = as_key(0) if rngs is None else rngs
+        return self.module.tabulate(keys, inputs, **mode, **options)
 
     def summary(self, inputs: Any = None) -> Summary:
         """The layer table: parameters, bytes, output shapes and FLOPs for one example.
@@ -367,6 +385,9 @@ class Model:
         """
         return export.push_to_hub(self, repo_id, **options)
 
+    if not TYPE_CHECKING:
+        __getattr__ = missing_attribute
+
     def _sample(self, inputs: Any) -> Any:
         if inputs is not None:
             return jax.tree.map(_abstract, inputs)
@@ -378,6 +399,15 @@ class Model:
                 f"{what} needs a Classifier(backbone, head), this model is a "
                 f"{type(self.module).__name__}"
             )
+
+
+def _refuse_assignment(model: Model, name: str, value: Any) -> None:
+    hint = assignment_hint(model, name)
+    raise dataclasses.FrozenInstanceError(f"a Model never changes: cannot set {name!r}.{hint}")
+
+
+# A frozen dataclass brings its own, which knows nothing of ``model.trainable = False``.
+Model.__setattr__ = _refuse_assignment  # type: ignore[method-assign, assignment]
 
 
 def init_head(model: Model, variables: Any, rng: Any) -> Any:

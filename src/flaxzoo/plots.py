@@ -84,6 +84,10 @@ def history(history: Any, *, metrics: Sequence[str] | None = None) -> Figure:
     return figure
 
 
+# Elegy's name.
+plot_history = history
+
+
 def compare(histories: Mapping[str, Any], metric: str = "val_loss", *, log: bool = False) -> Figure:
     """One metric of several runs in one panel, such as one curve per optimizer.
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from flaxzoo._explain import check_options
+from flaxzoo._words import TIMM
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.licences import LicenceWarning, has_licence, licence_of
 from flaxzoo.model import Model, initialise_missing
@@ -75,6 +77,9 @@ def get(
         )
     architecture, tag = find(name)
     config = MODELS.current_keywords(architecture.name, config, warn=True)
+    own = [key for key in config if key not in TIMM]
+    whose = f"model {architecture.name!r}"
+    check_options(get, own, MODELS.parameters(architecture.name), whose, what="models.get")
     request = Request(
         num_classes, input_shape, in_channels, None if classes is None else tuple(classes), config
     )

@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path, write_atomically
 from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.errors import CallbackError, DataError
 
 
+@explained
 class CSVLogger(Callback):
     """Writes a row per epoch to a CSV file: ``epoch`` (from 0) and the epoch's metrics.
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxzoo._checks import check_number, check_size
+from flaxzoo._explain import explained
 from flaxzoo._trees import copied
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import monitored, resolve_mode
 
 
+@explained
 class EarlyStopping(Callback):
     """Stops training when a metric no longer improves.
 

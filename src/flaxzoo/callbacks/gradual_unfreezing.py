@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxzoo._checks import check_choice, is_size
+from flaxzoo._explain import explained
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
@@ -13,6 +14,7 @@ from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.refreezing import unfreezing_schedule
 
 
+@explained
 class GradualUnfreezing(Callback):
     """Changes what is frozen at given epochs: from the head down, to begin with.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flaxzoo._explain import explained
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import CallbackError
 
 
+@explained
 class LambdaCallback(Callback):
     """A callback made of functions; each takes what the method of its name takes.
 

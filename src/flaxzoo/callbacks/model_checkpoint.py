@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.monitor import MODES, monitored, resolve_mode
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from flaxzoo.training.trainer import Trainer
 
 
+@explained
 @dataclasses.dataclass
 class ModelCheckpoint(Callback):
     """Saves the run as it goes: after each epoch, the last and the best are kept.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import by_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import FlaxzooError
@@ -50,6 +51,7 @@ class NonFiniteError(FlaxzooError, FloatingPointError):
         self.report = report
 
 
+@explained
 class TerminateOnNaN(Callback):
     """Stops training when a metric or a parameter becomes NaN or infinite.
 

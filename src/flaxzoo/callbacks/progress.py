@@ -6,9 +6,11 @@ import sys
 import time
 from typing import Any, TextIO
 
+from flaxzoo._explain import explained
 from flaxzoo.callbacks.base import Callback, default_for
 
 
+@explained
 @default_for("progress")
 class ProgressBar(Callback):
     """A bar per epoch with running averages, then a line of a table.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
 from flaxzoo._files import as_path
@@ -23,6 +24,7 @@ from flaxzoo.errors import CallbackError, ShapeError
 from flaxzoo.plots import prediction_grid
 
 
+@explained
 class TensorBoard(Callback):
     """Writes what TensorBoard shows; needs the extra ``tensorboard``.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
@@ -87,6 +88,7 @@ def _rows(leaf: Any, chosen: np.ndarray) -> Any:
     return leaf[chosen]
 
 
+@explained
 class ArrayDataset(Epochs):
     """Batches of arrays that share their first axis.
 
@@ -186,6 +188,7 @@ def pad_batch(batch: Any, batch_size: int) -> tuple[Any, np.ndarray]:
     return jax.tree.unflatten(treedef, padded), weight
 
 
+@explained
 def train_test_split(
     arrays: Any,
     test_size: float | int = 0.2,

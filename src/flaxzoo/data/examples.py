@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._host import as_host
 from flaxzoo.data.batch import TARGET_KEYS
 from flaxzoo.data.epochs import Epochs
@@ -18,6 +19,7 @@ from flaxzoo.errors import DataError, ShapeError
 _ENDLESS = 1 << 48
 
 
+@explained
 class ExampleDataset(Epochs):
     """Batches of a data set that gives one example at a time.
 

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_kernel, check_size
+from flaxzoo._explain import explained
 from flaxzoo._host import as_host
 from flaxzoo.data._image_batches import Chunks, Decoder, read_batches
 from flaxzoo.data._image_files import check_class_names
@@ -43,6 +44,7 @@ class ImageSettings(TypedDict, total=False):
     workers: int
 
 
+@explained
 class ImageDataset(Epochs):
     """Batches of image files, decoded in parallel, for ``Trainer.fit`` as it is.
 

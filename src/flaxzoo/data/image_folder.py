@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from flaxzoo._explain import explained
 from flaxzoo.data._image_files import read_table, scan_folders
 from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
 
 
+@explained
 class ImageFolder(ImageDataset):
     """Images in one folder per class: ``root/cat/1.jpg``, ``root/dog/a/2.png``.
 
@@ -54,6 +56,7 @@ class ImageFolder(ImageDataset):
         self._keep(split, validation_fraction, split_seed)
 
 
+@explained
 class ImageCSV(ImageDataset):
     """Images that a table names: a column of files and a column of labels.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS
 from flaxzoo.data._table_files import column, read_table
 from flaxzoo.data._table_options import for_other_files
@@ -20,6 +21,7 @@ from flaxzoo.errors import DataError
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
+@explained
 class TableCSV:
     """A table, split and turned into arrays that go into ``Trainer.fit`` as they are.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo._host import as_host
 from flaxzoo.data._text import Split, Standardize, Tokenizer
 from flaxzoo.data._vocabulary import OOV, PADDING, Vocabulary, most_frequent, read_vocabulary
@@ -23,6 +24,7 @@ _KIND = "text_vectorizer"
 _SETTINGS = ("max_tokens", "sequence_length", "standardize", "split", "ngrams", "output")
 
 
+@explained
 class TextVectorizer:
     """Turns texts into token ids, or into a row of numbers per text.
 

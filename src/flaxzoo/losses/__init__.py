@@ -16,9 +16,12 @@ from flaxzoo.losses import classification, optax_losses, regression, structured
 from flaxzoo.losses.classification import smooth_labels
 from flaxzoo.losses.loss import Loss
 from flaxzoo.losses.registry import REGISTRY, as_loss, from_config
-from flaxzoo.losses.regularizers import Regularizer, l1, l1_l2, l2
+from flaxzoo.losses.regularizers import L1, L1L2, L2, Regularizer, l1, l1_l2, l2
 
 __all__ = [
+    "L1",
+    "L1L2",
+    "L2",
     "REGISTRY",
     "Loss",
     "Regularizer",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._config import NotJsonableError, to_json
+from flaxzoo._explain import explained
 from flaxzoo.errors import DataError, ShapeError, UnknownArgumentError
 from flaxzoo.losses.regularizers import Regularizer
 from flaxzoo.losses.traits import Traits, as_number_array, map_arrays, spec_of
@@ -91,6 +92,7 @@ class Loss:
             return NotImplemented
         return dataclasses.replace(self, regularizers=(*self.regularizers, other))
 
+    @explained
     def __call__(self, predictions: Any, targets: Any, *, weights: Any = None) -> jax.Array:
         """The loss, reduced as ``reduction`` says; by default not at all.
 

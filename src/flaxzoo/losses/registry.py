@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import optax
 
+from flaxzoo._calls import predictions_first
 from flaxzoo._checks import check_choice, check_number
 from flaxzoo._config import hashable
+from flaxzoo._explain import refuse_foreign
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.losses import shapes, values
 from flaxzoo.losses.loss import Loss
@@ -112,7 +114,7 @@ def own_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]
 
 
 def as_loss(
-    loss: str | Callable[..., Any] | Loss,
+    loss: str | Callable[..., Any] | Loss | Sequence[Any],
     *,
     reduction: str = "none",
     regularizers: Iterable[Regularizer | Mapping[str, Any]] = (),
@@ -125,7 +127,8 @@ def as_loss(
         (the registered loss), or a function ``f(predictions, targets, **options)`` that returns
         values whose first axis is the batch, or one scalar for the whole batch. Define such a
         function once, at module level: two lambdas are two functions, and a step compiles
-        anew for each.
+        anew for each. One whose parameters are called ``(y_true, y_pred)`` is called in that
+        order. Or a list of one of these and regularizers, as ``["crossentropy", l2(1e-4)]``.
       reduction: see ``losses.get``.
       regularizers: see ``losses.get``.
       **options: keywords of the loss.
@@ -140,12 +143,28 @@ def as_loss(
                 f"{loss!r} is built already: pass its options to losses.get, or pass its name"
             )
         return loss
+    if isinstance(loss, list | tuple):
+        penalties = [part for part in loss if isinstance(part, Regularizer)]
+        rest = [part for part in loss if not isinstance(part, Regularizer)]
+        if len(rest) != 1:
+            raise UnknownArgumentError(
+                f"a list of losses holds one loss and regularizers, got {len(rest)} losses: add "
+                "them in a function of your own, "
+                "lambda predictions, targets: a(predictions, targets) + b(predictions, targets)"
+            )
+        added = as_loss(rest[0], reduction=reduction, regularizers=regularizers, **options)
+        for penalty in penalties:
+            added += penalty
+        return added
     if isinstance(loss, str):
         return REGISTRY.get(loss, reduction=reduction, regularizers=regularizers, **options)
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, Regularizer):
+        alone = isinstance(loss, Regularizer)
         raise UnknownArgumentError(
             f"a loss is a name, a function f(predictions, targets) or a Loss, got {loss!r}"
+            + (", which adds to one: loss=['crossentropy', flaxzoo.losses.l2(1e-4)]" * alone)
         )
+    refuse_foreign("loss", loss, REGISTRY)
     if isinstance(loss, functools.partial) and not loss.args:
         # Two partials are never equal; a function and its keywords are.
         return as_loss(
@@ -240,6 +259,8 @@ def _build(
 ) -> Loss:
     check_choice("reduction", reduction, REDUCTIONS)
     traits = _TRAITS.get(function, USER)
+    if not traits.known:
+        function = predictions_first(function)
     # With the defaults filled in, get("huber") equals get("huber", delta=1.0).
     complete = {
         key: parameter.default

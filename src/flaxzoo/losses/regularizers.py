@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import explained
 from flaxzoo._trees import by_path, is_weight
 
 
@@ -61,6 +62,7 @@ class Regularizer:
         return dataclasses.asdict(self)
 
 
+@explained
 def l1(factor: float, *, all_parameters: bool = False) -> Regularizer:
     """``factor * sum(|w|)``, which drives small weights to zero.
 
@@ -71,6 +73,7 @@ def l1(factor: float, *, all_parameters: bool = False) -> Regularizer:
     return Regularizer(l1=factor, all_parameters=all_parameters)
 
 
+@explained
 def l2(factor: float, *, all_parameters: bool = False) -> Regularizer:
     """``factor * sum(w**2)`` (no 1/2), which keeps weights small.
 
@@ -81,6 +84,7 @@ def l2(factor: float, *, all_parameters: bool = False) -> Regularizer:
     return Regularizer(l2=factor, all_parameters=all_parameters)
 
 
+@explained
 def l1_l2(l1: float, l2: float, *, all_parameters: bool = False) -> Regularizer:
     """``l1 * sum(|w|) + l2 * sum(w**2)``: the elastic net.
 
@@ -90,3 +94,7 @@ def l1_l2(l1: float, l2: float, *, all_parameters: bool = False) -> Regularizer:
       all_parameters: also counts biases and norm parameters.
     """
     return Regularizer(l1=l1, l2=l2, all_parameters=all_parameters)
+
+
+# Keras's and Elegy's spellings.
+L1, L2, L1L2 = l1, l2, l1_l2

@@ -14,7 +14,7 @@ from flaxzoo.metrics import _classification as _classification
 from flaxzoo.metrics import _f_scores as _f_scores
 from flaxzoo.metrics import _regression as _regression
 from flaxzoo.metrics._collection import MetricCollection, collect
-from flaxzoo.metrics._spec import REGISTRY, MetricLike, MetricSpec, as_metric
+from flaxzoo.metrics._spec import REGISTRY, MetricLike, MetricSpec, as_metric, each_metric
 
 __all__ = [
     "REGISTRY",
@@ -23,6 +23,7 @@ __all__ = [
     "MetricSpec",
     "as_metric",
     "collect",
+    "each_metric",
     "from_config",
     "get",
     "info",

@@ -129,7 +129,7 @@ def _compute(collection: MetricCollection) -> tuple[Any, ...]:
 
 
 def collect(
-    metrics: Iterable[_spec.MetricLike],
+    metrics: Iterable[_spec.MetricLike] | _spec.MetricLike,
     outputs: Any,
     targets: Any,
     *,
@@ -139,7 +139,7 @@ def collect(
     """Computes several metrics of one batch; safe under ``jax.jit``.
 
     Args:
-      metrics: specs, names or functions, as ``as_metric`` takes them; a name alone is fine.
+      metrics: specs, names or functions, as ``each_metric`` takes them; a name alone is fine.
       outputs: what the model returned.
       targets: what it should have returned.
       weights: [B], or more leading axes of the targets, or None. Weight 0 removes an example.
@@ -152,9 +152,7 @@ def collect(
       ShapeError: outputs, targets and weights do not fit a metric.
       UnknownArgumentError: two different metrics have one name.
     """
-    if isinstance(metrics, str | Mapping | _spec.MetricSpec) or callable(metrics):
-        metrics = (metrics,)
-    specs = [_spec.as_metric(metric) for metric in metrics]
+    specs = [*_spec.each_metric(metrics)]
     if loss is not None:
         specs = [_spec.REGISTRY.get("loss"), *specs]
     chosen: dict[str, _spec.MetricSpec] = {}

@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
 
+from flaxzoo._calls import predictions_first
 from flaxzoo._checks import is_size
 from flaxzoo._config import NotJsonableError, hashable, to_json
+from flaxzoo._explain import refuse_foreign
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.registry import Registry
@@ -142,9 +145,10 @@ class _MetricRegistry(Registry[MetricSpec]):
         if entry.__module__.startswith(f"{__package__}."):
             _check_values(registered, kwargs)
         frozen = {key: hashable(value) for key, value in kwargs.items()}
+        ours = entry.__module__.startswith(f"{__package__}.") or _is_metric_class(entry)
         return MetricSpec(
             name=key or self.key(name, frozen),
-            function=entry,
+            function=entry if ours else predictions_first(entry),
             kwargs=tuple(sorted(frozen.items())),
             registered=registered,
         )
@@ -178,6 +182,7 @@ def as_metric(metric: MetricLike, *, name: str | None = None) -> MetricSpec:
         [B, ...], or a scalar, in which case rows of weight 0 are the function's own concern. A
         function that has parameters ``weights`` or ``loss`` gets them, and one that returns a
         clu.metrics.Metric decides itself what is accumulated. A ``flaxzoo.losses.Loss`` works too.
+        A function whose parameters are called ``(y_true, y_pred)`` is called in that order.
       name: key in the results. Default: the metric's own name.
 
     Returns:
@@ -193,7 +198,13 @@ def as_metric(metric: MetricLike, *, name: str | None = None) -> MetricSpec:
         spec = metric
     elif isinstance(metric, Mapping):
         spec = REGISTRY.from_config(metric)
+    elif _is_collection(metric):
+        raise UnknownArgumentError(
+            f"{getattr(metric, '__name__', type(metric).__name__)} is a clu.metrics.Collection of "
+            "several metrics: pass it as metrics= itself, or flaxzoo.metrics.each_metric of it"
+        )
     elif callable(metric):
+        refuse_foreign("metrics", metric, REGISTRY)
         spec = _from_callable(metric)
     else:
         raise UnknownArgumentError(
@@ -222,7 +233,55 @@ def _from_callable(metric: Callable[..., Any]) -> MetricSpec:
     function = metric
     while isinstance(function, functools.partial):
         function = function.func
-    return MetricSpec(name=getattr(function, "__name__", type(function).__name__), function=metric)
+    name = getattr(function, "__name__", type(function).__name__)
+    return MetricSpec(name, metric if _is_metric_class(metric) else predictions_first(metric))
+
+
+def each_metric(metrics: Any) -> tuple[MetricSpec, ...]:
+    """The metrics in what may be one, several, or a clu.metrics.Collection.
+
+    Args:
+      metrics: what ``as_metric`` takes, an iterable of these, or a clu Collection: its class, or
+        an instance such as ``Metrics.empty()``. A Collection's metrics have the names of its
+        fields. Its ``loss``, if it averages the model output of that name, is the loss that every
+        step computes already, and is left out.
+
+    Returns:
+      A spec for each.
+
+    Raises:
+      As ``as_metric``.
+    """
+    if _is_collection(metrics):
+        classes = _classes_of(metrics)
+        return tuple(as_metric(cls, name=name) for name, cls in classes.items())
+    if isinstance(metrics, str | MetricSpec | Mapping) or callable(metrics):
+        return (as_metric(metrics),)
+    return tuple(
+        spec
+        for metric in metrics
+        for spec in (each_metric(metric) if _is_collection(metric) else (as_metric(metric),))
+    )
+
+
+def _is_collection(value: Any) -> bool:
+    cls = value if isinstance(value, type) else type(value)
+    return issubclass(cls, clu_metrics.Collection)
+
+
+def _classes_of(collection: Any) -> dict[str, type]:
+    """The classes of a clu Collection's metrics, by field."""
+    if isinstance(collection, type):
+        classes = typing.get_type_hints(collection)
+    else:
+        classes = {
+            f.name: type(getattr(collection, f.name)) for f in dataclasses.fields(collection)
+        }
+    classes.pop("_reduction_counter", None)
+    mean_loss = classes.get("loss", object)
+    if issubclass(mean_loss, clu_metrics.Average) and "from_output" in mean_loss.__qualname__:
+        del classes["loss"]
+    return classes
 
 
 def batch_size(*trees: Any) -> int:
@@ -295,9 +354,18 @@ def _update_class(cls: Any, inputs: Mapping[str, Any]) -> clu_metrics.Metric:
             f"metric {cls.__name__}: from_model_output takes no weights, so padding would count; "
             f"use a metric of flaxzoo.metrics.list(), or a function that returns {cls.__name__}"
         )
-    return cls.from_model_output(
-        **(offered if takes_any else {k: offered[k] for k in named if k in offered})
-    )
+    try:
+        return cls.from_model_output(
+            **(offered if takes_any else {k: offered[k] for k in named if k in offered})
+        )
+    except KeyError as error:
+        # Metric.from_output("name") looks its output up.
+        if not takes_any or error.args[:1] == () or error.args[0] in offered:
+            raise
+        raise UnknownArgumentError(
+            f"metric {cls.__name__} wants the output {error.args[0]!r}; it can have: "
+            f"{', '.join(offered)}"
+        ) from error
 
 
 def _without_padding(tree: Any, weights: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo._config import from_json
+from flaxzoo._words import TIMM
 from flaxzoo.activations import as_activation
 from flaxzoo.classes import class_names
 from flaxzoo.errors import ShapeError, UnknownArgumentError
@@ -25,27 +26,6 @@ from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import summarize
 from flaxzoo.tasks import get_task
 
-# timm's keywords, for those who come from there.
-_TIMM = {
-    "in_chans": "in_channels",
-    "global_pool": "pooling",
-    "drop_rate": "dropout",
-    "drop_path_rate": "drop_path",
-    "act_layer": "activation",
-    "norm_layer": "norm",
-    "features_only": "features",
-    "checkpoint_path": "pretrained",
-    "img_size": "input_shape",
-    "dynamic_img_size": "dynamic_size",
-    "embed_dim": "width",
-    "num_heads": "heads",
-    "reg_tokens": "register_tokens",
-    "init_values": "layer_scale",
-    "attn_drop_rate": "attention_dropout",
-    "proj_drop_rate": "block_dropout",
-    "pos_drop_rate": "position_dropout",
-    "patch_drop_rate": "patch_dropout",
-}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _USUAL = {"preprocess": {**_IMAGENET, "interpolation": "bicubic", "crop": 0.875}}
 
@@ -74,8 +54,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for key in self.config:
-            if key in _TIMM:
-                raise UnknownArgumentError(f"timm's {key!r} is called {_TIMM[key]!r} here")
+            if key in TIMM:
+                raise UnknownArgumentError(f"timm's {key!r} is called {TIMM[key]!r} here")
         self._check_shape()
         self._check_classes()
 

@@ -239,7 +239,7 @@ def option_names(optimizer: Any) -> tuple[str, ...] | None:
       UnknownNameError: no optimizer has that name.
     """
     if isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
-        return (*(field.name for field in dataclasses.fields(_Common)), "total_steps")
+        return (*(field.name for field in dataclasses.fields(_Common)), "total_steps", "needs")
     if not isinstance(optimizer, str):
         return None
     key = catalog.REGISTRY.resolve(optimizer)

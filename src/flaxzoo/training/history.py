@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any
 
 import flaxzoo.plots as plots
+from flaxzoo._explain import missing_attribute
 from flaxzoo.errors import UnknownNameError, did_you_mean
 
 
@@ -32,6 +33,28 @@ class History:
         self.epochs.append(epoch)
         for name, values in self.metrics.items():
             values.append(None if name not in logs else float(logs[name]))
+
+    @property
+    def history(self) -> dict[str, list[float | None]]:
+        """``metrics``, as Keras calls it."""
+        return self.metrics
+
+    @property
+    def epoch(self) -> list[int]:
+        """``epochs``, as Keras calls it."""
+        return self.epochs
+
+    def keys(self) -> KeysView[str]:
+        """The names of the metrics."""
+        return self.metrics.keys()
+
+    def values(self) -> ValuesView[list[float | None]]:
+        """The lists of the metrics."""
+        return self.metrics.values()
+
+    def items(self) -> ItemsView[str, list[float | None]]:
+        """Names and lists of the metrics."""
+        return self.metrics.items()
 
     def __getitem__(self, name: str) -> list[float | None]:
         if name not in self.metrics:
@@ -70,6 +93,9 @@ class History:
     def from_json(cls, data: Mapping[str, Any]) -> History:
         """The inverse of ``to_json``."""
         return cls(epochs=list(data["epochs"]), metrics=dict(data["metrics"]))
+
+    if not TYPE_CHECKING:
+        __getattr__ = missing_attribute
 
     def __str__(self) -> str:
         if not self.epochs:

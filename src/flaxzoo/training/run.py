@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
+from flaxzoo._explain import missing_attribute
 from flaxzoo._files import as_path
 from flaxzoo._trees import copied
 from flaxzoo.callbacks.base import CallbackList
@@ -198,7 +199,8 @@ class Run:
                 start, length, self._length_given = self.step, end - self.step, False
             self._set_schedule(start, length)
         if said := idle_updates(self.state.optimizer, self.step, end):  # type: ignore[union-attr]
-            warnings.warn(said, stacklevel=3)
+            # The frames of fit and of its two decorators lie between.
+            warnings.warn(said, stacklevel=5)
 
     def _set_schedule(self, start: int, length: int) -> None:
         if (start, length) != (self._schedule_start, self._total_steps):
@@ -249,6 +251,14 @@ class Run:
         self.state = state
 
     # --- what it looks like --------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        optimizer = _describe(self._settings["optimizer"])
+        name = self._model.spec.name
+        return f"{type(self).__name__}({name}, {optimizer}, epoch {self._epoch}, step {self.step})"
+
+    if not TYPE_CHECKING:
+        __getattr__ = missing_attribute
 
     @property
     def model(self) -> Model:

@@ -136,6 +136,7 @@ def _encode(value: Any) -> dict[str, Any] | None:
         ("loss", losses.Loss),
         ("metric", metrics.MetricSpec),
         ("optimizer", optimizers.Optimizer),
+        ("regularizer", losses.Regularizer),
     ):
         if isinstance(value, cls) and value.config is not None:
             return {_KIND: kind, **value.config}
@@ -152,6 +153,7 @@ def _decode(config: dict[str, Any]) -> Any:
         "loss": losses.from_config,
         "metric": metrics.from_config,
         "optimizer": optimizers.from_config,
+        "regularizer": lambda options: losses.Regularizer(**options),
     }
     return from_config[kind](config)
 

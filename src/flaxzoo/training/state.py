@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from flax.training import train_state
@@ -17,9 +19,12 @@ from flax.training import train_state
 import flaxzoo.losses as losses_module
 import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
+from flaxzoo._checks import check_widths
+from flaxzoo._explain import check_options, explained, foreign, missing_attribute
 from flaxzoo._random import as_key
 from flaxzoo._trees import copied, flatten, unflatten
 from flaxzoo.augment import as_augmentation
+from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
@@ -70,6 +75,42 @@ class TrainState(train_state.TrainState):
     reconstruct: bool = struct.field(pytree_node=False, default=False)
     donate: bool = struct.field(pytree_node=False, default=False)
 
+    @classmethod
+    def create(
+        cls, *, apply_fn: Any, params: Any, tx: Any, batch_stats: Any = None, **options: Any
+    ) -> Self:
+        """Flax's constructor, for parameters of one's own: ``create_train_state`` of a module.
+
+        Args:
+          apply_fn: ``module.apply``, from which the steps take the module.
+          params: its parameters, or all variables as ``module.init`` returns them.
+          tx: an optax transformation, or a name of ``flaxzoo.optimizers``.
+          batch_stats: the running statistics of its BatchNorms.
+          **options: other keywords of ``create_train_state``, and fields that a subclass adds.
+
+        Returns:
+          A state with the default loss, metrics and key where ``options`` name no others.
+
+        Raises:
+          TypeError: ``apply_fn`` is no method of a Linen module.
+          As ``create_train_state``.
+        """
+        module = getattr(apply_fn, "__self__", apply_fn)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                "apply_fn must be the apply of a flax.linen.Module (module.apply), which tells the "
+                f"steps the module, got {apply_fn!r}"
+            )
+        nested = isinstance(params, Mapping) and isinstance(params.get("params"), Mapping)
+        variables = dict(params) if nested else {"params": params}
+        if batch_stats is not None:
+            variables["batch_stats"] = batch_stats
+        fields = {field.name for field in dataclasses.fields(cls)}
+        fields -= {field.name for field in dataclasses.fields(TrainState)}
+        added = {name: options.pop(name) for name in tuple(options) if name in fields}
+        state = create_train_state(Model(module, variables), optimizer=tx, **options)
+        return cls(**{f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, **added)
+
     @property
     def variables(self) -> dict[str, Any]:
         """All collections, as ``module.apply`` takes them."""
@@ -103,6 +144,9 @@ class TrainState(train_state.TrainState):
         params = merge(trained, kept)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
 
+    if not TYPE_CHECKING:
+        __getattr__ = missing_attribute
+
 
 def split(
     params: Mapping[str, Any], frozen: frozenset[str]
@@ -120,13 +164,14 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, 
     return unflatten({**trainable, **frozen})
 
 
+@explained
 def create_train_state(
     model: Model | nn.Module,
     *,
     optimizer: Any = "adam",
     learning_rate: Any = None,
     loss: Any = None,
-    metrics: Iterable[Any] | str | None = None,
+    metrics: Any = None,
     freeze: FreezeSpec = None,
     freeze_until: int | str | None = None,
     freeze_batch_norm: bool = False,
@@ -134,6 +179,7 @@ def create_train_state(
     augment: Any = None,
     rng: Any = 0,
     inputs: Any = None,
+    input_shape: Sequence[int] | None = None,
     total_steps: int | None = None,
     donate: bool = False,
     **optimizer_options: Any,
@@ -150,8 +196,9 @@ def create_train_state(
       loss: a name of ``flaxzoo.losses``, a ``Loss``, or a function of predictions and targets. By
         default cross-entropy of integer labels for classifiers, the mean squared error for
         autoencoders.
-      metrics: names of ``flaxzoo.metrics`` or functions of outputs and targets; by default
-        accuracy for classifiers with the default loss, none otherwise. The loss is always there.
+      metrics: names of ``flaxzoo.metrics`` or functions of outputs and targets, or a clu
+        ``Collection``; by default accuracy for classifiers with the default loss, none otherwise.
+        The loss is always there.
       freeze: what not to train: a group such as ``"backbone"``, globs, or a predicate over paths;
         see ``flaxzoo.transfer.matching_paths``.
       freeze_until: a stage, by name or position, before which nothing trains; it adds to
@@ -165,6 +212,7 @@ def create_train_state(
         ``(key, Batch) -> Batch``; the key depends on ``rng`` and the step alone.
       rng: an int seed or a key, for the initialisation, dropout and augmentation.
       inputs: a batch of inputs to initialise with, for models whose input shape is not known.
+      input_shape: the shape of one example, without the batch, instead of ``inputs``.
       total_steps: length of training in steps, for schedules that end.
       donate: whether ``train_step`` and ``train_steps`` write each new state over the one that
         they are given, which is then of no more use: this saves the memory of a second state.
@@ -178,11 +226,14 @@ def create_train_state(
     Raises:
       UnknownNameError: (a KeyError) a name is not registered, ``freeze`` matches nothing, or what
         trains has no learning rate.
-      UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
-      ShapeError: the input shape is not known and ``inputs`` is not given.
+      UnknownArgumentError: (a TypeError) an option that neither this function nor the optimizer
+        takes.
+      ShapeError: the input shape is not known and neither ``inputs`` nor ``input_shape`` is given.
       ValueError: the model returns features and no ``loss`` says what to do with them.
     """
     model = as_model(model)
+    check_optimizer_options(create_train_state, optimizer, optimizer_options)
+    inputs = _sample(model, inputs, input_shape)
     key = as_key(rng)
     init_key, step_key = jax.random.split(key)
     if model.variables is None:
@@ -223,7 +274,7 @@ def create_train_state(
         rng=step_key,
         module=model.module,
         loss=losses_module.as_loss(task.loss if loss is None else loss),
-        metrics=tuple(map(metrics_module.as_metric, _each_metric(metrics))),
+        metrics=metrics_module.each_metric(metrics),
         frozen=frozen,
         freeze_batch_norm=bool(freeze_batch_norm),
         optimizer=built,
@@ -290,6 +341,30 @@ def _planned(
     return _plan(optimizer, learning_rate, factors, options)
 
 
+def check_optimizer_options(
+    function: Callable[..., Any], optimizer: Any, options: Iterable[str]
+) -> None:
+    """Refuses options that neither a function takes nor the optimizer that it hands them on to.
+
+    Raises:
+      UnknownNameError: (a KeyError) no optimizer has that name.
+      UnknownArgumentError: (a TypeError) there are others; it lists the function's own first.
+    """
+    takes = optimizers_module.option_names(optimizer)
+    name = repr(optimizer) if isinstance(optimizer, str) else "a built transformation"
+    check_options(function, options, takes, f"optimizer {name}")
+
+
+def _sample(model: Model, inputs: Any, input_shape: Sequence[int] | None) -> Any:
+    """What to initialise with: ``inputs``, or inputs of a shape, in the model's dtype."""
+    if input_shape is None:
+        return inputs
+    if inputs is not None:
+        raise ArgumentError("inputs and input_shape say the same: give one of the two")
+    check_widths("input_shape", input_shape)
+    return jax.ShapeDtypeStruct((1, *input_shape), jnp.dtype(model.spec.input_dtype))
+
+
 def _undecayed(module: nn.Module) -> tuple[str, ...]:
     """Patterns that take what the model's backbone says out of weight decay."""
     prefix = "backbone/" if isinstance(module, Classifier) else ""
@@ -312,8 +387,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         as_augmentation(options.pop("augment"))
     if "loss" in options:
         losses_module.as_loss(options.pop("loss"))
-    for metric in _each_metric(options.pop("metrics", ())):
-        metrics_module.as_metric(metric)
+    metrics_module.each_metric(options.pop("metrics", ()))
     optimizer, rate = options.pop("optimizer", "adam"), options.pop("learning_rate", None)
     # Any length will do: what is built here is thrown away.
     if any(isinstance(one, str) for one in each_rate(rate)):
@@ -329,11 +403,6 @@ def _plan(
     if factors is None:
         return plan(optimizer, rate, options)
     return decayed_plan(optimizer, rate, factors, options)
-
-
-def _each_metric(metrics: Any) -> tuple[Any, ...]:
-    one = isinstance(metrics, str | metrics_module.MetricSpec) or callable(metrics)
-    return (metrics,) if one else tuple(metrics)
 
 
 def each_rate(learning_rate: Any) -> tuple[Any, ...]:
@@ -353,8 +422,17 @@ def as_model(model: Any) -> Model:
         return model
     if isinstance(model, nn.Module):
         return Model(model)
-    hint = "; get one with flaxzoo.models.get" if isinstance(model, str) else ""
-    raise TypeError(f"model must be a flaxzoo.Model or a flax.linen.Module, got {model!r}{hint}")
+    got, hint = repr(model), ""
+    if isinstance(model, str):
+        hint = f"; get one with flaxzoo.models.get({model!r})"
+    elif isinstance(model, type):
+        hint = f": call it first, {model.__name__}(...)"
+    elif isinstance(model, jax.Array | np.ndarray):
+        got = f"an array of shape {model.shape}"
+        hint = "; the model comes first, and a key is rng=key"
+    elif foreign(model) is not None:
+        got = f"{type(model).__name__}, a model of {foreign(model)}"
+    raise TypeError(f"model must be a flaxzoo.Model or a flax.linen.Module, got {got}{hint}")
 
 
 def _as_augmentation(augment: Any, model: Model) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training import train_state
 
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
@@ -115,9 +116,19 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
 def require_state(state: Any) -> None:
     """Refuses what is no ``TrainState``, or one whose arrays are gone."""
     if not isinstance(state, TrainState):
+        hint = ""
+        if isinstance(state, train_state.TrainState):
+            hint = " of Flax: flaxzoo.TrainState.create(apply_fn=..., params=..., tx=...) takes"
+            hint += " the same arguments"
         raise TypeError(
             "state must be a flaxzoo.TrainState, made by flaxzoo.create_train_state, "
-            f"got {type(state).__name__}"
+            f"got {type(state).__name__}{hint}"
+        )
+    if state.loss is None or state.rng is None:
+        missing = "loss" if state.loss is None else "rng"
+        raise ValueError(
+            f"the state has no {missing}: make it with flaxzoo.create_train_state(model, ...), or "
+            "with flaxzoo.TrainState.create(apply_fn=module.apply, params=..., tx=...)"
         )
     step = state.step
     # A tracer passes for an array, but has no memory to lose.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._inputs import check_inputs
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import pad_batch
@@ -28,6 +29,7 @@ from flaxzoo.training.history import History
 from flaxzoo.training.inspection import inspect
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.run import Run
+from flaxzoo.training.state import check_optimizer_options
 from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +46,7 @@ def _in_one_thread(fit: F) -> F:
     return cast(F, alone)
 
 
+@explained
 class Trainer(Run):
     """Trains a model; a ``Run`` keeps what belongs to it, and writes and reads its files.
 
@@ -87,7 +90,7 @@ class Trainer(Run):
         optimizer: Any = "adam",
         learning_rate: Any = None,
         loss: Any = None,
-        metrics: Iterable[Any] | str | None = None,
+        metrics: Any = None,
         freeze: FreezeSpec = None,
         freeze_until: int | str | None = None,
         freeze_batch_norm: bool = False,
@@ -98,6 +101,7 @@ class Trainer(Run):
         steps_per_call: int = 1,
         **optimizer_options: Any,
     ) -> None:
+        check_optimizer_options(Trainer, optimizer, optimizer_options)
         super().__init__(
             model,
             seed=seed,
@@ -120,6 +124,7 @@ class Trainer(Run):
 
     # --- training ------------------------------------------------------------------------------
 
+    @explained
     @_in_one_thread
     def fit(
         self,
@@ -284,6 +289,7 @@ class Trainer(Run):
 
     # --- using ---------------------------------------------------------------------------------
 
+    @explained
     def evaluate(
         self, data: Any, *, batch_size: int = 64, steps: int | None = None
     ) -> dict[str, float]:
@@ -304,6 +310,7 @@ class Trainer(Run):
         inspect(self.state, feed)
         return self._evaluate(feed)
 
+    @explained
     def predict(self, inputs: Any, *, batch_size: int = 64) -> Any:
         """The model's outputs, as NumPy arrays.
 
