@@ -14,6 +14,7 @@ It needs git and nothing that has to be installed.
 
 import argparse
 import ast
+import functools
 import random
 import subprocess
 from pathlib import Path
@@ -54,6 +55,7 @@ def file_of(module: str) -> Path | None:
     return None
 
 
+@functools.cache
 def imports(path: Path) -> set[Path]:
     """Returns the files of the package that a file imports, in functions as well.
 
