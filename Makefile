@@ -1,5 +1,5 @@
-# make demo | test | test-fast | lint | conformance | parity | certify | test-lowest | test-latest |
-# docs | package | bench: each makes the environment that it needs and installs into it, once.
+# make demo | test | test-fast | examples | lint | conformance | parity | certify | test-lowest |
+# test-latest | docs | package | bench: each makes the environment that it needs and installs into it, once.
 # CONTRIBUTING.md has them all.
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +20,7 @@ PYTEST  := $(BIN)/python $(SHARED)
 ARGS ?=
 # Of the tests about one family those to run: all, none, or names with commas between.
 FAMILIES ?= all
-# Where make demo's run lies, so that make test reads it instead of training once more.
+# Where make demo's run lies, so that make examples reads it instead of training once more.
 ifdef DEMO
 export DEMO
 endif
@@ -42,8 +42,8 @@ LOWEST := .venv-lowest
 LATEST := .venv-latest
 WHEEL  := .venv-wheel
 
-.PHONY: demo test test-fast slow test-lowest test-latest conformance parity lint format bench docs
-.PHONY: certify package digits clean
+.PHONY: demo test test-fast slow examples test-lowest test-latest conformance parity lint format
+.PHONY: bench docs certify package digits clean
 
 demo: $(STAMPS)/demo
 	rm -rf runs/demo
@@ -65,13 +65,17 @@ SLOWER ?= 0.5
 slow: $(STAMPS)/test
 	$(PYTEST) --write-slow=$(SLOWER)
 
+# The scripts and notebooks of examples/, from top to bottom.
+examples: $(STAMPS)/test
+	$(PYTEST) --durations=20 tests/examples $(ARGS)
+
 # The oldest versions that pyproject.toml allows, all at once.
 test-lowest: $(LOWEST)/stamp
 	$(LOWEST)/bin/python $(SHARED) -m "not slow" $(ARGS)
 
 # The newest Python here, with the newest versions that it takes.
 test-latest: $(LATEST)/stamp
-	$(LATEST)/bin/python $(SHARED) --durations=20 $(ARGS)
+	$(LATEST)/bin/python $(SHARED) --durations=20 tests tests/examples $(ARGS)
 
 ifneq ($(wildcard tests/conformance),)
 conformance: $(STAMPS)/test
