@@ -162,7 +162,7 @@ def locked(directory: Path, *, seconds: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(directory: Path, what: str) -> Iterator[None]:
+def sole_writer(directory: Path, what: str, *, seconds: float = 0.0) -> Iterator[None]:
     """Makes a directory, and holds it against others that would write to it.
 
     They may be threads of this process as well as other processes. Where the system or the disk
@@ -171,6 +171,7 @@ def sole_writer(directory: Path, what: str) -> Iterator[None]:
     Args:
       directory: the directory.
       what: is written there, for the message, such as ``"features"``.
+      seconds: how long to wait for another to finish.
 
     Raises:
       DataError: it cannot be made, or somebody else is writing to it.
@@ -181,7 +182,7 @@ def sole_writer(directory: Path, what: str) -> Iterator[None]:
         raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(directory))
+            stack.enter_context(locked(directory, seconds=seconds))
         except BlockingIOError:
             raise DataError(f"another process is writing {what} to {directory}") from None
         yield
@@ -269,9 +270,12 @@ def write_json(path: Path, document: Mapping[str, Any], *, indent: int | None = 
     write_text(path, sealed_text(document, indent=indent))
 
 
-def sealed_text(document: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """The text that ``write_json`` writes."""
-    sealed = {**document, SEAL: digest_of_json(document)}
+def sealed_text(
+    document: Mapping[str, Any], *, indent: int | None = None, within: str | None = None
+) -> str:
+    """The text that ``write_json`` writes; the digest may be an entry of the object ``within``."""
+    seal = {SEAL: digest_of_json(document)}
+    sealed = {**document, within: {**document[within], **seal}} if within else {**document, **seal}
     return json.dumps(sealed, indent=indent) + "\n"
 
 
@@ -281,7 +285,8 @@ def read_json(
     error: type[FlaxzooError],
     label: str | None = None,
     content: str = "JSON object",
-    missing: str = "no such file",
+    missing: str | None = None,
+    within: str | None = None,
     edited: bool = False,
 ) -> dict[str, Any]:
     """Reads a JSON object and checks its digest, where it has one.
@@ -291,7 +296,8 @@ def read_json(
       error: the class of what is raised.
       label: names the file in messages; by default its path.
       content: what the file should hold, for messages.
-      missing: what is said where there is no such file.
+      missing: what is said where there is no such file, instead of that.
+      within: the entry that may be an object with the digest, instead of the document itself.
       edited: whether people edit the file, so that another digest is a warning.
 
     Returns:
@@ -305,17 +311,18 @@ def read_json(
     try:
         document = json.loads(_read_regular(path, _JSON_BYTES).decode("utf-8"))
     except FileNotFoundError:
-        raise error(f"{label}: {missing}") from None
+        raise error(missing or f"{label}: no such file") from None
     except OSError as failure:
-        raise error(f"{label}: cannot be read ({failure.strerror or failure})") from failure
+        raise error(f"{label} cannot be read ({failure.strerror or failure})") from failure
     except (ValueError, RecursionError) as failure:
-        raise error(f"{label}: not readable as JSON ({failure})") from failure
+        raise error(f"{label} is not readable as JSON ({failure})") from failure
     if not isinstance(document, dict):
-        raise error(f"{label}: holds no {content}")
-    seal = document.pop(SEAL, None)
+        raise error(f"{label} holds no {content}")
+    section = document.get(within) if within and SEAL not in document else document
+    seal = section.pop(SEAL, None) if isinstance(section, dict) else None
     if seal is not None and seal != digest_of_json(document):
         message = (
-            f"{label}: its content is not what flaxzoo wrote (SHA-256): the file is damaged or was "
+            f"{label} is not what flaxzoo wrote (its SHA-256 differs): it is damaged or was "
             f"edited; if you trust it, delete its entry {SEAL!r}"
         )
         if not edited:

@@ -229,7 +229,13 @@ def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> 
     """
     weights = Weights(tensors, source, ours=False)
     architecture = MODELS.architecture(model.spec.name)
-    variables, _ = load(model.shapes(), weights, architecture, model.module)
+    variables, _ = load(
+        model.shapes(),
+        weights,
+        model.module,
+        name=architecture.name,
+        reference=architecture.reference,
+    )
     return model.with_variables(variables)
 
 

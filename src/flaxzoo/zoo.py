@@ -96,8 +96,9 @@ def get(
     variables, missing = load(
         shapes,
         source.read(),
-        architecture,
         module,
+        name=architecture.name,
+        reference=architecture.reference,
         image_sizes=(source.facts.get("input_shape"), spec.input_shape),
         fresh_classifier=request.num_classes is not None,
         any_channels=request.in_channels is not None or request.input_shape is not None,

@@ -69,7 +69,7 @@ def test_evaluation_mistakes(run, tmp_path, capsys):
         ),
         (["nowhere"], "there is no directory 'nowhere', and unknown model 'nowhere'"),
         ([empty], "neither a run (no trainer.json) nor a saved model (no config.json)"),
-        ([tmp_path / "damaged"], "damaged: its config.json is not readable JSON"),
+        ([tmp_path / "damaged"], "damaged: its config.json is not readable as JSON"),
         ([run, "--which", "7"], "no checkpoint of step 7"),
         ([run, "--split", "test"], "no test part of its own"),
         ([run, "--metrics", "acuracy"], "Did you mean 'accuracy'"),

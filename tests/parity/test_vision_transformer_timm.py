@@ -25,9 +25,13 @@ def tensors_of(reference):
 def loaded(model, tensors, old, name):
     weights = Weights(tensors, "memory", ours=False)
     sizes = (old, model.spec.input_shape)
-    architecture = MODELS.architecture(name)
     variables, missing = load(
-        model.shapes(), weights, architecture, model.module, image_sizes=sizes
+        model.shapes(),
+        weights,
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=sizes,
     )
     assert missing == ()
     return model.with_variables(variables)

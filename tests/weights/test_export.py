@@ -253,11 +253,11 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, model, monkeypatch, old):
         model.save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(tensors, path, metadata):
+    def full(path, tensors, metadata):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("flaxzoo.weights.folders.write_safetensors", full)
     with pytest.raises(DataError, match="No space left on device"):
         tiny(num_classes=9).save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -363,9 +363,9 @@ def test_directories_that_hold_no_model(tmp_path, model):
     fails("./absent/model", "no such directory; a repository of the Hub is written hf:org/repo")
     fails(tmp_path, r"no config\.json in it; for weights alone, flaxzoo\.models\.get")
     for text, match in {
-        "<html>": "not readable JSON",
-        "[]": "not a JSON object",
-        '{"flaxzoo": {}}': r"its config\.json is not understood \(KeyError: 'format_version'\)",
+        "<html>": "not readable as JSON",
+        "[]": "holds no JSON object",
+        '{"flaxzoo": {}}': r"its config\.json lacks the entry 'format_version'",
         '{"flaxzoo": 3}': r"its config\.json is not understood \(TypeError",
         '{"flaxzoo": {"format_version": 1, "version": "1", "spec": {}}}': "TypeError",
         '{"flaxzoo": {"format_version": 99, "version": "9.0"}}': "written by flaxzoo 9.0",

@@ -106,17 +106,15 @@ def test_round_trip_keeps_dtypes_scalars_and_order(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    import safetensors.numpy
-
     path = tmp_path / "w.safetensors"
     save_variables(path, {"params": {"a": np.zeros(3)}})
     before = path.read_bytes()
 
-    def full(tensors, filename, metadata=None):
-        filename.write_bytes(b"half")
+    def full(file, tensors, metadata):
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    monkeypatch.setattr("flaxzoo.weights.files.write_safetensors", full)
     with pytest.raises(fz.errors.DataError, match=r"w.safetensors: No space left on device"):
         save_variables(path, {"params": {"a": np.ones(3)}})
     assert path.read_bytes() == before
@@ -151,7 +149,13 @@ def test_a_family_converts_tensors_of_older_names():
     expected = {"params": {"head": {"fc": {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32)}}}}
     tensors = {"old.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
     tiny = Architecture("tiny", Head, reference=Reference(convert=convert))
-    variables, missing = load(expected, Weights(tensors, "memory", ours=False), tiny, module)
+    variables, missing = load(
+        expected,
+        Weights(tensors, "memory", ours=False),
+        module,
+        name=tiny.name,
+        reference=tiny.reference,
+    )
     assert missing == ()
     np.testing.assert_array_equal(
         variables["params"]["head"]["fc"]["kernel"], tensors["old.weight"].T

@@ -154,7 +154,14 @@ def test_weights_of_a_backbone_alone_leave_the_whole_head_fresh(normed, num_clas
 
     def load_them(**others):
         weights = Weights({**bare, **others}, "a file", ours=False)
-        return load(model.shapes(), weights, normed, module, fresh_classifier=num_classes > 0)
+        return load(
+            model.shapes(),
+            weights,
+            module,
+            name=normed.name,
+            reference=normed.reference,
+            fresh_classifier=num_classes > 0,
+        )
 
     variables, missing = load_them()
     classifier = {"params/head/fc/bias", "params/head/fc/kernel"} if num_classes else set()

@@ -36,8 +36,9 @@ def read_document(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
       DataError: the file is missing, damaged, of another kind or of a later version.
     """
     content = f"{kind.replace('_', ' ')} of flaxzoo"
-    missing = "no such file; it cannot be read"
-    document = read_json(as_path(path), error=DataError, content=content, missing=missing)
+    path = as_path(path)
+    missing = f"{path}: no such file; it cannot be read"
+    document = read_json(path, error=DataError, content=content, missing=missing)
     if document.get("format") != f"flaxzoo.{kind}":
         raise DataError(f"{path}: holds no {content}")
     version = document.get("format_version")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from flaxzoo._files import as_path
-from flaxzoo.errors import CheckpointError, UnknownNameError
+from flaxzoo.errors import CheckpointError, FlaxzooError, UnknownNameError
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub
+from flaxzoo.weights.folders import CONFIG, SAVED
 from flaxzoo.weights.timm_config import from_timm_config
 
-CONFIG = "config.json"
-# Of the section that save_pretrained writes.
+# The version of what Model.save writes, and of the section that save_pretrained writes.
 FORMAT = 1
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -35,21 +34,28 @@ def read_spec(config: Mapping[str, Any], label: str) -> ModelSpec:
       UnknownNameError: timm's architecture is not in the registry.
     """
     with naming(label):
-        if config.get("format") == "flaxzoo.model":
+        if config.get("format") == SAVED:
+            check_version(config["format_version"], config.get("flaxzoo"), label)
             return ModelSpec.from_json(config["spec"])
         if "flaxzoo" not in config:
             return from_timm_config(config, label)[1]
         section = config["flaxzoo"]
-        version, written = section["format_version"], section["version"]
-        if version > FORMAT:
-            raise CheckpointError(
-                f"{label}: written by flaxzoo {written} in a later format; pip install -U flaxzoo"
-            )
+        check_version(section["format_version"], section["version"], label)
         spec = ModelSpec.from_json(section["spec"])
         if spec.config is None and "architecture" in config:
             # A new head, but one that timm has too.
             spec = dataclasses.replace(spec, config=from_timm_config(config, label)[1].config)
         return spec
+
+
+def check_version(version: Any, written: Any, label: str) -> None:
+    """Raises CheckpointError for a configuration of a later version than this one reads."""
+    if not isinstance(version, int):
+        raise TypeError(f"format_version must be an int, got {version!r}")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{label}: written by flaxzoo {written} in a later format; pip install -U flaxzoo"
+        )
 
 
 @contextlib.contextmanager
@@ -61,8 +67,12 @@ def naming(label: str) -> Iterator[None]:
         raise
     except UnknownNameError as error:
         raise UnknownNameError(f"{label}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    except KeyError as error:
+        raise CheckpointError(f"{label}: its {CONFIG} lacks the entry {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, FlaxzooError):
+            reason = f"{type(error).__name__}: {reason}"
         raise CheckpointError(f"{label}: its {CONFIG} is not understood ({reason})") from error
 
 
@@ -108,19 +118,3 @@ def locate(
         revision = commit
     label = f"hf:{repo_id} ({config.parent})"
     return config, lambda: hub.weight_file(repo_id, revision), label
-
-
-def read_json(path: Path, label: str) -> Mapping[str, Any]:
-    """The content of a ``config.json``; CheckpointError where it is no JSON object."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{label}: no {CONFIG} in it; for weights alone, "
-            "flaxzoo.models.get(name, pretrained=path)"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{label}: its {CONFIG} is not readable JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{label}: its {CONFIG} is not a JSON object")
-    return document

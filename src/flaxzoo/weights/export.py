@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,23 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._config import hashable_module
-from flaxzoo._files import as_path, write_atomically
+from flaxzoo._files import as_path
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, UninitializedError
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.models.build import module_of
-from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub
-from flaxzoo.weights.described import CONFIG, FORMAT, locate, naming, read_json, read_spec
+from flaxzoo.weights.described import FORMAT, locate, naming, read_spec
+from flaxzoo.weights.folders import DIGEST, SAVED, read_together, weights_digest, write_folder
 from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.pretrained import load, read_file
-from flaxzoo.weights.saved import read_saved
+from flaxzoo.weights.saved import from_config
 from flaxzoo.weights.timm_config import reference_of, to_timm_config
 from flaxzoo.weights.torch_files import import_torch
 
-_WEIGHTS, _CARD = "model.safetensors", "README.md"
+_CARD = "README.md"
 
 
 class Model(Protocol):
@@ -103,33 +103,21 @@ def save_pretrained(model: Model, directory: str | os.PathLike[str]) -> None:
       ValueError: its configuration holds a function that JSON cannot.
       DataError: the directory cannot be written.
     """
-    from safetensors.numpy import save_file
-
     require_variables(model)
-    directory = as_path(directory)
     timm = to_timm_config(model)
     tensors = to_torch_state_dict(model, as_numpy=True) if timm else flatten(model.variables)
-    tensors = {name: _contiguous(tensor) for name, tensor in tensors.items()}
-    document = {
-        **(timm or {}),
-        "flaxzoo": {
-            "format_version": FORMAT,
-            "version": __version__,
-            "module": type(model.module).__name__,
-            "spec": model.spec.to_json(),
-        },
+    section = {
+        "format_version": FORMAT,
+        "version": __version__,
+        "module": type(model.module).__name__,
+        "spec": model.spec.to_json(),
     }
-    text = json.dumps(document, indent=2) + "\n"
-
-    def write(file: Path) -> None:
-        file.write_text(text, "utf-8")
-        # Between the text and its renaming, so that a full disk leaves the old pair as it was.
-        metadata = {"format": "pt" if timm else "flaxzoo"}
-        write_atomically(
-            directory / _WEIGHTS, lambda weights: save_file(tensors, weights, metadata)
-        )
-
-    write_atomically(directory / CONFIG, write)
+    write_folder(
+        as_path(directory),
+        tensors,
+        lambda sha256: {**(timm or {}), "flaxzoo": {**section, DIGEST: sha256}},
+        form="pt" if timm else "flaxzoo",
+    )
 
 
 def from_pretrained(
@@ -159,11 +147,17 @@ def from_pretrained(
       ValueError: ``source`` is malformed, or ``revision`` is given for a directory or twice.
     """
     config_path, weights, label = locate(source, revision)
-    config = read_json(config_path, label)
-    if config.get("format") == "flaxzoo.model":
-        # They lie beside the configuration, once they are here.
-        weights()
-        return read_saved(config_path.parent, module)
+    return read_together(
+        config_path, label, lambda config: _from_config(config, weights, label, module)
+    )
+
+
+def _from_config(
+    config: Mapping[str, Any], weights: Callable[[], Path], label: str, module: nn.Module | None
+) -> tuple[nn.Module, Any, ModelSpec]:
+    """What ``from_pretrained`` returns, for a configuration that has been read."""
+    if config.get("format") == SAVED:
+        return from_config(config, weights(), label, module)
     spec = read_spec(config, label)
     with naming(label):
         if module is None and spec.config is None:
@@ -172,18 +166,16 @@ def from_pretrained(
                 "pass the module: from_pretrained(source, module=...)"
             )
         module_found = module_of(spec) if module is None else hashable_module(module)
-    tensors = read_file(weights(), label)
+    tensors = read_file(weights(), label, weights_digest(config, label))
     if tensors.ours and spec.input_shape is None:
         # Several inputs, as a module of one's own may have: there is nothing to compare with.
         return module_found, jax.tree.map(jnp.asarray, unflatten(tensors.tensors)), spec
     # What a module of the registry finds wrong with its fields, the file is to blame for.
     with naming(label) if module is None else contextlib.nullcontext():
-        known = spec.name in MODELS
-        architecture = (
-            MODELS.architecture(spec.name) if known else Architecture(spec.name, nn.Module)
-        )
         shapes = variable_shapes(module_found, spec.sample())
-        variables, _ = load(shapes, tensors, architecture, module_found)
+        variables, _ = load(
+            shapes, tensors, module_found, name=spec.name, reference=reference_of(spec.name)
+        )
         return module_found, variables, spec
 
 
@@ -299,10 +291,6 @@ def _has_card(repo_id: str, revision: str | None, token: str | None) -> bool:
         return HfApi(token=token).file_exists(repo_id, _CARD, revision=revision)
     except Exception as error:
         raise explain(error, repo_id, None, revision, upload=True) from error
-
-
-def _contiguous(leaf: Any) -> np.ndarray:
-    return np.require(np.asarray(leaf), requirements="C")
 
 
 def _to_torch(torch: Any, tensor: np.ndarray) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from flaxzoo._files import as_path, write_atomically
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError
+from flaxzoo.weights.safetensors_files import read_safetensors, write_safetensors
 
 
 def save_variables(
@@ -24,22 +24,17 @@ def save_variables(
       path: the file; its directory is made if need be.
       variables: collections of nested dictionaries of arrays. A leaf is stored under its path,
         such as ``params/backbone/conv_0/kernel``.
-      metadata: text to store in the file's header.
+      metadata: text to store in the file's header, beside the tensors' SHA-256.
 
     Raises:
       DataError: the file cannot be written.
     """
-    from safetensors.numpy import save_file
+    flat = flatten(variables)
 
-    flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()}
-    # ascontiguousarray makes scalars one-dimensional.
-    flat = {
-        k: v.reshape(np.shape(leaf))
-        for (k, v), leaf in zip(flat.items(), flatten(variables).values(), strict=True)
-    }
-    write_atomically(
-        as_path(path), lambda file: save_file(flat, file, {"format": "flaxzoo", **(metadata or {})})
-    )
+    def write(file: Path) -> None:
+        write_safetensors(file, flat, {"format": "flaxzoo", **(metadata or {})})
+
+    write_atomically(as_path(path), write)
 
 
 def load_variables(
@@ -58,23 +53,29 @@ def load_variables(
       CheckpointError: the file is missing, damaged, of another format, or does not match
         ``expected``; the message names the file and the first paths that differ.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = as_path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file")
-    try:
-        with safe_open(path, "np") as file:
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    collections = {name.partition("/")[0] for name in flat}
-    if "params" not in collections:
+    return fit_variables(read_safetensors(path), str(path), expected)
+
+
+def fit_variables(
+    flat: Mapping[str, Any], source: str, expected: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Tensors under our own names as variables.
+
+    Args:
+      flat: arrays by path.
+      source: names the file in messages.
+      expected: variables, or their shapes, that they must match.
+
+    Raises:
+      CheckpointError: they are not ours, or do not match; the first paths that differ are named.
+    """
+    if not any(name.startswith("params/") for name in flat):
         first = ", ".join(sorted(flat)[:3])
         raise CheckpointError(
-            f"{path}: not written by flaxzoo: no tensor is named 'params/...' (it holds {first})"
+            f"{source}: not written by flaxzoo: no tensor is named 'params/...' (it holds {first})"
         )
     if expected is not None:
-        compare(flatten(expected), flat, source=str(path))
+        compare(flatten(expected), flat, source=source)
         flat = {name: flat[name] for name in flatten(expected)}
     return unflatten(flat)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, read_json
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DownloadError
 from flaxzoo.weights.hub_errors import explain, is_absent_file, is_final, is_transient
@@ -138,15 +137,8 @@ def read_config(repo_id: str, revision: str | None = None) -> dict[str, Any]:
       ValueError: ``repo_id`` or ``revision`` is malformed.
     """
     path = download(repo_id, "config.json", revision=revision)
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"config.json of {repo_id} is not JSON ({error}): {path}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"config.json of {repo_id} must be a JSON object, not {type(config).__name__}: {path}"
-        )
-    return config
+    label = f"config.json of {repo_id} ({path})"
+    return read_json(path, error=CheckpointError, label=label, within="flaxzoo", edited=True)
 
 
 def upload(

@@ -22,8 +22,10 @@ from flaxzoo.models import catalog
 from flaxzoo.models.build import entry_width
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Architecture
+from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub, sources
-from flaxzoo.weights.described import locate, read_json, read_spec
+from flaxzoo.weights.described import locate, read_spec
+from flaxzoo.weights.folders import read_together, weights_digest
 from flaxzoo.weights.names import fit_channels, from_reference, stem_kernels
 from flaxzoo.weights.readers import read_tensors
 
@@ -104,9 +106,15 @@ def open_source(
     return _known(architecture, read_file(path, text), entry)
 
 
-def read_file(path: Path, source: str) -> Weights:
-    """The tensors of a file or directory, whose names say whether they are ours."""
-    tensors = read_tensors(path)
+def read_file(path: Path, source: str, sha256: str | None = None) -> Weights:
+    """The tensors of a file or directory, whose names say whether they are ours.
+
+    Args:
+      path: of the file or directory.
+      source: names it in messages.
+      sha256: what the digest of the file must be, as for ``read_tensors``.
+    """
+    tensors = read_tensors(path, sha256=sha256)
     ours = any(name.startswith("params/") for name in tensors)
     return Weights(tensors, source, ours)
 
@@ -114,9 +122,10 @@ def read_file(path: Path, source: str) -> Weights:
 def load(
     expected: Mapping[str, Any],
     weights: Weights,
-    architecture: Architecture,
     module: nn.Module,
     *,
+    name: str,
+    reference: Reference | None,
     image_sizes: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
     fresh_classifier: bool = False,
     any_channels: bool = False,
@@ -126,8 +135,9 @@ def load(
     Args:
       expected: the model's variables, or their shapes.
       weights: that have been read.
-      architecture: of the model.
       module: the model's.
+      name: of its architecture, for messages.
+      reference: how the architecture's names relate to the reference's; None if they do not.
       image_sizes: the shapes ``[H, W, C]`` of the images that the weights and the model are for,
         None where it is not known.
       fresh_classifier: whether the classifier may be of another width than the weights', or they
@@ -142,7 +152,6 @@ def load(
     Raises:
       CheckpointError: the weights are another model's; the first ten keys that differ are listed.
     """
-    reference = architecture.reference
     flat = flatten(expected)
     backbone = getattr(module, "backbone", module)
     if reference is not None and reference.convert is not None and not weights.ours:
@@ -151,14 +160,14 @@ def load(
     missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier)
     wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
     resize = functools.partial(_resized, reference or Reference(), backbone, image_sizes)
-    owner = repr(architecture.name)
+    owner = repr(name)
     if weights.ours:
         leaves = _fitted(wanted, tensors, reference, any_channels, resize)
         compare(wanted, leaves, source=weights.source, owner=owner)
     elif reference is None:
         raise CheckpointError(
             f"{weights.source}: not written by flaxzoo: no tensor is named 'params/...' (it "
-            f"holds {', '.join(sorted(weights.tensors)[:3])}), and {architecture.name!r} has no "
+            f"holds {', '.join(sorted(weights.tensors)[:3])}), and {name!r} has no "
             "reference checkpoints"
         )
     else:
@@ -282,13 +291,24 @@ def _known(architecture: Architecture, weights: Weights, entry: Mapping[str, Any
 
 def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]) -> Source:
     """The weights of a directory or a repository, with what its ``config.json`` says of them."""
-    config, weights, label = locate(source)
-    spec = read_spec(read_json(config, label), label)
-    if spec.name != architecture.name:
-        known = f"flaxzoo.models.get({spec.name!r}, pretrained={source!r})"
-        raise CheckpointError(
-            f"{label} holds a {spec.name!r}, not a {architecture.name!r}: {known}"
-        )
+    path, weights, label = locate(source)
+    # In a directory the two may be replaced meanwhile: there both are read at once.
+    at_once = path.parent == as_path(source)
+
+    def use(config: Mapping[str, Any]) -> tuple[ModelSpec, Callable[[], Weights]]:
+        spec = read_spec(config, label)
+        if spec.name != architecture.name:
+            known = f"flaxzoo.models.get({spec.name!r}, pretrained={source!r})"
+            raise CheckpointError(
+                f"{label} holds a {spec.name!r}, not a {architecture.name!r}: {known}"
+            )
+        sha256 = weights_digest(config, label)
+        if not at_once:
+            return spec, lambda: read_file(weights(), label, sha256)
+        tensors = read_file(weights(), label, sha256)
+        return spec, lambda: tensors
+
+    spec, read = read_together(path, label, use)
     facts: dict[str, Any] = {
         **entry,
         "config": {k: v for k, v in (spec.config or {}).items() if k != "pretrained"},
@@ -305,8 +325,8 @@ def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]
         facts["preprocess"] = preprocess
     width = None if spec.head is not None else (spec.config or {}).get("num_classes")
     if width is None:
-        return _known(architecture, read_file(weights(), label), facts)
-    return Source(facts, width or -1, lambda: read_file(weights(), label))
+        return _known(architecture, read(), facts)
+    return Source(facts, width or -1, read)
 
 
 def _advice(name: str, text: str) -> str:

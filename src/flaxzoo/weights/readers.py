@@ -6,17 +6,18 @@ alone. A file that cannot be read ends in one ``CheckpointError`` with its name 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, file_sha256, open_regular
 from flaxzoo.errors import CheckpointError
+from flaxzoo.weights.folders import CONFIG, WEIGHTS, read_together, weights_digest, weights_path
 from flaxzoo.weights.npz import read_npz, too_large
+from flaxzoo.weights.safetensors_files import check_digest, read_safetensors
 from flaxzoo.weights.torch_files import plain_names, read_torch
 
 # What the end of a file's name promises.
@@ -31,9 +32,6 @@ _KINDS = {
     ".npz": "npz",
 }
 _SUFFIX = {"safetensors": ".safetensors", "torch": ".pth", "hdf5": ".h5", "npz": ".npz"}
-_IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")
-# Types of safetensors that NumPy has not, by their names in ml_dtypes.
-_EXTENDED = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 # Weights hardly compress, zeros do: what a file may unpack to without being asked about.
 _FREE_BYTES = 256 << 20
 # HDF5 takes seconds to open what lies thousands of groups deep; no network nests like that.
@@ -42,7 +40,11 @@ _GROWTH = 16
 
 
 def read_tensors(
-    path: str | os.PathLike[str], *, use_ema: bool = True, max_bytes: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    use_ema: bool = True,
+    max_bytes: int | None = None,
+    sha256: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads all tensors of a weight file.
 
@@ -57,6 +59,10 @@ def read_tensors(
       max_bytes: how much the arrays of an ``.npz`` or HDF5 file, which may be compressed, or a
         PyTorch one, where they may share data, can take; by default 16 times the file's size, or
         256 MiB where that is more.
+      sha256: what the digest of the file must be. By default it is what the ``config.json`` of a
+        directory says, where flaxzoo wrote it, or else what the file itself says: safetensors
+        files of flaxzoo's carry the digest of their tensors, zipped PyTorch files and ``.npz``
+        archives their members' checksums.
 
     Returns:
       Arrays under the names that the file has: groups of an HDF5 file are joined by ``/``; a
@@ -69,31 +75,59 @@ def read_tensors(
       MissingExtraError: (an ImportError) it is PyTorch's, and torch is not installed or too old
         to read files safely.
     """
-    path = _locate(as_path(path))
+    path = as_path(path)
+    options: dict[str, Any] = {"use_ema": use_ema, "max_bytes": max_bytes}
+    if not path.is_dir():
+        return _read(path, sha256, **options)
+    config = path / CONFIG
+    if sha256 is None and config.is_file():
+        label = str(path)
+        return read_together(
+            config, label, lambda c: _read_directory(path, weights_digest(c, label), **options)
+        )
+    return _read_directory(path, sha256, **options)
+
+
+def _read_directory(path: Path, sha256: str | None, **options: Any) -> dict[str, np.ndarray]:
+    file = _locate(path, sha256)
+    try:
+        return _read(file, sha256, **options)
+    except CheckpointError:
+        if file.exists():
+            raise
+        # Its writer has just given it its usual name.
+        return _read(_locate(path, sha256), sha256, **options)
+
+
+def _read(
+    path: Path, sha256: str | None, *, use_ema: bool, max_bytes: int | None
+) -> dict[str, np.ndarray]:
     kind, content = _KINDS.get(path.suffix.lower()), _sniff(path)
     if content not in _SUFFIX or kind not in (None, content):
         raise CheckpointError(_mismatch(path, kind, content))
+    if sha256 is not None and content != "safetensors":
+        check_digest(path, "the file", file_sha256(path), sha256)
     read: dict[str, Callable[[], dict[str, np.ndarray]]] = {
-        "safetensors": lambda: plain_names(_read_safetensors(path)),
+        "safetensors": lambda: plain_names(read_safetensors(path, sha256)),
         "torch": lambda: read_torch(path, _limit(path, max_bytes), use_ema=use_ema),
         "hdf5": lambda: _read_hdf5(path, _limit(path, max_bytes)),
         "npz": lambda: read_npz(path, _limit(path, max_bytes)),
     }
-    tensors = read[kind or content]()
+    tensors = read[content]()
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
     return tensors
 
 
-def _locate(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in _IN_DIRECTORY:
-        if (path / name).is_file():
-            return path / name
+def _locate(path: Path, sha256: str | None) -> Path:
+    """The weight file of a directory."""
+    usual = path / WEIGHTS if sha256 is None else weights_path(path, sha256)
+    for file in (usual, path / "pytorch_model.bin"):
+        if file.is_file():
+            return file
     index = next(path.glob("*.index.json"), None)
     raise CheckpointError(
-        f"{path}: no weights in this directory; looked for {' and '.join(_IN_DIRECTORY)}"
+        f"{path}: no weights in this directory; looked for {WEIGHTS} and pytorch_model.bin"
         + (f". It holds weights in several files ({index.name}): join them first" if index else "")
     )
 
@@ -105,7 +139,7 @@ def _limit(path: Path, max_bytes: int | None) -> int:
 def _sniff(path: Path) -> str:
     """What the first bytes say: a key of ``_SUFFIX``, or words for what it is instead."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(4096)
             # The signature of HDF5 may stand behind a user block of 512, 1024, ... bytes.
             for start in (0, 512, 1024, 2048):
@@ -151,48 +185,6 @@ def _mismatch(path: Path, kind: str | None, content: str) -> str:
     if kind is not None:
         return f"{path}: not a readable {kind} file: it begins with other bytes, or is cut short"
     return f"{path}: unknown kind of weight file; flaxzoo reads {', '.join(_KINDS)}"
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
-    try:
-        # safe_open checks the header against the file's size; each tensor is copied once.
-        with safe_open(path, "np") as file:
-            extended = {}
-            for name in file.keys():  # noqa: SIM118
-                dtype = file.get_slice(name).get_dtype()
-                if dtype in _EXTENDED:
-                    extended[name] = _EXTENDED[dtype]
-                else:
-                    tensors[name] = file.get_tensor(name)
-            if extended:
-                tensors |= _read_extended(path, extended)
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:
-        # NumPy's lack of a type comes as an AttributeError or TypeError.
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    return tensors
-
-
-def _read_extended(path: Path, dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The tensors of ``ml_dtypes``' types, of a file whose header ``safe_open`` has checked."""
-    # Older releases of safetensors cannot make NumPy arrays of these.
-    import ml_dtypes
-
-    tensors = {}
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        for name, dtype in dtypes.items():
-            start, end = header[name]["data_offsets"]
-            file.seek(8 + size + start)
-            data = bytearray(end - start)
-            file.readinto(data)
-            tensors[name] = np.frombuffer(data, getattr(ml_dtypes, dtype)).reshape(
-                header[name]["shape"]
-            )
-    return tensors
 
 
 def _read_hdf5(path: Path, limit: int) -> dict[str, np.ndarray]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,46 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._config import hashable_module
-from flaxzoo._files import as_path, write_text
+from flaxzoo._files import as_path
+from flaxzoo._trees import flatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.models.build import module_of
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.files import load_variables, save_variables
-
-_FORMAT = 1
+from flaxzoo.weights.described import FORMAT, naming, read_spec
+from flaxzoo.weights.files import fit_variables
+from flaxzoo.weights.folders import (
+    CONFIG,
+    DIGEST,
+    SAVED,
+    WEIGHTS,
+    read_together,
+    weights_digest,
+    write_folder,
+)
+from flaxzoo.weights.readers import read_tensors
 
 
 def save(
     module: nn.Module, variables: Any, spec: ModelSpec, directory: str | os.PathLike[str]
 ) -> None:
-    """Writes a model into a directory.
+    """Writes a model into a directory; what is there is replaced whole or not at all.
 
     Raises:
+      ValueError: its configuration holds a function that JSON cannot.
       DataError: the directory cannot be written.
     """
-    directory = as_path(directory)
     document = {
-        "format": "flaxzoo.model",
-        "format_version": _FORMAT,
+        "format": SAVED,
+        "format_version": FORMAT,
         "flaxzoo": __version__,
         "module": type(module).__name__,
         "spec": spec.to_json(),
     }
-    text = json.dumps(document, indent=2) + "\n"
-    save_variables(directory / "model.safetensors", variables)
-    write_text(directory / "config.json", text)
+    write_folder(
+        as_path(directory), flatten(variables), lambda sha256: {**document, DIGEST: sha256}
+    )
 
 
 def read_saved(
@@ -61,41 +71,41 @@ def read_saved(
         the registry and was not given.
     """
     directory = as_path(directory)
-    document = _read_config(directory / "config.json")
-    spec = document["spec"]
-    if module is None:
-        if spec.config is None:
+    label = str(directory)
+    return read_together(
+        directory / CONFIG, label, lambda config: from_config(config, directory, label, module)
+    )
+
+
+def from_config(
+    config: Mapping[str, Any], weights: Path, label: str, module: nn.Module | None
+) -> tuple[nn.Module, Any, ModelSpec]:
+    """What ``read_saved`` returns, for a configuration that has been read.
+
+    Args:
+      config: the content of ``config.json``.
+      weights: the file of the weights, or its directory.
+      label: names the model in messages.
+      module: as for ``read_saved``.
+
+    Raises:
+      CheckpointError: as for ``read_saved``.
+    """
+    if config.get("format") != SAVED:
+        ours = {"flaxzoo", "architecture"} & set(config)
+        hint = "; flaxzoo.Model.from_pretrained reads it" if ours else ""
+        raise CheckpointError(f"{label}: its {CONFIG} is not what Model.save writes{hint}")
+    spec = read_spec(config, label)
+    with naming(label):
+        if module is None and spec.config is None:
             raise CheckpointError(
-                f"{directory}: holds {document['module']!r}, which is not from the registry; "
+                f"{label}: holds {config['module']!r}, which is not from the registry; "
                 "pass the module: Model.load(directory, module=...)"
             )
-        module = module_of(spec)
-    module = hashable_module(module)
+        module = module_of(spec) if module is None else hashable_module(module)
     expected = None if spec.input_shape is None else variable_shapes(module, spec.sample())
-    variables = load_variables(directory / "model.safetensors", expected)
+    source = str(weights / WEIGHTS if weights.is_dir() else weights)
+    variables = fit_variables(
+        read_tensors(weights, sha256=weights_digest(config, label)), source, expected
+    )
     return module, jax.tree.map(jnp.asarray, variables), spec
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The document, with the spec read."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a saved model?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != "flaxzoo.model":
-        hint = ""
-        if isinstance(document, dict) and {"flaxzoo", "architecture"} & set(document):
-            hint = "; flaxzoo.Model.from_pretrained reads it"
-        raise CheckpointError(f"{path}: not what Model.save writes{hint}")
-    try:
-        if document["format_version"] > _FORMAT:
-            raise CheckpointError(
-                f"{path}: written by flaxzoo {document.get('flaxzoo')} in a later format; "
-                "pip install -U flaxzoo"
-            )
-        return {"module": str(document["module"]), "spec": ModelSpec.from_json(document["spec"])}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise CheckpointError(f"{path}: not understood ({reason})") from error

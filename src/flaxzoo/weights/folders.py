@@ -1,0 +1,161 @@
+"""A model's folder: ``config.json`` and ``model.safetensors``, written and read as one thing.
+
+Two files cannot be replaced in one step; the configuration is the step. It names the SHA-256 of its
+weights, which lie beside it, complete and under a name with that digest, before it is renamed into
+place, and get their usual name after that. So a reader who takes the weights whose digest the
+configuration names has the whole old model or the whole new one, at whatever moment the writer
+was killed. ``docs/design.md`` says what else was weighed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flaxzoo._files import (
+    failures_told,
+    flush,
+    matching,
+    read_json,
+    sealed_text,
+    sole_writer,
+    temporary_file,
+)
+from flaxzoo.errors import CheckpointError
+from flaxzoo.weights.safetensors_files import write_safetensors
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# The format of what Model.save writes; save_pretrained's has a section "flaxzoo" instead.
+SAVED = "flaxzoo.model"
+# The configuration's entry for the digest of the weights.
+DIGEST = "weights_sha256"
+_SHA256 = "[0-9a-f]{64}"
+_STAGED = rf"\.{re.escape(WEIGHTS)}\.{_SHA256}"
+# Others hold the folder for two renamings.
+_PATIENCE = 60.0
+_ATTEMPTS = 100
+
+_T = TypeVar("_T")
+
+
+def write_folder(
+    directory: Path,
+    tensors: Mapping[str, Any],
+    document: Callable[[str], Mapping[str, Any]],
+    *,
+    form: str = "flaxzoo",
+) -> None:
+    """Writes a model, or leaves the one that is there.
+
+    Args:
+      directory: made if need be. What killed writers left in it is removed.
+      tensors: the weights by name.
+      document: gives the configuration for the SHA-256 of the weights' file, which it holds.
+      form: of the weights' names, for the file's header: ``"flaxzoo"`` or PyTorch's ``"pt"``.
+
+    Raises:
+      DataError: the directory cannot be written.
+    """
+    weights, config = directory / WEIGHTS, directory / CONFIG
+    with failures_told(weights), temporary_file(weights) as new_weights:
+        sha256 = write_safetensors(new_weights, tensors, {"format": form})
+        flush(new_weights)
+        with failures_told(config), temporary_file(config) as new_config:
+            described = document(sha256)
+            within = None if described.get("format") == SAVED else "flaxzoo"
+            new_config.write_text(sealed_text(described, indent=2, within=within), "utf-8")
+            flush(new_config)
+            with sole_writer(directory, "a model", seconds=_PATIENCE):
+                staged = _staged(directory, sha256)
+                new_weights.replace(staged)
+                new_config.replace(config)
+                staged.replace(weights)
+                for left in matching(directory, _STAGED):
+                    left.unlink(missing_ok=True)
+
+
+def read_together(path: Path, label: str, use: Callable[[Mapping[str, Any]], _T]) -> _T:
+    """Reads a configuration and what belongs to it, again where they were replaced meanwhile.
+
+    Args:
+      path: of ``config.json``.
+      label: names the model in messages.
+      use: is called with the configuration, and reads the weights.
+
+    Returns:
+      What ``use`` returned.
+
+    Raises:
+      CheckpointError: the configuration is missing or no JSON object, or what ``use`` raises.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = _identity(path)
+        config = read_config(path, label)
+        try:
+            value = use(config)
+        except CheckpointError:
+            if _identity(path) == before or attempt == _ATTEMPTS - 1:
+                raise
+            continue
+        # Weights that no digest ties to their configuration may be those of the next one.
+        if weights_digest(config, label) is not None or _identity(path) == before:
+            return value
+    raise CheckpointError(f"{label}: replaced again and again while it was read")
+
+
+def read_config(path: Path, label: str) -> dict[str, Any]:
+    """The content of a ``config.json``; a warning where somebody edited one of ours.
+
+    Raises:
+      CheckpointError: it is missing, or no JSON object.
+    """
+    missing = (
+        f"{label}: no {CONFIG} in it; for weights alone, flaxzoo.models.get(name, pretrained=path)"
+        if path.parent.is_dir()
+        else f"{label}: no such directory; is this a saved model?"
+    )
+    return read_json(
+        path,
+        error=CheckpointError,
+        label=f"{label}: its {CONFIG}",
+        missing=missing,
+        within="flaxzoo",
+        edited=True,
+    )
+
+
+def weights_path(directory: Path, sha256: str) -> Path:
+    """Where the weights of a digest lie: under their usual name, or on their way to it."""
+    staged = _staged(directory, sha256)
+    return staged if staged.exists() else directory / WEIGHTS
+
+
+def weights_digest(config: Mapping[str, Any], label: str) -> str | None:
+    """The digest of the weights that a configuration names; None in those of older versions.
+
+    Raises:
+      CheckpointError: it is no digest.
+    """
+    section = config if config.get("format") == SAVED else config.get("flaxzoo")
+    digest = section.get(DIGEST) if isinstance(section, Mapping) else None
+    if digest is not None and not (isinstance(digest, str) and re.fullmatch(_SHA256, digest)):
+        raise CheckpointError(
+            f"{label}: its {CONFIG} has the {DIGEST} {digest!r}, which is no SHA-256"
+        )
+    return digest
+
+
+def _staged(directory: Path, sha256: str) -> Path:
+    return directory / f".{WEIGHTS}.{sha256}"
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from another that was renamed over it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
