@@ -147,6 +147,12 @@ def cells(figure) -> np.ndarray:
     return np.asarray(figure.axes[0].images[0].get_array())
 
 
+def test_scores_without_a_best_class_are_no_answers():
+    scores = np.array([[0.0, 1.0], [np.nan, 1.0], [np.nan, np.nan]])
+    with pytest.raises(DataError, match=r"predictions holds NaN in row 1 \(2 of 3 rows\)"):
+        plots.confusion_matrix([0, 0, 0], scores)
+
+
 def test_confusion_matrix():
     labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
     figure = plots.confusion_matrix(labels, predictions)

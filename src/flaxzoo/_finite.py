@@ -12,6 +12,27 @@ from flaxzoo._host import as_host
 from flaxzoo.errors import DataError
 
 
+def check_scores(scores: np.ndarray, what: str) -> None:
+    """Refuses scores that rank nothing, because argmax takes NaN for the highest.
+
+    Args:
+      scores: ``[N, C]``, of any dtype.
+      what: name of the data, for the message.
+
+    Raises:
+      DataError: a score is NaN; the message gives the first row and the count.
+    """
+    # jnp knows bfloat16 as floating; NumPy does not.
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        return
+    bad = np.isnan(scores).any(-1)
+    if bad.any():
+        raise DataError(
+            f"{what} holds NaN in row {int(np.argmax(bad))} ({int(bad.sum())} of {len(bad)} rows), "
+            "which has no best class"
+        )
+
+
 def check_finite(tree: Any, what: str = "data") -> None:
     """Refuses NaN and infinity; integer arrays pass.
 

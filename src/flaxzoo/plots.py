@@ -17,6 +17,7 @@ import numpy as np
 from flaxzoo._directions import infer_mode
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
+from flaxzoo._finite import check_scores
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.preprocess import Predictions
 
@@ -350,8 +351,9 @@ def _answers(predictions: Any, total: int) -> tuple[np.ndarray, np.ndarray | Non
             f"predictions must be [N] class ids or [N, classes] scores for {total} examples, "
             f"got {list(array.shape)}"
         )
-    answers = array.argmax(axis=1)
     scores = array.astype(np.float64)
+    check_scores(scores, "predictions")
+    answers = array.argmax(axis=1)
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-2):
         return answers, scores.max(axis=1)
     return answers, None

@@ -283,6 +283,8 @@ def test_classes_sort_by_value_and_keep_their_names():
     np.testing.assert_array_equal(
         made.inverse_target([[0.1, 2.0, 0.3], [3.0, 0.2, 0.1]]), ["2", "1"]
     )
+    with pytest.raises(DataError, match="predictions holds NaN in row 0"):
+        made.inverse_target([[0.1, np.nan, 0.3]])
 
 
 def test_another_table_has_the_same_preparation(tmp_path):

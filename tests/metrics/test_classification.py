@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from _cases import N, class_data, sigmoid, value_of
+from _cases import N, class_data, collect, sigmoid, value_of
 
 from flaxzoo import metrics
 from flaxzoo.errors import UnknownArgumentError
@@ -96,3 +96,52 @@ def test_perplexity_of_probabilities_and_of_a_uniform_guess():
     assert value_of(metrics.get("perplexity"), logits, targets) == pytest.approx(11)
     uniform = metrics.get("perplexity", from_logits=False)
     assert value_of(uniform, np.full((2, 3, 11), 1 / 11), targets) == pytest.approx(11)
+
+
+NAN = np.float32("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("accuracy", {}),
+        ("top1_accuracy", {}),
+        ("top2_accuracy", {}),
+        ("f1", {"average": "micro"}),
+        ("f1", {"average": "macro"}),
+        ("recall", {"average": "weighted"}),
+    ],
+)
+@pytest.mark.parametrize("row", [[NAN] * 3, [NAN, 0.0, 1.0], [3.0, NAN, 1.0]])
+def test_scores_that_are_nan_are_the_right_class_of_none(name, options, row):
+    outputs = np.array([row] * 4, np.float32)
+    spec = metrics.get(name, **options)
+    for labels in (np.array([0, 1, 2, 0]), np.eye(3)[[0, 1, 2, 0]], np.full(4, 3)):
+        assert value_of(spec, outputs, labels) == 0.0
+    # Of the others nothing changes, and padding may still hold anything.
+    mixed = np.concatenate([outputs[:1], np.eye(3, dtype=np.float32)])
+    assert value_of(metrics.get("accuracy"), mixed, np.array([0, 0, 1, 2])) == 0.75
+    weights = np.array([0.0, 1, 1, 1])
+    assert collect(spec, mixed, np.array([0, 0, 1, 2]), weights=weights).compute()[spec.name] == 1.0
+
+
+@pytest.mark.parametrize("name", ["accuracy", "binary_accuracy", "f1", "recall", "precision"])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_score_that_is_nan_answers_neither_yes_nor_no(name, from_logits):
+    spec = metrics.get(name, from_logits=from_logits)
+    for outputs in (np.full(4, NAN), np.full((4, 2), NAN)):
+        assert value_of(spec, outputs, np.array([0, 1, 0, 1])) == 0.0
+        assert value_of(spec, outputs, np.zeros(4, int)) == 0.0
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_score_that_is_nan_ranks_on_the_wrong_side(from_logits):
+    spec = metrics.get("auc", from_logits=from_logits)
+    assert value_of(spec, np.full(4, NAN), np.array([0, 1, 0, 1])) == 0.0
+    scores, truths = np.array([0.1, NAN, 0.8, 0.9]), np.array([0, 0, 1, 1])
+    assert value_of(spec, scores, truths) == 0.5
+    assert value_of(metrics.get("auc_pr", from_logits=from_logits), scores, truths) < 0.6
+
+
+def test_one_hot_rows_that_are_nan_are_no_label():
+    assert value_of(metrics.get("accuracy"), np.eye(3), np.full((3, 3), NAN)) == 0.0

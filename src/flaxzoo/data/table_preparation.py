@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._finite import check_scores
 from flaxzoo._host import as_host
 from flaxzoo.data._table_columns import (
     CategoricalColumn,
@@ -151,13 +152,14 @@ class TablePreparation:
           scaling of the target undone.
 
         Raises:
-          DataError: predictions of another shape.
+          DataError: predictions of another shape, or NaN where a class is to be told.
         """
         array = as_host(predictions, "predictions")
         width = len(self.class_names) or 1
         if array.ndim != 2 or array.shape[1] != width:
             raise DataError(f"predictions must be [N, {width}], got {list(array.shape)}")
         if self.class_names:
+            check_scores(array, "predictions")
             return np.array(self.class_names, object)[array.argmax(axis=1)]
         return (array[:, 0] * self.target.scale + self.target.shift).astype(np.float32)
 

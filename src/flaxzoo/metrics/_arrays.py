@@ -96,7 +96,7 @@ def class_labels(outputs: jax.Array, targets: Any, metric: str) -> jax.Array:
             f"{metric}: outputs has shape {outputs.shape}, takes [batch, ..., classes]"
         )
     if targets.shape == outputs.shape:
-        return jnp.argmax(targets, axis=-1)
+        return jnp.where(jnp.isnan(targets).any(-1), -1, jnp.argmax(targets, axis=-1))
     if targets.shape == (*leading, 1):
         targets = targets[..., 0]
     if targets.shape != leading:
@@ -107,6 +107,15 @@ def class_labels(outputs: jax.Array, targets: Any, metric: str) -> jax.Array:
     if is_float(targets):
         raise ShapeError(f"{metric}: targets has dtype {targets.dtype}, class labels are integers")
     return targets.astype(jnp.int32)
+
+
+def best_class(scores: jax.Array) -> jax.Array:
+    """The class [...] of the highest of the scores [..., C], the lower one of equals.
+
+    It is C, which is no class, where a score is NaN: argmax takes the first NaN for the highest.
+    """
+    answers = jnp.argmax(scores, axis=-1)
+    return jnp.where(jnp.isnan(scores).any(-1), scores.shape[-1], answers)
 
 
 def pick(scores: jax.Array, labels: jax.Array) -> jax.Array:

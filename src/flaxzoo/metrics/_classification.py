@@ -18,6 +18,8 @@ def accuracy(
 ) -> clu_metrics.Metric:
     """Share of right answers, of several classes or of yes and no, told apart by shape.
 
+    Where a score is NaN there is no right answer.
+
     Args:
       outputs: scores [..., C] of C > 1 classes; or scores [...] or [..., 1] of yes; or, as
         integers or booleans [...], the answers themselves.
@@ -38,7 +40,9 @@ def accuracy(
         answers, labels = _arrays.align(outputs, targets, "accuracy")
     elif outputs.ndim >= 2 and outputs.shape[-1] > 1:
         labels = _arrays.class_labels(outputs, targets, "accuracy")
-        answers = jnp.argmax(outputs, axis=-1)
+        answers = _arrays.best_class(outputs)
+        # No class is right where there is none, whatever the label.
+        labels = jnp.where(labels < outputs.shape[-1], labels, -1)
     else:
         return _binary_accuracy(outputs, targets, weights, 0.5, from_logits, "accuracy")
     weights = _arrays.expand_weights(weights, labels.shape, "accuracy")
@@ -54,7 +58,7 @@ def binary_accuracy(
     threshold: float = 0.5,
     from_logits: bool = True,
 ) -> clu_metrics.Metric:
-    """Share of right yes-or-no answers, by element.
+    """Share of right yes-or-no answers, by element; where a score is NaN there is none.
 
     Args:
       outputs: scores of targets' shape (several axes: several labels by example), or [..., 2] for
@@ -79,7 +83,8 @@ def _binary_accuracy(
     probabilities, truths, weights = _arrays.binary_scores(
         outputs, targets, weights, from_logits=from_logits, metric=metric
     )
-    return _states.Mean.of((probabilities > threshold) == truths, weights)
+    right = ((probabilities > threshold) == truths) & ~jnp.isnan(probabilities)
+    return _states.Mean.of(right, weights)
 
 
 @REGISTRY.register(aliases=["top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"])
@@ -88,8 +93,8 @@ def top_k_accuracy(
 ) -> clu_metrics.Metric:
     """Share of examples whose class is among the k of highest score.
 
-    Of equal scores the lower class id ranks higher, as in argmax, so that k=1 is ``accuracy``. A
-    class whose score is NaN is never among them. With k or fewer classes the value is 1.
+    Of equal scores the lower class id ranks higher, as in argmax, so that k=1 is ``accuracy``. Of
+    scores that hold NaN nothing is right. With k or fewer classes the value is 1.
 
     Args:
       outputs: scores [..., C].
@@ -110,7 +115,7 @@ def top_k_accuracy(
     score = _arrays.pick(outputs, labels)
     better = (outputs > score) | ((outputs == score) & (classes < labels))
     # A label out of range has the score NaN, as if the model had given it.
-    right = (better.sum(-1) < k) & ~jnp.isnan(score[..., 0])
+    right = (better.sum(-1) < k) & ~jnp.isnan(score[..., 0]) & ~jnp.isnan(outputs).any(-1)
     return _states.Mean.of(right, weights)
 
 
@@ -122,7 +127,8 @@ def auc(
 
     Only the order of the scores counts, at any scale: they are sorted into bins whose width is
     at most 1/256 of the score, and those in one bin are ties, which count half. It is 0 if the
-    data has only yes or only no. A score that is NaN ranks last.
+    data has only yes or only no. A score that is NaN is on the wrong side: below all others
+    where the truth is yes, above them where it is no.
 
     Args:
       outputs: scores of targets' shape, or [..., 2] for targets [...].

@@ -63,7 +63,9 @@ class ScoreHistogram(clu_metrics.Metric):
         cls: type[_Histogram], scores: jax.Array, truths: jax.Array, weights: jax.Array
     ) -> _Histogram:
         """From scores float [N], truths bool [N] and weights float [N]."""
-        bins = score_bins(scores)
+        # A score that is NaN must not rank as a no: for a no it would be right.
+        worst = jnp.where(truths, -jnp.inf, jnp.inf)
+        bins = score_bins(jnp.where(jnp.isnan(scores), worst, scores))
         positives, negatives = (
             jax.ops.segment_sum(weights * truth, bins, num_segments=BINS)
             for truth in (truths, ~truths)

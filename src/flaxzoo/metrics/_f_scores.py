@@ -122,7 +122,8 @@ def _f_score(
             metric=metric,
             several="average='macro', 'micro' or 'weighted' is needed for several classes",
         )
-        yes = probabilities > threshold
+        # Where a score is NaN the answer is the wrong one.
+        yes = jnp.where(jnp.isnan(probabilities), ~truths, probabilities > threshold)
         counts = [(weights * cell).sum() for cell in (yes & truths, yes & ~truths, ~yes & truths)]
     else:
         answers, labels, classes = _class_answers(outputs, targets, num_classes, metric)
@@ -154,4 +155,5 @@ def _class_answers(
             f"{metric}: outputs has shape {outputs.shape}, takes [..., {num_classes}] for "
             f"num_classes={num_classes}"
         )
-    return jnp.argmax(outputs, axis=-1), labels, outputs.shape[-1]
+    # A row without a best class gives no class's count an answer; its own is missed.
+    return _arrays.best_class(outputs), labels, outputs.shape[-1]
