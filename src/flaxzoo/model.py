@@ -27,7 +27,7 @@ from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
-from flaxzoo.preprocess import Predictions
+from flaxzoo.preprocess import Predictions, model_inputs
 from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
 from flaxzoo.tasks import get_task
@@ -250,6 +250,8 @@ class Model:
             if parts:
                 # As many rows as the batches before, for which the forward pass is compiled.
                 batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - rows, 0)])
+            if not parts:
+                self.spec.preprocess.warn_of_scale(batch, stacklevel=4)  # type: ignore[union-attr]
             parts.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], self(batch)))
         if not parts:
             raise DataError("images is empty: there is nothing to predict")
@@ -390,7 +392,7 @@ class Model:
 
     def _sample(self, inputs: Any) -> Any:
         if inputs is not None:
-            return jax.tree.map(_abstract, inputs)
+            return model_inputs(self.spec.preprocess, jax.tree.map(_abstract, inputs))
         return self.spec.sample()
 
     def _require_classifier(self, what: str) -> None:

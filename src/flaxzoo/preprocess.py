@@ -7,10 +7,12 @@ import dataclasses
 import html
 import operator
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,6 +32,8 @@ _TIMM_DEFAULTS: dict[str, Any] = {
     "crop_mode": "center",
 }
 _SHOWN = 20
+# How many times brighter than white, in the range of a model, looks like 0 to 255.
+_UNSCALED = 10
 # Of the picture that is cut from, in pixels.
 _MAX_SIDE = 1 << 20
 
@@ -305,11 +309,73 @@ class Preprocess:
             if (std != 1).any():
                 rows /= std
 
+    def takes_pixels(self, leaf: Any) -> bool:
+        """Whether an array, or its shape, is a batch of pixels: uint8 ``[B, H, W, C]``.
+
+        Grey ones may be ``[B, H, W]``.
+        """
+        channels = self.input_shape[-1]
+        if getattr(leaf, "dtype", None) != np.uint8:
+            return False
+        return (leaf.ndim == 4 and leaf.shape[-1] == channels) or (leaf.ndim == 3 and channels == 1)
+
+    def scaled(self, leaf: Any) -> Any:
+        """A batch of pixels, scaled to [0, 1] and normalised on the device; all else as it is.
+
+        Args:
+          leaf: an array, a tracer or a ``jax.ShapeDtypeStruct``. Pixels are not resized.
+
+        Returns:
+          float32 ``[B, H, W, C]`` for pixels, which are those of a call to within rounding.
+        """
+        if not self.takes_pixels(leaf):
+            return leaf
+        shape = jax.ShapeDtypeStruct((*leaf.shape[:3], self.input_shape[-1]), np.dtype(np.float32))
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return shape
+        mean, std = (
+            jnp.asarray(self._per_channel(values), jnp.float32).reshape(1, 1, 1, -1)
+            for values in (self.mean, self.std)
+        )
+        return (jnp.reshape(leaf, shape.shape).astype(jnp.float32) / 255 - mean) / std
+
+    def warn_of_scale(self, images: Any, stacklevel: int = 3) -> None:
+        """Warns of a NumPy batch whose values look like pixels that nothing has scaled.
+
+        Args:
+          images: a batch of inputs; what is no array ``[B, H, W, C]`` is not looked at.
+          stacklevel: as of ``warnings.warn``.
+
+        Warns:
+          UserWarning: no value is negative, and the largest is far above what white becomes.
+        """
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or self.takes_pixels(images):
+            return
+        white = max((1 - m) / s for m in self.mean for s in self.std)
+        largest = float(images.max(initial=0))
+        if largest > _UNSCALED * max(white, 1) and images.min() >= 0:
+            warnings.warn(
+                f"images of {images.dtype} reach {largest:g}, where this model's preprocessing "
+                f"makes {white:.3g} of white: they look unscaled. Pass uint8 arrays, which are "
+                "preprocessed, or divide by 255 and normalise as model.spec.preprocess says",
+                stacklevel=stacklevel,
+            )
+
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
         channels = self.input_shape[-1]
         if len(values) == channels:
             return values
         return (sum(values) / len(values),) * channels
+
+
+def model_inputs(preprocess: Preprocess | None, inputs: Any) -> Any:
+    """Inputs as a model takes them: its preprocessing makes floats of uint8 pixels.
+
+    Args:
+      preprocess: the model's, or None for one that has none.
+      inputs: a tree of arrays, tracers or ``jax.ShapeDtypeStruct``.
+    """
+    return inputs if preprocess is None else jax.tree.map(preprocess.scaled, inputs)
 
 
 def _sizes(name: str, sizes: Any, form: str) -> tuple[int, int, int]:

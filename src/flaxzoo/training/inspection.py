@@ -25,6 +25,8 @@ def inspect(state: Any, feed: Feed) -> None:
       ShapeError: the data does not fit the model or the loss.
     """
     batch = with_targets(prepare(state, feed.first()))
+    if state.preprocess is not None:
+        state.preprocess.warn_of_scale(batch.inputs, stacklevel=4)
     outputs = output_shapes(state, batch.inputs).tree()
     if feed.arrays is not None:
         # Arrays are looked at once, as a whole, instead of batch by batch.

@@ -25,6 +25,7 @@ from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.model import Model
+from flaxzoo.preprocess import model_inputs
 from flaxzoo.summary import Summary
 from flaxzoo.training import settings as settings_file
 from flaxzoo.training.checkpoint import Checkpoints, require_writable, restore, saved_steps
@@ -219,8 +220,9 @@ class Run:
     def _note_inputs(self, inputs: Any) -> None:
         """Whoever saves the model or loads the run is told the size that it was trained on."""
         if inputs is not None:
-            self._inputs = inputs
-            spec = self._model.spec.with_inputs(inputs)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+            self._inputs = model_inputs(self._model.spec.preprocess, shapes)
+            spec = self._model.spec.with_inputs(self._inputs)
             self._model = dataclasses.replace(self._model, spec=spec)
 
     def _note_classes(self, data: Any) -> None:

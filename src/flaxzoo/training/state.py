@@ -56,6 +56,7 @@ class TrainState(train_state.TrainState):
         static.
       groups: how ``tx`` is divided, where something is frozen or rates differ, else None; static.
       augment: what ``train_step`` does to each batch, ``(key, Batch) -> Batch``; static.
+      preprocess: the model's preprocessing, which every step does to uint8 images; static.
       reconstruct: whether targets default to the inputs; static.
       donate: whether a step may take the arrays for those of the next state; static.
     """
@@ -72,6 +73,7 @@ class TrainState(train_state.TrainState):
     plan: Any = struct.field(pytree_node=False, default=None)
     groups: Any = struct.field(pytree_node=False, default=None)
     augment: Any = struct.field(pytree_node=False, default=None)
+    preprocess: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
     donate: bool = struct.field(pytree_node=False, default=False)
 
@@ -281,6 +283,7 @@ def create_train_state(
         plan=options,
         groups=groups,
         augment=_as_augmentation(augment, model),
+        preprocess=model.spec.preprocess,
         reconstruct=task.reconstructs,
         donate=bool(donate),
     )

@@ -19,6 +19,7 @@ from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_ho
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
+from flaxzoo.preprocess import model_inputs
 from flaxzoo.training.modes import training_modes
 from flaxzoo.training.state import TrainState, merge, split
 
@@ -150,8 +151,9 @@ def complete(state: TrainState, batch: Batch) -> Batch:
         return batch
     if not state.reconstruct:
         raise DataError("the batch has no targets: pass (inputs, targets)")
-    # Targets that are the inputs follow what an augmentation makes of them.
-    return batch if state.augment is not None else with_targets(batch)
+    # Targets that are the inputs follow what augmentation and preprocessing make of them.
+    later = state.augment is not None or _holds_pixels(state, batch.inputs)
+    return batch if later else with_targets(batch)
 
 
 def with_targets(batch: Batch) -> Batch:
@@ -183,6 +185,9 @@ def check_values(
     check_weights(batch.weights)
     if is_host(batch.targets) and state.loss is not None:
         outputs = output_shapes(state, (like or batch).inputs, shapes).tree()
+        if state.reconstruct and _holds_pixels(state, batch.targets):
+            # Their values are what they may be; the step checks the shapes.
+            return
         if like is not None:
             outputs = _for_examples(outputs, batch_size(batch))
         state.loss.check_targets(batch.targets, outputs)
@@ -259,6 +264,7 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollectio
 
 def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollection, Shapes]:
     """``update``, and the shapes of the model's outputs, which are data for no one."""
+    batch = _preprocessed(state, batch)
     trainable, frozen = split(state.params, state.frozen)
     if not trainable:
         raise ValueError("every parameter is frozen: there is nothing to train")
@@ -300,8 +306,28 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
 def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
     variables = state.eval_variables
+    batch = _preprocessed(state, batch)
     outputs = apply_module(state.module, variables, batch.inputs, rngs=_eval_rngs(state))
     return _measure(state, variables["params"], outputs, with_targets(batch))
+
+
+def _preprocessed(state: TrainState, batch: Batch) -> Batch:
+    """The batch with floats in place of uint8 images, also where they are to be reconstructed."""
+    inputs = model_inputs(state.preprocess, batch.inputs)
+    if not state.reconstruct:
+        return batch._replace(inputs=inputs)
+    targets = None if batch.targets is None else model_inputs(state.preprocess, batch.targets)
+    batch = batch._replace(inputs=inputs, targets=targets)
+    return batch if state.augment is not None else with_targets(batch)
+
+
+def _holds_pixels(state: TrainState, inputs: Any) -> bool:
+    preprocess = state.preprocess
+    return preprocess is not None and any(map(preprocess.takes_pixels, jax.tree.leaves(inputs)))
+
+
+def _measured(state: TrainState, params: Any, outputs: Any, batch: Batch) -> MetricCollection:
+    return _measure(state, params, outputs, with_targets(_preprocessed(state, batch)))
 
 
 def _measure(state: TrainState, params: Any, outputs: Any, batch: Batch) -> MetricCollection:
@@ -436,12 +462,13 @@ def empty_totals(
       outputs: the shapes of the model's outputs, if the caller knows them.
     """
     outputs = output_shapes(state, batch.inputs) if outputs is None else outputs
-    shapes = jax.eval_shape(_measure, state, state.params, outputs.tree(), with_targets(batch))
+    shapes = jax.eval_shape(_measured, state, state.params, outputs.tree(), batch)
     # NumPy's: jax would dispatch one small program for each of them.
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def _predict(state: TrainState, inputs: Any) -> Any:
+    inputs = model_inputs(state.preprocess, inputs)
     return apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
 
 

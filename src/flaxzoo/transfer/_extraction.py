@@ -23,6 +23,7 @@ from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
+from flaxzoo.preprocess import Preprocess, model_inputs
 from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_files import columns_of, structure_of
@@ -56,6 +57,8 @@ class Extraction:
         self.first = self.feed.first()
         self.batch_size = batch_size(self.first)
         self._check_inputs(self.first)
+        if model.spec.preprocess is not None:
+            model.spec.preprocess.warn_of_scale(self.first.inputs, stacklevel=5)
         outputs = jax.eval_shape(self._run, self.variables, self._filled(self.first.inputs))
         for leaf in jax.tree.leaves(outputs):
             if leaf.shape[:1] != (self.batch_size,):
@@ -112,19 +115,14 @@ class Extraction:
         return {"kind_of_data": "arrays", "data": fingerprints.digest(arrays)}
 
     def _run(self, variables: Any, inputs: Any) -> Any:
-        return _forward(self.module, variables, inputs, *self._pooling, self.dtype)
+        preprocess = self.model.spec.preprocess
+        return _forward(self.module, variables, inputs, preprocess, *self._pooling, self.dtype)
 
     def _filled(self, inputs: Any) -> Any:
         rows = len(jax.tree.leaves(inputs)[0])
         return pad_batch(inputs, self.batch_size)[0] if rows < self.batch_size else inputs
 
     def _check_inputs(self, batch: Batch) -> None:
-        images = self.model.spec.preprocess is not None
-        if images and any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(batch.inputs)):
-            raise TypeError(
-                "a model takes images that are preprocessed already, got uint8: use "
-                "model.spec.preprocess(images)"
-            )
         check_inputs(self.model.module, self.model.variables, batch.inputs)
         check_weights(batch.weights)
 
@@ -177,13 +175,20 @@ def _resolved(pooling: str | None, module: nn.Module) -> tuple[str | None, int]:
     return None if pooling == "attention" else pooling, options.get("prefix_tokens", 0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
 def _forward(
-    module: nn.Module, variables: Any, inputs: Any, pooling: Any, prefix_tokens: int, dtype: Any
+    module: nn.Module,
+    variables: Any,
+    inputs: Any,
+    preprocess: Preprocess | None,
+    pooling: Any,
+    prefix_tokens: int,
+    dtype: Any,
 ) -> Any:
     def finish(leaf: jax.Array) -> jax.Array:
         leaf = global_pool(leaf, pooling, prefix_tokens)
         floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if floating else leaf
 
-    return jax.tree.map(finish, apply_module(module, variables, inputs))
+    outputs = apply_module(module, variables, model_inputs(preprocess, inputs))
+    return jax.tree.map(finish, outputs)
