@@ -251,7 +251,7 @@ class Model:
                 # As many rows as the batches before, for which the forward pass is compiled.
                 batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - rows, 0)])
             if not parts:
-                self.spec.preprocess.warn_of_scale(batch, stacklevel=4)  # type: ignore[union-attr]
+                self.spec.preprocess.warn_of_scale(batch)  # type: ignore[union-attr]
             parts.append(jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], self(batch)))
         if not parts:
             raise DataError("images is empty: there is nothing to predict")

@@ -7,7 +7,6 @@ import dataclasses
 import html
 import operator
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
@@ -18,6 +17,7 @@ import numpy as np
 
 from flaxzoo._checks import check_number
 from flaxzoo._host import as_host
+from flaxzoo._warnings import warn
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.images import CROP_MODES, INTERPOLATIONS, fit, is_encoded, is_pil, load_image
 
@@ -339,12 +339,11 @@ class Preprocess:
         )
         return (jnp.reshape(leaf, shape.shape).astype(jnp.float32) / 255 - mean) / std
 
-    def warn_of_scale(self, images: Any, stacklevel: int = 3) -> None:
+    def warn_of_scale(self, images: Any) -> None:
         """Warns of a NumPy batch whose values look like pixels that nothing has scaled.
 
         Args:
           images: a batch of inputs; what is no array ``[B, H, W, C]`` is not looked at.
-          stacklevel: as of ``warnings.warn``.
 
         Warns:
           UserWarning: no value is negative, and the largest is far above what white becomes.
@@ -354,11 +353,10 @@ class Preprocess:
         white = max((1 - m) / s for m in self.mean for s in self.std)
         largest = float(images.max(initial=0))
         if largest > _UNSCALED * max(white, 1) and images.min() >= 0:
-            warnings.warn(
+            warn(
                 f"images of {images.dtype} reach {largest:g}, where this model's preprocessing "
                 f"makes {white:.3g} of white: they look unscaled. Pass uint8 arrays, which are "
                 "preprocessed, or divide by 255 and normalise as model.spec.preprocess says",
-                stacklevel=stacklevel,
             )
 
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:

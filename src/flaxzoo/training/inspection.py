@@ -26,7 +26,7 @@ def inspect(state: Any, feed: Feed) -> None:
     """
     batch = with_targets(prepare(state, feed.first()))
     if state.preprocess is not None:
-        state.preprocess.warn_of_scale(batch.inputs, stacklevel=4)
+        state.preprocess.warn_of_scale(batch.inputs)
     outputs = output_shapes(state, batch.inputs).tree()
     if feed.arrays is not None:
         # Arrays are looked at once, as a whole, instead of batch by batch.

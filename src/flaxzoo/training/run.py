@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +19,7 @@ from flaxzoo._checks import check_size
 from flaxzoo._explain import missing_attribute
 from flaxzoo._files import as_path
 from flaxzoo._trees import copied
+from flaxzoo._warnings import warn
 from flaxzoo.callbacks.base import CallbackList
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError
@@ -200,8 +200,7 @@ class Run:
                 start, length, self._length_given = self.step, end - self.step, False
             self._set_schedule(start, length)
         if said := idle_updates(self.state.optimizer, self.step, end):  # type: ignore[union-attr]
-            # The frames of fit and of its two decorators lie between.
-            warnings.warn(said, stacklevel=5)
+            warn(said)
 
     def _set_schedule(self, start: int, length: int) -> None:
         if (start, length) != (self._schedule_start, self._total_steps):

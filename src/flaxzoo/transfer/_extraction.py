@@ -58,7 +58,7 @@ class Extraction:
         self.batch_size = batch_size(self.first)
         self._check_inputs(self.first)
         if model.spec.preprocess is not None:
-            model.spec.preprocess.warn_of_scale(self.first.inputs, stacklevel=5)
+            model.spec.preprocess.warn_of_scale(self.first.inputs)
         outputs = jax.eval_shape(self._run, self.variables, self._filled(self.first.inputs))
         for leaf in jax.tree.leaves(outputs):
             if leaf.shape[:1] != (self.batch_size,):
