@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import struct
 import threading
 import time
 import warnings
@@ -150,7 +151,8 @@ def test_one_channel_takes_the_average_of_three():
         ("I;16", 257 * 9, (9, 9, 9)),
         ("I;16B", 257 * 9, (9, 9, 9)),
         ("F", 41.5, (41, 41, 41)),
-        ("F", -3.0, (0, 0, 0)),
+        ("F", 0.6, (153, 153, 153)),
+        ("PA", (0, 7), (0, 0, 0)),
     ],
 )
 def test_every_mode(mode, colour, expected):
@@ -179,6 +181,80 @@ def test_palettes_with_transparency():
             data = encoded(image, transparency=transparency)
             np.testing.assert_array_equal(PLAIN(data), expected)
         np.testing.assert_array_equal(PLAIN(image.convert("PA")), expected)
+
+
+def tiff(values):
+    """A grey TIFF of any type of numbers; Pillow writes fewer than it reads."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width = values.shape
+    pixels = values.tobytes()
+    tags = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, 1), (273, 8)]
+    tags += [(277, 1), (278, height), (279, len(pixels)), (339, kind)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start, count = struct.pack("<I", 8 + len(pixels)), struct.pack("<H", len(tags))
+    return b"II*\0" + start + pixels + count + directory + bytes(4)
+
+
+def pfm(values):
+    height, width = values.shape
+    return f"Pf\n{width} {height}\n-1.0\n".encode() + values[::-1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("<u1", 0, 255),
+        ("<i1", -128, 127),
+        ("<u2", 0, 65535),
+        ("<i2", -32768, 32767),
+        ("<i4", 0, 65535),
+        ("<f4", 0, 1),
+        ("<f4", 0, 255),
+        ("pfm", 0, 1),
+    ],
+)
+def test_numbers_keep_their_range(dtype, low, high):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    values = np.round(low + ramp * (high - low)) if high > 1 else ramp
+    data = pfm(values) if dtype == "pfm" else tiff(values.astype(dtype))
+    found = Preprocess((8, 8, 1))(data)[0, ..., 0]
+    np.testing.assert_allclose(found, ramp, atol=0.51 / 255)
+    if dtype == "<i2":
+        # By the type, not by what one picture happens to hold.
+        upper = Preprocess((8, 8, 1))(tiff(np.maximum(values, 0).astype(dtype)))[0, ..., 0]
+        np.testing.assert_allclose(upper, np.maximum(ramp, 0.5), atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "kind"),
+    [
+        ("<f4", -1, 1, "floats from -1 to 1, .* 0 to 1 or 0 to 255"),
+        ("<f4", 0, 1000, "floats from 0 to 1000"),
+        ("<i4", -5, 70000, "integers from -5 to 70000, .* 0 to 65535"),
+        ("<u4", 0, 3e9, r"integers from 0 to 3e\+09"),
+    ],
+)
+def test_numbers_without_a_known_range_need_one(dtype, low, high, kind, tmp_path):
+    values = np.linspace(low, high, 64).reshape(8, 8).astype(dtype)
+    file = tmp_path / "depth.tif"
+    file.write_bytes(tiff(values))
+    with pytest.raises(DataError, match=rf"depth\.tif: .*{kind}.*value_range=\(black, white\)"):
+        PLAIN(file)
+    middle = (low + high) / 2
+    found = Preprocess((8, 8, 1), value_range=(low, middle))(file)[0, ..., 0].ravel()
+    wanted = np.minimum(np.linspace(0, 2, 64), 1)
+    np.testing.assert_allclose(found, wanted, atol=1 / 255)
+    # Eight bits are as they are.
+    grey = Preprocess((8, 8, 1), value_range=(low, high))(np.full((8, 8), 51, np.uint8))
+    np.testing.assert_allclose(grey, 0.2)
+
+
+def test_a_range_of_values_is_one():
+    made = Preprocess((8, 8, 1), value_range=[-1, 1])
+    assert made.value_range == (-1.0, 1.0)
+    for wrong in ((1, 1), (2, 1), (0, np.inf), 5, (0, 1, 2), ("a", "b")):
+        with pytest.raises(ValueError, match=r"value_range must be \(black, white\)"):
+            Preprocess((8, 8, 1), value_range=wrong)
 
 
 def test_sixteen_bit_files():
@@ -268,11 +344,11 @@ def test_the_order_is_kept_by_the_threads(tmp_path, monkeypatch):
     seen = set()
     original = preprocess_module.load_image
 
-    def slow(image, channels):
+    def slow(image, *options):
         seen.add(threading.current_thread().name)
         # Earlier ones finish later.
         time.sleep(0.002 * (20 - int(image.stem)))
-        return original(image, channels)
+        return original(image, *options)
 
     monkeypatch.setattr(preprocess_module, "load_image", slow)
     paths = [tmp_path / f"{i}.png" for i in range(20)]

@@ -17,6 +17,9 @@ from flaxzoo.errors import DataError, ShapeError
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CROP_MODES = ("center", "squash", "border")
 
+# Black and white: of integers with a sign, and of pictures that need no scaling.
+_SIGNED = {"int8": (-128, 127), "int16": (-32768, 32767)}
+_EIGHT_BITS = (0, 255)
 # Above this many pixels only the part that the crop keeps is computed.
 _MAX_RESIZED = 1 << 26
 
@@ -31,7 +34,7 @@ def is_encoded(image: Any) -> bool:
     return isinstance(image, str | os.PathLike | bytes | bytearray) or hasattr(image, "read")
 
 
-def load_image(image: Any, channels: int) -> Any:
+def load_image(image: Any, channels: int, value_range: tuple[float, float] | None = None) -> Any:
     """Decodes one image, turns it upright and converts it to what a model takes.
 
     Args:
@@ -39,32 +42,35 @@ def load_image(image: Any, channels: int) -> Any:
         ``[H, W]`` or ``[H, W, C]`` of grey (C = 1), grey with alpha (2), RGB (3) or RGB with
         alpha (4).
       channels: 1 for grey, 3 for RGB.
+      value_range: the values that are black and white in pictures of more than eight bits, as
+        ``flaxzoo.Preprocess`` takes them.
 
     Returns:
       A PIL image of mode ``L`` or ``RGB``.
 
     Raises:
-      DataError: not a readable image; the message names the file.
+      DataError: not a readable image, or one whose values have no known range; the message names
+        the file.
       ShapeError: an array of another shape or dtype.
       TypeError: none of these kinds.
     """
     from PIL import Image, UnidentifiedImageError
 
     if not (is_pil(image) or is_encoded(image)):
-        return _convert(_from_array(image), channels)
+        return _convert(_from_array(image), channels, name="")
     name = _name(image)
     try:
         if is_pil(image):
             # Pillow decodes an opened image only now.
             image.load()
-            return _upright(image, channels)
+            return _upright(image, channels, name, value_range)
         if isinstance(image, bytes | bytearray):
             image = io.BytesIO(image)
         elif isinstance(image, str | os.PathLike):
             image = as_path(image)
         with Image.open(image) as opened:
             opened.load()
-            return _upright(opened, channels)
+            return _upright(opened, channels, name, value_range)
     except (DataError, MemoryError):
         raise
     except FileNotFoundError:
@@ -157,23 +163,30 @@ def _from_array(image: Any) -> Any:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _upright(image: Any, channels: int) -> Any:
+def _upright(image: Any, channels: int, name: str, value_range: tuple[float, float] | None) -> Any:
     from PIL import ExifTags, ImageOps
 
     if 0 in image.size:
-        raise DataError(f"{_name(image)}: the image has no pixels ({image.width} x {image.height})")
+        raise DataError(f"{name}: the image has no pixels ({image.width} x {image.height})")
+    integers = _integers(image)
     # A damaged note of which way is up may lie beside a sound picture.
     with contextlib.suppress(Exception):
         # Pillow would copy a picture that is upright already.
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
-    return _convert(image, channels)
+    return _convert(image, channels, name, value_range, integers)
 
 
-def _convert(image: Any, channels: int) -> Any:
+def _convert(
+    image: Any,
+    channels: int,
+    name: str,
+    value_range: tuple[float, float] | None = None,
+    integers: str = "",
+) -> Any:
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
+    if image.mode.startswith("I") or image.mode == "F" or integers == "int8":
+        image = _eight_bits(image, name, value_range, integers)
     elif image.mode == "La":
         image = image.convert("LA")
     elif image.mode == "LAB":
@@ -184,17 +197,52 @@ def _convert(image: Any, channels: int) -> Any:
     return image.convert(mode)
 
 
-def _eight_bits(image: Any) -> Any:
+def _integers(image: Any) -> str:
+    """The type of a grey TIFF file's integers where Pillow's mode does not tell it, or nothing."""
+    tags: Any = getattr(image, "tag_v2", None)
+    if tags is None:
+        return ""
+    # BitsPerSample, and SampleFormat, which is 2 where there is a sign.
+    bits, sample = tuple(tags.get(258, ())), tuple(tags.get(339, (1,)))
+    return {("L", 8, 2): "int8", ("I", 16, 2): "int16", ("I", 32, 1): "uint32"}.get(
+        (image.mode, *bits, *sample), ""
+    )
+
+
+def _eight_bits(
+    image: Any, name: str, value_range: tuple[float, float] | None, integers: str
+) -> Any:
+    """One rule for integers of more than eight bits and floats: black is 0, and white is 255."""
     from PIL import Image
 
     values = np.asarray(image)
-    if image.mode == "F":
-        if not np.isfinite(values).all():
-            raise DataError(f"{_name(image)}: the image holds NaN or infinite values")
+    if integers in ("int8", "uint32"):
+        # Pillow reads them as if they had no sign, or one.
+        values = np.ascontiguousarray(values).view(integers)
+    if image.mode == "F" and not np.isfinite(values).all():
+        raise DataError(f"{name}: the image holds NaN or infinite values")
+    low, high = value_range or _SIGNED.get(integers) or _range_of(image.mode, values, name)
+    if (low, high) == _EIGHT_BITS:
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    # Sixteen bits; Pillow's own conversion clips them, or drops the lower eight.
-    values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
-    return Image.fromarray(values.astype(np.uint8))
+    # Pillow's own conversion clips sixteen bits, or drops the lower eight.
+    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return Image.fromarray((np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8))
+
+
+def _range_of(mode: str, values: np.ndarray, name: str) -> tuple[float, float]:
+    """The range of an integer type, or the one of two that floats are written in."""
+    least, most = values.min(), values.max()
+    ranges = ((0, 1), _EIGHT_BITS) if mode == "F" else ((0, 65535),)
+    for low, high in ranges:
+        if least >= low and most <= high:
+            return low, high
+    kind = "floats" if mode == "F" else "integers"
+    takes = " or ".join(f"{low} to {high}" for low, high in ranges)
+    raise DataError(
+        f"{name}: the image holds {kind} from {least:g} to {most:g}, and without more {takes} is "
+        "what they are taken for: say which values are black and white in all pictures, with "
+        "flaxzoo.Preprocess(..., value_range=(black, white))"
+    )
 
 
 def _resize(image: Any, size: tuple[int, int], interpolation: str, box: Any = None) -> Any:

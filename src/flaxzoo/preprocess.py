@@ -57,9 +57,13 @@ class Preprocess:
       crop_mode: what ``crop`` is taken of. ``"center"``: the shorter side becomes
         ``floor(size / crop)``, and the middle is kept. ``"squash"``: both sides do, changing the
         aspect ratio. ``"border"``: the longer side does, and borders of the mean colour fill up.
+      value_range: the values that become black and white in pictures of more than eight bits;
+        what lies beyond them is clipped. None takes the range of the file's integers (0 to 65535,
+        with a sign -32768 to 32767), and of floats 0 to 1, or 0 to 255 where one is above 1;
+        other values are an error then. Pictures of eight bits are as they are.
 
     Raises:
-      ValueError: sizes, ``mean``, ``std`` or ``crop`` out of range.
+      ValueError: sizes, ``mean``, ``std``, ``crop`` or ``value_range`` out of range.
       UnknownNameError: (a KeyError) an unknown ``interpolation`` or ``crop_mode``.
     """
 
@@ -69,6 +73,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     crop: float | None = None
     crop_mode: str = "center"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         # Lists come from JSON; a spec is compared, hashed and written.
@@ -95,6 +100,14 @@ class Preprocess:
                     f"unknown {name} {value!r}.{did_you_mean(str(value), known)} "
                     f"There are: {', '.join(known)}"
                 )
+        if self.value_range is not None:
+            values = _numbers(self.value_range)
+            if values is None or len(values) != 2 or not values[0] < values[1]:
+                raise ValueError(
+                    "value_range must be (black, white), two finite numbers of which the second "
+                    f"is larger, or None, got {self.value_range!r}"
+                )
+            object.__setattr__(self, "value_range", values)
         if self.crop is None:
             if self.crop_mode != "center":
                 raise ValueError(f"crop_mode {self.crop_mode!r} needs crop, 1.0 to keep everything")
@@ -272,7 +285,8 @@ class Preprocess:
             if jnp.issubdtype(image.dtype, jnp.floating):
                 return self._checked(image[None])[0]
         out = np.empty((1, *self.input_shape), np.float32)
-        self.normalize(self.pixels(load_image(image, self.input_shape[-1]))[None], out)
+        picture = load_image(image, self.input_shape[-1], self.value_range)
+        self.normalize(self.pixels(picture)[None], out)
         return out[0]
 
     def pixels(self, image: Any) -> np.ndarray:

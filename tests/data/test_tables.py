@@ -648,3 +648,64 @@ def test_exclude_and_features_together(tmp_path):
             TableCSV(table, "y", exclude=["bb"], **options)
         with pytest.raises(DataError, match="numeric has 'a', which is not among the features"):
             TableCSV(table, "y", numeric=["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["3.5", "?", "4.5", "5"], r"but not '\?': read_options=\{'na_values': \['\?'\]\} makes"),
+        (["3,5", "4,25", "5,5", "-1,0"], r"comma, such as '-1,0': read_options=\{'decimal': ','\}"),
+        (
+            ["1,234", "12,345.5", "7", "8"],
+            r"read_options=\{'thousands': ','\} reads them from a file",
+        ),
+        (["3,5", "-", "4,25", "5,25"], r"not '-': .*'decimal': ',', 'na_values': \['-'\]"),
+        (["3.5", "4.5", "5.5", "6.5"], "most of its values are numbers: numeric= reads them"),
+    ],
+)
+def test_columns_of_numbers_are_no_categories_in_silence(values, message):
+    with pytest.warns(UserWarning, match=rf"column 'x' becomes a feature for each.*{message}.*cat"):
+        whole(small(x=values))
+    rows = {"y": values, "x": range(4)}
+    with pytest.warns(UserWarning, match=rf"target 'y' becomes a class for each .*{message}.*task"):
+        TableCSV(rows, "y", validation_fraction=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_no_numbers():
+    for values in (["01", "02", "X", "03"], ["1", "a", "b", "c"], ["a", "b", "c,d", "1,5 kg"]):
+        whole(small(x=values))
+    whole(small(x=["0", "1", "2", "3+"]), categorical=["x"])
+    rows = {"x": range(4), "y": ["1", "2", "3", "?"]}
+    TableCSV(rows, "y", task="classification", validation_fraction=0)
+
+
+def test_the_options_that_are_named_read_the_file(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("x;y\n3,5;a\n?;b\n4,25;a\n5,0;b\n")
+    options = {"sep": ";"}
+    with pytest.warns(UserWarning, match="'decimal'"):
+        TableCSV(file, "y", validation_fraction=0, read_options=options)
+    options |= {"decimal": ",", "na_values": ["?"]}
+    table = TableCSV(file, "y", validation_fraction=0, scaling="none", read_options=options)
+    np.testing.assert_allclose(table.train[0][:, 0], [3.5, 4.25, 4.25, 5])
+    for value, option in (
+        ("4,5", "'decimal': ','"),
+        ("1,234", "'thousands'"),
+        ("?", "na_val"),
+    ):
+        with pytest.raises(DataError, match=rf"row 1 .*{option}"):
+            table.transform({"x": [1.0, value]})
+
+
+def test_forms_of_a_letter_are_one_name(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    rows = {"x": [composed, decomposed, "tea", "tea"], "y": ["a", decomposed, composed, "a"]}
+    table = TableCSV(rows, "y", validation_fraction=0)
+    assert table.class_names == ("a", composed)
+    assert table.feature_names == (f"x={composed}", "x=tea")
+    table.save(tmp_path / "t.json")
+    for form in (composed, decomposed):
+        loaded = TablePreparation.load(tmp_path / "t.json")
+        assert loaded.transform({"x": [form]}).tolist() == [[1, 0]]
+        assert loaded.transform_target({"y": [form]}).tolist() == [1]

@@ -119,6 +119,33 @@ def test_the_vocabulary_may_be_read_from_any_iterable():
         assert TextVectorizer().adapt(texts).get_vocabulary() == wanted
 
 
+def test_texts_that_are_tokenised_keep_their_documents():
+    documents = [["Fine", "film"], ["thin", "cold,", "plot"], [], "a fine plot"]
+    joined = ["fine film", "thin cold plot", "", "a fine plot"]
+    for output in ("int", "count", "tf_idf"):
+        wanted = TextVectorizer(output=output, ngrams=2).adapt(joined)
+        for texts in (documents, [*map(tuple, documents[:3]), documents[3]], iter(documents)):
+            vectorizer = TextVectorizer(output=output, ngrams=2).adapt(texts)
+            assert vectorizer.get_vocabulary() == wanted.get_vocabulary()
+            np.testing.assert_array_equal(vectorizer(documents), wanted(joined))
+    array = np.array([["a", "b"], ["c", "a"]])
+    assert TextVectorizer().adapt(array).with_lengths(array)["lengths"].tolist() == [2, 2]
+    whole = TextVectorizer(split=None).adapt([["New York", "is"], ["Rome"]])
+    assert whole.get_vocabulary(False) == ["rome", "new york", "is"]
+    np.testing.assert_array_equal(whole([["New York"], ["is", "Rome"]]), [[3, 0], [4, 2]])
+
+
+def test_batches_of_texts_are_not_taken_for_documents():
+    vectorizer = TextVectorizer().adapt([TEXTS[:2], TEXTS[2:]])
+    message = r"texts\[1\] is a list, .*item 1, 'a bird', is more than one token: for batches"
+    with pytest.raises(DataError, match=message):
+        vectorizer(["the cat", ["cat", "a bird"]])
+    with pytest.raises(DataError, match=r"texts\[1\]\[0\] is missing"):
+        vectorizer([["a"], [None, "b"]])
+    idf = TextVectorizer(output="tf_idf").adapt([TEXTS[:2], TEXTS[2:]]).idf_weights
+    np.testing.assert_array_equal(idf, TextVectorizer(output="tf_idf").adapt(TEXTS).idf_weights)
+
+
 def test_many_texts_cross_the_chunks():
     texts = [f"w{i % 10} x" for i in range(10_000)]
     vectorizer = TextVectorizer(sequence_length=2).adapt(iter(texts))

@@ -43,24 +43,25 @@ class Decoder:
         Raises:
           DataError: not a readable image; the message names the file.
         """
-        channels = self.preprocess.input_shape[-1]
-        image = self._open(file) if self.fast else load_image(file, channels)
-        return self.preprocess.pixels(image)
+        return self.preprocess.pixels(self._open(file) if self.fast else self._load(file))
 
     def _open(self, file: str) -> Any:
         from PIL import Image
 
-        height, width, channels = self.preprocess.input_shape
+        height, width, _ = self.preprocess.input_shape
         try:
             image = Image.open(file)
         except Exception:
             # For its message.
-            return load_image(file, channels)
+            return self._load(file)
         with image:
             # Either side may be the longer one: what is upright is known after decoding.
             side = int(max(height, width) / (self.preprocess.crop or 1))
             image.draft(None, (side, side))
-            return load_image(image, channels)
+            return self._load(image)
+
+    def _load(self, image: Any) -> Any:
+        return load_image(image, self.preprocess.input_shape[-1], self.preprocess.value_range)
 
 
 @dataclasses.dataclass(frozen=True)

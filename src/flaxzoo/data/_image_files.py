@@ -18,7 +18,7 @@ from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
 EXTENSIONS = frozenset(
     (
         *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
-        *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+        *(".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
     )
 )
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}

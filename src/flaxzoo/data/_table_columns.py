@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -34,6 +37,11 @@ _SCALINGS: dict[str, Callable[[np.ndarray], tuple[Any, Any]]] = {
 }
 SCALINGS, MISSING = tuple(_SCALINGS), tuple(_FILLS)
 ENCODINGS = ("onehot", "integer")
+# "1,234" and "1,234.5"; these, and "1,5" and "1.234,5"; "01".
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
+_COMMAS = re.compile(rf"[+-]?(\d+|\d{{1,3}}(\.\d{{3}})+),\d+|{_THOUSANDS.pattern}", re.ASCII)
+_CODE = re.compile(r"[+-]?0\d", re.ASCII)
+_SHOWN = 3
 # What a missing value of a categorical column is called among the categories.
 ABSENT = "(missing)"
 
@@ -164,7 +172,7 @@ class CategoricalColumn:
         most = max(sorted(counts), key=counts.__getitem__)
         fill = most if missing == "most_frequent" else None
         if len(categories) > limit:
-            hint = _nearly_numeric(categories)
+            hint = numbers_hint(categories)
             raise DataError(
                 f"column {name!r} has {len(categories)} categories in {len(labels)} rows, more "
                 f"than max_categories={limit}: leave it out of the features if its values are "
@@ -217,7 +225,7 @@ def codes_of(labels: np.ndarray, categories: Iterable[str], *, numbers: bool) ->
     """
     import pandas as pd
 
-    index = pd.Index(list(categories), dtype=object)
+    index = pd.Index([unicodedata.normalize("NFC", name) for name in categories], dtype=object)
     codes = index.get_indexer(pd.Index(labels, dtype=object))
     if numbers and (unknown := codes < 0).any():
         codes[unknown] = index.get_indexer(pd.Index(map(_same_number, labels[unknown]), object))
@@ -248,6 +256,7 @@ def numbers_of(series: Any, name: str) -> np.ndarray:
         raise DataError(
             f"column {name!r} is numeric, but row {row} (from 0) holds {series.iloc[row]!r} "
             f"({int(wrong.sum())} of {len(values)} values are no numbers)"
+            + _reading(str(series.iloc[row]))
         )
     if np.isinf(values).any():
         row = int(np.argmax(np.isinf(values)))
@@ -296,7 +305,8 @@ def _refuse_missing(name: str, absent: np.ndarray) -> None:
 def _label(value: Any) -> str:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value)
+    # One letter may be written as one character or as two: a name is one all the same.
+    return unicodedata.normalize("NFC", str(value))
 
 
 def _same_number(label: str) -> str:
@@ -310,15 +320,59 @@ def by_value(label: str) -> tuple[int, float, str]:
     return (1, 0.0, label) if number is None else (0, number, label)
 
 
-def _nearly_numeric(labels: tuple[str, ...]) -> str:
-    """A hint where most of a column's values are numbers after all."""
-    words = [label for label in labels if label != ABSENT and _number(label) is None]
-    if len(words) > len(labels) // 2 or not words:
+def numbers_hint(labels: Iterable[str]) -> str:
+    """How text of which most is numbers is read as numbers, in words; nothing for other text.
+
+    Args:
+      labels: the different values of a column, as ``labels_of`` makes them.
+    """
+    labels = [label for label in labels if label != ABSENT]
+    commas = [label for label in labels if _COMMAS.fullmatch(label.strip())]
+    numbers = [label for label in labels if _number(label) is not None]
+    others = [label for label in labels if label not in {*commas, *numbers}]
+    count = len(commas) + len(numbers)
+    # Zeros in front are those of codes.
+    if count < 2 or count <= len(others) or any(map(_CODE.match, numbers)):
         return ""
-    return (
-        f" Most of its values are numbers, but not {', '.join(map(repr, words[:3]))}: "
-        "read_options={'na_values': [...]} makes such values missing"
-    )
+    options = []
+    if commas:
+        thousands = all(_THOUSANDS.fullmatch(label.strip()) for label in commas)
+        options.append("'thousands': ','" if thousands else "'decimal': ','")
+    if others:
+        options.append(f"'na_values': {others[:_SHOWN]}")
+    with_commas = f" with a comma, such as {commas[0]!r}" if commas else ""
+    but = f", but not {', '.join(map(repr, others[:_SHOWN]))}" if others else ""
+    way = f"read_options={{{', '.join(options)}}}" if options else "numeric="
+    missing = " and makes the others missing" if commas else " makes such values missing"
+    reads = " reads them from a file" if commas else "" if others else " reads them"
+    return f"most of its values are numbers{with_commas}{but}: {way}{reads}{missing * bool(others)}"
+
+
+def warn_of_numbers(what: str, labels: np.ndarray, otherwise: str) -> None:
+    """Warns of text of which most is numbers where each value would count for itself.
+
+    Args:
+      what: becomes what for each value, for the message.
+      labels: the column, as ``labels_of`` makes it.
+      otherwise: the argument that says that the values are names.
+    """
+    names = sorted(set(labels.tolist()) - {ABSENT}, key=by_value)
+    hint = numbers_hint(names)
+    if hint:
+        warnings.warn(
+            f"{what} for each of its {len(names)} values, though {hint}; {otherwise} "
+            "says that they are names",
+            stacklevel=4,
+        )
+
+
+def _reading(value: str) -> str:
+    """How a file's value that is no number would become one, or missing."""
+    if _THOUSANDS.fullmatch(value.strip()):
+        return "; read_options={'thousands': ','} reads it as one"
+    if _COMMAS.fullmatch(value.strip()):
+        return "; read_options={'decimal': ','} reads it as one"
+    return f"; read_options={{'na_values': [{value!r}]}} makes it missing"
 
 
 def _number(label: Any) -> float | None:

@@ -70,23 +70,55 @@ class Tokenizer:
         # Words meet the list after they were standardised: "Don't" has become "dont" by then.
         self.stop_words = frozenset(self._standardized(encode_all(stop_words or (), "stop_words")))
 
-    def __call__(self, texts: Iterable[Any], name: str = "texts") -> Iterator[list[bytes]]:
+    def __call__(
+        self, texts: Iterable[Any], name: str = "texts", *, batches: bool = False
+    ) -> Iterator[list[bytes]]:
         """The tokens of one text after another; ``texts`` is read as far as needed.
 
         Args:
-          texts: str, or bytes in UTF-8; batches of them (lists, tuples, arrays) are opened.
+          texts: str, or bytes in UTF-8. A list, a tuple or an array among them is one text that is
+            tokenised already: its items are standardised, and stay single tokens.
           name: the name of the argument, for messages.
+          batches: whether a list of which an item is split into several tokens is a batch of
+            texts, instead of an error.
 
         Raises:
-          DataError: something is not a text; the message gives its place.
+          DataError: something is not a text, or a token is several; the message gives its place.
         """
-        encoded = encode_all(texts, name)
-        while chunk := list(itertools.islice(encoded, _CHUNK)):
-            for text in self._standardized(chunk):
-                tokens = self._split(text)
+        source, start = iter_texts(texts, name), 0
+        while chunk := list(itertools.islice(source, _CHUNK)):
+            for tokens in self._chunk(chunk, name, start, batches):
                 if self.stop_words:
                     tokens = [token for token in tokens if token not in self.stop_words]
                 yield tokens if self.widths is None else _ngrams(tokens, self.widths)
+            start += len(chunk)
+
+    def _chunk(
+        self, chunk: list[Any], name: str, start: int, batches: bool
+    ) -> Iterator[list[bytes]]:
+        """The tokens of some texts, of which the first stands at ``start``."""
+        places = range(start, start + len(chunk))
+        if set(map(type, chunk)) <= {str, bytes}:
+            texts = [_encode(x, f"{name}[{i}]") for i, x in zip(places, chunk, strict=True)]
+            yield from map(self._split, self._standardized(texts))
+            return
+        documents = [_items(x, f"{name}[{i}]") for i, x in zip(places, chunk, strict=True)]
+        items = iter(self._standardized(itertools.chain.from_iterable(documents)))
+        for place, raw in zip(places, documents, strict=True):
+            split = [self._split(item) for item in itertools.islice(items, len(raw))]
+            several = next((i for i, tokens in enumerate(split) if len(tokens) > 1), None)
+            if len(split) == 1 or several is None:
+                yield list(itertools.chain.from_iterable(split))
+            elif batches:
+                yield from split
+            else:
+                text = raw[several].decode("utf-8", "surrogatepass")
+                raise DataError(
+                    f"{name}[{place}] is a list, which is one text that is tokenised already, but "
+                    f"its item {several}, {text!r:.60}, is more than one token: for batches of "
+                    "texts pass itertools.chain.from_iterable(batches), and for tokens that stay "
+                    "as they are split=None"
+                )
 
     def _standardized(self, texts: Iterable[bytes]) -> list[bytes]:
         texts = list(texts)
@@ -118,11 +150,11 @@ class Tokenizer:
         return [_encode(token, "a token of split(text)") for token in tokens]
 
 
-def encode_all(texts: Iterable[Any], name: str) -> Iterator[bytes]:
-    """UTF-8 bytes of each text; batches of texts are opened.
+def iter_texts(texts: Iterable[Any], name: str) -> Iterator[Any]:
+    """The elements of what holds texts.
 
     Raises:
-      DataError: ``texts`` is a single text or a table, or holds what is no text.
+      DataError: ``texts`` is a single text or a table.
     """
     single = isinstance(texts, str | bytes)
     # Iterating over these gives the names of columns.
@@ -131,20 +163,28 @@ def encode_all(texts: Iterable[Any], name: str) -> Iterator[bytes]:
         hint = "; put it in a list" if single else "; pass one of its columns" if table else ""
         what = type(texts).__name__ if table else _kind(texts)
         raise DataError(f"{name} must be a list or another iterable of str, got {what}{hint}")
-    return (_encode(text, f"{name}[{index}]") for index, text in enumerate(_opened(texts)))
+    return iter(texts)
 
 
-def _opened(texts: Iterable[Any]) -> Iterator[Any]:
-    for text in texts:
-        if isinstance(text, str | bytes):
-            yield text
-        elif isinstance(text, list | tuple):
-            yield from text
-        elif hasattr(text, "__array__"):
-            # Batches of NumPy and TensorFlow.
-            yield from np.asarray(text).ravel().tolist()
-        else:
-            yield text
+def encode_all(texts: Iterable[Any], name: str) -> Iterator[bytes]:
+    """UTF-8 bytes of each text; lists and arrays of texts are opened.
+
+    Raises:
+      DataError: ``texts`` is a single text or a table, or holds what is no text.
+    """
+    source = iter_texts(texts, name)
+    documents = (_items(text, f"{name}[{place}]") for place, text in enumerate(source))
+    return itertools.chain.from_iterable(documents)
+
+
+def _items(text: Any, name: str) -> list[bytes]:
+    """A text in a list, or the items of what holds several."""
+    if hasattr(text, "__array__") and not isinstance(text, str | bytes):
+        # NumPy's and TensorFlow's; a text may be an array without axes.
+        text = np.asarray(text).ravel().tolist()
+    if not isinstance(text, list | tuple):
+        return [_encode(text, name)]
+    return [_encode(item, f"{name}[{place}]") for place, item in enumerate(text)]
 
 
 def _encode(text: Any, name: str) -> bytes:

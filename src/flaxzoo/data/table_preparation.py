@@ -18,6 +18,7 @@ from flaxzoo.data._table_columns import (
     is_text,
     labels_of,
     numbers_of,
+    warn_of_numbers,
 )
 from flaxzoo.data._table_files import column, read_table
 from flaxzoo.data._table_options import to_json
@@ -265,6 +266,9 @@ def fit_columns(
             columns.append(
                 CategoricalColumn.fit(name, labels, rows, encoding, missing, max_categories, text)
             )
+            if text and name not in kinds:
+                what, otherwise = f"column {name!r} becomes a feature", f"categorical=[{name!r}]"
+                warn_of_numbers(what, labels, otherwise)
     return tuple(columns)
 
 

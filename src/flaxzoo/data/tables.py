@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
 from flaxzoo._explain import explained
-from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS
+from flaxzoo.data._table_columns import ENCODINGS, MISSING, SCALINGS, warn_of_numbers
 from flaxzoo.data._table_files import column, read_table
 from flaxzoo.data._table_options import for_other_files
 from flaxzoo.data._table_target import TASKS, Target, class_target, infer_task, number_target
@@ -119,6 +119,12 @@ class TableCSV:
         if scale_target and self.task == "classification":
             raise DataError("scale_target is for regression; classes have no scale")
         classes = class_target(targets, target) if self.task == "classification" else None
+        if classes is not None and classes.text and task is None:
+            warn_of_numbers(
+                f"target {target!r} becomes a class",
+                np.array(classes.class_names, object),
+                "task='classification'",
+            )
         labels = None if classes is None else classes.encode(targets)
         rows, held_out = _split(len(frame), labels, validation_fraction, stratify, seed)
         if classes is not None and labels is not None:

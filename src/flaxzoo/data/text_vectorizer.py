@@ -106,7 +106,9 @@ class TextVectorizer:
 
         Args:
           texts: an iterable of str, read once and never held as a whole: a list, a column of a
-            data frame, a generator, a file; or of batches of str.
+            data frame, a generator, a file; or of lists of tokens, each of which is a text that
+            is tokenised already; or of batches of str, which are lists or arrays with an item of
+            several tokens among them.
 
         Returns:
           The vectorizer itself.
@@ -120,7 +122,7 @@ class TextVectorizer:
         counts: Counter[bytes] = Counter()
         documents: Counter[bytes] = Counter()
         total = 0
-        for tokens in self._tokenizer(texts):
+        for tokens in self._tokenizer(texts, batches=True):
             total += 1
             counts.update(tokens)
             if self.output == "tf_idf":
@@ -162,7 +164,8 @@ class TextVectorizer:
         """The array of some texts.
 
         Args:
-          texts: an iterable of B str; an epoch's worth or a batch.
+          texts: an iterable of B str, an epoch's worth or a batch; or of B lists of tokens, for
+            texts that are tokenised already.
 
         Returns:
           int32 ``[B, T]`` for ``output="int"``, else float32 ``[B, vocabulary_size]``.
