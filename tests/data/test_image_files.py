@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
 
-from flaxzoo.data._image_files import read_table, scan_folders
-from flaxzoo.errors import DataError, UnknownNameError
+from flaxzoo.data._image_files import read_table, scan_folders, scan_names
+from flaxzoo.errors import ArgumentError, DataError, UnknownNameError
 
 
 def make(root, *paths):
@@ -60,12 +61,128 @@ def test_links_are_followed_and_circles_end(tmp_path):
     (root / "b").symlink_to(tmp_path / "store", target_is_directory=True)
     (root / "a" / "2.jpg").symlink_to(tmp_path / "store" / "x.jpg")
     (tmp_path / "store" / "deep" / "again").symlink_to(tmp_path / "store")
-    files, _, names = scan_folders(root)
+    with pytest.warns(UserWarning, match=r"1 pictures into two classes .*2\.jpg and .*x\.jpg"):
+        files, _, names = scan_folders(root)
     assert names == ["a", "b"]
     assert [os.path.relpath(file, root) for file in files] == [
         os.path.join(*parts)
         for parts in (("a", "1.jpg"), ("a", "2.jpg"), ("b", "deep", "y.jpg"), ("b", "x.jpg"))
     ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_link_upwards_gives_no_picture_two_labels(tmp_path):
+    root = make(tmp_path / "root", "a/1.jpg", "a/deep/2.jpg", "b/3.jpg")
+    (root / "a" / "up").symlink_to("..")
+    (root / "a" / "deep" / "top").symlink_to(tmp_path, target_is_directory=True)
+    (root / "b" / "self").symlink_to(".")
+    (root / "b" / "loop").symlink_to("loop")
+    (root / "c").symlink_to(root, target_is_directory=True)
+    (tmp_path / "other").symlink_to(root)
+    for start in (root, tmp_path / "other"):
+        files, labels, names = scan_folders(start)
+        assert names == ["a", "b"]
+        inside = [os.path.relpath(file, start).replace(os.sep, "/") for file in files]
+        assert inside == ["a/1.jpg", "a/deep/2.jpg", "b/3.jpg"]
+        assert labels.tolist() == [0, 0, 1]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    root, scan = make(tmp_path, "a/1.jpg", "b/closed/2.jpg"), os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=r"closed: cannot be read \(Permission denied\)"):
+        scan_folders(root)
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_forms_of_a_name_are_one_class(tmp_path):
+    root = make(tmp_path, f"{COMPOSED}/1.jpg", f"{DECOMPOSED}/2.jpg", "tea/3.jpg")
+    for class_names in (None, [COMPOSED, "tea"], [DECOMPOSED, "tea"]):
+        files, labels, names = scan_folders(root, class_names)
+        assert names == [COMPOSED, "tea"]
+        assert labels.tolist() == [0, 0, 1]
+        assert all(map(os.path.isfile, files))
+    # A table may come from another system than the files.
+    rows = {"file": [f"{DECOMPOSED}/1.jpg", f"{COMPOSED}/2.jpg", "tea/3.jpg"]}
+    rows["label"] = [COMPOSED, DECOMPOSED, "tea"]
+    files, labels, names = read(rows, root)
+    assert all(map(os.path.isfile, files))
+    assert (labels.tolist(), names) == ([0, 0, 1], [COMPOSED, "tea"])
+
+
+# --- names of files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        r"([a-z]+)\.\d+\.jpg",
+        r"^(cat|dog|owl)",
+        re.compile(r"(.+?)\."),
+        lambda path: path.name.split(".")[0],
+    ],
+)
+def test_names_of_files_tell_the_classes(tmp_path, labels):
+    root = make(tmp_path, "dog.1.jpg", "cat.0.jpg", "cat.10.jpg", "deep/owl.2.jpg", "notes.txt")
+    files, numbers, names = scan_names(root, labels)
+    assert [os.path.basename(file) for file in files] == [
+        *("cat.0.jpg", "cat.10.jpg", "owl.2.jpg", "dog.1.jpg")
+    ]
+    assert names == ["cat", "dog", "owl"]
+    assert numbers.dtype == np.int32
+    assert numbers.tolist() == [0, 0, 2, 1]
+    assert scan_names(root, labels, ["owl", "dog", "cat"])[1].tolist() == [2, 2, 0, 1]
+
+
+def test_whole_numbers_in_names_are_sorted_as_such(tmp_path):
+    root = make(tmp_path, "10_a.png", "9_b.png", "2_c.png")
+    assert scan_names(root, r"(\d+)_")[2] == ["2", "9", "10"]
+    assert scan_names(root, lambda path: int(path.stem[:-2]))[2] == ["2", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (r"(cat)\.", DataError, r"1 of 3 files have no class by labels='\(cat\).*': .*dog\.1\.jpg"),
+        (lambda path: None, DataError, "3 of 3 files have no class by labels='the function'"),
+        (
+            lambda path: path.name[99],
+            DataError,
+            r"labels=<func.* fails for .*0\.jpg: IndexError",
+        ),
+        (r"\w+", ArgumentError, "one group, such as .* with 0; for a folder per class leave"),
+        (r"(\w)(\w)", ArgumentError, "one group, .* with 2"),
+        (r"(\w", ArgumentError, "is no regular expression: missing"),
+        (re.compile(rb"(\w)"), ArgumentError, "one group"),
+        (["cat", "dog"], ArgumentError, r"got list; ImageDataset\(files, labels, class_names\)"),
+    ],
+)
+def test_names_at_fault(tmp_path, labels, error, message):
+    root = make(tmp_path, "cat.0.jpg", "cat.1.jpg", "dog.1.jpg")
+    with pytest.raises(error, match=message):
+        scan_names(root, labels)
+
+
+def test_more_names_at_fault(tmp_path):
+    root = make(tmp_path, "cat.0.jpg", "cat.1.jpg", "dog.1.jpg")
+    with pytest.raises(DataError, match=r"1 of 3 .* first is .*dog\.1\.jpg, of 'dog'.*'dogs'"):
+        scan_names(root, "^(cat|dog)", ["cat", "dogs"])
+    with pytest.raises(DataError, match="at least two classes, got jpg; labels= finds jpg in the"):
+        scan_names(root, "(jpg)")
+    with pytest.raises(DataError, match="has no image files"):
+        scan_names(make(tmp_path / "none", "a.txt"), "(a)")
+    with pytest.raises(DataError, match="does not exist; it must be a directory of image files"):
+        scan_names(tmp_path / "absent", "(a)")
+    with pytest.raises(DataError, match="labels= for classes in the file names"):
+        scan_folders(make(tmp_path / "flat", "cat.0.jpg"))
 
 
 def test_class_names_give_the_labels(tmp_path):

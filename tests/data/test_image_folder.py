@@ -66,6 +66,21 @@ def test_a_folder(root):
     assert [b["label"].shape for b in ImageFolder(root, size=4)] == [(23,)]
 
 
+def test_a_flat_folder(root, tmp_path):
+    """Files with their classes in their names give the batches of a folder per class."""
+    folders = ImageFolder(root, size=4, batch_size=23, shuffle=False)
+    for file, label in zip(folders.files, folders.labels, strict=True):
+        name = f"{folders.class_names[label]}.{os.path.basename(file)}"
+        os.link(file, tmp_path / name)
+    flat = ImageFolder(tmp_path, labels=r"([a-z]+)\.", size=4, batch_size=23, shuffle=False)
+    assert flat.class_names == folders.class_names
+    jax.tree.map(np.testing.assert_array_equal, next(iter(flat)), next(iter(folders)))
+    train, validation = flat.split(5)
+    again = ImageFolder(tmp_path, labels=r"([a-z]+)\.", split="validation", validation_fraction=5)
+    assert validation.files == again.files
+    assert not set(train.files) & set(again.files)
+
+
 def test_defaults(root):
     dataset = ImageFolder(root, batch_size=2)
     assert dataset.preprocess == fz.Preprocess((224, 224, 3))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flaxzoo._files import as_path
-from flaxzoo.errors import DataError, UnknownNameError, did_you_mean
+from flaxzoo.errors import ArgumentError, DataError, UnknownNameError, did_you_mean
 
 # What Pillow reads and people call pictures; other files beside them are not looked at.
 EXTENSIONS = frozenset(
@@ -48,24 +50,30 @@ def scan_folders(
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"root {os.fspath(root)!r} {what}; it must be a directory of class folders")
+    real = os.path.realpath(root)
     entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    folders: dict[str, list[str]] = {}
+    for name in sorted(e.name for e in entries if e.is_dir() and not _leads_up(e, real)):
+        # Two forms of one name are one class, whatever a file system makes of them.
+        folders.setdefault(composed(name), []).append(name)
     if not folders:
-        hint = ": use ImageCSV for files with a table" if any(map(is_image, entries)) else ""
-        raise DataError(f"{root} has no class folders in it{hint}")
+        hint = ": use ImageCSV for files with a table, or labels= for classes in the file names"
+        raise DataError(f"{root} has no class folders in it{hint * any(map(is_image, entries))}")
     if class_names is None:
-        if set(map(str.lower, folders)) <= _PARTS and all(_has_folders(root / x) for x in folders):
+        parts = set(map(str.lower, folders)) <= _PARTS
+        if parts and all(_has_folders(root / name) for name in folders):
             raise DataError(
                 f"{root} holds the parts {', '.join(folders)}, not classes: pass one of them, such "
-                f"as {os.fspath(root / folders[0])!r}"
+                f"as {os.fspath(root / next(iter(folders)))!r}"
             )
-        class_names = folders
-    names = check_class_names(class_names, f"{root} has the folders {_listed(folders)}")
-    _same_names(names, folders, root)
-    files: list[str] = []
+        class_names = sorted(folders)
+    there = sorted(folders)
+    names = check_class_names(class_names, f"{root} has the folders {_listed(there)}")
+    _same_names(names, there, root)
+    files: list[tuple[str, str]] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        members = _images_in(root / name)
+        members = [file for folder in folders[name] for file in _images_in(root / folder)]
         if not members:
             raise DataError(
                 f"class folder {os.fspath(root / name)!r} has no image files "
@@ -73,7 +81,96 @@ def scan_folders(
             )
         files += members
         labels += [label] * len(members)
-    return files, np.asarray(labels, np.int32), names
+    if not all(real.endswith(file[len(os.fspath(root)) :]) for file, real in files):
+        _warn_of_two_labels(files, labels)
+    return [file for file, _ in files], np.asarray(labels, np.int32), names
+
+
+def scan_names(
+    root: str | os.PathLike[str], labels: Any, class_names: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """The image files of a directory whose names tell their classes.
+
+    Args:
+      root: the directory; files are found at any depth.
+      labels: a regular expression that is searched for in each file's name, whose one group is
+        the class; or a function of a file's ``pathlib.Path`` that returns it.
+      class_names: the classes in the order of their labels; None for those of the files, sorted
+        as numbers if they are whole numbers, else as text.
+
+    Returns:
+      Paths, sorted as text; int32 labels; class names.
+
+    Raises:
+      DataError: ``root`` is no directory or holds no image files, a file has no class or none of
+        ``class_names`` (it is named), or all have the same.
+      ArgumentError: ``labels`` is neither of the two, or no expression with one group.
+    """
+    class_of = _class_of(labels)
+    root = as_path(root)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"root {os.fspath(root)!r} {what}; it must be a directory of image files")
+    files = [file for file, _ in _images_in(root)]
+    if not files:
+        raise DataError(f"{root} has no image files ({', '.join(sorted(EXTENSIONS))})")
+    texts = [class_of(file) for file in files]
+    absent = [file for file, text in zip(files, texts, strict=True) if not text]
+    if absent:
+        shown = labels if isinstance(labels, str) else getattr(labels, "pattern", "the function")
+        raise DataError(
+            f"{len(absent)} of {len(files)} files have no class by labels={shown!r}: "
+            f"{_listed(absent)}"
+        )
+    found = _sorted_classes(texts)
+    names = check_class_names(
+        found if class_names is None else class_names,
+        f"labels= finds {_listed(found)} in the names of {len(files)} files, such as {files[0]}",
+    )
+    index = {name: label for label, name in enumerate(names)}
+    unknown = [(file, text) for file, text in zip(files, texts, strict=True) if text not in index]
+    if unknown:
+        file, text = unknown[0]
+        raise DataError(
+            f"{len(unknown)} of {len(files)} files are of no class in class_names: the first is "
+            f"{file}, of {text!r}.{did_you_mean(text, names)} The classes are {_listed(names)}"
+        )
+    return files, np.asarray([index[text] for text in texts], np.int32), names
+
+
+def _class_of(labels: Any) -> Callable[[str], str]:
+    """The class that a file's path tells; an empty text for none."""
+    if callable(labels):
+        return lambda file: _called(labels, file)
+    example = "such as r'([a-z]+)\\.[0-9]+\\.jpg' for cat.0.jpg"
+    if not isinstance(labels, str | re.Pattern):
+        raise ArgumentError(
+            f"labels must be a regular expression with one group, {example}, or a function of a "
+            f"path, got {type(labels).__name__}; ImageDataset(files, labels, class_names) takes "
+            "lists"
+        )
+    try:
+        pattern = re.compile(labels)
+    except re.error as error:
+        raise ArgumentError(f"labels={labels!r} is no regular expression: {error}") from error
+    if pattern.groups != 1 or isinstance(pattern.pattern, bytes):
+        raise ArgumentError(
+            f"labels must be a regular expression with one group, {example}, got "
+            f"{pattern.pattern!r} with {pattern.groups}; for a folder per class leave labels out"
+        )
+
+    def searched(file: str) -> str:
+        match = pattern.search(os.path.basename(file))
+        return composed(match[1] or "") if match else ""
+
+    return searched
+
+
+def _called(function: Callable[[Path], Any], file: str) -> str:
+    try:
+        return composed(_text(function(Path(file))))
+    except Exception as error:
+        raise DataError(f"labels={function!r} fails for {file}: {error!r}") from error
 
 
 def read_table(
@@ -118,7 +215,7 @@ def read_table(
                 f"{did_you_mean(str(column), columns)} "
                 f"There are: {', '.join(map(repr, columns)) or 'none'}"
             )
-    paths, texts = columns[file_column], columns[label_column]
+    paths, texts = columns[file_column], list(map(composed, columns[label_column]))
     if not paths:
         raise DataError(f"{name} has no rows")
     where = lines or range(len(paths))
@@ -127,7 +224,7 @@ def read_table(
         empty = [str(place) for place, value in zip(where, values, strict=True) if not value]
         if empty:
             raise DataError(f"{name} has no {column!r} in {kind} {_listed(empty)}")
-    files = [os.path.normpath(os.path.join(root or "", path)) for path in paths]
+    files = [_on_disk(os.path.normpath(os.path.join(root or "", path))) for path in paths]
     first: dict[str, int] = {}
     for place, path, file in zip(where, paths, files, strict=True):
         if first.setdefault(file, place) != place:
@@ -156,6 +253,14 @@ def read_table(
     return files, np.asarray([index[text] for text in texts], np.int32), names
 
 
+def _on_disk(file: str) -> str:
+    """The path in the form of Unicode that the file system has, where it has one of them."""
+    if file.isascii() or os.path.exists(file):
+        return file
+    forms = (unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
+    return next(filter(os.path.exists, forms), file)
+
+
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether a file is named like an image and is not hidden."""
     name = os.path.basename(os.fspath(path))
@@ -166,7 +271,7 @@ def check_class_names(names: Iterable[Any], instead: str) -> list[str]:
     """``names`` as a list of at least two different texts; ``instead`` says what there is."""
     if isinstance(names, str):
         raise DataError(f"class_names must be a list of names, got the text {names!r}")
-    result = [_text(name) for name in names]
+    result = [composed(_text(name)) for name in names]
     if len(set(result)) != len(result):
         raise DataError(f"class_names holds a name twice: {', '.join(result)}")
     if len(result) < 2:
@@ -197,22 +302,72 @@ def _has_folders(path: Path) -> bool:
     return any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
 
 
-def _images_in(folder: Path) -> list[str]:
-    """Image files at any depth, sorted by their path inside ``folder``."""
-    members: list[tuple[str, ...]] = []
-    seen = set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in seen:
-            # A link to a folder above it would go round for ever.
-            folders.clear()
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: one letter may be written as one character or as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _leads_up(path: str | os.PathLike[str], real: str) -> bool:
+    """Whether a path is a link to what it lies in itself, the directory ``real``, or above it."""
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return real == target or real.startswith(target.rstrip(os.sep) + os.sep)
+
+
+def _images_in(folder: Path) -> list[tuple[str, str]]:
+    """Image files at any depth, sorted by their path inside ``folder``, and where they really are.
+
+    Links are followed, but for those to a folder above them, which hold all that is here.
+    """
+    members = _walk(os.fspath(folder), os.path.realpath(folder), (), set())
+    return [(os.path.join(folder, *parts), real) for parts, real in sorted(members)]
+
+
+def _walk(
+    folder: str, real: str, inside: tuple[str, ...], seen: set[str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    # Two ways to one folder: the first one, on every machine.
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        seen.add(real)
-        # Two ways to one folder: the first one, on every machine.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(directory).relative_to(folder).parts
-        members += [(*inside, name) for name in files if is_image(name)]
-    return [os.path.join(folder, *parts) for parts in sorted(members)]
+        place = (*inside, entry.name)
+        path = os.path.join(real, entry.name)
+        if _is_dir(entry):
+            if not _leads_up(entry.path, real):
+                yield from _walk(entry.path, os.path.realpath(path), place, seen)
+        elif is_image(entry.name):
+            yield place, os.path.realpath(path) if entry.is_symlink() else path
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
+
+
+def _warn_of_two_labels(files: Sequence[tuple[str, str]], labels: Sequence[int]) -> None:
+    """Warns of pictures that links put into two classes."""
+    first: dict[str, tuple[str, int]] = {}
+    twice = []
+    for (file, real), label in zip(files, labels, strict=True):
+        other, other_label = first.setdefault(real, (file, label))
+        if other_label != label:
+            twice.append(f"{other} and {file}")
+    if twice:
+        warnings.warn(
+            f"links put {len(twice)} pictures into two classes each: {_listed(twice)}", stacklevel=4
+        )
 
 
 def _read_csv(path: str, delimiter: str) -> tuple[dict[str, list[str]], list[int]]:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 from flaxzoo._explain import explained
-from flaxzoo.data._image_files import read_table, scan_folders
+from flaxzoo.data._image_files import read_table, scan_folders, scan_names
 from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
 
 
 @explained
 class ImageFolder(ImageDataset):
-    """Images in one folder per class: ``root/cat/1.jpg``, ``root/dog/a/2.png``.
+    r"""Images in one folder per class: ``root/cat/1.jpg``, ``root/dog/a/2.png``.
 
     The classes are the folders, sorted as text; their files are found at any depth and sorted
     likewise, so that labels and order do not depend on the file system. Hidden files and files
-    that are not named like images are passed over; links are followed.
+    that are not named like images are passed over; links are followed, but for those to a folder
+    that they lie in. With ``labels`` the names of the files tell the classes instead, such as
+    ``root/cat.0.jpg``, ``root/dog.1.jpg``.
 
     Args:
-      root: the directory of class folders.
-      class_names: the folders to expect, in the order of their labels, such as those of the
+      root: the directory of class folders, or of files where ``labels`` is given.
+      labels: how a file's name tells its class: a regular expression with one group, which is
+        searched for in the name, ``r"([a-z]+)\.\d+\.jpg"``, or a function of the file's
+        ``pathlib.Path``. None for a folder per class.
+      class_names: the classes to expect, in the order of their labels, such as those of the
         training set for a test set; None for all there are.
       split: ``"train"`` or ``"validation"`` for that part of the files, None for all of them.
       validation_fraction: the size of the validation part, as the method ``split`` takes it.
@@ -35,24 +42,28 @@ class ImageFolder(ImageDataset):
         for ``ImageDataset``.
 
     Raises:
-      DataError: no such directory, no class folders or only one, or a folder without images.
-      ArgumentError: (a ValueError) a setting out of range, an unknown ``split`` or ``errors``.
+      DataError: no such directory, no class folders or only one, or a folder without images; a
+        file whose name tells no class by ``labels`` (it is named).
+      ArgumentError: (a ValueError) a setting out of range, an unknown ``split`` or ``errors``;
+        ``labels`` that are no expression with one group.
     """
 
     def __init__(
         self,
         root: str | os.PathLike[str],
         *,
+        labels: str | re.Pattern[str] | Callable[[Path], Any] | None = None,
         class_names: Sequence[str] | None = None,
         split: str | None = None,
         validation_fraction: float | int = 0.2,
         split_seed: int = 0,
         **settings: Unpack[ImageSettings],
     ) -> None:
-        super().__init__(
-            *scan_folders(root, class_names),
-            **settings,
-        )
+        if labels is None:
+            scanned = scan_folders(root, class_names)
+        else:
+            scanned = scan_names(root, labels, class_names)
+        super().__init__(*scanned, **settings)
         self._keep(split, validation_fraction, split_seed)
 
 
