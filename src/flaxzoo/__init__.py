@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flaxzoo.preprocess import Preprocess
     from flaxzoo.registry import Registry
     from flaxzoo.spec import ModelSpec
+    from flaxzoo.training.checkpoint import from_bytes, to_bytes
     from flaxzoo.training.compiled import train_steps
     from flaxzoo.training.history import History
     from flaxzoo.training.state import TrainState, create_train_state
@@ -73,8 +74,10 @@ _ATTRIBUTES = {
     "Trainer": "flaxzoo.training.trainer",
     "create_train_state": "flaxzoo.training.state",
     "eval_step": "flaxzoo.training.step",
+    "from_bytes": "flaxzoo.training.checkpoint",
     "predict_step": "flaxzoo.training.step",
     "profile": "flaxzoo.debug",
+    "to_bytes": "flaxzoo.training.checkpoint",
     "train_step": "flaxzoo.training.step",
     "train_steps": "flaxzoo.training.compiled",
 }
@@ -98,6 +101,7 @@ __all__ = [
     "debug",
     "errors",
     "eval_step",
+    "from_bytes",
     "losses",
     "metrics",
     "models",
@@ -106,6 +110,7 @@ __all__ = [
     "predict_step",
     "profile",
     "schedules",
+    "to_bytes",
     "train_step",
     "train_steps",
     "transfer",

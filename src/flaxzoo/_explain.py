@@ -279,7 +279,7 @@ def attribute_error(module: str, name: str, registry: Any = None) -> AttributeEr
     spelled = None if registry is None else registry.spelling(name)
     if spelled is not None:
         return AttributeError(f"{text}: write {module}.get({spelled!r})")
-    hint = _where(ATTRIBUTES.get(module, ()), name, sys.modules[module].__all__)
+    hint = _where(ATTRIBUTES.get(module, ()), name, getattr(sys.modules[module], "__all__", ()))
     if not hint and registry is not None:
         hint = name_hint(registry.kind, name)
     return AttributeError(f"{text}.{hint}")

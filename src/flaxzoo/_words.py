@@ -110,7 +110,8 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
         "metrics= of Trainer",
     ),
     (
-        "seed rng key prng_key rng_key rngs random_state random_seed seed_everything manual_seed",
+        "seed rng key prng_key rng_key rngs dropout_rng dropout_key "
+        "random_state random_seed seed_everything manual_seed",
         "rng seed split_seed",
         "the seed belongs to Trainer(model, seed=0)",
     ),
@@ -143,6 +144,18 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
         "",
         "BatchNorm's statistics are those of the whole batch, wherever it lies",
     ),
+    (
+        "logger report_to logging_steps",
+        "",
+        "fit(data, callbacks=[flaxzoo.callbacks.TensorBoard()])",
+    ),
+    (
+        "warmup_steps end_value",
+        "",
+        "schedule_options={'warmup_steps': ...} beside learning_rate='cosine'",
+    ),
+    ("args training_args config hparams", "", "each setting is an argument of its own"),
+    ("push_to_hub hub_model_id", "", "trainer.model.push_to_hub(repo_id)"),
     # fit.
     (
         "epochs n_epochs num_epochs nb_epoch nb_epochs max_epochs num_train_epochs",
@@ -260,7 +273,7 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     (
         "gradient_checkpointing use_checkpoint grad_checkpointing checkpoint_activations",
         "remat",
-        "",
+        "flaxzoo.models.get(name, remat=True)",
     ),
     (
         "scriptable exportable cache_dir trust_remote_code local_files_only",
@@ -283,7 +296,7 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("pos_weight", "", "class_weights=[1, pos_weight]"),
     ("ignore_index", "", "weights of 0 take elements out: (inputs, targets, weights)"),
-    ("size_average reduce", "reduction", ""),
+    ("size_average reduce", "", "reduction='mean', 'sum' or 'none'"),
     ("task", "", "the shapes tell binary from multiclass; see docs/metrics.md"),
     ("top_k", "k", ""),
     ("beta", "delta", ""),
@@ -501,7 +514,20 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("fit compile", "flaxzoo.Trainer(model, ...).fit(data)"),
         ("freeze", "freeze= of Trainer, or flaxzoo.transfer.freeze"),
         ("jit", "flaxzoo.train_step is compiled"),
+        (
+            "AutoModel AutoModelForImageClassification FlaxAutoModel from_pretrained pipeline",
+            "flaxzoo.models.get(name, pretrained=True), flaxzoo.Model.from_pretrained(source)",
+        ),
+        ("TrainingArguments", "its settings are arguments of flaxzoo.Trainer and of fit"),
         ("to_categorical one_hot", "losses and metrics take class numbers; jax.nn.one_hot"),
+    ),
+    "flaxzoo.layers": (
+        (
+            "Dense Linear Embedding Embed Dropout LSTM Input Activation Sequential",
+            "flax.linen has it",
+        ),
+        ("Conv2D Conv1D Conv2d", "flaxzoo.layers.Conv, or flax.linen.Conv"),
+        ("BatchNormalization BatchNorm2d", "flaxzoo.layers.BatchNorm, or flax.linen.BatchNorm"),
     ),
     "flaxzoo.models": (
         ("create_model get_model load_model", "flaxzoo.models.get(name)"),
@@ -529,8 +555,7 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("image_dataset_from_directory ImageDataGenerator", "flaxzoo.data.ImageFolder(root)"),
         ("TextVectorisation TextVectorization Tokenizer", "flaxzoo.data.TextVectorizer"),
         ("random_split split", "flaxzoo.data.train_test_split(arrays, 0.2)"),
-        ("mnist MNIST", "flaxzoo.data.load_mnist(directory)"),
-        ("digits", "flaxzoo.data.load_digits()"),
+        ("MNIST", "flaxzoo.data.load_mnist(directory)"),
         ("read_csv DataFrame", "flaxzoo.data.TableCSV(path, target)"),
     ),
     "flaxzoo.losses": (
@@ -555,7 +580,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("vit_l_16 vit_large", "vit_large_patch16_224"),
         ("vit_s_16 vit_small", "vit_small_patch16_224"),
         ("vit_ti_16 vit_tiny", "vit_tiny_patch16_224"),
-        ("resnet convnet resnet_50", "resnet50"),
+        ("resnet convnet", "resnet50"),
         ("resnet20 resnet56 resnet110", "resnet18"),
         ("simple_cnn convolutional lenet", "cnn"),
         ("dense fully_connected feed_forward perceptron", "mlp"),
@@ -563,7 +588,6 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("vae denoising_autoencoder", "autoencoder"),
         ("convnext", "convnext_tiny"),
         ("vgg", "vgg16"),
-        ("seresnet50 se_resnet50", "seresnet50"),
     ),
     "optimizer": (
         ("momentum sgd_momentum nesterov", "sgd, with momentum=0.9 and perhaps nesterov=True"),
@@ -586,7 +610,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("contrastive contrastive_loss info_nce", "ntxent"),
     ),
     "metric": (
-        ("error top1_error", "accuracy, of which the error is the rest"),
+        ("error top1_error top_1_err top1_err", "accuracy, of which the error is the rest"),
         ("top1 top_1", "accuracy"),
         ("top5 top_5", "top5_accuracy"),
         ("topk", "top5_accuracy, or of any other number"),

@@ -64,7 +64,7 @@ class Geometric(ImageAugmentation):
         return jax.vmap(move)(matrix, wide).astype(images.dtype)
 
 
-@REGISTRY.register(aliases=["horizontal_flip", "random_flip"])
+@REGISTRY.register(aliases=["horizontal_flip", "random_flip", "random_horizontal_flip"])
 @dataclasses.dataclass(frozen=True, repr=False)
 class Flip(Geometric):
     """Mirrors images left to right, top to bottom, or both.
@@ -211,31 +211,31 @@ def warp_filled(
     return warp(image, matrix, op.fill_values(fill, image))  # type: ignore[arg-type]
 
 
-@REGISTRY.register(aliases=["rotate"])
+@REGISTRY.register(aliases=["rotate", "random_rotation"])
 def rotation(degrees: Range = 15.0, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Rotates about the centre by up to ``degrees`` either way, or from low to high."""
     return Affine(rotation=degrees, fill=fill, p=p)
 
 
-@REGISTRY.register(aliases=["translate"])
+@REGISTRY.register(aliases=["translate", "random_translation"])
 def shift(x: Range = 0.1, y: Range = 0.1, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Shifts by up to these fractions of the width and of the height, either way."""
     return Affine(shift_x=x, shift_y=y, fill=fill, p=p)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["random_shear"])
 def shear(x: Range = 10.0, y: Range = 0.0, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Shears by up to these degrees, either way."""
     return Affine(shear_x=x, shear_y=y, fill=fill, p=p)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["random_zoom"])
 def zoom(factor: Range = 0.2, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Zooms by a factor within ``factor`` of 1, or from low to high; above 1 enlarges."""
     return Affine(zoom=factor, fill=fill, p=p)
 
 
-@REGISTRY.register
+@REGISTRY.register(aliases=["random_vertical_flip"])
 def vertical_flip(p: float = 0.5) -> Flip:
     """Mirrors top to bottom with probability ``p``."""
     return Flip(horizontal=False, vertical=True, p=p)

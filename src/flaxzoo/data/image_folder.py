@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from flaxzoo._explain import explained
+from flaxzoo._explain import check_options, explained
 from flaxzoo.data._image_files import read_table, scan_folders, scan_names
 from flaxzoo.data.image_dataset import ImageDataset, ImageSettings
 
@@ -59,6 +59,7 @@ class ImageFolder(ImageDataset):
         split_seed: int = 0,
         **settings: Unpack[ImageSettings],
     ) -> None:
+        check_options(ImageFolder, settings, ImageSettings.__annotations__, "ImageDataset")
         if labels is None:
             scanned = scan_folders(root, class_names)
         else:
@@ -109,6 +110,7 @@ class ImageCSV(ImageDataset):
         split_seed: int = 0,
         **settings: Unpack[ImageSettings],
     ) -> None:
+        check_options(ImageCSV, settings, ImageSettings.__annotations__, "ImageDataset")
         files, labels, names = read_table(
             csv,
             root,

@@ -9,3 +9,9 @@ nobody needs to understand a model. Parameters have the names of timm's layer of
 - Both: ``dense``, ``mlp``, ``norm``, ``drop_path``.
 - What layers are made of: ``initializers``, ``channels``, ``checked``.
 """
+
+from __future__ import annotations
+
+from flaxzoo._explain import missing_from
+
+__getattr__ = missing_from(__name__)

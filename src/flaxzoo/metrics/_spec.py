@@ -107,8 +107,14 @@ MetricLike: TypeAlias = str | MetricSpec | Mapping[str, Any] | Callable[..., Any
 class _MetricRegistry(Registry[MetricSpec]):
     """Entries are functions of (outputs, targets) and keywords, or Metric classes."""
 
+    def spelling(self, name: object) -> str | None:
+        known = super().spelling(name)
+        top = _TOP_K.fullmatch(name) if known is None and isinstance(name, str) else None
+        return f"top{top[1]}_accuracy" if top else known
+
     def resolve(self, name: str) -> str:
-        if isinstance(name, str) and _TOP_K.fullmatch(name) and name not in self:
+        spelled = self.spelling(name)
+        if spelled is not None and super().spelling(spelled) is None:
             return "top_k_accuracy"
         return super().resolve(name)
 

@@ -354,8 +354,10 @@ def check_optimizer_options(
       UnknownArgumentError: (a TypeError) there are others; it lists the function's own first.
     """
     takes = optimizers_module.option_names(optimizer)
-    name = repr(optimizer) if isinstance(optimizer, str) else "a built transformation"
-    check_options(function, options, takes, f"optimizer {name}")
+    whose = "a built GradientTransformation, whose other options are inside it,"
+    if isinstance(optimizer, str):
+        whose = f"optimizer {optimizer!r}"
+    check_options(function, options, takes, whose)
 
 
 def _sample(model: Model, inputs: Any, input_shape: Sequence[int] | None) -> Any:
