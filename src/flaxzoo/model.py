@@ -32,6 +32,7 @@ from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
 from flaxzoo.tasks import get_task
 from flaxzoo.weights import export, saved
+from flaxzoo.weights.values import check_floating
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +74,9 @@ class Model:
                     "a mapping with the key 'params'"
                 )
             object.__setattr__(self, "variables", plain(self.variables))
+            if self.spec.config is not None:
+                # No network of the registry computes with others; modules of one's own may.
+                check_floating(flatten(self.variables["params"]), repr(self.spec.name))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.module, self.variables))

@@ -4,6 +4,7 @@ import argparse
 import collections
 import os
 import pickle
+import struct
 import zipfile
 
 import ml_dtypes
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import flaxzoo as fz
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.readers import read_tensors
 
@@ -194,3 +196,56 @@ def test_cut_short(tmp_path, zipped, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
     refused(path, "not a readable|refused")
+
+
+def test_checksums_of_the_archive_are_compared(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(STATE, path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        # Where a member's data begin: behind its header, its name and what pads them.
+        places = []
+        for member in archive.infolist():
+            name, extra = struct.unpack("<HH", whole[member.header_offset + 26 :][:4])
+            start = member.header_offset + 30 + name + extra
+            places += [start, start + member.file_size - 1]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        path.write_bytes(damaged)
+        refused(path, "damaged: the checksum of 'w/.*' in it does not match")
+
+
+def test_an_archive_that_was_written_without_checksums_is_read(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check(read_tensors(path))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_ema"])
+def test_a_file_that_contains_itself_is_refused(tmp_path, key):
+    endless = {"epoch": 3}
+    endless[key] = endless
+    torch.save(endless, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", r"no state dict found in it; it holds 'epoch' \(int\)")
+
+
+def test_tensors_that_are_no_weights_are_refused(tmp_path):
+    model = fz.models.get("test_resnet", num_classes=2).init(0)
+    state = model.to_torch_state_dict()
+    state["bn1.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    state = model.to_torch_state_dict()
+    state["conv1.0.weight"] = (state["conv1.0.weight"] * 100).int()
+    torch.save(state, tmp_path / "int.pth")
+    for name, message in (
+        ("nan.pth", "not finite .* in params/backbone/bn1/bias"),
+        ("int.pth", "params/backbone/conv1_0/kernel is int32, the model's is float32"),
+    ):
+        for channels in (3, 1):
+            with pytest.raises(CheckpointError, match=message):
+                fz.models.get("test_resnet", pretrained=tmp_path / name, in_channels=channels)

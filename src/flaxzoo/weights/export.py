@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._config import hashable_module
@@ -30,6 +28,7 @@ from flaxzoo.weights.pretrained import load, read_file
 from flaxzoo.weights.saved import from_config
 from flaxzoo.weights.timm_config import reference_of, to_timm_config
 from flaxzoo.weights.torch_files import import_torch
+from flaxzoo.weights.values import as_weights
 
 _CARD = "README.md"
 
@@ -169,12 +168,19 @@ def _from_config(
     tensors = read_file(weights(), label, weights_digest(config, label))
     if tensors.ours and spec.input_shape is None:
         # Several inputs, as a module of one's own may have: there is nothing to compare with.
-        return module_found, jax.tree.map(jnp.asarray, unflatten(tensors.tensors)), spec
+        leaves = tensors.tensors
+        arrays = as_weights(leaves, leaves, source=label, own=True)
+        return module_found, unflatten(arrays), spec
     # What a module of the registry finds wrong with its fields, the file is to blame for.
     with naming(label) if module is None else contextlib.nullcontext():
         shapes = variable_shapes(module_found, spec.sample())
         variables, _ = load(
-            shapes, tensors, module_found, name=spec.name, reference=reference_of(spec.name)
+            shapes,
+            tensors,
+            module_found,
+            name=spec.name,
+            reference=reference_of(spec.name),
+            own="flaxzoo" in config,
         )
         return module_found, variables, spec
 

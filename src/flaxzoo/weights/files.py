@@ -11,6 +11,7 @@ from flaxzoo._files import as_path, write_atomically
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.safetensors_files import read_safetensors, write_safetensors
+from flaxzoo.weights.values import checked
 
 
 def save_variables(
@@ -51,10 +52,14 @@ def load_variables(
 
     Raises:
       CheckpointError: the file is missing, damaged, of another format, or does not match
-        ``expected``; the message names the file and the first paths that differ.
+        ``expected`` in paths, shapes and kinds of numbers; the message names the file and the first
+        paths that differ.
     """
     path = as_path(path)
-    return fit_variables(read_safetensors(path), str(path), expected)
+    variables = fit_variables(read_safetensors(path), str(path), expected)
+    if expected is not None:
+        checked(flatten(variables), flatten(expected), source=str(path), own=True)
+    return variables
 
 
 def fit_variables(

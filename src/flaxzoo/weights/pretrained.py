@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._files import as_path
@@ -26,8 +25,9 @@ from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub, sources
 from flaxzoo.weights.described import locate, read_spec
 from flaxzoo.weights.folders import read_together, weights_digest
-from flaxzoo.weights.names import fit_channels, from_reference, stem_kernels
+from flaxzoo.weights.names import fit_channels, from_reference, reference_name, stem_kernels
 from flaxzoo.weights.readers import read_tensors
+from flaxzoo.weights.values import as_weights
 
 _CLASSIFIER = "params/head/fc/"
 
@@ -129,6 +129,7 @@ def load(
     image_sizes: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
     fresh_classifier: bool = False,
     any_channels: bool = False,
+    own: bool = False,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Fits weights to a model.
 
@@ -144,13 +145,16 @@ def load(
         may have none.
       any_channels: whether the first convolution may have other channels than in the weights;
         those of weights for RGB images are always adapted.
+      own: whether flaxzoo saved the model that they are of, which comes back as it was; see
+        ``values.as_weights``.
 
     Returns:
       The variables without the leaves that the weights do not provide, and the paths of these:
       nothing, the classifier's, or, where the weights hold nothing of a head, all of the head's.
 
     Raises:
-      CheckpointError: the weights are another model's; the first ten keys that differ are listed.
+      CheckpointError: the weights are another model's (the first ten keys that differ are listed),
+        or no weights: of another kind than floating-point numbers, not finite, out of range.
     """
     flat = flatten(expected)
     backbone = getattr(module, "backbone", module)
@@ -180,8 +184,13 @@ def load(
             adapt=any_channels,
             resize=resize,
         )
-    # As wide as the model wants them, not as the file has them.
-    arrays = {path: jnp.asarray(leaves[path], leaf.dtype) for path, leaf in wanted.items()}
+    origins = {
+        path: tensors[
+            path if weights.ours or reference is None else reference_name(path, reference)
+        ]
+        for path in wanted
+    }
+    arrays = as_weights(leaves, wanted, source=weights.source, origins=origins, own=own)
     return unflatten(arrays), tuple(missing)
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from flaxzoo._config import hashable_module
 from flaxzoo._files import as_path
-from flaxzoo._trees import flatten
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes
@@ -31,6 +29,7 @@ from flaxzoo.weights.folders import (
     write_folder,
 )
 from flaxzoo.weights.readers import read_tensors
+from flaxzoo.weights.values import as_weights
 
 
 def save(
@@ -105,7 +104,7 @@ def from_config(
         module = module_of(spec) if module is None else hashable_module(module)
     expected = None if spec.input_shape is None else variable_shapes(module, spec.sample())
     source = str(weights / WEIGHTS if weights.is_dir() else weights)
-    variables = fit_variables(
-        read_tensors(weights, sha256=weights_digest(config, label)), source, expected
-    )
-    return module, jax.tree.map(jnp.asarray, variables), spec
+    tensors = read_tensors(weights, sha256=weights_digest(config, label))
+    leaves = flatten(fit_variables(tensors, source, expected))
+    wanted = leaves if expected is None else flatten(expected)
+    return module, unflatten(as_weights(leaves, wanted, source=source, own=True)), spec

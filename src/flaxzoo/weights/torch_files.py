@@ -121,15 +121,20 @@ def plain_names(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_zip(path: Path) -> bool:
-    """Whether the file is a zip archive; torch itself believes the sizes in it."""
+    """Whether the file is a zip archive, of which torch itself believes what it says."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return False
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            # torch.load maps the file and compares no checksum. Where torch was told to write none
+            # (set_crc32_options), all are 0.
+            damaged = archive.testzip() if any(member.CRC for member in members) else None
     except ZIP_DAMAGE as error:
         raise CheckpointError(f"{path}: not a readable PyTorch file ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: the checksum of {damaged!r} in it does not match")
     if any(m.filename.endswith("/constants.pkl") for m in members):
         raise CheckpointError(
             f"{path}: a TorchScript program, not weights; save its state dict: "
@@ -153,7 +158,10 @@ def _refusal(path: Path, message: str) -> str:
 
 def _state_dict(loaded: Any, use_ema: bool) -> Mapping[Any, Any]:
     keys = (*_EMA, *_NESTED) if use_ema else _NESTED
-    while isinstance(loaded, Mapping):
+    # A dictionary may hold itself.
+    seen: set[int] = set()
+    while isinstance(loaded, Mapping) and id(loaded) not in seen:
+        seen.add(id(loaded))
         key = next((k for k in keys if isinstance(loaded.get(k), Mapping)), None)
         if key is None:
             return loaded

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flaxzoo._files import file_sha256
 from flaxzoo.errors import CheckpointError, DownloadError
 
 _T = TypeVar("_T")
@@ -44,8 +45,9 @@ def cached(path: Path, url: str, read: Callable[[Path], _T], *, source: str) -> 
             with path.open("rb"):
                 pass
             try:
+                _check_prefix(file_sha256(path), url)
                 return read(path)
-            except CheckpointError:
+            except (CheckpointError, _FetchError):
                 # Left by a download that was cut off, or an error page under a weight file's name.
                 path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,11 +108,14 @@ def _fetch(url: str, target: Path) -> None:
         received = file.tell()
     if size is not None and received != size:
         raise _FetchError(f"the connection broke after {received:,} of {size:,} bytes")
+    _check_prefix(digest.hexdigest(), url)
+
+
+def _check_prefix(digest: str, url: str) -> None:
     prefix = re.search(r"-([0-9a-f]{8,})\.", os.path.basename(url))
-    if prefix and not digest.hexdigest().startswith(prefix[1]):
+    if prefix and not digest.startswith(prefix[1]):
         raise _FetchError(
-            f"the file's SHA-256 begins with {digest.hexdigest()[: len(prefix[1])]}, "
-            f"not with {prefix[1]}"
+            f"the file's SHA-256 begins with {digest[: len(prefix[1])]}, not with {prefix[1]}"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from flaxzoo._trees import SHOWN, unflatten
 from flaxzoo.errors import CheckpointError, UnknownNameError, did_you_mean
+from flaxzoo.weights.values import check_values
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,7 +68,8 @@ class Renaming:
           source: what the leaves are, to begin the error's message with.
 
         Raises:
-          CheckpointError: a leaf is missing, or is left over; it lists the first ten of each.
+          CheckpointError: a leaf is missing, is left over, or holds other than finite
+            floating-point numbers; it lists the first ten of each.
         """
         used = set(self._origins.values())
         parts = [
@@ -82,6 +84,7 @@ class Renaming:
             raise CheckpointError(
                 f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
             )
+        check_values({path: self.leaves[path] for path in used}, source=source)
         leaves = {ours: self.leaves[path] for ours, path in self._origins.items()}
         for ours, layout in self._layouts.items():
             leaves[ours] = layout(leaves[ours])
