@@ -51,9 +51,14 @@ def displayable(images: Any, name: str) -> np.ndarray:
 def to_array(figure: Figure) -> np.ndarray:
     """A figure's pixels, uint8 ``[H, W, 3]``, at the figure's own resolution."""
     agg = require("matplotlib.backends.backend_agg", extra="plots", purpose="flaxzoo.plots")
+    before = figure.canvas
     canvas = agg.FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    try:
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    finally:
+        # A figure of pyplot's goes on being shown where it was.
+        figure.set_canvas(before)
 
 
 def new_figure(width: float, height: float, layout: str = "constrained") -> Any:

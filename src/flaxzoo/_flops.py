@@ -46,17 +46,18 @@ def _count(jaxpr: Any, prefix: tuple[str, ...]) -> Counter[tuple[str, ...]]:
         elif eqn.primitive.name.startswith("flaxzoo_conv"):
             total[path] += convolution_flops(eqn)
         else:
-            bodies = [_count(body, path) for body in _bodies(eqn)]
-            if eqn.primitive.name == "cond" and bodies:
-                bodies = [max(bodies, key=lambda body: body.total())]
+            counts = [_count(body, path) for body in bodies(eqn)]
+            if eqn.primitive.name == "cond" and counts:
+                counts = [max(counts, key=lambda count: count.total())]
             repeat = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-            for body in bodies:
-                for key, value in body.items():
+            for count in counts:
+                for key, value in count.items():
                     total[key] += repeat * value
     return total
 
 
-def _bodies(eqn: Any) -> Iterator[Any]:
+def bodies(eqn: Any) -> Iterator[Any]:
+    """The jaxprs that an equation calls, in the order of its parameters."""
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):

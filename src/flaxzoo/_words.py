@@ -331,11 +331,13 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("histogram_freq", "histogram_every", ""),
     ("update_freq log_every_n_steps", "every_steps", ""),
+    ("write_graph", "graph", ""),
     (
-        "write_graph write_images embeddings_freq profile_batch",
+        "embeddings_freq embeddings_metadata embeddings_data",
         "",
-        "see docs/callbacks.md for what TensorBoard writes",
+        "embeddings=flaxzoo.callbacks.Embeddings(inputs, labels, every=1)",
     ),
+    ("write_images profile_batch", "", "see docs/callbacks.md for what TensorBoard writes"),
     ("append separator", "", "a resumed run goes on in the same file, separated by commas"),
     # Data.
     ("image_dir data_dir directory folder", "root directory", ""),
@@ -377,6 +379,20 @@ POSITIONS: Mapping[str, str] = {
 # Attributes of our classes and modules that other libraries' have, to what to type. A module's
 # names that a registry knows are found there, before this.
 ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "EventWriter": (
+        ("add_scalar add_scalars log log_metric", "writer.scalar(tag, value, step)"),
+        ("add_text markdown", "writer.text(tag, text, step)"),
+        ("add_image add_images write_images", "writer.image(tag, images, step), [N, H, W, C]"),
+        ("add_figure", "writer.figure(tag, figure, step)"),
+        ("add_histogram", "writer.histogram(tag, values, step)"),
+        ("add_graph trace_graph", "writer.graph(model)"),
+        ("add_embedding", "writer.embedding(name, vectors, step, labels=..., images=...)"),
+        ("add_hparams hparams", "writer.hyperparameters(values, results)"),
+        (
+            "add_audio add_video add_mesh add_pr_curve add_custom_scalars",
+            "tensorboardX.SummaryWriter(log_dir) beside this one",
+        ),
+    ),
     "Model": (
         (
             "fit train_on_batch fit_generator train_step",
@@ -543,7 +559,8 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
         ("BackupAndRestore", "Trainer(model, run_dir=...).fit(data, resume=True)"),
         ("History", "trainer.history"),
-        ("TensorBoardLogger SummaryWriter", "flaxzoo.callbacks.TensorBoard(log_dir)"),
+        ("TensorBoardLogger", "flaxzoo.callbacks.TensorBoard(log_dir)"),
+        ("SummaryWriter", "flaxzoo.callbacks.EventWriter(log_dir)"),
         ("Checkpoint ModelCheckpointer", "flaxzoo.callbacks.ModelCheckpoint()"),
         ("ProgbarLogger TQDMProgressBar RichProgressBar", "flaxzoo.callbacks.ProgressBar()"),
         ("EMA StochasticWeightAveraging ModelEMA", "ema_decay=0.999 of Trainer"),

@@ -6,6 +6,8 @@ from flaxzoo._explain import missing_from
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.callbacks.csv_logger import CSVLogger
 from flaxzoo.callbacks.early_stopping import EarlyStopping
+from flaxzoo.callbacks.embeddings import Embeddings
+from flaxzoo.callbacks.event_writer import EventWriter
 from flaxzoo.callbacks.gradual_unfreezing import GradualUnfreezing
 from flaxzoo.callbacks.lambda_callback import LambdaCallback
 from flaxzoo.callbacks.learning_rate import LearningRateMonitor
@@ -21,6 +23,8 @@ __all__ = [
     "Callback",
     "CallbackError",
     "EarlyStopping",
+    "Embeddings",
+    "EventWriter",
     "GradualUnfreezing",
     "LambdaCallback",
     "LearningRateMonitor",

@@ -1,24 +1,25 @@
-"""TensorBoard logs: scalars, images, text, histograms, hyper-parameters and profiles."""
+"""TensorBoard logs: scalars, images, text, the graph, embeddings, hyper-parameters, profiles."""
 
 from __future__ import annotations
 
-import math
 import os
-import time
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
-from flaxzoo._extras import require
-from flaxzoo._figures import displayable, to_array
 from flaxzoo._files import as_path
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback, path_in_run
+from flaxzoo.callbacks.embeddings import Embeddings, as_embeddings
+from flaxzoo.callbacks.event_writer import EventWriter
 from flaxzoo.debug import start_trace
 from flaxzoo.errors import CallbackError, ShapeError
 from flaxzoo.plots import prediction_grid
@@ -30,7 +31,8 @@ class TensorBoard(Callback):
 
     Training and validation are two runs, ``train`` and ``validation``, below the log directory,
     so that TensorBoard draws them in one chart. The horizontal axis is the number of updates.
-    What a resumed run writes replaces what was logged after its starting point.
+    What a resumed run writes replaces what was logged after its starting point. ``writer`` takes
+    whatever else is to be seen, from other callbacks as well.
 
     ====================  ========================================================
     tag                   what
@@ -41,6 +43,8 @@ class TensorBoard(Callback):
     ``sample/...``        the sample and what the model makes of it
     ``images/<name>``     what ``images`` returned
     ``model/summary``     the layer table, as text
+    (Graphs)              the operations of the model, by module
+    (Projector)           the features of ``embeddings``
     ``hparam/<metric>``   the last metrics beside the hyper-parameters
     ====================  ========================================================
 
@@ -55,8 +59,14 @@ class TensorBoard(Callback):
       sample_every: number of epochs between looks at the sample.
       class_names: what the grid of predictions shows instead of class ids.
       images: function of ``(trainer, epoch)`` that returns images ``[N, H, W, C]`` by name.
+      graph: whether to write the model's graph, from its shapes alone.
+      embeddings: examples whose features the Projector tab shows: inputs, ``(inputs, labels)`` or
+        ``flaxzoo.callbacks.Embeddings``.
       profile_steps: first and last update to record with ``jax.profiler``, counted from 1, for
         the Profile tab. Leave out the first update: it compiles.
+
+    Attributes:
+      writer: the ``EventWriter`` of these logs.
 
     Raises:
       MissingExtraError: tensorboardX is not installed.
@@ -74,9 +84,13 @@ class TensorBoard(Callback):
         sample_every: int = 1,
         class_names: Sequence[str] | None = None,
         images: Callable[[Any, int], Mapping[str, Any]] | None = None,
+        graph: bool = True,
+        embeddings: Any = None,
         profile_steps: tuple[int, int] | None = None,
     ) -> None:
-        self._module = require("tensorboardX", extra="tensorboard", purpose="TensorBoard")
+        self.writer = EventWriter(log_dir)
+        # Only a fit tells whether it goes on from what is in the directory.
+        self.writer.keep_until_begin()
         if profile_steps is not None and not 1 <= profile_steps[0] <= profile_steps[1]:
             raise CallbackError(
                 f"profile_steps must be (first, last) with 1 <= first <= last, got {profile_steps}"
@@ -88,28 +102,32 @@ class TensorBoard(Callback):
         self.sample_every = check_size("sample_every", sample_every)
         self.class_names = class_names
         self.images = images
+        self.graph = graph
+        self.embeddings = as_embeddings(embeddings)
         self.profile_steps = profile_steps
-        self._writers: dict[str, Any] = {}
         self._pending: tuple[int, Any] | None = None
-        # Number of updates at the start of this run, and now.
-        self._start = self._step = 0
+        self._open = False
+        self._step = 0
         self._last: dict[str, float] = {}
         self._tracing = False
 
     def on_train_begin(self, trainer: Any) -> None:
-        """Opens the logs; writes the model's summary and the sample's inputs."""
+        """Opens the logs; writes the model's summary, its graph and the sample's inputs."""
         if self.log_dir is None:
             self.log_dir = path_in_run(trainer, "tensorboard", "TensorBoard", "log_dir")
-        self._close()
         if self._tracing:
             # An exception ended the last run within its profile.
             self._stop_trace(trainer)
-        self._start = self._step = int(trainer.state.step)
-        self._last, self._pending = {}, None
-        writer = self._writer("train")
-        writer.add_text("model/summary", _code_block(self._summary(trainer)), self._step)
+        if self.embeddings is not None:
+            self.embeddings.check(trainer.model_with_state())
+        self.writer.begin(trainer, self.log_dir)
+        self._step, self._last, self._pending = int(trainer.step), {}, None
+        self.writer.text("model/summary", _code_block(self._summary(trainer)))
+        self._open = True
+        if self.graph:
+            self._write_graph(trainer)
         if self.sample is not None:
-            self._write_images("sample/inputs", self.sample)
+            self.writer.image("sample/inputs", self.sample)
         self._profile(trainer)
 
     def on_step_end(self, trainer: Any, step: int, metrics: Any) -> None:
@@ -127,101 +145,95 @@ class TensorBoard(Callback):
         return logged or (bool(last) and step in (first - 1, last))
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        """Writes the epoch's scalars, and at times histograms and images."""
+        """Writes the epoch's scalars, and at times histograms, images and embeddings."""
         self._write_pending()
         rate = {} if trainer.learning_rate is None else {"learning_rate": trainer.learning_rate}
         for name, value in {**rate, **logs}.items():
             run = "validation" if name.startswith("val_") else "train"
-            tag = f"epoch/{name.removeprefix('val_')}"
-            self._writer(run).add_scalar(tag, float(value), self._step)
+            self.writer.scalar(f"epoch/{name.removeprefix('val_')}", value, run=run)
         self._last = dict(logs)
-        if self.histogram_every and (epoch + 1) % self.histogram_every == 0:
+        if _due(epoch, self.histogram_every):
             self._write_histograms(trainer)
-        if self.sample is not None and (epoch + 1) % self.sample_every == 0:
+        if self.sample is not None and _due(epoch, self.sample_every):
             self._write_sample(trainer)
         if self.images is not None:
             for name, images in self.images(trainer, epoch).items():
-                self._write_images(f"images/{name}", images)
-        for writer in self._writers.values():
-            writer.flush()
+                self.writer.image(f"images/{name}", images)
+        if self.embeddings is not None and _due(epoch, self.embeddings.every):
+            self._write_embeddings(trainer, self.embeddings)
+        self.writer.flush()
 
     def on_train_end(self, trainer: Any) -> None:
         """Writes the hyper-parameters with the last metrics, and closes the logs."""
-        if not self._writers:
+        if not self._open:
             # The logs could not be opened.
             return
+        self._open = False
         self._write_pending()
         if self._tracing:
             self._stop_trace(trainer)
-        values = {name: _plain(value) for name, value in trainer.hyperparameters().items()}
-        results = {f"hparam/{k}": float(v) for k, v in self._last.items() if math.isfinite(v)}
-        self._writer("train").add_hparams(values, results, "hparams", self._step)
-        self._close()
-
-    def _writer(self, run: str) -> Any:
-        if run not in self._writers:
-            directory = Path(self.log_dir or ".") / run
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-                # Hides what an interrupted run logged after the checkpoint that this one goes on
-                # from, and all of an earlier run if this one starts anew.
-                purge = self._start + 1 if self._start else 0
-                # The name of an event file has the second only: two runs in one second would
-                # share a file. TensorBoard reads files in the order of their names.
-                self._writers[run] = self._module.SummaryWriter(
-                    str(directory), purge_step=purge, filename_suffix=f".{time.time_ns()}"
-                )
-            except OSError as error:
-                raise CallbackError(
-                    f"TensorBoard cannot write {directory}: {error.strerror}"
-                ) from error
-        return self._writers[run]
-
-    def _close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        # Where an error ends training, there is nothing to look at.
+        failed = isinstance(sys.exception(), Exception)
+        if self.embeddings is not None and not (self.embeddings.every or failed):
+            self._write_embeddings(trainer, self.embeddings)
+        results = {f"hparam/{name}": value for name, value in self._last.items()}
+        self.writer.hyperparameters(trainer.hyperparameters(), results)
+        self.writer.end()
 
     def _summary(self, trainer: Any) -> str:
+        model = trainer.model_with_state()
         try:
-            return str(trainer.model.summary())
+            return str(model.summary())
         except ShapeError:
             # A module of the user's own: nobody has said what it takes.
-            return repr(trainer.model)
+            return repr(model)
+
+    def _write_graph(self, trainer: Any) -> None:
+        model = trainer.model_with_state()
+        known = model.spec.input_shape is not None
+        try:
+            self.writer.graph(model, model.spec.sample() if known else trainer.inputs)
+        except (FlaxError, TypeError, ValueError) as error:
+            # It may train though it does not run as it is, without a key for one.
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"TensorBoard has no graph of {model!r}: {reason}", stacklevel=2)
 
     def _write_pending(self) -> None:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         for name, value in metrics.compute().items():
-            self._writer("train").add_scalar(f"step/{name}", float(value), step)
+            self.writer.scalar(f"step/{name}", value, step)
 
     def _write_histograms(self, trainer: Any) -> None:
         for path, leaf in flatten(trainer.state.params).items():
             values = np.asarray(leaf, np.float32).ravel()
             values = values[np.isfinite(values)]
             if values.size:
-                self._writer("train").add_histogram(f"parameters/{path}", values, self._step)
+                self.writer.histogram(f"parameters/{path}", values)
 
     def _write_sample(self, trainer: Any) -> None:
         inputs = np.asarray(self.sample)
         outputs = np.asarray(trainer.model_with_state()(inputs), np.float32)
         if outputs.shape == inputs.shape:
-            self._write_images("sample/outputs", outputs)
+            self.writer.image("sample/outputs", outputs)
         elif outputs.ndim == 2 and outputs.shape[1] > 1:
             figure = prediction_grid(
                 inputs, self.labels, np.asarray(jax.nn.softmax(outputs)), self.class_names
             )
-            grid = to_array(figure)
-            self._writer("train").add_image(
-                "sample/predictions", grid, self._step, dataformats="HWC"
-            )
+            self.writer.figure("sample/predictions", figure)
 
-    def _write_images(self, tag: str, images: Any) -> None:
-        shown = displayable(images, "images")
-        if shown.ndim == 3:
-            shown = shown[..., None]
-        self._writer("train").add_images(tag, shown, self._step, dataformats="NHWC")
+    def _write_embeddings(self, trainer: Any, sample: Embeddings) -> None:
+        model = trainer.model_with_state()
+        vectors = sample.vectors(model)
+        if not np.isfinite(vectors).all():
+            # Whoever watches for NaN says more; the logs are not what should end training.
+            warnings.warn(
+                f"no embeddings of step {trainer.step}: the features are not finite", stacklevel=2
+            )
+            return
+        labels = sample.named(self.class_names or model.spec.classes)
+        self.writer.embedding(sample.name, vectors, labels=labels, images=sample.pictures())
 
     def _profile(self, trainer: Any) -> None:
         if self.profile_steps is None:
@@ -246,7 +258,5 @@ def _code_block(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines())
 
 
-def _plain(value: Any) -> Any:
-    """A Python value that tensorboardX takes; anything else as its text."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+def _due(epoch: int, every: int) -> bool:
+    return bool(every) and (epoch + 1) % every == 0

@@ -273,6 +273,11 @@ class Run:
                 return self._model
             return self._model.with_variables(copied(state.eval_variables))
 
+    @property
+    def inputs(self) -> Any:
+        """The batch, or its shapes, that the state was made for; None where none was needed."""
+        return self._inputs
+
     def model_with_state(self) -> Model:
         """The model with the current variables, not copied: valid until the next step."""
         state = self.state
