@@ -4,13 +4,15 @@ import functools
 import sys
 from types import SimpleNamespace
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from _events import decode, read, scalars
 
 import flaxzoo as fz
-from flaxzoo.callbacks import CallbackError
+from flaxzoo.callbacks import CallbackError, Embeddings
 from flaxzoo.errors import ArgumentError, MissingExtraError, ShapeError
 
 # The graph of a model is another test's; that of the stand-in below cannot be traced.
@@ -178,6 +180,89 @@ def test_a_model_without_an_input_shape(tmp_path):
     run(TensorBoard(), trainer)
     (text,) = read(tmp_path / "tensorboard" / "train").Tensors("model/summary/text_summary")
     assert b"Unknown()" in text.tensor_proto.string_val[0]
+
+
+@pytest.mark.slow
+def test_a_training_writes_the_graph_embeddings_and_what_others_want(tmp_path):
+    images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
+    labels = np.arange(8) % 2
+    board = fz.callbacks.TensorBoard(
+        tmp_path,
+        class_names=["cat", "dog"],
+        embeddings=Embeddings(images[:5], labels[:5], every=1, name="cats"),
+    )
+    board.writer.scalar("mine/before", 1.0)
+
+    class Mine(fz.callbacks.Callback):
+        def on_epoch_end(self, trainer, epoch, logs):
+            board.writer.scalar("mine/epoch", epoch)
+
+    fields = {"input_shape": (8, 8, 1), "features": (4,), "hidden": ()}
+    trainer = fz.Trainer(fz.models.get("cnn", num_classes=2, **fields))
+    # The other comes first: what it writes stands at the present step all the same.
+    trainer.fit((images, labels), epochs=2, batch_size=4, callbacks=[Mine(), board], progress=False)
+    board.writer.scalar("mine/after", 1.0)
+    board.writer.close()
+    events = read(tmp_path / "train")
+    assert scalars(events, "mine/before") == [(0, 1.0)]
+    assert scalars(events, "mine/epoch") == [(2, 0.0), (4, 1.0)]
+    assert scalars(events, "mine/after") == [(4, 1.0)]
+    assert {"inputs", "backbone/conv_0/kernel", "head/fc/matmul", "outputs"} <= {
+        node.name for node in events.Graph().node
+    }
+    menu = (tmp_path / "train" / "projector_config.pbtxt").read_text()
+    assert [f"cats:{step}" in menu for step in (2, 4)] == [True, True]
+    place = tmp_path / "train" / "projector" / "cats" / "000004"
+    features = trainer.model.features(images[:5])
+    expected = np.asarray(features).reshape(5, -1, features.shape[-1]).mean(1)
+    np.testing.assert_allclose(np.loadtxt(place / "tensors.tsv"), expected, rtol=1e-4, atol=1e-6)
+    assert (place / "metadata.tsv").read_text().splitlines()[1:3] == ["cat\t0", "dog\t1"]
+    assert (place / "sprite.png").exists()
+
+
+class NeedsKey(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+
+def test_a_module_that_cannot_be_drawn_is_trained_all_the_same(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model_with_state = lambda: fz.Model(NeedsKey(), {"params": {}})
+    trainer.inputs = np.zeros((2, 3), np.float32)
+    board = fz.callbacks.TensorBoard()
+    with pytest.warns(UserWarning, match=r"TensorBoard has no graph of Model\(NeedsKey.*noise"):
+        run(board, trainer, range(1))
+    assert scalars(read(tmp_path / "tensorboard" / "train"), "epoch/loss") == [(4, 0.5)]
+
+
+def test_embeddings_at_the_end_and_none_where_an_error_ends_training(tmp_path):
+    model = fz.models.get("mlp", num_classes=2, input_shape=(3,), features=(4,)).init()
+    trainer = make_trainer(tmp_path)
+    trainer.model_with_state = lambda: model
+    board = TensorBoard(embeddings=np.ones((2, 3), np.float32))
+    board.on_train_begin(trainer)
+    try:
+        raise RuntimeError
+    except RuntimeError:
+        board.on_train_end(trainer)
+    projector = tmp_path / "tensorboard" / "train" / "projector"
+    assert not projector.exists()
+    run(board, trainer, range(1))
+    assert [path.name for path in projector.glob("*/*")] == ["000004"]
+    vectors = model.variables["params"]
+    model = model.with_variables({"params": jax.tree.map(lambda x: x * np.nan, vectors)})
+    trainer.step = 0
+    with pytest.warns(UserWarning, match="no embeddings of step 4: the features are not finite"):
+        run(board, trainer, range(1))
+
+
+def test_embeddings_that_do_not_fit_the_model_are_refused_before_training(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model_with_state = lambda: fz.Model(nn.Dense(2))
+    with pytest.raises(CallbackError, match="'Dense' is no Classifier"):
+        TensorBoard(embeddings=np.ones((2, 3))).on_train_begin(trainer)
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors(tmp_path, monkeypatch):

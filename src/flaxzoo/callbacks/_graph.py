@@ -188,16 +188,25 @@ class _Drawing:
         return node
 
     def inline(
-        self, closed: Any, operands: Sequence[_Operand], path: tuple[str, ...]
+        self,
+        closed: Any,
+        operands: Sequence[_Operand],
+        path: tuple[str, ...],
+        box: tuple[str, ...] | None = None,
     ) -> list[_Operand]:
-        """Draws the equations of a jaxpr, open or closed, and returns its results."""
+        """Draws the equations of a jaxpr, open or closed, and returns its results.
+
+        Those of modules stand where their module stands, the others in ``box``.
+        """
+        box = path if box is None else box
         jaxpr = getattr(closed, "jaxpr", closed)
         values: dict[Any, _Operand] = dict(zip(jaxpr.invars, operands, strict=True))
         for var in jaxpr.constvars:
-            values[var] = (self.add(_join(path, "constant"), _CONSTANT, [], [var.aval]), 0)
+            values[var] = (self.add(_join(box, "constant"), _CONSTANT, [], [var.aval]), 0)
         for eqn in jaxpr.eqns:
             sources = [_read(values, var) for var in eqn.invars]
-            results = self._equation(eqn, sources, self._place(eqn, path))
+            modules = self._modules(eqn, path)
+            results = self._equation(eqn, sources, (*path, *modules) if modules else box)
             values.update(zip(eqn.outvars, results, strict=True))
         return [_read(values, var) for var in jaxpr.outvars]
 
@@ -249,22 +258,19 @@ class _Drawing:
         if not label or label in path[-1:]:
             return self.inline(body, operands, path)
         name, start = self._unique(_join(path, label)), len(self.nodes)
-        results = self.inline(body, operands, tuple(name.split("/")))
+        results = self.inline(body, operands, path, tuple(name.split("/")))
         drawn = [node for node in self.nodes[start:] if node.op != _CONSTANT]
         if len(drawn) == 1:
             drawn[0].name = name
         return results
 
-    def _place(self, eqn: Any, path: tuple[str, ...]) -> tuple[str, ...]:
-        """The path of the module that an equation stands in."""
-        # A part with a dot is a method, not a module.
+    def _modules(self, eqn: Any, path: tuple[str, ...]) -> list[str]:
+        """The modules below ``path`` that an equation stands in."""
         stack = [part for part in str(eqn.source_info.name_stack).split("/") if part]
         if not path and stack[:1] == [self._root]:
             del stack[0]
-        modules = [part for part in stack if "." not in part]
-        if path and modules[:1] == [path[-1]]:
-            del modules[0]
-        return (*path, *modules)
+        # A part with a dot is a method, not a module.
+        return [part for part in stack if "." not in part]
 
     def _unique(self, name: str) -> str:
         name = re.sub(r"[^A-Za-z0-9_./-]", "_", name)

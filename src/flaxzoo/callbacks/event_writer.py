@@ -256,6 +256,13 @@ class EventWriter:
             file.close()
         self._files, self._projectors = {}, {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Files and trainers stay where they are; a copy begins files of its own.
+        self.flush()
+        kept = {"log_dir": self.log_dir, "_last_step": self.step, "_trainer": None, "_purge": None}
+        before: list[Any] | None = None if self._before is None else []
+        return {**kept, "_files": {}, "_projectors": {}, "_before": before}
+
     def __enter__(self) -> Self:
         return self
 
@@ -314,8 +321,13 @@ class EventWriter:
         return self.step if step is None else check_size("step", step, minimum=0)
 
     def _directory(self, run: str) -> Path:
-        if not isinstance(run, str) or not run:
-            raise ArgumentError(f"run must be a str that is not empty, got {run!r}")
+        if (
+            not isinstance(run, str)
+            or not run
+            or ".." in Path(run).parts
+            or Path(run).is_absolute()
+        ):
+            raise ArgumentError(f"run must be the name of a folder below log_dir, got {run!r}")
         if self.log_dir is None:
             raise CallbackError(
                 "the writer has nowhere to write before fit: pass log_dir=, or use it in fit"

@@ -184,8 +184,8 @@ class TensorBoard(Callback):
         model = trainer.model_with_state()
         try:
             return str(model.summary())
-        except ShapeError:
-            # A module of the user's own: nobody has said what it takes.
+        except (FlaxError, ShapeError):
+            # A module of the user's own: nobody has said what it takes, or it needs a key.
             return repr(model)
 
     def _write_graph(self, trainer: Any) -> None:
