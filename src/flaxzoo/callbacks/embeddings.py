@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo.errors import ArgumentError, CallbackError, DataError, ShapeError
 from flaxzoo.model import Model, run_batches
 from flaxzoo.models.classifier import Classifier
@@ -19,6 +20,7 @@ from flaxzoo.models.heads import global_pool
 _BATCH_SIZE = 64
 
 
+@explained
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Embeddings:
     """What a backbone makes of some examples, one vector each, as points to look at.

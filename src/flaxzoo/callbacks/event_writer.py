@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
-from flaxzoo._explain import missing_attribute
+from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
 from flaxzoo._files import as_path
@@ -25,6 +25,7 @@ from flaxzoo.errors import ArgumentError, CallbackError, DataError
 from flaxzoo.model import Model
 
 
+@explained
 class EventWriter:
     """Writes what TensorBoard shows, at once and in the order of the calls.
 
