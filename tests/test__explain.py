@@ -25,7 +25,7 @@ REGISTRIES = {
     )
 }
 CLASSES = {"Model": fz.Model, "Trainer": fz.Trainer, "TrainState": fz.TrainState}
-CLASSES |= {"History": fz.History}
+CLASSES |= {"History": fz.History, "EventWriter": fz.callbacks.EventWriter}
 
 
 def rows():
