@@ -235,7 +235,10 @@ class Model:
             batch = "batches" if shape is None else f"[B, {', '.join(map(str, shape))}]"
             raise DataError(
                 f"model {self.spec.name!r} has no preprocessing for pictures: pass {batch} of "
-                "floats, or set spec.preprocess (flaxzoo.Preprocess, for 1 or 3 channels)"
+                "floats, or set spec.preprocess (flaxzoo.Preprocess, for 1 or 3 channels), as "
+                "training on an ImageFolder or ImageCSV does: "
+                "flaxzoo.Model(model.module, model.variables, dataclasses.replace(model.spec, "
+                "preprocess=images.preprocess))"
             )
 
     @staticmethod

@@ -373,6 +373,11 @@ class Preprocess:
                 "preprocessed, or divide by 255 and normalise as model.spec.preprocess says",
             )
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std for each channel."""
+        return self._per_channel(self.mean), self._per_channel(self.std)
+
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
         channels = self.input_shape[-1]
         if len(values) == channels:

@@ -6,7 +6,6 @@ import csv
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._files import as_path
+from flaxzoo._warnings import warn
 from flaxzoo.errors import ArgumentError, DataError, UnknownNameError, did_you_mean
 
 # What Pillow reads and people call pictures; other files beside them are not looked at.
@@ -365,9 +365,7 @@ def _warn_of_two_labels(files: Sequence[tuple[str, str]], labels: Sequence[int])
         if other_label != label:
             twice.append(f"{other} and {file}")
     if twice:
-        warnings.warn(
-            f"links put {len(twice)} pictures into two classes each: {_listed(twice)}", stacklevel=4
-        )
+        warn(f"links put {len(twice)} pictures into two classes each: {_listed(twice)}")
 
 
 def _read_csv(path: str, delimiter: str) -> tuple[dict[str, list[str]], list[int]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from flaxzoo._warnings import warn
 from flaxzoo.errors import DataError
 
 
@@ -359,10 +359,9 @@ def warn_of_numbers(what: str, labels: np.ndarray, otherwise: str) -> None:
     names = sorted(set(labels.tolist()) - {ABSENT}, key=by_value)
     hint = numbers_hint(names)
     if hint:
-        warnings.warn(
+        warn(
             f"{what} for each of its {len(names)} values, though {hint}; {otherwise} "
             "says that they are names",
-            stacklevel=4,
         )
 
 

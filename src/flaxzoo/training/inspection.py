@@ -13,12 +13,15 @@ from flaxzoo.training.feed import Feed
 from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
 
-def inspect(state: Any, feed: Feed) -> None:
+def inspect(state: Any, feed: Feed) -> Any:
     """Checks the first batch, or all values of arrays, and settles how the feed fills batches up.
 
     Args:
       state: the ``TrainState``.
       feed: the feed, whose ``checked`` and ``pad`` are set.
+
+    Returns:
+      The shapes of the model's outputs.
 
     Raises:
       DataError: values that are not finite, labels out of range, no targets.
@@ -39,3 +42,4 @@ def inspect(state: Any, feed: Feed) -> None:
     feed.pad = "per_example_gradients" not in state.optimizer.needs and (
         state.loss.gives_per_example(outputs, batch.targets)
     )
+    return outputs

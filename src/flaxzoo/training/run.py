@@ -34,6 +34,7 @@ from flaxzoo.training.feed import Feed
 from flaxzoo.training.freezing import FreezeSpec
 from flaxzoo.training.history import History
 from flaxzoo.training.marks import marked
+from flaxzoo.training.noted import facts, with_classes, with_facts, with_preprocess
 from flaxzoo.training.rates import idle_updates
 from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
 from flaxzoo.training.state import (
@@ -82,6 +83,7 @@ class Run:
         **settings: Any,
     ) -> None:
         self._model = as_model(model)
+        self._fresh = self._model.variables is None
         check_size("steps_per_call", steps_per_call)
         self.steps_per_call = int(steps_per_call)
         self._settings = dict(settings)
@@ -224,13 +226,19 @@ class Run:
             spec = self._model.spec.with_inputs(self._inputs)
             self._model = dataclasses.replace(self._model, spec=spec)
 
-    def _note_classes(self, data: Any) -> None:
-        """A model without names for its classes takes those of what it is trained on."""
-        names = getattr(data, "class_names", None)
-        head = getattr(self._model.module, "head", None)
-        if names and not self._model.spec.classes and len(names) == getattr(head, "num_classes", 0):
-            spec = dataclasses.replace(self._model.spec, classes=tuple(map(str, names)))
+    def _note_preprocess(self, data: Any) -> None:
+        """Predicting from files is to see what training has seen of them."""
+        spec = with_preprocess(self._model.spec, data, fresh=self._fresh)
+        if spec is not self._model.spec:
             self._model = dataclasses.replace(self._model, spec=spec)
+            if self._carry.current is not None:
+                self.state = self.state.replace(preprocess=spec.preprocess)  # type: ignore[union-attr]
+
+    def _note_classes(self, data: Any, outputs: Any) -> None:
+        """A model without names for its classes takes those of what it is trained on."""
+        loss = self.state.loss  # type: ignore[union-attr]
+        spec = with_classes(self._model.spec, data, outputs, loss)
+        self._model = dataclasses.replace(self._model, spec=spec)
 
     def refreeze(self, freeze: FreezeSpec = None, *, freeze_until: int | str | None = None) -> None:
         """Changes what is frozen from the next step on; see ``flaxzoo.transfer.refreeze``.
@@ -389,6 +397,9 @@ class Run:
         document = settings_file.read(directory)
         if model is None:
             model = settings_file.restore_model(directory, document)
+        model = as_model(model)
+        spec = with_facts(model.spec, document.get("noted"))
+        model = dataclasses.replace(model, spec=spec)
         saved = settings_file.restore(directory, document, overrides)
         # Runs of before there was such a thing took one step at a time.
         calls = {"steps_per_call": document.get("steps_per_call", 1)}
@@ -461,6 +472,7 @@ class Run:
                     "seed": self.seed,
                     "total_steps": self._total_steps,
                     "steps_per_call": self.steps_per_call,
+                    "noted": facts(self._model.spec),
                 },
             )
 

@@ -195,13 +195,14 @@ class Trainer(Run):
                 allow_short=True,
                 name="validation_data",
             )
-        self._note_classes(train_data)
+        self._note_preprocess(train_data)
         if self.run_dir is not None:
             require_writable(self.run_dir)
         self.steps_per_epoch, self._nothing = feed.steps_per_epoch, None
         self._build_for(feed, epochs)
-        for data in filter(None, (feed, validation)):
-            inspect(self.state, data)
+        self._note_classes(train_data, inspect(self.state, feed))
+        if validation is not None:
+            inspect(self.state, validation)
         if resume:
             self._resume(called)
         elif not self._loaded:
