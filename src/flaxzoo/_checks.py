@@ -24,6 +24,11 @@ def is_size(value: Any, minimum: int = 1) -> bool:
     return whole and int(value) >= minimum
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python's, NumPy's or JAX's; no bool is."""
+    return math.isfinite(_as_float(value))
+
+
 def check_size(name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> Any:
     """Checks a width, a count or another size.
 
@@ -141,6 +146,54 @@ def check_number(
 def check_rate(name: str, value: Any, *, optional: bool = False) -> Any:
     """Checks a rate, such as Dropout's: a number in [0, 1), as ``check_number``."""
     return check_number(name, value, minimum=0, below=1, optional=optional)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Checks a switch.
+
+    Args:
+      name: of the argument, for the message.
+      value: True or False, of Python's or NumPy's.
+
+    Raises:
+      ArgumentError: it is neither; 1 and ``"no"`` are not, either.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ArgumentError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_function(name: str, value: Any, *, optional: bool = False) -> Any:
+    """Checks a function, or another callable.
+
+    Args:
+      name: of the argument, for the message.
+      value: its value.
+      optional: whether None will do.
+
+    Raises:
+      ArgumentError: it cannot be called.
+    """
+    if not (callable(value) or (optional and value is None)):
+        raise ArgumentError(f"{name} must be a function{' or None' * optional}, got {value!r}")
+    return value
+
+
+def check_like(name: str, value: Any, default: Any) -> None:
+    """Checks a value of which only the default is known: a switch, a finite number, or anything.
+
+    Args:
+      name: of the argument, for the message.
+      value: its value.
+      default: its default; only those of Python's bool, int and float say something.
+
+    Raises:
+      ArgumentError: it is no switch or no finite number where the default is.
+    """
+    if isinstance(default, bool):
+        check_flag(name, value)
+    elif isinstance(default, int | float):
+        check_number(name, value)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], others: str = "") -> str:

@@ -6,11 +6,13 @@ dictionaries; ``by_path`` is for any pytree, such as the state of an optimizer.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 from flaxzoo.errors import CheckpointError
 
@@ -51,6 +53,21 @@ def copied(tree: Any) -> Any:
     They lie where they lay. Nothing is compiled for it, as ``jnp.copy`` is for each new shape.
     """
     return jax.device_put(tree, may_alias=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thawed:
+    """A tree of masks or labels for parameters that may be a FrozenDict or not, whatever it is.
+
+    Attributes:
+      tree: a FrozenDict.
+    """
+
+    tree: Any
+
+    def __call__(self, params: Any) -> Any:
+        """The tree, with the mappings that the parameters have."""
+        return self.tree if isinstance(params, FrozenDict) else plain(self.tree)
 
 
 def path_of(keys: tuple[Any, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_flag
 from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import check_images, scaled, set_field
@@ -81,6 +82,8 @@ class Flip(Geometric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("horizontal", "vertical"):
+            check_flag(name, getattr(self, name))
         if not (self.horizontal or self.vertical):
             raise ValueError("horizontal and vertical are both False: Flip would do nothing")
 

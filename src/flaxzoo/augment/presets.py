@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flaxzoo._checks import check_number
 from flaxzoo.augment.base import Augmentation, Compose
 from flaxzoo.augment.color import ColorJitter, Grayscale
 from flaxzoo.augment.cropping import RandomCrop, RandomResizedCrop
@@ -38,6 +39,7 @@ def standard(
 @REGISTRY.register
 def color(strength: float = 0.4) -> Augmentation:
     """A flip, and jitter of brightness, contrast, saturation and, a quarter of it, hue."""
+    strength = check_number("strength", strength, minimum=0)
     return Compose((Flip(), ColorJitter(strength, strength, strength, strength / 4), Grayscale()))
 
 
@@ -63,6 +65,8 @@ def mixup_cutmix(
     num_classes: int | None = None, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0
 ) -> Augmentation:
     """Mixup or CutMix, one of the two for each batch."""
+    for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
+        check_number(name, alpha, above=0)
     return OneOf((MixUp(mixup_alpha, num_classes), CutMix(cutmix_alpha, num_classes)))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from flaxzoo._checks import check_number, check_size
+from flaxzoo._checks import check_flag, check_number, check_size
 from flaxzoo._explain import explained
 from flaxzoo._trees import copied
 from flaxzoo.callbacks.base import Callback
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
         self.min_delta = check_number("min_delta", min_delta, minimum=0)
         self.mode = resolve_mode(monitor, mode)
         self.baseline = check_number("baseline", baseline, optional=True)
-        self.restore_best = restore_best
+        self.restore_best = check_flag("restore_best", restore_best)
         self._resumed = False
         self._reset()
 

@@ -48,6 +48,10 @@ class ModelCheckpoint(Callback):
     saves_run: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if self.directory is not None:
+            os.fspath(self.directory)
+        if self.monitor is not None:
+            resolve_mode(self.monitor, self.mode)
         check_choice("mode", self.mode, MODES)
         check_size("keep", self.keep)
         check_size("keep_best", self.keep_best, minimum=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flaxzoo._checks import check_choice
 from flaxzoo._directions import infer_mode
-from flaxzoo.errors import CallbackError, UnknownNameError, did_you_mean
+from flaxzoo.errors import ArgumentError, CallbackError, UnknownNameError, did_you_mean
 
 MODES = ("auto", "min", "max")
 
@@ -18,6 +18,8 @@ def resolve_mode(monitor: str, mode: str) -> str:
       ArgumentError: another setting.
       CallbackError: ``"auto"`` for a name that does not tell.
     """
+    if not isinstance(monitor, str):
+        raise ArgumentError(f"monitor must be the name of a metric, got {monitor!r}")
     check_choice("mode", mode, MODES)
     direction = infer_mode(monitor) if mode == "auto" else mode
     if direction is None:

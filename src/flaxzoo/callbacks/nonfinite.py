@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
 from flaxzoo._trees import by_path
 from flaxzoo.callbacks.base import Callback
@@ -74,9 +75,9 @@ class TerminateOnNaN(Callback):
     def __init__(
         self, *, raise_error: bool = False, check_params: bool = True, depth: int = 2
     ) -> None:
-        self.raise_error = raise_error
-        self.check_params = check_params
-        self.depth = depth
+        self.raise_error = check_flag("raise_error", raise_error)
+        self.check_params = check_flag("check_params", check_params)
+        self.depth = check_size("depth", depth)
         self.report: NonFiniteReport | None = None
         # (step, metrics, flags) of the step whose answer has not been read yet.
         self._pending: tuple[int, Any, Any] | None = None

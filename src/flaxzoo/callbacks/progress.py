@@ -6,8 +6,10 @@ import sys
 import time
 from typing import Any, TextIO
 
+from flaxzoo._checks import check_flag, check_number
 from flaxzoo._explain import explained
 from flaxzoo.callbacks.base import Callback, default_for
+from flaxzoo.errors import ArgumentError
 
 
 @explained
@@ -34,9 +36,11 @@ class ProgressBar(Callback):
         table: bool = True,
         file: TextIO | None = None,
     ) -> None:
-        self.interval = interval
-        self.bar = bar
-        self.table = table
+        self.interval = check_number("interval", interval, minimum=0)
+        self.bar = check_flag("bar", bar)
+        self.table = check_flag("table", table)
+        if file is not None and not hasattr(file, "write"):
+            raise ArgumentError(f"file must be open for text, such as sys.stderr, got {file!r}")
         self.file = file
         self._bar: Any = None
         self._columns: tuple[str, ...] = ()

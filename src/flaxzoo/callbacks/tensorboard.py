@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
-from flaxzoo._checks import check_size
+from flaxzoo._checks import check_flag, check_function, check_size, is_size
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path
 from flaxzoo._trees import flatten
@@ -91,7 +91,7 @@ class TensorBoard(Callback):
         self.writer = EventWriter(log_dir)
         # Only a fit tells whether it goes on from what is in the directory.
         self.writer.keep_until_begin()
-        if profile_steps is not None and not 1 <= profile_steps[0] <= profile_steps[1]:
+        if profile_steps is not None and not _is_range(profile_steps):
             raise CallbackError(
                 f"profile_steps must be (first, last) with 1 <= first <= last, got {profile_steps}"
             )
@@ -101,8 +101,8 @@ class TensorBoard(Callback):
         self.sample, self.labels = sample if isinstance(sample, tuple) else (sample, None)
         self.sample_every = check_size("sample_every", sample_every)
         self.class_names = class_names
-        self.images = images
-        self.graph = graph
+        self.images = check_function("images", images, optional=True)
+        self.graph = check_flag("graph", graph)
         self.embeddings = as_embeddings(embeddings)
         self.profile_steps = profile_steps
         self._pending: tuple[int, Any] | None = None
@@ -260,3 +260,14 @@ def _code_block(text: str) -> str:
 
 def _due(epoch: int, every: int) -> bool:
     return bool(every) and (epoch + 1) % every == 0
+
+
+def _plain(value: Any) -> Any:
+    """A Python value that tensorboardX takes; anything else as its text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_size, value))
+    return pair and value[0] <= value[1]

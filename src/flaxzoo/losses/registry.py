@@ -12,7 +12,7 @@ import jax
 import optax
 
 from flaxzoo._calls import predictions_first
-from flaxzoo._checks import check_choice, check_number
+from flaxzoo._checks import check_choice, check_function, check_like, check_number, check_size
 from flaxzoo._config import hashable
 from flaxzoo._explain import refuse_foreign
 from flaxzoo.errors import ShapeError, UnknownArgumentError
@@ -25,8 +25,26 @@ from flaxzoo.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 
 REDUCTIONS = ("none", "mean", "sum")
-# Options of our own losses that only make sense above 0.
-_POSITIVE = ("delta", "temperature", "norm_degree")
+
+# What options may be, where their default does not say it all; for one loss or for all of them.
+_RANGES: dict[Any, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(
+        ("delta", "temperature", "norm_degree"),
+        functools.partial(check_number, above=0),
+    ),
+    **dict.fromkeys(
+        ("epsilon", "eps", "smooth", "alpha", "beta", "gamma", "margin"),
+        functools.partial(check_number, minimum=0),
+    ),
+    "label_smoothing": functools.partial(check_number, minimum=0, maximum=1),
+    "max_fun": check_function,
+    "blank_id": functools.partial(check_size, minimum=0),
+    # Of the polynomial's first term, which may count for less than in the cross-entropy.
+    ("poly_loss_cross_entropy", "epsilon"): check_number,
+    ("sigmoid_focal_loss", "alpha"): functools.partial(
+        check_number, minimum=0, maximum=1, optional=True
+    ),
+}
 # What a loss that has no such option is asked for when a caller passes its own default on.
 _NEUTRAL = {"label_smoothing": 0.0, "class_weights": None}
 
@@ -232,13 +250,15 @@ def _freeze(name: str, option: str, value: Any) -> Any:
         ) from error
 
 
-def _check_option(name: str, option: str, value: Any) -> None:
+def _check_option(name: str, option: str, value: Any, default: Any) -> None:
     label = f"{option} of loss {name!r}"
-    if option == "label_smoothing":
-        check_number(label, value, minimum=0, maximum=1)
-    if option in _POSITIVE:
-        check_number(label, value, above=0)
-    if option == "class_weights" and value is not None:
+    if option != "class_weights":
+        check = _RANGES.get((name, option)) or _RANGES.get(option)
+        if check is not None:
+            check(label, value)
+        else:
+            check_like(label, value, default)
+    elif value is not None:
         if not isinstance(value, tuple) or any(isinstance(w, tuple) for w in value):
             raise ShapeError(
                 f"class_weights of loss {name!r} is {value!r}; it takes a list or array of one "
@@ -262,16 +282,17 @@ def _build(
     if not traits.known:
         function = predictions_first(function)
     # With the defaults filled in, get("huber") equals get("huber", delta=1.0).
+    parameters = own_parameters(function)
     complete = {
         key: parameter.default
-        for key, parameter in own_parameters(function).items()
+        for key, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
     complete.update(options)
     frozen = {key: _freeze(name, key, value) for key, value in complete.items()}
     if traits.known:
         for key, value in frozen.items():
-            _check_option(name, key, value)
+            _check_option(name, key, value, parameters[key].default)
     return Loss(
         name=name,
         function=function,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_number
+from flaxzoo._checks import check_flag, check_number
 from flaxzoo._explain import explained
 from flaxzoo._trees import by_path, is_weight
 
@@ -35,6 +35,7 @@ class Regularizer:
     def __post_init__(self) -> None:
         for name in ("l1", "l2"):
             object.__setattr__(self, name, check_number(name, getattr(self, name), minimum=0))
+        check_flag("all_parameters", self.all_parameters)
 
     def __call__(self, params: Any) -> jax.Array:
         """The penalty of ``params``, a pytree of arrays: a scalar, summed in float32."""

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import metrics as clu_metrics
 
 from flaxzoo._calls import predictions_first
-from flaxzoo._checks import is_size
+from flaxzoo._checks import is_number, is_size
 from flaxzoo._config import NotJsonableError, hashable, to_json
 from flaxzoo._explain import refuse_foreign
-from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.errors import ArgumentError, ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.registry import Registry
 
@@ -315,16 +316,17 @@ def _check_values(metric: str, kwargs: Mapping[str, Any]) -> None:
     """Refuses impossible values when a metric is chosen, long before it is computed."""
     for key, (valid, takes) in _VALID.items():
         if key in kwargs and not valid(kwargs[key]):
-            raise ValueError(f"metric {metric!r}: {key} takes {takes}, got {kwargs[key]!r}")
+            raise ArgumentError(f"metric {metric!r}: {key} takes {takes}, got {kwargs[key]!r}")
 
 
 _AVERAGES = ("binary", "micro", "macro", "weighted")
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "average": (lambda a: a in _AVERAGES, " or ".join(map(repr, _AVERAGES))),
-    "beta": (lambda b: b > 0, "a positive number"),
+    "beta": (lambda b: is_number(b) and b > 0, "a positive number"),
+    "from_logits": (lambda f: isinstance(f, bool | np.bool_), "True or False"),
     "k": (is_size, "an integer of at least 1"),
     "num_classes": (lambda n: n is None or is_size(n, 2), "an integer of at least 2"),
-    "threshold": (lambda t: 0 <= t <= 1, "a probability between 0 and 1"),
+    "threshold": (lambda t: is_number(t) and 0 <= t <= 1, "a probability between 0 and 1"),
 }
 
 

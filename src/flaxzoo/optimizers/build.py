@@ -18,6 +18,7 @@ from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
 from flaxzoo._explain import keyword_hints
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import catalog, decay
+from flaxzoo.optimizers._ranges import check_options, is_checked
 from flaxzoo.optimizers.averaging import average
 from flaxzoo.optimizers.core import NEEDS, Optimizer, accumulate, call_update
 from flaxzoo.optimizers.decay_masks import as_decay_mask
@@ -299,6 +300,8 @@ def _build(
     ):
         options[key] = _alias(keyword, key, options.get(key), own)
     _check_own(recipe, own)
+    if is_checked(recipe.factory):
+        check_options(recipe.name, recipe.own, own)
     common = _Common.checked(**options)
     all_needs = (recipe.needs | needs) - _waived(recipe, own)
     common.check_with(recipe.name, all_needs)

@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import FrozenDict
 
+from flaxzoo._trees import Thawed
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.optimizers.averaging import AverageState
 
@@ -311,6 +313,8 @@ def partition(
         for label, group in groups.items():
             if "per_example_gradients" not in getattr(group, "needs", ()):
                 groups[label] = optax.chain(optax.stateless(_mean_over_examples), group)
+    if isinstance(param_labels, FrozenDict):
+        param_labels = Thawed(param_labels)
     tx = optax.multi_transform(groups, param_labels)
     # Our own optimizers drop obj_fn themselves; a user's may need it.
     strict = len(known) == len(transforms)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from flax.core import FrozenDict
 
+from flaxzoo._trees import Thawed
+from flaxzoo.errors import ArgumentError, UnknownNameError
 from flaxzoo.optimizers.decay import decay_mask
 
 
@@ -37,11 +41,45 @@ class PatternMask:
 
 
 def as_decay_mask(mask: Any) -> Any:
-    """A mask as an optimizer takes it: patterns become a function, None the default one."""
+    """A mask as an optimizer takes it: patterns become a function, None the default one.
+
+    Raises:
+      ArgumentError: it is none of these.
+    """
     if mask is None:
         return decay_mask
     if isinstance(mask, str):
         return PatternMask((mask,))
     if isinstance(mask, Sequence) and all(isinstance(pattern, str) for pattern in mask):
         return PatternMask(tuple(mask))
-    return mask
+    if callable(mask):
+        return mask
+    leaves = [leaf for leaf in jax.tree.leaves(mask) if not callable(leaf)]
+    if not leaves or not all(map(_is_boolean, leaves)):
+        raise ArgumentError(
+            "weight_decay_mask must be patterns over parameter paths, a tree of booleans or a "
+            f"function from parameters to one, got {mask!r}"
+        )
+    return Thawed(mask) if isinstance(mask, FrozenDict) else mask
+
+
+def check_patterns(mask: Any, paths: Iterable[str]) -> None:
+    """Refuses patterns of a mask that match no parameter; other masks pass.
+
+    Raises:
+      UnknownNameError: (a KeyError) one matches nothing; it shows some paths.
+    """
+    patterns = (mask,) if isinstance(mask, str) else mask
+    if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
+        return
+    paths = list(paths)
+    for pattern in patterns:
+        if not fnmatch.filter(paths, pattern.removeprefix("!")):
+            raise UnknownNameError(
+                f"weight_decay_mask: {pattern!r} matches no parameter, which have paths such as "
+                + ", ".join(paths[:3])
+            )
+
+
+def _is_boolean(leaf: Any) -> bool:
+    return isinstance(leaf, bool) or getattr(leaf, "dtype", None) == np.dtype(bool)

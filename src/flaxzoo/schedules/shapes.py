@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._checks import check_choice, check_number, check_size
+from flaxzoo._checks import check_choice, check_flag, check_number, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.registry import Registry
 
@@ -145,6 +145,7 @@ def exponential(
     floor = check_number("end_value", end_value, minimum=0)
     interval = check_size("transition_steps", transition_steps)
     factor = check_number("decay_rate", decay_rate, above=0, maximum=1)
+    check_flag("staircase", staircase)
 
     def decay(step: Any) -> jax.Array:
         count = jnp.asarray(step) // interval if staircase else jnp.asarray(step) / interval
@@ -195,7 +196,7 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> ScheduleFn:
       values: one more than boundaries.
     """
     edges = _edges(boundaries)
-    levels = [check_number("values", v, minimum=0) for v in values]
+    levels = [check_number("values", v, minimum=0) for v in _sequence("values", values)]
     if len(levels) != len(edges) + 1:
         raise ArgumentError(
             f"values must have one entry more than boundaries ({len(edges)}), got {len(levels)}"
@@ -236,6 +237,7 @@ def one_cycle(
     for label, factor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
         check_number(label, factor, above=0)
     check_number("pct_start", pct_start, above=0, below=1)
+    check_number("pct_final", pct_final, above=0, maximum=1)
     start = peak / div_factor
     top, last = round(pct_start * total), start / final_div_factor
     if check_choice("anneal", anneal, ("cosine", "linear")) == "cosine":
@@ -328,9 +330,15 @@ def _remaining(total_steps: int, warmup_steps: int) -> int:
     return total - warmup
 
 
+def _sequence(name: str, value: Any) -> Sequence[Any]:
+    if np.ndim(value) != 1:
+        raise ArgumentError(f"{name} must be a sequence of numbers, got {value!r}")
+    return value
+
+
 def _edges(boundaries: Sequence[int]) -> list[int]:
     """Boundaries as ints, which must increase."""
-    edges = [check_size("boundaries", boundary) for boundary in boundaries]
+    edges = [check_size("boundaries", step) for step in _sequence("boundaries", boundaries)]
     if any(later <= earlier for earlier, later in itertools.pairwise(edges)):
         raise ArgumentError(f"boundaries must increase, got {edges}")
     return edges

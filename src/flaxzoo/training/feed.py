@@ -86,6 +86,7 @@ class Feed:
         allow_short: bool = False,
         name: str = "data",
     ) -> None:
+        check_size("batch_size", batch_size)
         check_size("steps_per_epoch", steps_per_epoch, optional=True)
         self.name = name
         self.checked = False

@@ -89,7 +89,7 @@ class Run:
         self._settings = dict(settings)
         for key in ("metrics", "freeze"):
             self._settings[key] = _rereadable(settings.get(key))
-        self.seed = int(seed)
+        self.seed = check_size("seed", seed, minimum=0)
         self.run_dir = None if run_dir is None else as_path(run_dir)
         self.history = History()
         self.step = 0

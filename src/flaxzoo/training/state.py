@@ -19,7 +19,7 @@ from flax.training import train_state
 import flaxzoo.losses as losses_module
 import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
-from flaxzoo._checks import check_widths
+from flaxzoo._checks import check_flag, check_size, check_widths
 from flaxzoo._explain import check_options, explained, foreign, missing_attribute
 from flaxzoo._random import as_key
 from flaxzoo._trees import copied, flatten, unflatten
@@ -29,6 +29,7 @@ from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
+from flaxzoo.optimizers.decay_masks import check_patterns
 from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.param_groups import Plan, decayed_plan, plan
@@ -235,6 +236,9 @@ def create_train_state(
     """
     model = as_model(model)
     check_optimizer_options(create_train_state, optimizer, optimizer_options)
+    check_size("total_steps", total_steps, optional=True)
+    check_flag("donate", donate)
+    check_flag("freeze_batch_norm", freeze_batch_norm or False)
     inputs = _sample(model, inputs, input_shape)
     key = as_key(rng)
     init_key, step_key = jax.random.split(key)
@@ -270,7 +274,7 @@ def create_train_state(
         apply_fn=_apply_fn(model.module),
         params=params,
         tx=tx,
-        opt_state=filled(tx.init, params),
+        opt_state=_opt_state(tx, params),
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,
@@ -319,6 +323,18 @@ def with_schedule(
     return state.replace(plan=new, groups=groups, tx=groups.tx, optimizer=groups.optimizer)
 
 
+def _opt_state(tx: optax.GradientTransformation, params: Any) -> Any:
+    try:
+        return filled(tx.init, params)
+    except ValueError as error:
+        if "FrozenDict" not in str(error):
+            raise
+        raise ArgumentError(
+            "optimizer: a mask or labels inside it are a FrozenDict, and the parameters a dict: "
+            "pass flax.core.unfreeze(...) of them"
+        ) from error
+
+
 _NOT_OF_THE_OPTIMIZER = frozenset(
     {"loss", "metrics", "freeze", "freeze_until", "freeze_batch_norm", "augment"}
 )
@@ -337,6 +353,7 @@ def _planned(
     options = dict(options)
     if total_steps is not None:
         options["total_steps"] = total_steps
+    check_patterns(options.get("weight_decay_mask"), flatten(params))
     skipped = _undecayed(module)
     if skipped and not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
         options.setdefault("weight_decay_mask", skipped)
@@ -386,7 +403,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
       UnknownArgumentError: (a TypeError) an option that the optimizer does not take.
     """
     options = {key: value for key, value in settings.items() if value is not None}
-    for key in ("freeze", "freeze_until", "freeze_batch_norm"):
+    check_flag("freeze_batch_norm", options.pop("freeze_batch_norm", False))
+    for key in ("freeze", "freeze_until"):
         options.pop(key, None)
     if "augment" in options:
         as_augmentation(options.pop("augment"))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 
-from flaxzoo._checks import check_size
+from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
 from flaxzoo._inputs import check_inputs
 from flaxzoo.callbacks.base import Callback, CallbackList
@@ -177,6 +177,9 @@ class Trainer(Run):
           RuntimeError: ``fit`` of this trainer runs in another thread.
         """
         check_size("epochs", epochs)
+        check_size("validation_steps", validation_steps, optional=True)
+        for name, flag in (("shuffle", shuffle), ("progress", progress), ("resume", resume)):
+            check_flag(name, flag)
         called = CallbackList(callbacks, ("progress",) if progress else ())
         feed = Feed(
             train_data,
