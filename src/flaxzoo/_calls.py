@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ShapeError, UninitializedError
 
 # How modules name the mode, and whether the name means training or its opposite.
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
@@ -114,12 +114,20 @@ def apply_module(
 
     Raises:
       ShapeError: the inputs do not fit the variables.
+      UninitializedError: the variables lack a collection that the module reads.
     """
     kwargs: dict[str, Any] = mode_arguments(module, train=train)
     try:
         if variables is None:
             return module.init(rngs, inputs, **kwargs)
         return module.apply(variables, inputs, rngs=rngs, mutable=mutable, **kwargs)
+    except flax.errors.ScopeCollectionNotFound as error:
+        name = re.search(r'collection "([^"]*)"', str(error))
+        collection = name[1] if name else "of the module"
+        raise UninitializedError(
+            f"{type(module).__name__} needs the collection {collection!r}, which its variables "
+            "lack: give all that module.init returns (to TrainState.create as params=)"
+        ) from error
     except flax.errors.ScopeParamShapeError as error:
         channels = _channels(error)
         shapes = ", ".join(str(list(np.shape(leaf))) for leaf in jax.tree.leaves(inputs))

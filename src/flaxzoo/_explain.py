@@ -130,7 +130,10 @@ def explained(function: F) -> F:
     if isinstance(function, type):
         function.__init__ = _explained(function.__init__, function.__name__)  # type: ignore[misc]
         return function
+    # "Loss" for "Loss.__call__", and "get" for that of any registry.
     what = function.__qualname__.removesuffix(".__call__")
+    if what.endswith("Registry.get"):
+        what = "get"
     return _explained(function, what)  # type: ignore[return-value]
 
 
@@ -141,6 +144,7 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     ]
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     own = [name for name in named if name not in ("self", "cls")]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     required = [p.name for p in parameters if p.default is p.empty and p.name in positional]
     bound = len(positional) - len([name for name in positional if name not in ("self", "cls")])
     takes = f"It takes: {', '.join(own)}."
@@ -151,7 +155,8 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if most is not None and len(args) > most:
-            line = POSITIONS.get(what, f"name the others, such as {(*own[most:], '')[0]}=...")
+            other = f", such as {by_name[0]}=..." if by_name else ""
+            line = POSITIONS.get(what, f"name the others{other}")
             raise UnknownArgumentError(
                 f"{what} takes {most - bound} positional argument{'s' * (most - bound != 1)}, "
                 f"got {len(args) - bound}: {line}"

@@ -339,6 +339,12 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("write_images profile_batch", "", "see docs/callbacks.md for what TensorBoard writes"),
     ("append separator", "", "a resumed run goes on in the same file, separated by commas"),
+    ("on_batch_end on_train_batch_end", "on_step_end", ""),
+    ("on_fit_start on_train_start on_fit_begin", "on_train_begin", ""),
+    ("on_fit_end", "on_train_end", ""),
+    ("on_test_end on_validation_epoch_end on_evaluate on_evaluate_end", "on_validation_end", ""),
+    ("on_epoch_start on_train_epoch_start", "on_epoch_begin", ""),
+    ("on_train_epoch_end on_log on_save", "on_epoch_end", ""),
     # Data.
     ("image_dir data_dir directory folder", "root directory", ""),
     ("color_mode grayscale", "", "channels=1 for grey, 3 for RGB"),
@@ -365,6 +371,8 @@ SPECIAL: Mapping[str, tuple[tuple[str, str, str], ...]] = {
 
 # Who takes the argument that a positional one was meant for.
 POSITIONS: Mapping[str, str] = {
+    "train_step": "inputs and targets are one batch: train_step(state, (inputs, targets))",
+    "eval_step": "inputs and targets are one batch: eval_step(state, (inputs, targets))",
     "Trainer": "Trainer(model, optimizer=..., learning_rate=..., loss=..., metrics=...)",
     "Trainer.fit": "inputs and targets are one argument, and the model belongs to Trainer(model): "
     "fit((inputs, targets), epochs=..., validation_data=(inputs, targets))",
@@ -372,7 +380,6 @@ POSITIONS: Mapping[str, str] = {
     "Trainer.predict": "predict(inputs, batch_size=...)",
     "create_train_state": "the module initialises itself: "
     "create_train_state(model, optimizer=..., rng=0, input_shape=...)",
-    "get": "get(name, pretrained=..., num_classes=...)",
     "Model.predict": "predict(inputs, top_k=..., batch_size=...)",
 }
 
@@ -605,6 +612,15 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("vae denoising_autoencoder", "autoencoder"),
         ("convnext", "convnext_tiny"),
         ("vgg", "vgg16"),
+        (
+            "efficientnet_b0 efficientnet_b1 efficientnet_b4 efficientnetv2_s mobilenet "
+            "mobilenet_v2 mobilenetv3_large_100 mobilenet_v3_small mobilenet_v3_large "
+            "densenet121 densenet inception_v3 xception nasnet swin_t swin_tiny_patch4_window7_224 "
+            "squeezenet alexnet googlenet regnet shufflenet maxvit "
+            "deeplabv3_resnet50 unet yolo bert gpt2 clip",
+            "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "
+            "others are in docs/zoo.md",
+        ),
     ),
     "optimizer": (
         ("momentum sgd_momentum nesterov", "sgd, with momentum=0.9 and perhaps nesterov=True"),

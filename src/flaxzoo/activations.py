@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._explain import missing_from
+from flaxzoo._explain import explained, missing_from
 from flaxzoo.errors import ShapeError, UninitializedError, UnknownArgumentError
 from flaxzoo.registry import Registry
 
@@ -102,6 +102,7 @@ class _ActivationRegistry(Registry[Function]):
         # Whatever a user calls it, the first parameter is the array.
         return dict([*parameters.items()][1:])
 
+    @explained
     def get(self, name: str, /, **kwargs: Any) -> Function:
         """The activation ``name`` with keywords fixed.
 

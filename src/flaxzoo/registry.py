@@ -7,11 +7,11 @@ import fnmatch
 import functools
 import inspect
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from flaxzoo._explain import folded, keyword_hints, name_hint
+from flaxzoo._explain import explained, folded, keyword_hints, name_hint
+from flaxzoo._warnings import warn as warn_reader
 from flaxzoo.errors import UnknownArgumentError, UnknownNameError, did_you_mean
 
 T = TypeVar("T")
@@ -158,7 +158,11 @@ class Registry(Generic[T]):
         spelled = self.spelling(name)
         if spelled is not None:
             return self._aliases.get(spelled, spelled)
-        hint = name_hint(self.kind, str(name)) or did_you_mean(str(name), self._names())
+        if not isinstance(name, str):
+            raise UnknownNameError(
+                f"a name of flaxzoo.{self._namespace()}.list() is a string, got {name!r}"
+            )
+        hint = name_hint(self.kind, name) or did_you_mean(name, self._names())
         raise UnknownNameError(
             f"unknown {self.kind} {name!r}.{hint} "
             f"All {len(self.list())} names: flaxzoo.{self._namespace()}.list()"
@@ -168,6 +172,7 @@ class Registry(Generic[T]):
         """The registered callable itself."""
         return self._entries[self.resolve(name)]
 
+    @explained
     def get(self, name: str, /, **kwargs: Any) -> T:
         """Builds the entry ``name`` with ``kwargs``.
 
@@ -221,7 +226,7 @@ class Registry(Generic[T]):
                 )
             if warn:
                 message = f"{self.kind} {name!r}: {old!r} is called {new!r} now"
-                warnings.warn(message, DeprecationWarning, stacklevel=3)
+                warn_reader(message, DeprecationWarning)
             current[new] = current.pop(old)
         return current
 

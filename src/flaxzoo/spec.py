@@ -84,7 +84,7 @@ class ModelSpec:
         if self.input_shape is None:
             raise ShapeError(
                 f"the input shape of {self.name!r} is not known: pass inputs=<a batch>, as in "
-                "model.init(rng=0, inputs=batch)"
+                "model.init(rng=0, inputs=batch), or input_shape= to create_train_state"
             )
         return jax.ShapeDtypeStruct((1, *self.input_shape), jnp.dtype(self.input_dtype))
 

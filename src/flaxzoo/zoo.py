@@ -5,11 +5,11 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from flaxzoo._explain import check_options
+from flaxzoo._explain import check_options, explained
+from flaxzoo._warnings import warn
 from flaxzoo._words import TIMM
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.licences import LicenceWarning, has_licence, licence_of
@@ -24,6 +24,7 @@ from flaxzoo.weights.pretrained import load, open_source
 __all__ = ["get", "info", "list"]
 
 
+@explained
 def get(
     name: str,
     *,
@@ -110,10 +111,9 @@ def get(
 def _warn(name: str, entry: Any) -> None:
     licence = licence_of(entry["licence"])
     tag = f".{entry['tag']}" if entry.get("tag") else ""
-    warnings.warn(
+    warn(
         f"the weights {name}{tag} are under the licence {licence.name!r}: {licence.terms}",
         LicenceWarning,
-        stacklevel=3,
     )
 
 

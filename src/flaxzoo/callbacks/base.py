@@ -10,11 +10,13 @@ progress bar, is a class that ``default_for`` has put down in ``DEFAULTS``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from flaxzoo._explain import foreign, keyword_hints
 from flaxzoo.errors import CallbackError
 
 if TYPE_CHECKING:
@@ -40,6 +42,35 @@ class Callback:
     def watches_steps(self) -> bool:
         """Whether ``on_step_end`` is to be called: handing out each step's metrics takes time."""
         return type(self).on_step_end is not Callback.on_step_end
+
+    def check_methods(self) -> None:
+        """Looks at what a subclass defines; ``fit`` does it before it begins.
+
+        Raises:
+          CallbackError: a method is called like one of another library's, which nothing calls, or
+            takes other arguments than it will get.
+        """
+        hooks = {name: value for name, value in vars(Callback).items() if name.startswith("on_")}
+        for name in dir(type(self)):
+            method = getattr(self, name) if name.startswith("on_") else None
+            if not callable(method):
+                continue
+            hint = "" if name in hooks else keyword_hints([name], hooks)
+            if hint:
+                raise CallbackError(
+                    f"{type(self).__name__}.{name} is called by nothing.{hint} "
+                    f"There are: {', '.join(hooks)}"
+                )
+            if name not in hooks:
+                continue
+            takes = list(inspect.signature(hooks[name]).parameters)[1:]
+            try:
+                inspect.signature(method).bind(*takes)
+            except TypeError:
+                raise CallbackError(
+                    f"{type(self).__name__}.{name} must take ({', '.join(takes)}), "
+                    f"takes {inspect.signature(method)}"
+                ) from None
 
     def on_train_begin(self, trainer: Any) -> None:
         """Called once, before the first step of ``fit``."""
@@ -146,6 +177,16 @@ def default_for(role: str) -> Callable[[C], C]:
     return add
 
 
+def _advice(value: Any) -> str:
+    """What to write instead of something that is no callback."""
+    if isinstance(value, type) and issubclass(value, Callback):
+        return f": make one, {value.__name__}(...)"
+    library = foreign(value)
+    if library is not None:
+        return f", an object of {library}; flaxzoo.callbacks has our own"
+    return ": flaxzoo.callbacks has classes to make them of" if isinstance(value, str) else ""
+
+
 class CallbackList:
     """Calls several callbacks in their order.
 
@@ -167,8 +208,10 @@ class CallbackList:
         for callback in self._all:
             if not isinstance(callback, Callback):
                 raise TypeError(
-                    f"callbacks must hold flaxzoo.callbacks.Callback objects, got {callback!r}"
+                    "callbacks must hold flaxzoo.callbacks.Callback objects, got "
+                    f"{callback!r}{_advice(callback)}"
                 )
+            callback.check_methods()
         filled = {callback.role for callback in self._all}
         self._all += [DEFAULTS[role]() for role in roles if role not in filled]
         self._early = [callback for callback in self._all if not callback.saves_run]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +13,8 @@ import optax
 from flaxzoo._calls import predictions_first
 from flaxzoo._checks import check_choice, check_function, check_like, check_number, check_size
 from flaxzoo._config import hashable
-from flaxzoo._explain import refuse_foreign
+from flaxzoo._explain import explained, refuse_foreign
+from flaxzoo._warnings import warn
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.losses import shapes, values
 from flaxzoo.losses.loss import Loss
@@ -59,6 +59,7 @@ class LossRegistry(Registry[Loss]):
         """The options of the loss: its parameters after the predictions and the targets."""
         return own_parameters(self.entry(name))
 
+    @explained
     def get(  # type: ignore[override]
         self,
         name: str,
@@ -91,11 +92,10 @@ class LossRegistry(Registry[Loss]):
         self.check_arguments(name, options)
         function = self.entry(canonical)
         if canonical == "cosine_similarity" and _TRAITS.get(function):
-            warnings.warn(
+            warn(
                 "cosine_similarity is 1 for equal directions, so that minimising it drives "
                 "predictions away from targets; to train, use 'cosine_distance' or "
-                "'negative_cosine_similarity'",
-                stacklevel=2,
+                "'negative_cosine_similarity'"
             )
         return _build(canonical, function, options, reduction, regularizers, registered=True)
 

@@ -19,7 +19,7 @@ from clu import metrics as clu_metrics
 from flaxzoo._calls import predictions_first
 from flaxzoo._checks import is_number, is_size
 from flaxzoo._config import NotJsonableError, hashable, to_json
-from flaxzoo._explain import refuse_foreign
+from flaxzoo._explain import explained, refuse_foreign
 from flaxzoo.errors import ArgumentError, ShapeError, UnknownArgumentError
 from flaxzoo.metrics import _arrays, _states
 from flaxzoo.registry import Registry
@@ -126,6 +126,7 @@ class _MetricRegistry(Registry[MetricSpec]):
         parameters = [*super().parameters(name).items()][2:]
         return {k: p for k, p in parameters if k not in ("weights", "loss")}
 
+    @explained
     def get(self, name: str, /, **kwargs: Any) -> MetricSpec:
         """The metric ``name`` with keywords fixed.
 
@@ -248,10 +249,10 @@ def each_metric(metrics: Any) -> tuple[MetricSpec, ...]:
     """The metrics in what may be one, several, or a clu.metrics.Collection.
 
     Args:
-      metrics: what ``as_metric`` takes, an iterable of these, or a clu Collection: its class, or
-        an instance such as ``Metrics.empty()``. A Collection's metrics have the names of its
-        fields. Its ``loss``, if it averages the model output of that name, is the loss that every
-        step computes already, and is left out.
+      metrics: what ``as_metric`` takes, an iterable or a mapping from names to these, or a clu
+        Collection: its class, or an instance such as ``Metrics.empty()``. A Collection's metrics
+        have the names of its fields. Its ``loss``, if it averages the model output of that name,
+        is the loss that every step computes already, and is left out.
 
     Returns:
       A spec for each.
@@ -262,6 +263,8 @@ def each_metric(metrics: Any) -> tuple[MetricSpec, ...]:
     if _is_collection(metrics):
         classes = _classes_of(metrics)
         return tuple(as_metric(cls, name=name) for name, cls in classes.items())
+    if isinstance(metrics, Mapping) and not _is_config(metrics):
+        return tuple(as_metric(metric, name=name) for name, metric in metrics.items())
     if isinstance(metrics, str | MetricSpec | Mapping) or callable(metrics):
         return (as_metric(metrics),)
     return tuple(
@@ -269,6 +272,10 @@ def each_metric(metrics: Any) -> tuple[MetricSpec, ...]:
         for metric in metrics
         for spec in (each_metric(metric) if _is_collection(metric) else (as_metric(metric),))
     )
+
+
+def _is_config(metric: Mapping[str, Any]) -> bool:
+    return "name" in metric and set(metric) <= {"name", "kwargs"}
 
 
 def _is_collection(value: Any) -> bool:

@@ -15,7 +15,7 @@ from flaxzoo._config import from_json
 from flaxzoo._words import TIMM
 from flaxzoo.activations import as_activation
 from flaxzoo.classes import class_names
-from flaxzoo.errors import ShapeError, UnknownArgumentError
+from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.models import catalog
 from flaxzoo.models.classifier import Classifier
@@ -96,6 +96,14 @@ def find(name: str) -> tuple[Architecture, str | None]:
     """
     text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
     base, _, tag = text.partition(".")
+    repository = text.removeprefix("hf_hub:").removeprefix("hf-hub:").removeprefix("hf:")
+    if "/" in repository and base not in MODELS:
+        known = repository.rpartition("/")[2].partition(".")[0]
+        name = MODELS.spelling(known) or "<architecture>"
+        raise UnknownNameError(
+            f"{text!r} is a repository: flaxzoo.models.get({name!r}, "
+            f"pretrained='hf:{repository}'), or flaxzoo.Model.from_pretrained({repository!r})"
+        )
     return MODELS.architecture(base if base in MODELS else text), tag or None
 
 

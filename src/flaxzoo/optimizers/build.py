@@ -15,7 +15,7 @@ import optax
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number, check_rate, check_size
 from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
-from flaxzoo._explain import keyword_hints
+from flaxzoo._explain import explained, keyword_hints, refuse_foreign
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers._ranges import check_options, is_checked
@@ -90,6 +90,7 @@ class _Common:
             )
 
 
+@explained
 def get(
     name: str,
     /,
@@ -192,6 +193,7 @@ def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) ->
         )
     if isinstance(value, optax.GradientTransformation):
         return _wrap(value, extra, options)
+    refuse_foreign("optimizer", value, catalog.REGISTRY)
     if not callable(value):
         raise TypeError(
             "optimizer must be a name, an optax.GradientTransformation or a function that "
@@ -334,9 +336,11 @@ def _wrap(
     options.pop("total_steps", None)  # loops pass it always; there is no schedule to tell
     unknown = [key for key in options if key not in takes]
     if unknown:
+        foreign = [key for key in unknown if key not in COMMON]
+        hints = keyword_hints(foreign, takes) if foreign else ""
         raise UnknownArgumentError(
             f"a built GradientTransformation does not take {', '.join(map(repr, unknown))}: its "
-            f"learning rate and other options are inside it.{keyword_hints(unknown, takes)} "
+            f"learning rate and other options are inside it.{hints} "
             f"It takes: {', '.join(takes)}. To set more, pass a name or a factory"
         )
     common = _Common.checked(**options)
@@ -451,6 +455,7 @@ def _rate(
     if learning_rate is None:
         return recipe.default_rate
     if callable(learning_rate):
+        refuse_foreign("learning_rate", learning_rate, schedules.REGISTRY)
         return learning_rate
     if not isinstance(learning_rate, str):
         return check_number("learning_rate", learning_rate, minimum=0)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import check_number
-from flaxzoo._explain import missing_from
+from flaxzoo._explain import explained, missing_from
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.registry import EntryInfo
 from flaxzoo.schedules.shapes import REGISTRY, ScheduleFn
@@ -68,6 +68,7 @@ class Schedule:
         return f"<schedule {self.name}({options})>"
 
 
+@explained
 def get(name: str, /, **options: Any) -> Schedule:
     """Builds a schedule by name.
 

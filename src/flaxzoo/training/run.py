@@ -479,7 +479,8 @@ class Run:
 
 def _rereadable(setting: Any) -> Any:
     # What can be read only once would be gone after the first look.
-    one = isinstance(setting, str) or callable(setting) or not isinstance(setting, Iterable)
+    one = isinstance(setting, str | Mapping) or callable(setting)
+    one = one or not isinstance(setting, Iterable)
     return setting if one else tuple(setting)
 
 

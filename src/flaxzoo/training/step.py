@@ -14,6 +14,7 @@ from flax.training import train_state
 
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
+from flaxzoo._explain import explained
 from flaxzoo._inputs import check_inputs
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
 from flaxzoo.errors import DataError
@@ -24,6 +25,7 @@ from flaxzoo.training.modes import training_modes
 from flaxzoo.training.state import TrainState, merge, split
 
 
+@explained
 def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollection]:
     """Takes one optimizer step; compiled once per model, optimizer and batch shape.
 
@@ -54,6 +56,7 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     return new_state, metrics
 
 
+@explained
 def eval_step(state: TrainState, batch: Any) -> MetricCollection:
     """Computes the metrics of a batch in inference mode.
 
@@ -66,6 +69,7 @@ def eval_step(state: TrainState, batch: Any) -> MetricCollection:
     return _eval_step(state, owned(prepare(state, batch)))
 
 
+@explained
 def predict_step(state: TrainState, inputs: Any) -> Any:
     """The model's outputs for a batch of inputs, in inference mode.
 

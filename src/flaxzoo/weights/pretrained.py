@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from flaxzoo._explain import folded
 from flaxzoo._files import as_path
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, closest
@@ -340,6 +341,8 @@ def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]
 
 def _advice(name: str, text: str) -> str:
     """What someone may have meant who asked for weights that are no file."""
+    if folded(text).startswith(("imagenet", "default", "true", "in1k")):
+        return f"; pretrained=True takes the default weights, {name!r}.<tag> others"
     near = closest(text, sources.SOURCES)
     if text in catalog.tags(name):
         return (
