@@ -43,6 +43,14 @@ _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFSOCK: "a socket",
 }
+_JSON_WORDS = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -329,6 +337,48 @@ def read_json(
             raise error(message)
         warnings.warn(message, stacklevel=2)
     return document
+
+
+def entry(
+    document: Mapping[str, Any], name: str, *kinds: type, label: str, error: type[FlaxzooError]
+) -> Any:
+    """An entry of what ``read_json`` gave.
+
+    Args:
+      document: the object.
+      name: the entry's key.
+      *kinds: the classes that it may have, such as ``dict`` and ``type(None)``.
+      label: names the file in messages.
+      error: the class of what is raised.
+
+    Raises:
+      error: it is missing or of another kind; the message names it.
+    """
+    if name not in document:
+        raise error(f"{label}: the entry {name!r} is missing")
+    value = document[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        takes = " or ".join(_JSON_WORDS.get(kind, kind.__name__) for kind in kinds)
+        raise error(f"{label}: the entry {name!r} must be {takes}, got {str(value)[:80]!r}")
+    return value
+
+
+@contextlib.contextmanager
+def understanding(name: str, *, label: str, error: type[FlaxzooError]) -> Iterator[None]:
+    """Makes whatever an entry of a JSON file causes, where it is taken apart, name that entry.
+
+    Args:
+      name: the entry's key.
+      label: names the file in messages.
+      error: the class of what is raised.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as failure:
+        if isinstance(failure, error):
+            raise
+        reason = f"{type(failure).__name__}: {failure}".partition("\n")[0]
+        raise error(f"{label}: the entry {name!r} is not understood ({reason})") from failure
 
 
 def open_regular(path: Path) -> BinaryIO:

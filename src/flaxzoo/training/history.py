@@ -91,8 +91,16 @@ class History:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> History:
-        """The inverse of ``to_json``."""
-        return cls(epochs=list(data["epochs"]), metrics=dict(data["metrics"]))
+        """The inverse of ``to_json``.
+
+        Raises:
+          KeyError, TypeError, ValueError: it is something else.
+        """
+        epochs, metrics = list(data["epochs"]), dict(data["metrics"])
+        for name, values in metrics.items():
+            if len(values) != len(epochs):
+                raise ValueError(f"{name} has {len(values)} values for {len(epochs)} epochs")
+        return cls(epochs=epochs, metrics=metrics)
 
     if not TYPE_CHECKING:
         __getattr__ = missing_attribute

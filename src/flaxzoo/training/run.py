@@ -17,12 +17,12 @@ import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
 from flaxzoo._explain import missing_attribute
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, entry, understanding
 from flaxzoo._trees import copied
 from flaxzoo._warnings import warn
 from flaxzoo.callbacks.base import CallbackList
 from flaxzoo.data.batch import Batch
-from flaxzoo.errors import DataError
+from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.model import Model
 from flaxzoo.preprocess import model_inputs
@@ -46,6 +46,16 @@ from flaxzoo.training.state import (
     with_schedule,
 )
 from flaxzoo.training.step import empty_totals, prepare
+
+# What each checkpoint holds of where the run stands.
+_POSITION: dict[str, tuple[type, ...]] = {
+    "epoch": (int,),
+    "batch": (int,),
+    "run": (str,),
+    "totals": (list, type(None)),
+    "history": (dict,),
+    "callbacks": (dict,),
+}
 
 
 class Run:
@@ -342,6 +352,11 @@ class Run:
         totals = self._nothing
         if self._saved_totals is not None:
             leaves, treedef = jax.tree.flatten(totals)
+            if len(leaves) != len(self._saved_totals):
+                raise CheckpointError(
+                    "the run stopped within an epoch, whose metrics so far are of other metrics "
+                    "than the trainer's: give it those that it had"
+                )
             saved = [
                 jnp.asarray(np.asarray(value, leaf.dtype).reshape(leaf.shape))
                 for value, leaf in zip(self._saved_totals, leaves, strict=True)
@@ -404,8 +419,14 @@ class Run:
         # Runs of before there was such a thing took one step at a time.
         calls = {"steps_per_call": document.get("steps_per_call", 1)}
         run = cls(model, seed=document["seed"], run_dir=directory, **{**calls, **saved})
-        run.build(settings_file.restore_inputs(document), total_steps=document["total_steps"])
+        inputs = settings_file.restore_inputs(directory, document)
+        run.build(inputs, total_steps=document["total_steps"])
         run._restore(directory / "checkpoints", which)
+        if document.get("run") not in (None, run.run):
+            raise CheckpointError(
+                f"{directory}: trainer.json is of another run than the checkpoints: a later one in "
+                "this directory has saved none. Give each run a directory of its own"
+            )
         return run
 
     def position(self) -> dict[str, Any]:
@@ -448,16 +469,22 @@ class Run:
 
     def _restore(self, directory: Path, which: int | str) -> None:
         state, meta = restore(directory, self.state, which)  # type: ignore[arg-type]
+        label = f"{directory / str(int(state.step))}: meta/metadata"
+        for name, kinds in _POSITION.items():
+            entry(meta, name, *kinds, label=label, error=CheckpointError)
+        with understanding("history", label=label, error=CheckpointError):
+            history = History.from_json(meta["history"])
         self.state = state
         self._refrozen = meta.get("freezing") is not None
         self.step = int(state.step)
         self._epoch, self._batch = meta["epoch"], meta["batch"]
         self._carry.totals, self._saved_totals = None, meta["totals"]
-        self.history = History.from_json(meta["history"])
+        self.history = history
         self._callback_states = meta["callbacks"]
         self.run = meta["run"]
         if self._needs_length() and meta.get("schedule") is not None:
-            self._set_schedule(meta["schedule"]["start"], meta["schedule"]["total_steps"])
+            with understanding("schedule", label=label, error=CheckpointError):
+                self._set_schedule(meta["schedule"]["start"], meta["schedule"]["total_steps"])
         self._provisional, self._loaded = False, True
 
     def _write_settings(self, directory: Path | None = None) -> None:
@@ -469,6 +496,7 @@ class Run:
                 self._settings,
                 self._inputs,
                 {
+                    "run": self.run,
                     "seed": self.seed,
                     "total_steps": self._total_steps,
                     "steps_per_call": self.steps_per_call,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import flaxzoo.metrics as metrics
 import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._config import NotJsonableError, from_json, to_json
-from flaxzoo._files import write_text
+from flaxzoo._files import entry, read_json, understanding, write_json
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
@@ -24,6 +24,16 @@ from flaxzoo.spec import ModelSpec
 _FORMAT = "flaxzoo.trainer"
 _VERSION = 1
 _FILE = "trainer.json"
+# What every file holds; others, such as ``run``, have been added since.
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "version": (int,),
+    "model": (dict, type(None)),
+    "inputs": (dict, type(None)),
+    "settings": (dict,),
+    "objects": (list,),
+    "seed": (int,),
+    "total_steps": (int, type(None)),
+}
 # The key that marks an object written as its configuration.
 _KIND = "__kind__"
 
@@ -67,8 +77,7 @@ def write(
         "objects": objects,
         **facts,
     }
-    text = json.dumps(document, indent=2) + "\n"
-    write_text(directory / _FILE, text)
+    write_json(directory / _FILE, document, indent=2)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -78,14 +87,16 @@ def read(directory: Path) -> dict[str, Any]:
       CheckpointError: it is missing, damaged, or of something else.
     """
     path = directory / _FILE
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is not a run: it has no {_FILE}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+    document = read_json(
+        path,
+        error=CheckpointError,
+        content="settings of a flaxzoo run",
+        missing=f"{directory} is not a run: it has no {_FILE}",
+    )
+    if document.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not the settings of a flaxzoo run")
+    for name, kinds in _ENTRIES.items():
+        entry(document, name, *kinds, label=str(path), error=CheckpointError)
     if document["version"] > _VERSION:
         raise CheckpointError(f"{path} is of a later format; pip install -U flaxzoo")
     return document
@@ -97,7 +108,8 @@ def restore(
     """The trainer's keywords from ``read``'s document and what the caller gives again.
 
     Raises:
-      CheckpointError: a setting that the file could not hold is not given again.
+      CheckpointError: a setting that the file could not hold is not given again, or one that it
+        holds is not understood.
     """
     missing = [key for key in document["objects"] if key not in overrides]
     if missing:
@@ -105,28 +117,43 @@ def restore(
             f"{directory}: {', '.join(missing)} was given as an object; pass it again: "
             f"Trainer.load(directory, {missing[0]}=...)"
         )
-    return {**{key: from_json(v, _decode) for key, v in document["settings"].items()}, **overrides}
+    settings = dict(overrides)
+    for key, value in document["settings"].items():
+        if key not in settings:
+            with _understanding(directory, f"settings.{key}"):
+                settings[key] = from_json(value, _decode)
+    return settings
 
 
-def restore_inputs(document: Mapping[str, Any]) -> Any:
-    """The structure of a batch of inputs, with ``jax.ShapeDtypeStruct`` leaves, or None."""
+def restore_inputs(directory: Path, document: Mapping[str, Any]) -> Any:
+    """The structure of a batch of inputs, with ``jax.ShapeDtypeStruct`` leaves, or None.
+
+    Raises:
+      CheckpointError: it is not understood.
+    """
     inputs = document["inputs"]
-    return None if inputs is None else _shapes_from_json(inputs)
+    with _understanding(directory, "inputs"):
+        return None if inputs is None else _shapes_from_json(inputs)
 
 
 def restore_model(directory: Path, document: Mapping[str, Any]) -> Model:
     """The run's model, without variables.
 
     Raises:
-      CheckpointError: it is not from the registry.
+      CheckpointError: it is not from the registry, or not understood.
     """
     if document["model"] is None:
         raise CheckpointError(
             f"{directory}: the model is not from the registry; pass it: "
             "Trainer.load(directory, model=...)"
         )
-    spec = ModelSpec.from_json(document["model"])
-    return Model(module_of(spec), None, spec)
+    with _understanding(directory, "model"):
+        spec = ModelSpec.from_json(document["model"])
+        return Model(module_of(spec), None, spec)
+
+
+def _understanding(directory: Path, name: str) -> contextlib.AbstractContextManager[None]:
+    return understanding(name, label=str(directory / _FILE), error=CheckpointError)
 
 
 def _encode(value: Any) -> dict[str, Any] | None:

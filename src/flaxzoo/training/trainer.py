@@ -220,10 +220,11 @@ class Trainer(Run):
         self._callbacks = called
         called.load_states(self._callback_states)
         self._callback_states = {}
-        self._write_settings()
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
             called.train_begin(self, stack)
+            # Only now: a callback may find that another run is writing there.
+            self._write_settings()
             while self._epoch < self.epochs and not self.stop_training and not stop:
                 self._run_epoch(feed, validation, stop)
             if stop:
