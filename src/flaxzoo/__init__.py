@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         verify,
         weights,
     )
+    from flaxzoo._programs import clear_caches
     from flaxzoo.debug import profile
     from flaxzoo.model import Model
     from flaxzoo.models.classifier import Classifier
@@ -72,6 +73,7 @@ _ATTRIBUTES = {
     "Registry": "flaxzoo.registry",
     "TrainState": "flaxzoo.training.state",
     "Trainer": "flaxzoo.training.trainer",
+    "clear_caches": "flaxzoo._programs",
     "create_train_state": "flaxzoo.training.state",
     "eval_step": "flaxzoo.training.step",
     "from_bytes": "flaxzoo.training.checkpoint",
@@ -96,6 +98,7 @@ __all__ = [
     "augment",
     "callbacks",
     "classes",
+    "clear_caches",
     "create_train_state",
     "data",
     "debug",

@@ -20,6 +20,7 @@ from flaxzoo._explain import assignment_hint, explained, missing_attribute
 from flaxzoo._finite import check_finite
 from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo._inputs import check_inputs
+from flaxzoo._programs import Jitted
 from flaxzoo._random import as_key
 from flaxzoo._trees import flatten, plain, unflatten
 from flaxzoo.errors import DataError
@@ -485,9 +486,11 @@ def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_si
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(module: nn.Module, variables: Any, inputs: Any) -> Any:
+def _apply(module: nn.Module, variables: Any, inputs: Any) -> Any:
     return apply_module(module, variables, inputs)
+
+
+_forward = Jitted(_apply, lambda module, *_: (module,), static_argnums=0)
 
 
 def _array(leaf: Any) -> Any:

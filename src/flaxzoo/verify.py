@@ -7,7 +7,6 @@ compute after every stage. timm is no dependency of flaxzoo: ``pip install timm`
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import os
 from collections import OrderedDict
@@ -22,6 +21,7 @@ import numpy as np
 from flaxzoo import zoo
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
+from flaxzoo._programs import Jitted
 from flaxzoo._trees import compare as compare_trees
 from flaxzoo.errors import (
     MissingExtraError,
@@ -280,8 +280,7 @@ def outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
     return {key: np.asarray(value) for key, value in values.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs(module: Any, variables: Any, images: jax.Array) -> OrderedDict[str, jax.Array]:
+def _compute_outputs(module: Any, variables: Any, images: jax.Array) -> OrderedDict[str, jax.Array]:
     backbone, head = (
         {name: tree[group] for name, tree in variables.items() if group in tree}
         for group in ("backbone", "head")
@@ -291,6 +290,9 @@ def _outputs(module: Any, variables: Any, images: jax.Array) -> OrderedDict[str,
     values["features"] = apply_module(module.head.clone(num_classes=0), head, output)
     values["logits"] = apply_module(module.head, head, output)
     return values
+
+
+_outputs = Jitted(_compute_outputs, lambda module, *_: (module,), static_argnums=0)
 
 
 def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import warnings
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
+from flaxzoo._programs import Jitted
 from flaxzoo._trees import by_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import FlaxzooError
@@ -126,14 +126,21 @@ class TerminateOnNaN(Callback):
         warnings.warn(str(report), stacklevel=2)
 
 
-@functools.partial(jax.jit, static_argnames="depth")
-def _finite_flags(metrics: Any, params: Any, *, depth: int) -> jax.Array:
+def _flags(metrics: Any, params: Any, *, depth: int) -> jax.Array:
     """Whether all metric sums are finite, then whether each parameter group is: bool ``[1 + G]``.
 
     One array, as each one costs a transfer.
     """
     groups = _groups(params, depth).values()
     return jnp.stack([_all_finite(leaves) for leaves in (jax.tree.leaves(metrics), *groups)])
+
+
+def _structure(_: Any, params: Any, *, depth: int) -> tuple[Any, ...]:
+    leaves, treedef = jax.tree.flatten(params)
+    return (treedef, *(leaf.shape for leaf in leaves), depth)
+
+
+_finite_flags = Jitted(_flags, _structure, static_argnames="depth")
 
 
 def _groups(params: Any, depth: int) -> dict[str, list[Any]]:

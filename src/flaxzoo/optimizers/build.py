@@ -16,6 +16,7 @@ import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number, check_rate, check_size
 from flaxzoo._config import NotJsonableError, cache_key, from_json, to_json
 from flaxzoo._explain import explained, keyword_hints, refuse_foreign
+from flaxzoo._programs import cleared
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import catalog, decay
 from flaxzoo.optimizers._ranges import check_options, is_checked
@@ -40,6 +41,7 @@ COMMON = (
 _CACHE: OrderedDict[Any, Optimizer] = OrderedDict()
 _CACHE_SIZE = 512
 _CACHING = threading.RLock()
+cleared(_CACHE.clear)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._programs import Jitted, once
 from flaxzoo._trees import copied
 from flaxzoo.data.batch import Batch, as_batch, is_host
 from flaxzoo.errors import ShapeError
@@ -35,6 +36,7 @@ from flaxzoo.training.step import (
     evaluate,
     output_shapes,
     owned,
+    parts_of,
     require_state,
     update,
     with_targets,
@@ -148,7 +150,7 @@ def updates(
 
 def _check_structure(state: Any, batches: Batch, error: TypeError) -> None:
     """Says which part of the state a step changes, if that is what ``lax.scan`` refused."""
-    new_state, _ = jax.eval_shape(update, state, one_of(batches))
+    new_state, _ = jax.eval_shape(once(update), state, one_of(batches))
     before, after = (
         {jax.tree_util.keystr(path): (x.shape, str(x.dtype)) for path, x in leaves}
         for leaves in (jax.tree.leaves_with_path(state), jax.tree.leaves_with_path(new_state))
@@ -261,12 +263,19 @@ def _fit_steps(state: Flat, batches: Batch, totals: Packed) -> tuple[Flat, Packe
     return Flat.of(new_state, state.treedef), Packed.of(metrics, totals), Packed.of(sums, totals)
 
 
-_train_steps = jax.jit(_train_steps_body)
-_donating_steps = jax.jit(_train_steps_body, donate_argnums=0)
+# The hash of a treedef knows nothing of what is static in it: it is the handle alone.
+_BY_TREEDEF: dict[str, Any] = {
+    "key": lambda state, *_: parts_of(state.tree()),
+    "handle": lambda state, *_: (state.treedef,),
+}
+
+
+_train_steps = Jitted(_train_steps_body, parts_of)
+_donating_steps = Jitted(_train_steps_body, parts_of, donate_argnums=0)
 # The Trainer owns its state, so its buffers may be reused for the next one.
-fit_step = jax.jit(_fit_step, donate_argnums=(0, 2))
-fit_steps = jax.jit(_fit_steps, donate_argnums=(0, 2))
-evaluate_and_total = jax.jit(_evaluate_and_total, donate_argnums=2)
+fit_step = Jitted(_fit_step, **_BY_TREEDEF, donate_argnums=(0, 2))
+fit_steps = Jitted(_fit_steps, **_BY_TREEDEF, donate_argnums=(0, 2))
+evaluate_and_total = Jitted(_evaluate_and_total, **_BY_TREEDEF, donate_argnums=2)
 
 
 class Carry:

@@ -15,6 +15,7 @@ import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number
 from flaxzoo._config import cache_key
+from flaxzoo._programs import cleared
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import Optimizer, partition
@@ -399,6 +400,8 @@ def _key(rate: Any) -> Any:
 
 
 _PLANS: dict[Any, Plan] = {}
+cleared(_PLANS.clear)
+cleared(_build.cache_clear)
 
 
 def _remembered(

@@ -21,6 +21,7 @@ import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
 from flaxzoo._checks import check_flag, check_size, check_widths
 from flaxzoo._explain import check_options, explained, foreign, missing_attribute
+from flaxzoo._programs import cleared
 from flaxzoo._random import as_key
 from flaxzoo._trees import copied, flatten, unflatten
 from flaxzoo.augment import as_augmentation
@@ -470,3 +471,6 @@ def _apply_fn(module: nn.Module) -> Callable[..., Any]:
     # Bound methods compare by identity of their object: one per equal module lets compiled
     # steps be shared between states.
     return module.apply
+
+
+cleared(_apply_fn.cache_clear)

@@ -16,6 +16,7 @@ import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo._explain import explained
 from flaxzoo._inputs import check_inputs
+from flaxzoo._programs import Jitted, cleared, once
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
@@ -233,16 +234,19 @@ def output_shapes(
     """
     leaves, treedef = jax.tree.flatten(inputs)
     key = state.module, treedef, tuple((x.shape, x.dtype) for x in leaves)
-    if key not in _known_shapes:
+    shapes = _known_shapes.get(key)
+    if shapes is None:
         # A step that augments sees other inputs than these.
         traced = find() if find is not None and state.augment is None else None
         if len(_known_shapes) >= 256:
             _known_shapes.clear()
-        _known_shapes[key] = traced or Shapes.of(jax.eval_shape(_predict, state, inputs))
-    return _known_shapes[key]
+        shapes = traced or Shapes.of(jax.eval_shape(once(_predict), state, inputs))
+        _known_shapes[key] = shapes
+    return shapes
 
 
 _known_shapes: dict[Any, Shapes] = {}
+cleared(_known_shapes.clear)
 
 
 def _traced_shapes(step: Any, state: TrainState, batch: Batch) -> Shapes:
@@ -452,7 +456,7 @@ def as_configured(step: Any) -> Any:
 
 @functools.cache
 def _keeping(step: Any) -> Any:
-    return jax.jit(step.__wrapped__)
+    return step.with_options()
 
 
 def empty_totals(
@@ -466,9 +470,14 @@ def empty_totals(
       outputs: the shapes of the model's outputs, if the caller knows them.
     """
     outputs = output_shapes(state, batch.inputs) if outputs is None else outputs
-    shapes = jax.eval_shape(_measured, state, state.params, outputs.tree(), batch)
+    shapes = jax.eval_shape(once(_measured), state, state.params, outputs.tree(), batch)
     # NumPy's: jax would dispatch one small program for each of them.
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def parts_of(state: TrainState, *_: Any) -> tuple[Any, ...]:
+    """What of a state its programs belong to."""
+    return state.module, state.tx, state.loss, state.metrics, state.augment
 
 
 def _predict(state: TrainState, inputs: Any) -> Any:
@@ -476,10 +485,10 @@ def _predict(state: TrainState, inputs: Any) -> Any:
     return apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
 
 
-_train_step = jax.jit(_update)
-_donating_step = jax.jit(_update, donate_argnums=0)
-_eval_step = jax.jit(evaluate)
-_predict_step = jax.jit(_predict)
+_train_step = Jitted(_update, parts_of)
+_donating_step = Jitted(_update, parts_of, donate_argnums=0)
+_eval_step = Jitted(evaluate, parts_of)
+_predict_step = Jitted(_predict, parts_of)
 
 
 __all__ = ["eval_step", "predict_step", "train_step"]

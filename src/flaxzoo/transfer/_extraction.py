@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import operator
 from collections.abc import Generator
 from typing import Any
@@ -17,6 +16,7 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
 from flaxzoo._inputs import check_inputs
+from flaxzoo._programs import Jitted
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
@@ -175,8 +175,7 @@ def _resolved(pooling: str | None, module: nn.Module) -> tuple[str | None, int]:
     return None if pooling == "attention" else pooling, options.get("prefix_tokens", 0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
-def _forward(
+def _pooled(
     module: nn.Module,
     variables: Any,
     inputs: Any,
@@ -192,3 +191,6 @@ def _forward(
 
     outputs = apply_module(module, variables, model_inputs(preprocess, inputs))
     return jax.tree.map(finish, outputs)
+
+
+_forward = Jitted(_pooled, lambda module, *_: (module,), static_argnums=(0, 3, 4, 5, 6))

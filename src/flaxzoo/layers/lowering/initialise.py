@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
+from flaxzoo._programs import Jitted, cleared, once
 from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
 from flaxzoo.layers.lowering.switch import is_plain
 
@@ -63,6 +64,9 @@ def _variable_shapes(module: nn.Module, inputs: Any, widest: Any) -> Any:
     return jax.eval_shape(functools.partial(_init, module, inputs=inputs), jax.random.PRNGKey(0))
 
 
+cleared(_variable_shapes.cache_clear)
+
+
 def filled(function: Callable[..., Any], *args: Any) -> Any:
     """Calls ``function(*args)``, but has NumPy make the arrays that it only fills.
 
@@ -74,7 +78,7 @@ def filled(function: Callable[..., Any], *args: Any) -> Any:
     if is_plain() or _tracing(*leaves) or len(_devices(leaves)) > 1:
         return function(*args)
     try:
-        jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        jaxpr, shapes = jax.make_jaxpr(once(function), return_shape=True)(*args)
     except TypeError:
         # It looks at values, or returns what is no array.
         return function(*args)
@@ -114,7 +118,7 @@ def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
     return apply_module(module, None, sample, rngs={"params": key, "dropout": key})
 
 
-_init_jit = jax.jit(_init, static_argnums=(0, 2))
+_init_jit = Jitted(_init, lambda module, *_: (module,), static_argnums=(0, 2))
 
 
 def _equations(jaxpr: Any) -> Any:
