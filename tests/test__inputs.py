@@ -159,6 +159,7 @@ def test_masked_arrays_reach_no_step(kind):
         lambda: metric.update(np.eye(2), masked["targets"]),
         lambda: fz.data.check_finite({"a": scores}),
         lambda: fz.data.pad_batch(scores, 3),
+        lambda: next(fz.data.prefetch_to_device([scores])),
         lambda: fz.data.ExampleDataset([(scores, 0), (scores, 1)], 2).epoch(0).__next__(),
         lambda: fz.Preprocess((8, 8, 1))(np.ma.masked_equal(np.zeros((8, 8), np.uint8), 0)),
         lambda: fz.Preprocess((8, 8, 1))([np.ma.masked_equal(np.zeros((8, 8, 1), np.float32), 0)]),
@@ -167,6 +168,27 @@ def test_masked_arrays_reach_no_step(kind):
     ):
         with pytest.raises(DataError, match="is a masked array"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (np.array([[1e300, 1], [0, 0]]), np.zeros((2, 1)), "inputs holds float64 from 0 to 1e.300"),
+        (
+            np.array([[1, 2**40], [0, 0]]),
+            np.zeros((2, 1)),
+            "inputs holds int64 .* beyond the int32",
+        ),
+        (np.ones((2, 2)), np.array([[1e300], [0]]), "targets holds float64 .* float32 that JAX"),
+        (np.ones((2, 2)), np.array([[-(2**40)], [0]]), "targets holds int64 from -1.09951e.12"),
+        (np.ones((2, 2)), np.array([[2**40], [0]], np.uint64), "targets holds uint64 .* uint32"),
+    ],
+)
+def test_numbers_beyond_32_bits(inputs, targets, message):
+    model = fz.models.get("mlp", input_shape=(2,), features=(2,), num_classes=1)
+    state = fz.create_train_state(model, loss="mean_squared_error")
+    with pytest.raises(DataError, match=message):
+        fz.train_step(state, (inputs, targets))
 
 
 def test_texts_are_told_the_vectorizer():

@@ -161,6 +161,10 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
                 f"{what} takes {most - bound} positional argument{'s' * (most - bound != 1)}, "
                 f"got {len(args) - bound}: {line}"
             )
+        twice = next((name for name in positional[: len(args)] if name in kwargs), None)
+        if twice is not None:
+            line = POSITIONS.get(what, f"leave one of {twice!r} out")
+            raise UnknownArgumentError(f"{what} got {twice!r} by its place and by its name: {line}")
         if not open_ended and not known.issuperset(kwargs):
             unknown = [name for name in kwargs if name not in known]
             raise UnknownArgumentError(

@@ -82,6 +82,31 @@ def check_numbers(array: Any, name: str, hint: str = "") -> None:
     )
 
 
+def check_fits(array: np.ndarray, name: str) -> None:
+    """Refuses numbers of 64 bits that become others in JAX's 32: infinite, or wrapped around.
+
+    Args:
+      array: a NumPy array; narrower ones pass without a look, and all do under ``jax_enable_x64``.
+      name: of the argument, for the message.
+
+    Raises:
+      DataError: a number is out of range; the message shows the range.
+    """
+    dtype = array.dtype
+    if dtype.itemsize < 8 or dtype.kind not in "iuf" or not array.size:
+        return
+    narrow = jax.dtypes.canonicalize_dtype(dtype)
+    if narrow == dtype:
+        return
+    info: Any = np.finfo(narrow) if dtype.kind == "f" else np.iinfo(narrow)
+    least, most = array.min(), array.max()
+    if least < info.min or most > info.max:
+        raise DataError(
+            f"{name} holds {dtype} from {least:.6g} to {most:.6g}, beyond the {narrow} that JAX "
+            "computes with: scale them, divide by a unit or subtract an offset for instance"
+        )
+
+
 def is_numbers(value: Any) -> bool:
     """Whether a tuple or list holds numbers, of Python's or NumPy's, and nothing else."""
     return isinstance(value, tuple | list) and all(isinstance(v, _NUMBER) for v in value)

@@ -19,12 +19,16 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from flaxzoo._calls import apply_module
 from flaxzoo._finite import check_finite
+from flaxzoo._host import check_fits
+from flaxzoo._programs import cleared
 from flaxzoo.errors import DataError
 
 # Of a batch of inputs: the leaves in order, those on a device as None, and their names.
 Check = Callable[[list[Any], list[str]], None]
 
-_known: dict[Any, tuple[Check, ...]] = {}
+_known: dict[Any, tuple[nn.Module, tuple[Check, ...]]] = {}
+
+cleared(_known.clear)
 
 
 def check_inputs(
@@ -48,6 +52,8 @@ def check_inputs(
     for (path, _), leaf in zip(paths, leaves, strict=True):
         if leaf is not None and (leaf.dtype.kind not in "biu" or type(leaf) is not np.ndarray):
             check_finite(leaf, f"{name}{keystr(path)}")
+        if leaf is not None and leaf.itemsize > 4:
+            check_fits(leaf, f"{name}{keystr(path)}")
     # Bytes are pictures; as ids, 256 of them, they would hardly be out of range.
     if any(leaf is not None and leaf.dtype.kind in "iu" and leaf.itemsize > 1 for leaf in leaves):
         names = [f"{name}{keystr(path)}" for path, _ in paths]
@@ -79,12 +85,15 @@ def check_ids(ids: np.ndarray, size: int, name: str, takes: str) -> None:
 
 def _checks(module: nn.Module, variables: Any, inputs: Any) -> tuple[Check, ...]:
     leaves, treedef = jax.tree.flatten(inputs)
-    key = module, treedef, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
-    checks = _known.get(key)
+    # By identity: the hash of a module goes through all of its fields, at every step.
+    key = id(module), treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    _, checks = _known.get(key, (None, None))
     if checks is None:
         if len(_known) >= 256:
             _known.clear()
-        checks = _known[key] = _trace(module, variables, inputs)
+        checks = _trace(module, variables, inputs)
+        # The module is kept, so that no other gets its identity.
+        _known[key] = module, checks
     return checks
 
 

@@ -367,6 +367,19 @@ SPECIAL: Mapping[str, tuple[tuple[str, str, str], ...]] = {
         ("filename", "", "the step names the files; directory= says where they lie"),
     ),
     "Trainer": (("validation_split test_size", "", "flaxzoo.data.train_test_split(data, 0.2)"),),
+    **dict.fromkeys(
+        ("ImageFolder", "ImageCSV", "TableCSV"),
+        (
+            ("validation_split test_size valid_pct", "validation_fraction", ""),
+            ("label_mode", "", "nothing: labels are int32, which the default loss takes"),
+            (
+                "transform transforms item_tfms",
+                "",
+                "preprocess=flaxzoo.Preprocess(...), and augment= of Trainer",
+            ),
+            ("label_func", "labels", ""),
+        ),
+    ),
 }
 
 # Who takes the argument that a positional one was meant for.
@@ -381,6 +394,10 @@ POSITIONS: Mapping[str, str] = {
     "create_train_state": "the module initialises itself: "
     "create_train_state(model, optimizer=..., rng=0, input_shape=...)",
     "Model.predict": "predict(inputs, top_k=..., batch_size=...)",
+    "train_test_split": "inputs and targets are one argument: "
+    "train, test = train_test_split((inputs, targets), 0.2)",
+    "ArrayDataset": "inputs and targets are one argument: "
+    "ArrayDataset((inputs, targets), batch_size)",
 }
 
 # Attributes of our classes and modules that other libraries' have, to what to type. A module's

@@ -207,8 +207,16 @@ def test_splits_of_what_is_ambiguous():
     with pytest.raises(DataError, match=r"a list of 2 lists: pass columns as a tuple"):
         data.train_test_split([["a", "b"], ["c", "d"]], 0.5)
     for labels in ([0, 1], np.arange(2)):
-        with pytest.raises(DataError, match=r"pass a tuple, .*train_test_split\(\(inputs, tar"):
+        with pytest.raises(
+            DataError, match=r"one argument: .*train_test_split\(\(inputs, targets\)"
+        ):
             data.train_test_split(np.zeros(2), labels)
+        with pytest.raises(DataError, match=r"one argument: ArrayDataset\(\(inputs, targets\)"):
+            data.ArrayDataset(np.zeros(2), labels)
+    with pytest.raises(
+        TypeError, match=r"'test_size' by its place and by its name: inputs and tar"
+    ):
+        data.train_test_split(np.zeros(2), np.zeros(2), test_size=0.5)
     with pytest.raises(DataError, match="stratify is a masked array"):
         data.train_test_split(np.zeros(3), 1, stratify=np.ma.masked_equal([0, 1, 1], 0))
 

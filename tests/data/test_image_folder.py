@@ -66,6 +66,21 @@ def test_a_folder(root):
     assert [b["label"].shape for b in ImageFolder(root, size=4)] == [(23,)]
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("image_size", "is called 'size' here"),
+        ("validation_split", "is called 'validation_fraction' here"),
+        ("subset", "is called 'split' here"),
+        ("transform", r"preprocess=flaxzoo.Preprocess\(...\), and augment= of Trainer"),
+        ("label_mode", "labels are int32"),
+    ],
+)
+def test_other_libraries_words_name_ours(root, word, line):
+    with pytest.raises(TypeError, match=f"'{word}' .*{line}"):
+        ImageFolder(root, **{word: 4})
+
+
 def test_a_flat_folder(root, tmp_path):
     """Files with their classes in their names give the batches of a folder per class."""
     folders = ImageFolder(root, size=4, batch_size=23, shuffle=False)

@@ -352,6 +352,15 @@ def test_settings_at_fault(options, error, message):
         TextVectorizer(**options)
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [("output_sequence_length", "sequence_length"), ("output_mode", "output")],
+)
+def test_keras_s_words_name_ours(word, line):
+    with pytest.raises(TypeError, match=f"'{word}' is called '{line}' here"):
+        TextVectorizer(**{word: 4})
+
+
 def test_uses_at_fault():
     with pytest.raises(UninitializedError, match=r"adapt\(texts\)"):
         TextVectorizer()(["a"])

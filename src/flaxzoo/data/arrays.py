@@ -16,6 +16,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._host import as_host, check_numbers, is_array_like
+from flaxzoo._words import POSITIONS
 from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
 
@@ -65,6 +66,12 @@ def _column(leaf: Any, name: str) -> Any:
             f"{name} is a single value; every array needs the examples as its first axis"
         )
     return array
+
+
+def _refuse_targets(value: Any, what: str) -> None:
+    """Targets in the place of a number: other libraries take them as an argument of their own."""
+    if isinstance(value, list | tuple) or np.ndim(value):
+        raise DataError(POSITIONS[what])
 
 
 def _is_column(value: Any) -> bool:
@@ -119,6 +126,7 @@ class ArrayDataset(Epochs):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
+        _refuse_targets(batch_size, "ArrayDataset")
         self._leaves, _, self._treedef = _host_arrays(arrays)
         self._order_by(
             len(self._leaves[0]), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last
@@ -216,12 +224,7 @@ def train_test_split(
       DataError: empty data, different lengths, or a ``test_size`` that leaves a part empty.
       ShapeError: ``stratify`` is not one label per example.
     """
-    if isinstance(test_size, list | tuple) or len(np.shape(test_size)):
-        raise DataError(
-            "train_test_split takes one tree of arrays: pass a tuple, "
-            "(train, test) = train_test_split((inputs, targets), 0.2), where train is "
-            "(inputs, targets) of the training part"
-        )
+    _refuse_targets(test_size, "train_test_split")
     leaves, _, treedef = _leaves(arrays, _column, _is_column)
     size = len(leaves[0])
     seed = check_size("seed", seed, minimum=0)

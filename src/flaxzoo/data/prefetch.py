@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._host import unmasked
 
 # How long a consumer that stops early waits for the source's batch in progress (seconds): the
 # source is then free for other use, and a source that hangs cannot hang its consumer.
@@ -108,6 +109,7 @@ def _produce(
 
 def _put(batch: Any, place: Any) -> Any:
     """Copies a batch to the device; its own memory is free for reuse on return."""
+    batch = jax.tree.map(lambda x: unmasked(x, "the batch"), batch)
     if _on_host(place):
         # The CPU backend takes over aligned NumPy memory without a copy, even when it is asked
         # for one with may_alias=False (jax 0.10).

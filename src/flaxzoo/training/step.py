@@ -15,6 +15,7 @@ from flax.training import train_state
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo._explain import explained
+from flaxzoo._host import check_fits
 from flaxzoo._inputs import check_inputs
 from flaxzoo._programs import Jitted, cleared, once
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
@@ -196,6 +197,8 @@ def check_values(
         if like is not None:
             outputs = _for_examples(outputs, batch_size(batch))
         state.loss.check_targets(batch.targets, outputs)
+        for leaf in jax.tree.leaves(batch.targets):
+            check_fits(leaf, "targets")
 
 
 @jax.tree_util.register_static
