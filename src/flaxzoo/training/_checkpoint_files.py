@@ -105,11 +105,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
       DamagedCheckpointError: it is missing, not readable, or not as it was written.
       CheckpointError: it is not flaxzoo's, or of a later format.
     """
+    label = f"checkpoint {folder} is damaged: {_META}"
     meta = read_json(
         folder / _META,
         error=DamagedCheckpointError,
-        label=f"checkpoint {folder} is damaged: {_META}",
-        missing="no such file: it is not a flaxzoo checkpoint, or only part of one",
+        label=label,
+        missing=f"{label} is missing: it is not a flaxzoo checkpoint, or only part of one",
     )
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is not a flaxzoo checkpoint: its {_META} is another's")
@@ -146,13 +147,16 @@ def discard(folder: Path) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Deletes what killed processes have left half written or half deleted."""
+    """Ends what killed processes have left half written, half deleted or half replaced."""
     for path in directory.iterdir():
         if _RUBBISH.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
     for step in saved_steps(directory):
-        if folder_of(directory, step) != _replaced(directory, step):
-            discard(_replaced(directory, step))
+        replaced = _replaced(directory, step)
+        if folder_of(directory, step) != replaced:
+            discard(replaced)
+        else:
+            replaced.rename(directory / str(step))
 
 
 def unused(path: Path) -> Path:
@@ -175,10 +179,10 @@ def _orbax() -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
     with ORBAX:
-        # It logs each step of a routine save or read at WARNING.
+        # It logs each step of a routine save or read at WARNING, and errors that it raises as well.
         logger = logging.getLogger("absl")
         level = logger.level
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
                 yield checkpointer

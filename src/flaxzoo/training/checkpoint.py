@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flax import serialization
 
 from flaxzoo._files import as_path, digest_of_arrays, sole_writer
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
+from flaxzoo._warnings import warn
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training import _checkpoint_files as _files
 from flaxzoo.training.refreezing import with_freezing
@@ -137,7 +137,7 @@ class Checkpoints:
             except _files.DamagedCheckpointError as error:
                 damaged = _files.unused(self.directory / f"{saved}.damaged")
                 folder.rename(damaged)
-                warnings.warn(f"{error}; it is now {damaged}", stacklevel=3)
+                warn(f"{error}; it is now {damaged}")
                 continue
             if reason:
                 target.mkdir(exist_ok=True)
@@ -145,7 +145,7 @@ class Checkpoints:
                 apart.setdefault(reason, []).append(saved)
         for reason, steps in apart.items():
             moved = f"they are now in {target} ({', '.join(map(str, steps))})"
-            warnings.warn(f"{self.directory} held checkpoints of {reason}; {moved}", stacklevel=3)
+            warn(f"{self.directory} held checkpoints of {reason}; {moved}")
 
     def save(
         self,
@@ -181,23 +181,27 @@ class Checkpoints:
         document = json.loads(
             json.dumps({**meta, "score": None if score is None else float(score)})
         )
-        self._writer = threading.Thread(
-            target=self._write, args=(step, arrays, document), name=f"checkpoint {step}"
-        )
-        self._writer.start()
-        if not self._asynchronous:
-            self.wait()
+        if self._asynchronous:
+            self._writer = threading.Thread(
+                target=self._write_behind, args=(step, arrays, document), name=f"checkpoint {step}"
+            )
+            self._writer.start()
+        else:
+            self._write(step, arrays, document)
         return self.directory / str(step)
 
-    def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """In the background: writes one, and does away with those that it supersedes."""
+    def _write_behind(self, *job: Any) -> None:
         try:
-            with _files.ORBAX:
-                if not self._is_saved(step, arrays, meta):
-                    _files.write(self.directory, step, arrays, meta)
-                self._rotate(step, meta["score"])
+            self._write(*job)
         except Exception as error:
             self._failure = error
+
+    def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Writes one, and does away with those that it supersedes."""
+        with _files.ORBAX:
+            if not self._is_saved(step, arrays, meta):
+                _files.write(self.directory, step, arrays, meta)
+            self._rotate(step, meta["score"])
 
     def _is_saved(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> bool:
         """Whether this is there already; else ``meta`` gets the score of the same arrays before."""
@@ -321,10 +325,7 @@ def restore(
             damage.append(error)
             continue
         if damage:
-            warnings.warn(
-                f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead",
-                stacklevel=3,
-            )
+            warn(f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead")
         return result
     raise damage[0] if len(damage) == 1 else CheckpointError("; ".join(map(str, damage)))
 
@@ -358,10 +359,9 @@ def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
 def _as_here(dtype: Any, folder: Path, path: str) -> Any:
     here = jax.dtypes.canonicalize_dtype(dtype)
     if here != dtype and jnp.issubdtype(dtype, jnp.inexact):
-        warnings.warn(
+        warn(
             f"checkpoint {folder}: {path} was saved in {dtype} and is read in {here}; for all of "
-            "its digits call jax.config.update('jax_enable_x64', True) first",
-            stacklevel=2,
+            "its digits call jax.config.update('jax_enable_x64', True) first"
         )
     return here
 
