@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import is_size
 from flaxzoo._config import from_json, to_json
 from flaxzoo.activations import to_config
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ArgumentError, ShapeError, UnknownNameError
 from flaxzoo.preprocess import Preprocess
 from flaxzoo.tasks import get_task
 
@@ -195,14 +196,79 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of ``to_json``; unknown keys of later versions are ignored."""
+        """The inverse of ``to_json``; unknown keys of later versions are ignored.
+
+        Raises:
+          ArgumentError: a field has a value of the wrong kind; the message names it.
+          UnknownNameError: there is no such task.
+        """
+        if not isinstance(data, Mapping) or "name" not in data:
+            raise ArgumentError(f"spec must be an object with a name, got {data!r}")
         known = {f.name for f in dataclasses.fields(cls)}
         values = {key: from_json(value) for key, value in data.items() if key in known}
+        for key, value in values.items():
+            takes, fits = _IN_FILES[key]
+            if not fits(value):
+                raise ArgumentError(f"spec.{key} must be {takes}, got {value!r}")
         if values.get("preprocess") is not None:
             fields = {f.name for f in dataclasses.fields(Preprocess)}
             options = {k: v for k, v in values["preprocess"].items() if k in fields}
-            values["preprocess"] = Preprocess(**options)
+            try:
+                values["preprocess"] = Preprocess(**options)
+            except (TypeError, ValueError, UnknownNameError) as error:
+                raise ArgumentError(f"spec.preprocess: {error}") from error
         return cls(**values)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_dtype(value: Any) -> bool:
+    with contextlib.suppress(TypeError):
+        return isinstance(value, str) and jnp.dtype(value).kind in "biufcV"
+    return False
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(fits, value))
+
+
+_TEXT = ("text", _is_text)
+_OBJECT = ("an object or null", _or_none(lambda value: isinstance(value, Mapping)))
+_NUMBER = ("a number or null", _or_none(_is_number))
+# What a file may say of each field: in words, and whether a value that was read is that.
+_IN_FILES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": _TEXT,
+    "tag": ("text or null", _or_none(_is_text)),
+    "config": _OBJECT,
+    "head": _OBJECT,
+    "input_shape": ("a list of ints of at least 1, or null", _or_none(_all(is_size))),
+    "input_dtype": ("the name of a dtype of numbers", _is_dtype),
+    "declared": ("true or false", lambda value: isinstance(value, bool)),
+    "task": _TEXT,
+    "classes": (
+        "a list of names, or null",
+        _or_none(_all(lambda value: _is_text(value) or _is_number(value))),
+    ),
+    "preprocess": _OBJECT,
+    "description": _TEXT,
+    "paper": _TEXT,
+    "licence": _TEXT,
+    "tags": ("a list of text", _all(_is_text)),
+    "top1": _NUMBER,
+    "parameters": _NUMBER,
+    "gflops": _NUMBER,
+    "certificate": _OBJECT,
+}
 
 
 def _config_value(key: str, value: Any) -> Any:

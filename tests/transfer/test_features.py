@@ -467,6 +467,24 @@ def test_resume_false_replaces(model, data, tmp_path):
     np.testing.assert_array_equal(old.inputs, before)
 
 
+def flip(directory):
+    with (directory / "inputs.npy").open("rb+") as file:
+        file.seek(-100, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def edit(**changes):
+    def change(directory):
+        path = directory / "features.json"
+        document = json.loads(path.read_text()) | changes
+        document.pop("document_sha256")
+        path.write_text(json.dumps(document))
+
+    return change
+
+
 def test_damage_is_told(model, data, stored, tmp_path):
     with pytest.raises(DataError, match=r"features\.json: no such file"):
         Features.load(tmp_path / "nowhere")
@@ -482,21 +500,13 @@ def test_damage_is_told(model, data, stored, tmp_path):
     def truncate(directory):
         os.truncate(directory / "inputs.npy", 1000)
 
-    def edit(**changes):
-        def change(directory):
-            path = directory / "features.json"
-            document = json.loads(path.read_text()) | changes
-            document.pop("document_sha256")
-            path.write_text(json.dumps(document))
-
-        return change
-
     def partial(directory):
         truncate(directory)
         edit(complete=False, batches=3, examples=96)(directory)
 
     cases = {
         "short": (truncate, r"inputs\.npy: not readable"),
+        "flipped": (flip, r"inputs\.npy: damaged: the SHA-256 of its rows"),
         "missing": (lambda d: (d / "targets.npy").unlink(), r"targets\.npy: not readable"),
         "text": (lambda d: (d / "features.json").write_text("{"), "not readable as JSON"),
         "foreign": (edit(format="x"), "holds no features of flaxzoo"),
@@ -518,6 +528,18 @@ def test_damage_is_told(model, data, stored, tmp_path):
         )
     with pytest.raises(DataError, match="fewer rows than"):
         extract(model, data, damaged("partial", partial))
+
+
+def test_damage_of_a_part_is_told_and_older_manifests_load(model, data, stored, tmp_path):
+    for file, content in contents(stored).items():
+        (tmp_path / file).write_bytes(content)
+    edit(digests=None)(tmp_path)
+    assert len(Features.load(tmp_path)) == len(data[1])
+    (tmp_path / "features.json").write_bytes(contents(stored)["features.json"])
+    edit(complete=False, batches=4)(tmp_path)
+    flip(tmp_path)
+    with pytest.raises(DataError, match=r"inputs\.npy: damaged: the SHA-256 of its rows"):
+        extract(model, data, tmp_path)
 
 
 def test_directories_that_cannot_be_written(model, data, tmp_path):

@@ -335,7 +335,15 @@ def test_timm_s_older_form(tmp_path, from_timm, model, assert_trees_equal):
         ({"architecture": "resnet5O"}, UnknownNameError, "'resnet5O'. Did you mean"),
         ({"architecture": None}, CheckpointError, "neither flaxzoo's nor timm's"),
         ({"pretrained_cfg": 3}, CheckpointError, "must be objects"),
-        ({"pretrained_cfg": {"input_size": [3]}}, CheckpointError, "not understood"),
+        ({"pretrained_cfg": {"input_size": [3]}}, CheckpointError, "input_size must be three ints"),
+        (
+            {"pretrained_cfg": {"input_size": "3"}},
+            CheckpointError,
+            "input_size must be .*, got '3'",
+        ),
+        ({"pretrained_cfg": {"tag": 3}}, CheckpointError, "tag must be text, got 3"),
+        ({"model_args": {"img_size": [1]}}, CheckpointError, r"img_size must be .*, got \[1\]"),
+        ({"model_args": {"in_chans": "x"}}, CheckpointError, "in_chans must be .*, got 'x'"),
         ({"pretrained_cfg": {"std": [0, 0, 0]}}, CheckpointError, "std must be positive"),
         ({"num_classes": "many"}, CheckpointError, "num_classes must be"),
         ({"global_pool": "median"}, CheckpointError, "global_pool 'median'; flaxzoo reads avg"),
@@ -367,7 +375,7 @@ def test_directories_that_hold_no_model(tmp_path, model):
         "[]": "holds no JSON object",
         '{"flaxzoo": {}}': r"its config\.json lacks the entry 'format_version'",
         '{"flaxzoo": 3}': r"its config\.json is not understood \(TypeError",
-        '{"flaxzoo": {"format_version": 1, "version": "1", "spec": {}}}': "TypeError",
+        '{"flaxzoo": {"format_version": 1, "version": "1", "spec": {}}}': "must be an object with",
         '{"flaxzoo": {"format_version": 99, "version": "9.0"}}': "written by flaxzoo 9.0",
         '{"model_type": "bert"}': "neither flaxzoo's nor timm's",
     }.items():
@@ -389,15 +397,23 @@ def test_directories_that_hold_no_model(tmp_path, model):
         ({"name": "test_resnet2"}, "unknown model 'test_resnet2'. Did you mean"),
         ({"config": {"widths": [4]}}, "layers and widths must be of one length"),
         ({"config": {"colour": 1}}, "does not take 'colour'"),
-        ({"config": [1]}, "config.json is not understood"),
+        ({"config": [1]}, r"config.json is not understood \(spec.config must be an object or null"),
+        ({"name": 3}, "spec.name must be text, got 3"),
+        ({"classes": "cat"}, "spec.classes must be a list of names, or null, got 'cat'"),
+        ({"input_dtype": "text"}, "spec.input_dtype must be the name of a dtype of numbers"),
+        ({"top1": "good"}, "spec.top1 must be a number or null, got 'good'"),
+        ({"task": "sums"}, "unknown task 'sums'"),
+        ({"preprocess": 3}, "spec.preprocess must be an object or null"),
+        ({"preprocess": {"interpolation": "x", "input_shape": [1, 1, 1]}}, "spec.preprocess: unkn"),
         ({"config": None, "name": "cnn"}, "pass the module"),
-        ({"input_shape": ["a", 2, 3]}, "config.json is not understood"),
+        ({"input_shape": ["a", 2, 3]}, "spec.input_shape must be a list of ints of at least 1"),
         ({"preprocess": {"input_shape": [1]}}, "input_shape must be"),
     ],
 )
 def test_specs_that_are_not_understood(tmp_path, model, changes, match):
     model.save_pretrained(tmp_path)
     config = {"flaxzoo": config_of(tmp_path)["flaxzoo"]}
+    del config["flaxzoo"]["document_sha256"]
     config["flaxzoo"]["spec"] |= changes
     write_config(tmp_path, config)
     with pytest.raises((CheckpointError, UnknownNameError), match=match) as caught:

@@ -77,11 +77,11 @@ def test_what_a_vgg_s_h5_file_holds(tmp_path):
         f"conv{n}_{i}" for n, depth in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, depth + 1)
     ]
     arrays = {
-        f"{layer}/{leaf}": np.full((1,), 1) for layer in layers for leaf in ("weight", "bias")
+        f"{layer}/{leaf}": np.full((1,), 1.0) for layer in layers for leaf in ("weight", "bias")
     }
     for layer, inputs in (("fc6", 512 * 7 * 7), ("fc7", 1), ("fc8", 1)):
-        arrays[f"{layer}/weight"] = np.arange(inputs)[:, None]
-        arrays[f"{layer}/bias"] = np.full((1,), 2)
+        arrays[f"{layer}/weight"] = np.arange(float(inputs))[:, None]
+        arrays[f"{layer}/bias"] = np.full((1,), 2.0)
     with h5py.File(write_h5(tmp_path / "file.h5", arrays), "r") as file:
         converted = from_flaxmodels("vgg16", file)
     assert set(converted) == {"params"}

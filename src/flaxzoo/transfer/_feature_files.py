@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -30,6 +31,11 @@ MANIFEST = "features.json"
 _KIND = "features"
 # To wait for the disk after every batch would cost more than a second's work done twice.
 _COMMIT_SECONDS = 1.0
+_BLOCK = 1 << 20
+_DAMAGED = (
+    f"damaged: the SHA-256 of its rows is not the one in {MANIFEST}; "
+    "run extract_features(..., resume=False)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +64,16 @@ class Column:
         np.lib.format.write_array_header_1_0(stream, layout)
         return stream.getvalue()
 
-    def open(self, directory: Path, rows: int) -> np.ndarray:
+    def open(self, directory: Path, rows: int, sha256: str | None = None) -> np.ndarray:
         """The array, memory-mapped.
 
+        Args:
+          directory: of the file.
+          rows: how many it has.
+          sha256: what the digest of their bytes must be; None where nobody noted it.
+
         Raises:
-          DataError: the file is missing or is not what the manifest says.
+          DataError: the file is missing, damaged or not what the manifest says.
         """
         path = directory / self.file
         try:
@@ -74,6 +85,8 @@ class Column:
                 f"{path}: holds {array.dtype}{list(array.shape)}, the manifest says "
                 f"{self.dtype}{[rows, *self.shape]}; run extract_features(..., resume=False)"
             )
+        if sha256 is not None and hashlib.sha256(_bytes(array)).hexdigest() != sha256:
+            raise DataError(f"{path}: {_DAMAGED}")
         return array.view(jnp.dtype(self.dtype))
 
     @property
@@ -155,6 +168,7 @@ class Manifest:
       examples: rows that are in all files for certain.
       batches: batches of the data that they are from.
       complete: whether that is all of the data.
+      digests: the SHA-256 of these rows of each column; None in manifests of older versions.
     """
 
     model: str
@@ -165,6 +179,7 @@ class Manifest:
     examples: int = 0
     batches: int = 0
     complete: bool = False
+    digests: tuple[str, ...] | None = None
 
     def write(self, directory: Path) -> None:
         """Renames a new manifest over the old one."""
@@ -181,7 +196,8 @@ class Manifest:
         path = directory / MANIFEST
         document = read_document(path, _KIND)
         try:
-            fields = {field.name: document[field.name] for field in dataclasses.fields(cls)}
+            fields = {"digests": None, **document}
+            fields = {field.name: fields[field.name] for field in dataclasses.fields(cls)}
             fields["columns"] = tuple(
                 Column(c["file"], c["dtype"], tuple(c["shape"])) for c in fields["columns"]
             )
@@ -193,9 +209,16 @@ class Manifest:
                     raise ValueError(f"the file {column.file!r} is none of ours")
             if min(manifest.examples, manifest.batches) < 0:
                 raise ValueError("a count is negative")
+            if manifest.digests is not None and len(manifest.digests) != len(manifest.columns):
+                raise ValueError("digests and columns are not of one number")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"{path}: not understood ({type(error).__name__}: {error})") from error
         return manifest
+
+    @property
+    def noted(self) -> Sequence[str | None]:
+        """The digest of each column, or None where there is none."""
+        return [None] * len(self.columns) if self.digests is None else self.digests
 
     @property
     def progress(self) -> str:
@@ -222,13 +245,18 @@ class FeatureWriter:
         self._directory = directory
         self.manifest = manifest
         self._files: list[io.FileIO] = []
+        # Of the rows, of each column; the headers change when all rows are there.
+        self._digests = [hashlib.sha256() for _ in manifest.columns]
         self._rows, self._batches = manifest.examples, manifest.batches
         self._committed = time.monotonic()
 
     def __enter__(self) -> FeatureWriter:
         with contextlib.ExitStack() as stack, self._failures_told():
             self._files = [
-                stack.enter_context(self._open(column)) for column in self.manifest.columns
+                stack.enter_context(self._open(*each))
+                for each in zip(
+                    self.manifest.columns, self._digests, self.manifest.noted, strict=True
+                )
             ]
             self._closing = stack.pop_all()
         return self
@@ -246,8 +274,9 @@ class FeatureWriter:
           DataError: the disk is full, or another failure to write.
         """
         with self._failures_told():
-            for file, leaf in zip(self._files, leaves, strict=True):
-                _write(file, np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+            for file, digest, leaf in zip(self._files, self._digests, leaves, strict=True):
+                _write(file, _bytes(leaf))
+                digest.update(_bytes(leaf))
         self._rows += len(leaves[0])
         self._batches += 1
         if time.monotonic() - self._committed >= _COMMIT_SECONDS:
@@ -259,6 +288,7 @@ class FeatureWriter:
             return
         self._sync()
         self.manifest.examples, self.manifest.batches = self._rows, self._batches
+        self.manifest.digests = tuple(digest.hexdigest() for digest in self._digests)
         self.manifest.write(self._directory)
         self._committed = time.monotonic()
 
@@ -276,7 +306,7 @@ class FeatureWriter:
         self.manifest.complete = True
         self.manifest.write(self._directory)
 
-    def _open(self, column: Column) -> io.FileIO:
+    def _open(self, column: Column, digest: Any, noted: str | None) -> io.FileIO:
         path = self._directory / column.file
         header = column.header(0)
         if self.manifest.batches == 0:
@@ -294,7 +324,12 @@ class FeatureWriter:
         file = io.FileIO(path, "r+")
         # What was appended after the last commit may be half a batch.
         file.truncate(end)
-        file.seek(end)
+        file.seek(len(header))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        if noted not in (None, digest.hexdigest()):
+            file.close()
+            raise DataError(f"{path}: {_DAMAGED}")
         return file
 
     def _sync(self) -> None:
@@ -312,6 +347,10 @@ class FeatureWriter:
                 f"{self.manifest.progress} are there; extract_features with the same arguments "
                 "goes on from them"
             ) from error
+
+
+def _bytes(array: np.ndarray) -> Any:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _write(file: io.FileIO, data: Any) -> None:

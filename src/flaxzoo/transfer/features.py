@@ -62,7 +62,10 @@ class Features:
                 f"{directory}: not complete, {manifest.progress} done; run extract_features "
                 "again with the same arguments, and it goes on from there"
             )
-        arrays = [column.open(directory, manifest.examples) for column in manifest.columns]
+        arrays = [
+            column.open(directory, manifest.examples, sha256)
+            for column, sha256 in zip(manifest.columns, manifest.noted, strict=True)
+        ]
         tree = rebuild(manifest.structure, arrays)
         return cls(tree["inputs"], tree["targets"], _unlike_one(tree["weights"]), directory)
 

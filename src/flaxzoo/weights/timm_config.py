@@ -8,9 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxzoo._checks import check_kernel, check_size, check_widths
 from flaxzoo._trees import flatten
 from flaxzoo.classes import class_names
-from flaxzoo.errors import CheckpointError
+from flaxzoo.errors import ArgumentError, CheckpointError
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, find
 from flaxzoo.models.classifier import Classifier
@@ -136,11 +137,7 @@ def from_timm_config(config: Mapping[str, Any], source: str) -> tuple[nn.Module,
             )
         if pooling != _POOLINGS[_usual_pooling(architecture)]:
             keywords["pooling"] = ours[pooling]
-    channels, height, width = pretrained.get("input_size") or (3, 224, 224)
-    if arguments.get("img_size"):
-        size = arguments["img_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-    channels = arguments.get("in_chans", channels)
+    height, width, channels = _input_shape(pretrained, arguments)
     known, _ = find(architecture)
     shape = (height, width, channels) if "input_shape" in MODELS.parameters(known.name) else None
     request = Request(classes, shape, channels, None, keywords)
@@ -149,17 +146,37 @@ def from_timm_config(config: Mapping[str, Any], source: str) -> tuple[nn.Module,
     if channels in (1, 3):
         settings = {**pretrained, "input_size": (channels, height, width)}
         preprocess = Preprocess.from_timm(settings)
-    tag = pretrained.get("tag")
+    tag = _text(pretrained, "tag")
     spec = dataclasses.replace(
         spec,
         tag=tag,
         input_shape=(height, width, channels),
         preprocess=preprocess,
         classes=_classes(config, pretrained, tag, classes),
-        licence=pretrained.get("license") or "",
+        licence=_text(pretrained, "license") or "",
         top1=None,
     )
     return module, dataclasses.replace(spec, declared=False)
+
+
+def _input_shape(
+    pretrained: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> tuple[int, int, int]:
+    """Height, width and channels; an ArgumentError names the entry that is none of these."""
+    size = check_widths("input_size", pretrained.get("input_size") or (3, 224, 224))
+    if len(size) != 3:
+        raise ArgumentError(f"input_size must be three ints of at least 1, got {list(size)}")
+    channels, height, width = size
+    if arguments.get("img_size"):
+        height, width = check_kernel("img_size", arguments["img_size"])
+    return height, width, check_size("in_chans", arguments.get("in_chans", channels))
+
+
+def _text(pretrained: Mapping[str, Any], key: str) -> str | None:
+    value = pretrained.get(key)
+    if not isinstance(value, str | None):
+        raise ArgumentError(f"{key} must be text, got {value!r}")
+    return value
 
 
 def _usual_pooling(architecture: str) -> str:

@@ -84,7 +84,7 @@ class Renaming:
             raise CheckpointError(
                 f"{source} are not a network that flaxzoo has. {'. '.join(parts)}"
             )
-        check_values({path: self.leaves[path] for path in used}, source=source)
+        check_values({path: self.leaves[path] for path in self._origins.values()}, source=source)
         leaves = {ours: self.leaves[path] for ours, path in self._origins.items()}
         for ours, layout in self._layouts.items():
             leaves[ours] = layout(leaves[ours])
