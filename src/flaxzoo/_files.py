@@ -15,13 +15,13 @@ import re
 import secrets
 import stat
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from flaxzoo._warnings import warn
 from flaxzoo.errors import DataError, FlaxzooError
 
 try:
@@ -335,7 +335,7 @@ def read_json(
         )
         if not edited:
             raise error(message)
-        warnings.warn(message, stacklevel=2)
+        warn(message)
     return document
 
 

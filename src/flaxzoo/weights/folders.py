@@ -69,7 +69,7 @@ def write_folder(
             new_config.write_text(sealed_text(described, indent=2, within=within), "utf-8")
             flush(new_config)
             with sole_writer(directory, "a model", seconds=_PATIENCE):
-                staged = _staged(directory, sha256)
+                staged = staged_path(directory, sha256)
                 new_weights.replace(staged)
                 new_config.replace(config)
                 staged.replace(weights)
@@ -127,10 +127,9 @@ def read_config(path: Path, label: str) -> dict[str, Any]:
     )
 
 
-def weights_path(directory: Path, sha256: str) -> Path:
-    """Where the weights of a digest lie: under their usual name, or on their way to it."""
-    staged = _staged(directory, sha256)
-    return staged if staged.exists() else directory / WEIGHTS
+def staged_path(directory: Path, sha256: str) -> Path:
+    """Where weights lie until they get their usual name."""
+    return directory / f".{WEIGHTS}.{sha256}"
 
 
 def weights_digest(config: Mapping[str, Any], label: str) -> str | None:
@@ -146,10 +145,6 @@ def weights_digest(config: Mapping[str, Any], label: str) -> str | None:
             f"{label}: its {CONFIG} has the {DIGEST} {digest!r}, which is no SHA-256"
         )
     return digest
-
-
-def _staged(directory: Path, sha256: str) -> Path:
-    return directory / f".{WEIGHTS}.{sha256}"
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

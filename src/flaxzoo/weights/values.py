@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._trees import SHOWN
+from flaxzoo._warnings import warn
 from flaxzoo.errors import CheckpointError
 
 _KINDS = (
@@ -86,7 +86,7 @@ def checked(
         message = f"{source}: values that are not finite (NaN or infinity) in {_first(infinite)}"
         if not own:
             raise CheckpointError(f"{message}; flaxzoo.weights.read_tensors gives them as they are")
-        warnings.warn(f"{message}, as the model was saved", stacklevel=2)
+        warn(f"{message}, as the model was saved")
     return arrays
 
 
