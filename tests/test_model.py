@@ -364,3 +364,16 @@ def _at(tree, path):
     for key in path:
         tree = tree[key]
     return tree
+
+
+def test_what_other_libraries_do_to_a_model_is_answered():
+    model = fz.models.get("mlp", input_shape=(4,), num_classes=2)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot set 'trainable'.*freeze='b"):
+        model.trainable = False
+    with pytest.raises(AttributeError, match="there is no mode to set"):
+        model.eval()
+    assert not hasattr(model, "_repr_html_")
+    table = model.tabulate()
+    assert "backbone" in table
+    assert "[1,2]" in table
+    assert "[3,2]" in model.tabulate(jax.random.key(0), jnp.ones((3, 4)))

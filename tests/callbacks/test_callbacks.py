@@ -418,3 +418,33 @@ def test_what_saves_the_run_comes_after_the_history():
     assert base.CallbackList([Saving(), steps]).watches_steps
     assert not base.CallbackList(callbacks.ModelCheckpoint()).watches_steps
     assert base.CallbackList(callbacks.ModelCheckpoint(every_steps=2)).watches_steps
+
+
+def test_methods_that_nothing_calls_or_that_take_other_arguments_are_refused():
+    class Batches(callbacks.Callback):
+        def on_batch_end(self, batch, logs=None):
+            """As in Keras."""
+
+    class Epochs(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            """As in Keras."""
+
+    class Fine(callbacks.Callback):
+        def on_epoch_end(self, trainer, epoch, logs, extra=None):
+            """Takes what it gets."""
+
+        def on_click(self):
+            """Somebody's own."""
+
+    base.CallbackList([Fine(), callbacks.LambdaCallback(on_step_end=print)])
+    with pytest.raises(
+        FlaxzooError, match=r"Batches.on_batch_end is called by nothing. 'on_batch_"
+    ):
+        base.CallbackList([Batches()])
+    with pytest.raises(
+        FlaxzooError, match=r"Epochs.on_epoch_end must take \(trainer, epoch, logs\)"
+    ):
+        base.CallbackList([Epochs()])
+    for wrong, said in ((callbacks.CSVLogger, "make one, CSVLogger"), ("csv", "has classes")):
+        with pytest.raises(TypeError, match=said):
+            base.CallbackList([wrong])

@@ -303,3 +303,14 @@ def test_repr_says_how_to_build_it():
         "Loss('crossentropy', label_smoothing=0.1)"
         " + Regularizer(l1=0.0, l2=0.01, all_parameters=False)"
     )
+
+
+def test_a_list_is_one_loss_and_regularizers():
+    both = losses.as_loss(["crossentropy", losses.L2(1e-4), losses.L1(1e-5)])
+    assert both == losses.get("crossentropy") + losses.l2(1e-4) + losses.l1(1e-5)
+    assert losses.as_loss((losses.get("mse"),)) == losses.get("mse")
+    assert losses.L1L2(l1=1.0, l2=2.0) == losses.l1_l2(1.0, 2.0)
+    with pytest.raises(TypeError, match="holds one loss and regularizers, got 2 losses"):
+        losses.as_loss(["mse", "mae"])
+    with pytest.raises(TypeError, match=r"which adds to one: loss=\['crossentropy', "):
+        losses.as_loss(losses.l2(1e-4))

@@ -258,3 +258,27 @@ def test_metric_classes_that_do_not_fit():
         metrics.as_metric(clu_metrics.Average).update(outputs, outputs)
     with pytest.raises(ShapeError, match="weights has shape"):
         metrics.as_metric(metrax.MSE).update(outputs, outputs, weights=np.ones(2))
+
+
+def test_several_metrics_are_one_an_iterable_a_mapping_or_a_collection_of_clu():
+    collection = clu_metrics.Collection.create(
+        right=clu_metrics.Accuracy, loss=clu_metrics.Average.from_output("loss")
+    )
+    for several, names in (
+        ("acc", ["acc"]),
+        (["Accuracy", "Top2Accuracy"], ["accuracy", "top2_accuracy"]),
+        ({"name": "precision", "kwargs": {"average": "macro"}}, ["precision_macro"]),
+        ({"right": "accuracy", "best": "top_3_acc"}, ["right", "best"]),
+        (collection, ["right"]),
+        (collection.empty(), ["right"]),
+        ([collection, "f1"], ["right", "f1"]),
+    ):
+        assert [spec.name for spec in metrics.each_metric(several)] == names
+    with pytest.raises(UnknownArgumentError, match="is a clu.metrics.Collection of several"):
+        metrics.as_metric(collection)
+
+
+def test_an_output_that_there_is_not_is_named():
+    spec = metrics.as_metric(clu_metrics.Average.from_output("features"), name="features")
+    with pytest.raises(UnknownArgumentError, match="wants the output 'features'; it can have: out"):
+        spec.update(jnp.ones((2, 3)), jnp.zeros(2, int))

@@ -497,3 +497,18 @@ def test_a_fit_after_an_unfinished_epoch_starts_anew(digits):
     assert len(trainer.history) == 0
     trainer.fit((train[0][:64], train[1][:64]), batch_size=32, progress=False)
     assert trainer.step == 7
+
+
+def test_repr_and_a_run_of_a_list_of_losses(tmp_path):
+    module = nn.Sequential([nn.Dense(2)])
+    settings = {"loss": ["crossentropy", fz.losses.L2(1e-3)], "metrics": {"right": "acc"}}
+    trainer = fz.Trainer(module, optimizer="Adam", **settings)
+    assert repr(trainer) == "Trainer(Sequential, Adam, epoch 0, step 0)"
+    data = np.ones((6, 3), np.float32), np.arange(6) % 2
+    history = trainer.fit(data, epochs=2, batch_size=3, progress=False, validation_data=data)
+    assert list(history.keys()) == ["loss", "right", "val_loss", "val_right"]
+    assert repr(trainer) == "Trainer(Sequential, Adam, epoch 2, step 4)"
+    trainer.save(tmp_path)
+    again = fz.Trainer.load(tmp_path, model=module)
+    assert again.state.loss == fz.losses.get("crossentropy") + fz.losses.l2(1e-3)
+    assert again.state.metrics == trainer.state.metrics
