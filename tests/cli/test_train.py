@@ -55,7 +55,6 @@ def test_train_counts_what_it_is_told(run):
     assert not (run / "tensorboard").exists()
 
 
-@pytest.mark.full_compiler
 def test_resumed_run_is_the_uninterrupted_one(tmp_path, capsys, assert_trees_equal):
     options = ["--lr", "0.01", "--optimizer", "sgd", "--optimizer-set", "momentum=0.9"]
     options += ["--steps-per-call", "3"]

@@ -350,7 +350,6 @@ class Stop(fz.callbacks.Callback):
         trainer.stop_training = step == self.step
 
 
-@pytest.mark.full_compiler
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_training_resumes_in_mid_epoch_and_skips_damage(broken, tmp_path, assert_trees_equal):

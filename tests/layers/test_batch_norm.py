@@ -8,8 +8,6 @@ import pytest
 
 from flaxzoo.layers.norm import BatchNorm
 
-pytestmark = pytest.mark.full_compiler
-
 
 def normal(*shape, mean=1.0, std=3.0):
     values = np.random.default_rng([*shape]).standard_normal(shape) * std + mean
@@ -58,6 +56,7 @@ def modules(**fields):
 BFLOAT16 = {"dtype": jnp.bfloat16}
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize(
     ("fields", "shape", "tolerance"),
     [
@@ -186,6 +185,7 @@ def test_second_derivatives(train, random_variables):
     assert_close(*jax.jit(lambda x: [products(m, x) for m in (ours, theirs)])(x), 2e-5)
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 10.0, 100.0])
 def test_rounding_is_no_worse_than_that_of_flax(ratio, fast):

@@ -7,14 +7,13 @@ import pytest
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Constant, HeNormal
 
-pytestmark = pytest.mark.full_compiler
-
 
 @pytest.fixture
 def images(rng):
     return rng.standard_normal((2, 9, 8, 6)).astype(np.float32)
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize(
     ("fields", "use_bias"),
     [

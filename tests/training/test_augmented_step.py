@@ -113,7 +113,6 @@ def test_mixup_by_name_knows_the_number_of_classes(digits):
     assert history["val_loss"][-1] < history["val_loss"][0]
 
 
-@pytest.mark.full_compiler
 def test_resumed_in_mid_epoch(tmp_path, digits, assert_trees_equal):
     train, _ = digits
 

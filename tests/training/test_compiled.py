@@ -218,7 +218,6 @@ def test_a_callback_that_is_due_ends_a_call(digits, single):
     assert several.history["loss"] == pytest.approx(one.history["loss"][:1], rel=1e-6)
 
 
-@pytest.mark.full_compiler
 def test_resumes_bitwise_in_mid_epoch(digits, tmp_path, assert_trees_equal):
     train, _ = digits
 
@@ -252,7 +251,6 @@ def test_resumes_bitwise_in_mid_epoch(digits, tmp_path, assert_trees_equal):
     assert_trees_equal(loaded.state.params, whole.state.params)
 
 
-@pytest.mark.full_compiler
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_in_a_call_is_resumed_bitwise(digits, tmp_path, number, assert_trees_equal):
     # Step 19 is in the middle of the second epoch, after its first call.

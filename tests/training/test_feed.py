@@ -74,7 +74,6 @@ def test_steps_per_epoch_runs_on_through_the_epochs():
     assert data.read == [(0, 2), (1, 0)]
 
 
-@pytest.mark.full_compiler
 def test_a_run_resumed_in_mid_epoch_is_the_uninterrupted_one(tmp_path, assert_trees_equal):
     def trainer(directory):
         model = fz.models.get("mlp", input_shape=(3,), features=(5,), num_classes=2)

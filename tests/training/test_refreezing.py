@@ -316,7 +316,6 @@ def straight(model):
     return trainer, watch
 
 
-@pytest.mark.full_compiler
 def test_gradual_unfreezing(model, straight):
     trainer, watch = straight
     assert watch.seen == [8] * 3 + [4] * 3 + [0] * 3
@@ -333,7 +332,6 @@ def test_gradual_unfreezing(model, straight):
     assert trainer.history["loss"][1] == frozen.history["loss"][1]
 
 
-@pytest.mark.full_compiler
 @pytest.mark.parametrize("stop", [3, 5])
 def test_a_resumed_run_is_bitwise_the_same(model, straight, stop, tmp_path, assert_trees_equal):
     def callbacks(stop):
@@ -360,7 +358,6 @@ def test_a_resumed_run_is_bitwise_the_same(model, straight, stop, tmp_path, asse
         assert trainer.history["loss"] == straight[0].history["loss"]
 
 
-@pytest.mark.full_compiler
 @pytest.mark.parametrize(
     "callback",
     [

@@ -14,8 +14,6 @@ from jax.test_util import check_grads
 from flaxzoo.layers.lowering import conv_cpu
 from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
-pytestmark = pytest.mark.full_compiler
-
 NHWC = ("NHWC", "HWIO", "NHWC")
 BOTH = (conv_general_dilated, jax.lax.conv_general_dilated)
 
@@ -71,6 +69,7 @@ def any_convolution(seed):
     }
 
 
+@pytest.mark.full_compiler
 # Seeds, because Hypothesis changes an example a little to get the next one.
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32).map(any_convolution))
@@ -83,6 +82,7 @@ def test_values_and_gradients_are_those_of_jax(convolution):
 WIDE, NARROW = (3, 3, 32, 32), (3, 3, 8, 5)
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize(
     ("x", "kernel", "options"),
     [
@@ -161,6 +161,7 @@ def test_the_layout_that_is_fast_within_loops(kernel, strides, groups):
     assert text.count("dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]") == 3
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize("kernel", [(1, 1, 6, 4), (3, 3, 6, 4), (3, 3, 3, 4)])
 def test_other_precisions(kernel):
     groups = 6 // kernel[2]
@@ -174,6 +175,7 @@ def test_other_precisions(kernel):
         compare(x, k, tolerance=1e-13, **options)
 
 
+@pytest.mark.full_compiler
 def test_other_precisions_of_depthwise_kernels():
     shapes = (2, 7, 6, 16), (3, 2, 1, 16)
     options = {"padding": "SAME", "feature_group_count": 16}
@@ -437,6 +439,7 @@ def test_the_default_precision_is_obeyed(where):
     assert all("HIGHEST" in line for line in convolutions)
 
 
+@pytest.mark.full_compiler
 @pytest.mark.parametrize(
     "fields",
     [

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
-pytestmark = pytest.mark.full_compiler
-
 BOTH = (max_pool_2d, nn.max_pool)
 RESNET = ((3, 3), (2, 2), ((1, 1), (1, 1)))
 
@@ -47,6 +45,7 @@ def any_pool(seed):
     return shape, (pair(1, 4), pair(1, 4), (pair(0, 3), pair(0, 3)))
 
 
+@pytest.mark.full_compiler
 # Seeds, because Hypothesis changes an example a little to get the next one.
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32).map(any_pool))
