@@ -20,9 +20,10 @@ from flaxzoo._explain import assignment_hint, explained, missing_attribute
 from flaxzoo._finite import check_finite
 from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo._inputs import check_inputs
+from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import Jitted
 from flaxzoo._random import as_key
-from flaxzoo._trees import flatten, plain, unflatten
+from flaxzoo._trees import copied, flatten, plain, unflatten
 from flaxzoo.errors import DataError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
@@ -90,6 +91,13 @@ class Model:
             state = f"{count:,} parameters"
         tag = f".{self.spec.tag}" if self.spec.tag else ""
         return f"Model({self.spec.name}{tag}, {type(self.module).__name__}, {state})"
+
+    def __reduce__(self) -> Any:
+        # The module's initialisers, and what a user's spec holds, may be functions of any kind.
+        return _restored, (type(self), packed((self.module, self.spec)), self.variables)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return dataclasses.replace(self, variables=copied(self.variables))
 
     def with_variables(self, variables: Any) -> Model:
         """The same model with other variables."""
@@ -418,6 +426,11 @@ def _refuse_assignment(model: Model, name: str, value: Any) -> None:
 
 # A frozen dataclass brings its own, which knows nothing of ``model.trainable = False``.
 Model.__setattr__ = _refuse_assignment  # type: ignore[method-assign, assignment]
+
+
+def _restored(cls: type[Model], data: bytes, variables: Any) -> Model:
+    module, spec = unpacked(data)
+    return cls(module, variables, spec)
 
 
 def init_head(model: Model, variables: Any, rng: Any) -> Any:

@@ -86,6 +86,12 @@ class Loss:
         arguments = [repr(self.name), *(f"{k}={v!r}" for k, v in shown.items())]
         return " + ".join([f"Loss({', '.join(arguments)})", *map(repr, self.regularizers)])
 
+    def __reduce__(self) -> Any:
+        # It imports Linen, which losses do without.
+        from flaxzoo._pickling import packed, restored
+
+        return restored, (type(self), packed(vars(self)))
+
     def __add__(self, other: Any) -> Loss:
         """The same loss with one more penalty on the parameters."""
         if not isinstance(other, Regularizer):

@@ -63,6 +63,12 @@ class Schedule:
         """The value at ``step`` (an integer or an integer array; 0 is the first update)."""
         return self.fn(step)
 
+    def __reduce__(self) -> Any:
+        # It imports Linen, which schedules do without.
+        from flaxzoo._pickling import packed, restored
+
+        return restored, (type(self), packed(vars(self)))
+
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self.options)
         return f"<schedule {self.name}({options})>"

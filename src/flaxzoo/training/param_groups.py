@@ -72,6 +72,9 @@ class Groups:
     tx: optax.GradientTransformation
     form: Form
 
+    def __reduce__(self) -> Any:
+        return _build, (self.plan, self.paths, self.frozen, self.cohorts)
+
     def rates(self, update: int) -> dict[str, float]:
         """The learning rate of each entry at the ``update``-th update, from 0."""
         schedules = {entry: self.plan.schedule(entry) for entry in self.plan.rates or (TRAIN,)}
@@ -93,6 +96,11 @@ class Plan:
     learning_rate: Any
     rates: Mapping[str, Any] | None
     options: Mapping[str, Any]
+
+    def __reduce__(self) -> Any:
+        # Equal options give the same plan, where it is read in the process that wrote it.
+        options = dict(self.options)
+        return _remembered, (self.optimizer, self.learning_rate, self.rates, options)
 
     def whole(self) -> Optimizer:
         """The optimizer of a model all of which trains, at one rate."""

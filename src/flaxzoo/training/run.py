@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import uuid
@@ -18,6 +19,7 @@ import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
 from flaxzoo._explain import missing_attribute
 from flaxzoo._files import as_path, entry, understanding
+from flaxzoo._pickling import packed, unpacked
 from flaxzoo._trees import copied
 from flaxzoo._warnings import warn
 from flaxzoo.callbacks.base import CallbackList
@@ -127,6 +129,35 @@ class Run:
         check_settings(self._settings)
         if self._model.variables is not None and not self._needs_length():
             self.build()
+
+    # --- copies and other processes ------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts = self._parts()
+        return {"state": parts.pop("state"), "data": packed(parts)}
+
+    def __setstate__(self, parts: dict[str, Any]) -> None:
+        self._take({"state": parts["state"], **unpacked(parts["data"])})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Functions are shared: nothing needs to be picklable.
+        copy_of = type(self).__new__(type(self))
+        copy_of._take(copy.deepcopy(self._parts(), memo))
+        return copy_of
+
+    def _parts(self) -> dict[str, Any]:
+        """All that the run is, at one step; callbacks belong to a ``fit``, and stay behind."""
+        with self._carry.lock:
+            totals = self.position()["totals"]
+            parts = {**vars(self), "_saved_totals": totals, "state": copied(self._carry.current)}
+        for name in ("_carry", "_callbacks", "_nothing"):
+            del parts[name]
+        return parts
+
+    def _take(self, parts: dict[str, Any]) -> None:
+        state = parts.pop("state")
+        vars(self).update(parts, _carry=Carry(), _callbacks=CallbackList(), _nothing=None)
+        self.state = state
 
     # --- the state -----------------------------------------------------------------------------
 
@@ -431,7 +462,7 @@ class Run:
 
     def position(self) -> dict[str, Any]:
         """Where the run stands, as JSON; a checkpoint holds it beside the arrays."""
-        totals = None
+        totals = self._saved_totals
         if self._carry.has_totals:
             totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._carry.totals)]
         return {

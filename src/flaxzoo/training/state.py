@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
 from flaxzoo._checks import check_flag, check_size, check_widths
 from flaxzoo._explain import check_options, explained, foreign, missing_attribute
+from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import cleared
 from flaxzoo._random import as_key
 from flaxzoo._trees import copied, flatten, unflatten
@@ -115,6 +117,21 @@ class TrainState(train_state.TrainState):
         state = create_train_state(Model(module, variables), optimizer=tx, **options)
         return cls(**{f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, **added)
 
+    def __reduce__(self) -> Any:
+        static = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {
+            f.name: static.pop(f.name)
+            for f in dataclasses.fields(self)
+            if f.metadata.get("pytree_node", True)
+        }
+        # What is made of the rest is made again, so that equal states share compiled steps.
+        remade = _remade(self)
+        kept = {k: v for k, v in static.items() if k not in remade or v is not remade[k]}
+        return _restored, (type(self), packed(kept), arrays)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copied(self)
+
     @property
     def variables(self) -> dict[str, Any]:
         """All collections, as ``module.apply`` takes them."""
@@ -150,6 +167,23 @@ class TrainState(train_state.TrainState):
 
     if not TYPE_CHECKING:
         __getattr__ = missing_attribute
+
+
+def _remade(state: Any) -> dict[str, Any]:
+    """The static fields that follow from the others."""
+    fields = {"apply_fn": _apply_fn(state.module)} if state.module is not None else {}
+    if state.groups is not None:
+        return fields | {"tx": state.groups.tx, "optimizer": state.groups.optimizer}
+    return fields if state.plan is None else fields | dict.fromkeys(_WHOLE, state.plan.whole())
+
+
+_WHOLE = ("tx", "optimizer")
+
+
+def _restored(cls: type[TrainState], data: bytes, arrays: dict[str, Any]) -> TrainState:
+    kept = unpacked(data)
+    parts = {name: kept.get(name) for name in ("module", "plan", "groups")}
+    return cls(**{**_remade(SimpleNamespace(**parts)), **kept, **arrays})
 
 
 def split(
