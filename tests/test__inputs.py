@@ -146,7 +146,8 @@ def test_weights_that_leave_all_out():
 def test_masked_arrays_reach_no_step(kind):
     masked = {"inputs": np.ma.masked_equal(IDS, 4), "targets": np.ma.masked_equal(LABELS, 1)}
     batch = {"inputs": IDS, "targets": LABELS, kind: masked[kind]}
-    state = state_of(lstm(input_shape=(3,)))
+    model = lstm(input_shape=(3,)).init(0)
+    state = state_of(model)
     for given in (batch, fz.data.Batch(**batch)):
         with pytest.raises(DataError, match=r"is a masked array.*1 of . values"):
             fz.train_step(state, given)
@@ -158,13 +159,16 @@ def test_masked_arrays_reach_no_step(kind):
         lambda: loss(np.ones(2), scores),
         lambda: metric.update(np.eye(2), masked["targets"]),
         lambda: fz.data.check_finite({"a": scores}),
+        lambda: loss(np.ones(2), np.ones(2), weights=scores),
+        lambda: model(masked["inputs"]),
+        lambda: model.features(masked["inputs"]),
         lambda: fz.data.pad_batch(scores, 3),
         lambda: next(fz.data.prefetch_to_device([scores])),
         lambda: fz.data.ExampleDataset([(scores, 0), (scores, 1)], 2).epoch(0).__next__(),
         lambda: fz.Preprocess((8, 8, 1))(np.ma.masked_equal(np.zeros((8, 8), np.uint8), 0)),
         lambda: fz.Preprocess((8, 8, 1))([np.ma.masked_equal(np.zeros((8, 8, 1), np.float32), 0)]),
         lambda: fz.transfer.KNN(np.ma.masked_less(np.ones((2, 2)), 2), LABELS, k=1),
-        lambda: lstm(input_shape=(3,)).init(0).predict(masked["inputs"]),
+        lambda: model.predict(masked["inputs"]),
     ):
         with pytest.raises(DataError, match="is a masked array"):
             use()

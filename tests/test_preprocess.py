@@ -183,12 +183,19 @@ def test_palettes_with_transparency():
         np.testing.assert_array_equal(PLAIN(image.convert("PA")), expected)
 
 
-def tiff(values):
+def tiff(values, photometric=1):
     """A grey TIFF of any type of numbers; Pillow writes fewer than it reads."""
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     height, width = values.shape
     pixels = values.tobytes()
-    tags = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, 1), (273, 8)]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 8 * values.itemsize),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+    ]
     tags += [(277, 1), (278, height), (279, len(pixels)), (339, kind)]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     start, count = struct.pack("<I", 8 + len(pixels)), struct.pack("<H", len(tags))
@@ -249,10 +256,37 @@ def test_numbers_without_a_known_range_need_one(dtype, low, high, kind, tmp_path
     np.testing.assert_allclose(grey, 0.2)
 
 
+@pytest.mark.parametrize(("dtype", "high"), [("<u1", 255), ("<u2", 65535), ("<f4", 1)])
+def test_where_zero_is_white(dtype, high):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    data = tiff((ramp * high).astype(dtype), photometric=0)
+    found = Preprocess((8, 8, 1))(data)[0, ..., 0]
+    np.testing.assert_allclose(found, 1 - ramp, atol=1 / 255)
+    turned = Preprocess((8, 8, 1), value_range=(high, 0))(tiff((ramp * high).astype(dtype)))
+    if dtype != "<u1":
+        np.testing.assert_allclose(turned[0, ..., 0], 1 - ramp, atol=1 / 255)
+
+
+def test_twelve_bits():
+    # Two values in three bytes, as cameras write them.
+    values = np.array([0, 4095] * 32, np.uint16)
+    first, second = values[::2], values[1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1)
+    data = bytearray(tiff(values.reshape(8, 8).astype("<u2")))
+    pixels = packed.astype(np.uint8).tobytes()
+    data[8 : 8 + len(pixels)] = pixels
+    for before, after in (
+        (struct.pack("<HHII", 258, 4, 1, 16), struct.pack("<HHII", 258, 4, 1, 12)),
+    ):
+        data = bytearray(bytes(data).replace(before, after))
+    found = Preprocess((8, 8, 1))(bytes(data))[0, ..., 0].ravel()
+    np.testing.assert_allclose(found, values / 4095)
+
+
 def test_a_range_of_values_is_one():
     made = Preprocess((8, 8, 1), value_range=[-1, 1])
     assert made.value_range == (-1.0, 1.0)
-    for wrong in ((1, 1), (2, 1), (0, np.inf), 5, (0, 1, 2), ("a", "b")):
+    for wrong in ((1, 1), (0, np.inf), 5, (0, 1, 2), ("a", "b")):
         with pytest.raises(ValueError, match=r"value_range must be \(black, white\)"):
             Preprocess((8, 8, 1), value_range=wrong)
 

@@ -26,6 +26,7 @@ def as_host(value: Any, name: str) -> np.ndarray:
     """
     if isinstance(value, np.ma.MaskedArray):
         return unmasked(value, name)
+    refuse_sparse(value, name)
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -33,6 +34,19 @@ def as_host(value: Any, name: str) -> np.ndarray:
             f"{name} is no array: {error}. Bring its rows to one length, or mask what is missing "
             "with weights"
         ) from error
+
+
+def refuse_sparse(value: Any, name: str) -> None:
+    """Refuses sparse matrices, such as SciPy's, which NumPy takes for one object.
+
+    Raises:
+      DataError: it is one.
+    """
+    if hasattr(value, "toarray"):
+        raise DataError(
+            f"{name} is a sparse matrix ({type(value).__name__}): pass {name}.toarray(), batch by "
+            "batch where that would not fit into memory"
+        )
 
 
 def unmasked(value: Any, name: str) -> Any:

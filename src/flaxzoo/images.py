@@ -17,8 +17,15 @@ from flaxzoo.errors import DataError, ShapeError
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CROP_MODES = ("center", "squash", "border")
 
-# Black and white: of integers with a sign, and of pictures that need no scaling.
-_SIGNED = {"int8": (-128, 127), "int16": (-32768, 32767)}
+# By mode, bits and sample format of TIFF.
+_TIFF_INTEGERS = {
+    ("L", 8, 2): "int8",
+    ("I;16", 12, 1): "uint12",
+    ("I", 16, 2): "int16",
+    ("I", 32, 1): "uint32",
+}
+# Black and white: of integers that are no plain sixteen bits, and of what needs no scaling.
+_RANGES = {"int8": (-128, 127), "uint12": (0, 4095), "int16": (-32768, 32767)}
 _EIGHT_BITS = (0, 255)
 # Above this many pixels only the part that the crop keeps is computed.
 _MAX_RESIZED = 1 << 26
@@ -168,13 +175,13 @@ def _upright(image: Any, channels: int, name: str, value_range: tuple[float, flo
 
     if 0 in image.size:
         raise DataError(f"{name}: the image has no pixels ({image.width} x {image.height})")
-    integers = _integers(image)
+    integers, inverted = _written(image)
     # A damaged note of which way is up may lie beside a sound picture.
     with contextlib.suppress(Exception):
         # Pillow would copy a picture that is upright already.
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
-    return _convert(image, channels, name, value_range, integers)
+    return _convert(image, channels, name, value_range, integers, inverted)
 
 
 def _convert(
@@ -183,10 +190,11 @@ def _convert(
     name: str,
     value_range: tuple[float, float] | None = None,
     integers: str = "",
+    inverted: bool = False,
 ) -> Any:
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F" or integers == "int8":
-        image = _eight_bits(image, name, value_range, integers)
+        image = _eight_bits(image, name, value_range, integers, inverted)
     elif image.mode == "La":
         image = image.convert("LA")
     elif image.mode == "LAB":
@@ -197,20 +205,28 @@ def _convert(
     return image.convert(mode)
 
 
-def _integers(image: Any) -> str:
-    """The type of a grey TIFF file's integers where Pillow's mode does not tell it, or nothing."""
+def _written(image: Any) -> tuple[str, bool]:
+    """What a grey TIFF file says that Pillow's mode does not tell, and Pillow does not do.
+
+    Returns:
+      The type of its integers, or an empty text; and whether 0 is white, for more than eight bits.
+    """
     tags: Any = getattr(image, "tag_v2", None)
     if tags is None:
-        return ""
+        return "", False
     # BitsPerSample, and SampleFormat, which is 2 where there is a sign.
     bits, sample = tuple(tags.get(258, ())), tuple(tags.get(339, (1,)))
-    return {("L", 8, 2): "int8", ("I", 16, 2): "int16", ("I", 32, 1): "uint32"}.get(
-        (image.mode, *bits, *sample), ""
-    )
+    integers = _TIFF_INTEGERS.get((image.mode, *bits, *sample), "")
+    # PhotometricInterpretation.
+    return integers, tags.get(262) == 0 and image.mode in ("I;16", "F")
 
 
 def _eight_bits(
-    image: Any, name: str, value_range: tuple[float, float] | None, integers: str
+    image: Any,
+    name: str,
+    value_range: tuple[float, float] | None,
+    integers: str,
+    inverted: bool,
 ) -> Any:
     """One rule for integers of more than eight bits and floats: black is 0, and white is 255."""
     from PIL import Image
@@ -221,11 +237,14 @@ def _eight_bits(
         values = np.ascontiguousarray(values).view(integers)
     if image.mode == "F" and not np.isfinite(values).all():
         raise DataError(f"{name}: the image holds NaN or infinite values")
-    low, high = value_range or _SIGNED.get(integers) or _range_of(image.mode, values, name)
-    if (low, high) == _EIGHT_BITS:
+    if value_range is None:
+        value_range = _RANGES.get(integers) or _range_of(image.mode, values, name)
+        value_range = value_range[::-1] if inverted else value_range
+    if value_range == _EIGHT_BITS:
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    black, white = value_range
     # Pillow's own conversion clips sixteen bits, or drops the lower eight.
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    scaled = (values.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
     return Image.fromarray((np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8))
 
 

@@ -18,7 +18,7 @@ from flaxzoo._checks import check_size
 from flaxzoo._config import hashable_module
 from flaxzoo._explain import assignment_hint, explained, missing_attribute
 from flaxzoo._finite import check_finite
-from flaxzoo._host import as_host, check_numbers, is_array_like
+from flaxzoo._host import as_host, check_numbers, is_array_like, unmasked
 from flaxzoo._inputs import check_inputs
 from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import Jitted
@@ -156,6 +156,7 @@ class Model:
             )
         if is_array_like(inputs):
             inputs = as_host(inputs, "inputs")
+        inputs = unmasked(inputs, "inputs")
         check_numbers(inputs, "inputs", self._texts_hint())
         if self.spec.preprocess is not None and getattr(inputs, "dtype", None) == np.uint8:
             raise TypeError(
@@ -168,6 +169,7 @@ class Model:
         """The backbone's output for a batch; the model must be a ``Classifier``."""
         export.require_variables(self)
         self._require_classifier("features")
+        inputs = unmasked(inputs, "inputs")
         return _forward(self.module.backbone, _part(self.variables, "backbone"), inputs)
 
     def feature_maps(self, inputs: Any) -> dict[str, jax.Array]:
@@ -191,7 +193,7 @@ class Model:
         if not hasattr(backbone, "feature_maps"):
             raise TypeError(f"a {type(backbone).__name__} has no stages to give feature maps of")
         variables = _part(self.variables, "backbone")
-        return _forward(backbone.clone(feature_maps=True), variables, inputs)
+        return _forward(backbone.clone(feature_maps=True), variables, unmasked(inputs, "inputs"))
 
     @explained
     def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:

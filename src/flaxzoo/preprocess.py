@@ -60,7 +60,8 @@ class Preprocess:
       value_range: the values that become black and white in pictures of more than eight bits;
         what lies beyond them is clipped. None takes the range of the file's integers (0 to 65535,
         with a sign -32768 to 32767), and of floats 0 to 1, or 0 to 255 where one is above 1;
-        other values are an error then. Pictures of eight bits are as they are.
+        other values are an error then. Pictures of eight bits are as they are. White may be the
+        smaller one.
 
     Raises:
       ValueError: sizes, ``mean``, ``std``, ``crop`` or ``value_range`` out of range.
@@ -102,10 +103,10 @@ class Preprocess:
                 )
         if self.value_range is not None:
             values = _numbers(self.value_range)
-            if values is None or len(values) != 2 or not values[0] < values[1]:
+            if values is None or len(values) != 2 or values[0] == values[1]:
                 raise ValueError(
-                    "value_range must be (black, white), two finite numbers of which the second "
-                    f"is larger, or None, got {self.value_range!r}"
+                    "value_range must be (black, white), two different finite numbers, or None, "
+                    f"got {self.value_range!r}"
                 )
             object.__setattr__(self, "value_range", values)
         if self.crop is None:

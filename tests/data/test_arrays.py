@@ -217,6 +217,8 @@ def test_splits_of_what_is_ambiguous():
         TypeError, match=r"'test_size' by its place and by its name: inputs and tar"
     ):
         data.train_test_split(np.zeros(2), np.zeros(2), test_size=0.5)
+    with pytest.raises(DataError, match=r"stratify holds labels that cannot be sorted .*missing"):
+        data.train_test_split(np.zeros(3), 1, stratify=np.array(["a", None, "a"], object))
     with pytest.raises(DataError, match="stratify is a masked array"):
         data.train_test_split(np.zeros(3), 1, stratify=np.ma.masked_equal([0, 1, 1], 0))
 

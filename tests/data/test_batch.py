@@ -6,6 +6,16 @@ from flaxzoo.data import Batch, as_batch
 from flaxzoo.data.batch import batch_size, is_host
 from flaxzoo.errors import DataError, ShapeError
 
+
+class Sparse:
+    """Like a matrix of SciPy's, which has a shape but is no array."""
+
+    shape, dtype = (3, 4), np.dtype(float)
+
+    def toarray(self):
+        return np.zeros(self.shape)
+
+
 IMAGES, LABELS = np.ones((3, 2, 2, 1), np.float32), np.array([0, 1, 2])
 
 
@@ -79,6 +89,11 @@ def test_what_is_on_the_host():
             {"x": {"a": np.ma.masked_equal(LABELS, 1)}, "y": LABELS},
             DataError,
             r"inputs\['a'\] is a masked array in which 1 of 3 values are masked, first at .*\[1\]",
+        ),
+        (
+            (Sparse(), LABELS),
+            DataError,
+            r"inputs is a sparse matrix \(Sparse\): pass inputs.toarray",
         ),
         ((IMAGES, np.ma.masked_equal(LABELS, 2)), DataError, "targets is a masked array"),
         ((IMAGES, LABELS, np.ma.masked_equal(LABELS, 2)), DataError, "weight is a masked array"),

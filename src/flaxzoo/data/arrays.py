@@ -237,7 +237,12 @@ def train_test_split(
             raise ShapeError(
                 f"stratify takes one label per example, shape [{size}], got {list(labels.shape)}"
             )
-        test = stratified(labels, test_count, seed)
+        try:
+            test = stratified(labels, test_count, seed)
+        except TypeError as error:
+            raise DataError(
+                f"stratify holds labels that cannot be sorted ({error}): fill or drop missing ones"
+            ) from error
     in_test = np.zeros(size, bool)
     in_test[test] = True
     train_part = jax.tree.unflatten(treedef, [_rows(leaf, ~in_test) for leaf in leaves])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flaxzoo._host import as_host, check_numbers, is_array_like, is_numbers, unmasked
+from flaxzoo._host import as_host, check_numbers, is_array_like, is_numbers, refuse_sparse, unmasked
 from flaxzoo.errors import DataError, ShapeError
 
 INPUT_KEYS = ("inputs", "image", "images", "text", "x")
@@ -136,6 +136,7 @@ def _arrays(tree: Any, name: str) -> Any:
     if hasattr(tree, "detach"):
         # torch refuses NumPy conversion while a tensor requires a gradient or lies on a device.
         tree = tree.detach().cpu()
+    refuse_sparse(tree, name)
     # torch and TensorFlow tensors, Python numbers.
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree
 
@@ -143,9 +144,10 @@ def _arrays(tree: Any, name: str) -> Any:
 def _check_inputs(leaf: Any, name: str) -> None:
     if getattr(getattr(leaf, "dtype", None), "kind", "") in ("U", "S", "T"):
         raise DataError(
-            "the batch holds text: turn reviews and the like into ids with "
-            "flaxzoo.data.TextVectorizer; for image files use flaxzoo.data.ImageFolder or "
-            "ImageCSV, or trainer.model.predict"
+            "the batch holds text: turn reviews and the like into ids, with vectorizer = "
+            "flaxzoo.data.TextVectorizer().adapt(texts) into {**vectorizer.with_lengths(texts), "
+            "'label': labels}; for image files use flaxzoo.data.ImageFolder or ImageCSV, or "
+            "trainer.model.predict"
         )
     check_numbers(leaf, name)
 

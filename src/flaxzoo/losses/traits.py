@@ -91,7 +91,7 @@ def as_number_array(value: Any, *, floating: bool) -> jax.Array:
       value: an array, a number or a list.
       floating: also turns integers and booleans into float32.
     """
-    array = jnp.asarray(value)
+    array = jnp.asarray(unmasked(value, "an array of a loss"))
     is_float = jnp.issubdtype(array.dtype, jnp.floating)
     if (is_float and array.dtype.itemsize < 4) or (floating and not is_float):
         # bfloat16 keeps 8 bits: sums over a batch or a vocabulary would lose most of them.
