@@ -171,11 +171,11 @@ class Trainer(Run):
             above the number of examples, a ``run_dir`` that cannot be written.
           ShapeError: the data does not fit the model or the loss.
           CheckpointError: ``resume`` found a checkpoint of another model, or only damaged ones.
+          RuntimeError: ``fit`` of this trainer runs in another thread.
 
         Warns:
           UserWarning: the last checkpoint is damaged, and ``resume`` goes on from one before; or
             the schedule is over before the fit is, which goes on at a rate of next to 0.
-          RuntimeError: ``fit`` of this trainer runs in another thread.
         """
         check_size("epochs", epochs)
         check_size("validation_steps", validation_steps, optional=True)
