@@ -7,10 +7,13 @@ compute after every stage. timm is no dependency of flaxzoo: ``pip install timm`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import inspect
 import os
+import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +26,7 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
 from flaxzoo._programs import Jitted
 from flaxzoo._trees import compare as compare_trees
+from flaxzoo._trees import flatten
 from flaxzoo.errors import (
     MissingExtraError,
     ShapeError,
@@ -31,11 +35,12 @@ from flaxzoo.errors import (
 )
 from flaxzoo.model import Model
 from flaxzoo.models import catalog
-from flaxzoo.models.build import find
+from flaxzoo.models.build import Request, find
+from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.weights import hub
 from flaxzoo.weights.names import to_reference
-from flaxzoo.weights.pretrained import Weights, load, open_source
+from flaxzoo.weights.pretrained import NO_CLASSIFIER, Weights, load, open_source
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 __all__ = ["Difference", "Report", "compare", "verify"]
@@ -127,7 +132,8 @@ def verify(
 ) -> Report:
     """Compares a model with timm's of the same name, on the same weights and images.
 
-    The weights reach the two by separate ways: timm loads them itself, with ``strict=True``.
+    The weights reach the two by separate ways: timm loads them itself, with ``strict=True``, and
+    by its own conversion of older files. With weights of a backbone alone both get one fresh head.
 
     Args:
       name: of an architecture, ``"resnet50"``, or of pretrained weights, ``"resnet50.a1_in1k"``.
@@ -178,12 +184,17 @@ def verify(
         tensors: Mapping[str, Any] = synthetic_tensors(shapes, seed)
         model = with_reference(bare, tensors, source=what)
     else:
-        model = zoo.get(name, pretrained=source, input_shape=shape)
-        read = open_source(architecture, source, tag).read()
-        what, tensors = read.source, read.tensors
-        if read.ours and rules is not None:
-            tensors = to_reference(tensors, rules)
+        origin = open_source(architecture, source, tag)
+        # A large file is read once, for both.
+        origin = dataclasses.replace(origin, read=functools.cache(origin.read))
+        bare_backbone = 0 if origin.width == NO_CLASSIFIER else None
+        model = zoo.from_source(architecture, origin, Request(bare_backbone, input_shape=shape))
+        read = origin.read()
         reference = timm.create_model(base, num_classes=model.module.head.num_classes, **options)
+        what, tensors = read.source, read.tensors
+        if rules is not None:
+            tensors = to_reference(tensors, rules) if read.ours else tensors
+            tensors = _for_timm(reference, tensors, model, rules)
     load_reference(reference, tensors, source=what)
     height, width, _ = model.spec.input_shape or (96, 96, 3)
     if not sized:
@@ -317,6 +328,51 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
     return [value.numpy() for value in values]
 
 
+def _for_timm(
+    reference: Any, tensors: Mapping[str, Any], model: Model, rules: Reference
+) -> Mapping[str, Any]:
+    """A file's tensors as timm's model takes them, with our head where the file has none."""
+    expected = reference.state_dict()
+    ours = flatten(model.variables)
+    head = to_reference({k: v for k, v in ours.items() if k.split("/")[1] == "head"}, rules)
+    state = dict(tensors)
+    if not _fits(expected, state, optional=head):
+        state = _converted(reference, state, model, rules)
+    return {**{k: v for k, v in head.items() if k in expected}, **state}
+
+
+def _fits(expected: Mapping[str, Any], state: Mapping[str, Any], optional: Container[str]) -> bool:
+    lacking = [key for key in expected if key not in state and key not in optional]
+    return all(key.endswith("num_batches_tracked") for key in lacking) and all(
+        key in expected and tuple(expected[key].shape) == tuple(tensor.shape)
+        for key, tensor in state.items()
+    )
+
+
+def _converted(
+    reference: Any, state: dict[str, Any], model: Model, rules: Reference
+) -> dict[str, Any]:
+    """The tensors of an older file under today's names: timm's own way, or ours if it has none."""
+    family = sys.modules[type(reference).__module__]
+    function = getattr(family, "checkpoint_filter_fn", None) or getattr(family, "_filter_fn", None)
+    if function is None:
+        return dict(rules.convert(state, model.module.backbone)) if rules.convert else state
+    arguments = (_as_torch(state), reference)
+    return dict(function(*arguments[: len(inspect.signature(function).parameters)]))
+
+
+def _as_torch(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {
+        # A copy: files may be mapped read-only, and in types that torch can't take from NumPy.
+        key: v
+        if isinstance(v, torch.Tensor)
+        else torch.from_numpy(np.array(v, None if v.dtype.kind in "iub" else np.float32))
+        for key, v in tensors.items()
+    }
+
+
 def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
     """Loads tensors into timm's model, all of them and nothing else.
 
@@ -328,8 +384,6 @@ def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source:
     Raises:
       CheckpointError: they don't fit it; the first ten keys that differ are listed.
     """
-    import torch
-
     expected = {
         key: value
         for key, value in reference.state_dict().items()
@@ -337,12 +391,7 @@ def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source:
         if key in tensors or not key.endswith("num_batches_tracked")
     }
     compare_trees(expected, tensors, source=source, owner="timm's model")
-    state = {
-        # A copy: files may be mapped read-only, and in types that torch can't take from NumPy.
-        key: torch.from_numpy(np.array(v, None if v.dtype.kind in "iub" else np.float32))
-        for key, v in tensors.items()
-    }
-    reference.load_state_dict(state, strict=True)
+    reference.load_state_dict(_as_torch(tensors), strict=True)
 
 
 def import_timm() -> ModuleType:

@@ -16,10 +16,10 @@ from flaxzoo.licences import LicenceWarning, has_licence, licence_of
 from flaxzoo.model import Model, initialise_missing
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, counted, entry_width, find
-from flaxzoo.models.registry import MODELS
+from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.registry import matching
 from flaxzoo.spec import ModelSpec
-from flaxzoo.weights.pretrained import load, open_source
+from flaxzoo.weights.pretrained import Source, load, open_source
 
 __all__ = ["get", "info", "list"]
 
@@ -88,7 +88,20 @@ def get(
         entry = catalog.entry(architecture.name, tag) if tag else {}
         module, spec = build(architecture, request, entry, entry_width(entry))
         return Model(module, None, spec)
-    source = open_source(architecture, pretrained, tag)
+    return from_source(architecture, open_source(architecture, pretrained, tag), request, rng=rng)
+
+
+def from_source(
+    architecture: Architecture, source: Source, request: Request, *, rng: Any = 0
+) -> Model:
+    """Builds a model for weights that have been found; what ``get`` does with ``pretrained``.
+
+    Args:
+      architecture: of the model.
+      source: the weights.
+      request: what was asked for besides.
+      rng: an int seed or a key, for a freshly initialised classifier.
+    """
     module, spec = build(architecture, request, source.facts, source.width)
     # What can't be built is told before a download.
     shapes = variable_shapes(module, spec.sample())

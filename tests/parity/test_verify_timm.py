@@ -13,7 +13,7 @@ import flaxzoo as fz
 from flaxzoo.cli import main
 from flaxzoo.errors import CheckpointError, ShapeError, UnknownNameError
 from flaxzoo.verify import compare, load_reference, verify
-from flaxzoo.weights import hub
+from flaxzoo.weights import hub, pretrained
 from flaxzoo.weights.synthetic import synthetic_images
 
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4", "features", "logits"]
@@ -68,6 +68,37 @@ def test_pretrained_weights(tmp_path, monkeypatch):
     assert verify("test_resnet.r160_in1k", size=64).ok
     assert verify("test_resnet", True, size=64).ok
     assert set(asked) == {"timm/test_resnet.r160_in1k"}
+
+
+def test_a_file_is_read_once(weights, monkeypatch):
+    files = []
+    real = pretrained.read_tensors
+    monkeypatch.setattr(
+        pretrained, "read_tensors", lambda path, **kw: files.append(path) or real(path, **kw)
+    )
+    assert verify("test_resnet", weights, size=64).ok
+    assert files == [weights]
+
+
+def test_weights_of_a_backbone_alone(tmp_path):
+    """As timm's fcmae tags are, whose files have neither the head's norm nor a classifier."""
+    state = timm.create_model("test_convnext2").state_dict()
+    save_file(
+        {k: v for k, v in state.items() if not k.startswith("head.")}, tmp_path / "w.safetensors"
+    )
+    report = verify("test_convnext2", tmp_path / "w.safetensors", size=64)
+    assert report.ok
+    assert report.differences["features"].shape[0] == 2
+
+
+def test_older_files_are_converted_by_timm_itself(tmp_path):
+    """With DINO's mask token, and the first kernel as a matrix, as ViT's first files had it."""
+    state = timm.create_model("test_vit").state_dict()
+    state["mask_token"] = torch.zeros(1, 1, 64)
+    kernel = state["patch_embed.proj.weight"]
+    state["patch_embed.proj.weight"] = kernel.reshape(len(kernel), -1)
+    save_file(state, tmp_path / "w.safetensors")
+    assert verify("test_vit", tmp_path / "w.safetensors").ok
 
 
 def test_weights_of_another_number_of_channels(tmp_path):

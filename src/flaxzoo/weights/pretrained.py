@@ -31,6 +31,8 @@ from flaxzoo.weights.readers import read_tensors
 from flaxzoo.weights.values import as_weights
 
 _CLASSIFIER = "params/head/fc/"
+# The width of weights that have no classifier.
+NO_CLASSIFIER = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Source:
 
     Attributes:
       facts: in the catalogue's form: ``preprocess``, ``classes``, ``input_shape``, ``licence``.
-      width: how many classes their classifier tells apart; -1 if they have none.
+      width: how many classes their classifier tells apart; ``NO_CLASSIFIER`` if they have none.
       read: reads them, after a download if need be.
     """
 
@@ -274,7 +276,7 @@ def _catalogued(name: str, tag: str | None) -> Source:
             path = hub.download(entry["hub"])
             return read_file(path, f"{entry['hub']} ({path})")
 
-    return Source(entry, width or -1, read)
+    return Source(entry, width or NO_CLASSIFIER, read)
 
 
 def _packaged(name: str, source: str, entry: Mapping[str, Any]) -> Source:
@@ -296,7 +298,7 @@ def _known(architecture: Architecture, weights: Weights, entry: Mapping[str, Any
         usual = catalog.entry(name, None) if catalog.tags(name) else {}
         # As many classes as the usual weights: theirs.
         facts["classes"] = usual.get("classes") if entry_width(usual) == width else None
-    return Source(facts, -1 if width is None else width, lambda: weights)
+    return Source(facts, NO_CLASSIFIER if width is None else width, lambda: weights)
 
 
 def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]) -> Source:
@@ -336,7 +338,7 @@ def _described(architecture: Architecture, source: str, entry: Mapping[str, Any]
     width = None if spec.head is not None else (spec.config or {}).get("num_classes")
     if width is None:
         return _known(architecture, read(), facts)
-    return Source(facts, width or -1, read)
+    return Source(facts, width or NO_CLASSIFIER, read)
 
 
 def _advice(name: str, text: str) -> str:
