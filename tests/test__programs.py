@@ -1,6 +1,9 @@
 """Programs are shared, let go in time, and given back by ``clear_caches``."""
 
 import gc
+import os
+import signal
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,6 +101,40 @@ def test_a_loss_that_is_defined_again_and_again_is_let_go():
         assert [function() is not None for function in functions] == [False, False, True, True]
     finally:
         step._train_step.size = size
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("use", ["call", "init", "train_step"])
+def test_a_forked_process_says_why_it_cannot_compute(use):
+    """It hung, for good: JAX's threads stay with the parent."""
+    model = fz.models.get("mlp", num_classes=3, input_shape=(4,), features=(4,)).init(0)
+    state, x = fz.create_train_state(model), np.ones((2, 4), np.float32)
+    model(x)
+    uses = {
+        "call": lambda: model(x),
+        "init": lambda: model.init(1),
+        "train_step": lambda: fz.train_step(state, (x, np.zeros(2, int))),
+    }
+    child = os.fork()
+    if child == 0:
+        try:
+            uses[use]()
+        except RuntimeError as error:
+            os._exit(0 if '"spawn"' in str(error) else 2)
+        os._exit(1)
+    for _ in range(300):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("it hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+    # And here all goes on.
+    model(x)
 
 
 def test_clear_caches():

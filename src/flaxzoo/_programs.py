@@ -12,6 +12,7 @@ import ctypes
 import functools
 import gc
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -48,6 +49,37 @@ def clear_caches() -> None:
 def cleared(clear: Callable[[], Any]) -> None:
     """Has ``clear_caches`` call a function, such as a dictionary's ``clear``."""
     _clearing.append(clear)
+
+
+# Whether flaxzoo has had JAX compute in this process, and whether in one that it was forked from.
+_computed = _forked = False
+
+
+def computing() -> None:
+    """Notes that JAX is about to compute, where that may work.
+
+    Raises:
+      RuntimeError: the process was forked from one in which it had computed: its threads are not
+        there, and JAX would wait for them for good.
+    """
+    global _computed
+    if _forked:
+        raise RuntimeError(
+            "this process was forked after JAX had computed in its parent, and JAX's threads do "
+            'not come along: start workers by multiprocessing.get_context("spawn") (or '
+            '"forkserver"), to which models can be handed, or fork before the first model runs'
+        )
+    _computed = True
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _computed
+
+
+# A flag and nothing else: workers that load data and leave JAX alone are as they were.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class _Entry:
@@ -110,6 +142,8 @@ class Jitted:
 
     def function(self, *args: Any, **kwargs: Any) -> Any:
         """The function that ``jax.jit`` made for arguments of this key."""
+        if _forked:
+            computing()
         handle = self._handle(*args, **kwargs)
         entry = self._by_identity.get(tuple(map(id, handle)))
         if entry is None:
@@ -131,6 +165,7 @@ class Jitted:
             self._gone.clear()
 
     def _found(self, key: tuple[Any, ...], handle: tuple[Any, ...]) -> _Entry:
+        computing()
         try:
             number = hash(key)
         except TypeError:

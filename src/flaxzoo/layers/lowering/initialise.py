@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
-from flaxzoo._programs import Jitted, cleared, once
+from flaxzoo._programs import Jitted, cleared, computing, once
 from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
 from flaxzoo.layers.lowering.switch import is_plain
 
@@ -40,6 +40,7 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
     Returns:
       The variables, JAX arrays by collection.
     """
+    computing()
     inputs = _structure(sample)
     if is_plain() or _tracing(key):
         return _init_jit(module, key, inputs)
