@@ -183,19 +183,12 @@ def test_palettes_with_transparency():
         np.testing.assert_array_equal(PLAIN(image.convert("PA")), expected)
 
 
-def tiff(values, photometric=1):
+def tiff(values, photometric=1, bits=None, pixels=b""):
     """A grey TIFF of any type of numbers; Pillow writes fewer than it reads."""
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     height, width = values.shape
-    pixels = values.tobytes()
-    tags = [
-        (256, width),
-        (257, height),
-        (258, 8 * values.itemsize),
-        (259, 1),
-        (262, photometric),
-        (273, 8),
-    ]
+    pixels, bits = pixels or values.tobytes(), bits or 8 * values.itemsize
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8)]
     tags += [(277, 1), (278, height), (279, len(pixels)), (339, kind)]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     start, count = struct.pack("<I", 8 + len(pixels)), struct.pack("<H", len(tags))
@@ -272,14 +265,8 @@ def test_twelve_bits():
     values = np.array([0, 4095] * 32, np.uint16)
     first, second = values[::2], values[1::2]
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1)
-    data = bytearray(tiff(values.reshape(8, 8).astype("<u2")))
-    pixels = packed.astype(np.uint8).tobytes()
-    data[8 : 8 + len(pixels)] = pixels
-    for before, after in (
-        (struct.pack("<HHII", 258, 4, 1, 16), struct.pack("<HHII", 258, 4, 1, 12)),
-    ):
-        data = bytearray(bytes(data).replace(before, after))
-    found = Preprocess((8, 8, 1))(bytes(data))[0, ..., 0].ravel()
+    data = tiff(values.reshape(8, 8), bits=12, pixels=packed.astype(np.uint8).tobytes())
+    found = Preprocess((8, 8, 1))(data)[0, ..., 0].ravel()
     np.testing.assert_allclose(found, values / 4095)
 
 

@@ -660,6 +660,10 @@ def test_exclude_and_features_together(tmp_path):
             r"read_options=\{'thousands': ','\} reads them from a file",
         ),
         (["3,5", "-", "4,25", "5,25"], r"not '-': .*'decimal': ',', 'na_values': \['-'\]"),
+        (
+            ["3.5 %", "$12", "5", "1 200"],
+            r"with a mark, such as .*'converters': \{column: function",
+        ),
         (["3.5", "4.5", "5.5", "6.5"], "most of its values are numbers: numeric= reads them"),
     ],
 )

@@ -40,6 +40,7 @@ ENCODINGS = ("onehot", "integer")
 # "1,234" and "1,234.5"; these, and "1,5" and "1.234,5"; "01".
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
 _COMMAS = re.compile(rf"[+-]?(\d+|\d{{1,3}}(\.\d{{3}})+),\d+|{_THOUSANDS.pattern}", re.ASCII)
+_MARKS = str.maketrans("", "", "%$\u20ac\u00a3\u00a5 \u00a0\u202f")
 _CODE = re.compile(r"[+-]?0\d", re.ASCII)
 _SHOWN = 3
 # What a missing value of a categorical column is called among the categories.
@@ -326,26 +327,37 @@ def numbers_hint(labels: Iterable[str]) -> str:
     Args:
       labels: the different values of a column, as ``labels_of`` makes them.
     """
-    labels = [label for label in labels if label != ABSENT]
-    commas = [label for label in labels if _COMMAS.fullmatch(label.strip())]
-    numbers = [label for label in labels if _number(label) is not None]
-    others = [label for label in labels if label not in {*commas, *numbers}]
-    count = len(commas) + len(numbers)
+    commas, numbers, marked, others = [], [], [], []
+    for label in labels:
+        if label == ABSENT:
+            continue
+        if _number(label) is not None:
+            numbers.append(label)
+        elif _COMMAS.fullmatch(label.strip()):
+            commas.append(label)
+        elif _number(label.translate(_MARKS)) is not None:
+            marked.append(label)
+        else:
+            others.append(label)
+    count = len(commas) + len(numbers) + len(marked)
     # Zeros in front are those of codes.
     if count < 2 or count <= len(others) or any(map(_CODE.match, numbers)):
         return ""
-    options = []
+    odd, options = "", []
     if commas:
+        odd += f" with a comma, such as {commas[0]!r}"
         thousands = all(_THOUSANDS.fullmatch(label.strip()) for label in commas)
         options.append("'thousands': ','" if thousands else "'decimal': ','")
+    if marked:
+        odd += f" with a mark, such as {marked[0]!r}"
+        options.append("'converters': {column: function}")
     if others:
+        odd += f", but not {', '.join(map(repr, others[:_SHOWN]))}"
         options.append(f"'na_values': {others[:_SHOWN]}")
-    with_commas = f" with a comma, such as {commas[0]!r}" if commas else ""
-    but = f", but not {', '.join(map(repr, others[:_SHOWN]))}" if others else ""
     way = f"read_options={{{', '.join(options)}}}" if options else "numeric="
-    missing = " and makes the others missing" if commas else " makes such values missing"
-    reads = " reads them from a file" if commas else "" if others else " reads them"
-    return f"most of its values are numbers{with_commas}{but}: {way}{reads}{missing * bool(others)}"
+    alone = bool(others) and len(options) == 1
+    reads = "makes such values of a file missing" if alone else "reads them from a file"
+    return f"most of its values are numbers{odd}: {way} {reads if options else 'reads them'}"
 
 
 def warn_of_numbers(what: str, labels: np.ndarray, otherwise: str) -> None:
