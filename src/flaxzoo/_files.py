@@ -166,6 +166,9 @@ def locked(directory: Path, *, seconds: float = 0.0) -> Iterator[None]:
             break
         yield
     finally:
+        # Processes that were forked meanwhile have the handle as well.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 

@@ -270,6 +270,29 @@ def test_double_precision_is_not_halved_in_silence(state, tmp_path):
     assert state_arrays(restored)[path].dtype == jnp.float32
 
 
+def test_weights_that_are_not_finite_are_told(state, tmp_path):
+    path = "params/head/fc/bias"
+    head = {
+        **state.params["head"],
+        "fc": {**state.params["head"]["fc"], "bias": jnp.full(3, jnp.nan)},
+    }
+    diverged = state.replace(params={**state.params, "head": head})
+    saved(diverged, tmp_path, s1=None)
+    with pytest.warns(UserWarning, match=rf"1: {path} holds nan .*the run had diverged"):
+        restore(tmp_path, state)
+    with pytest.warns(UserWarning, match=rf"{path} holds nan"):
+        fz.from_bytes(state, fz.to_bytes(diverged))
+
+
+def test_bytes_carry_their_digest(state):
+    data = fz.to_bytes(state)
+    kernel = np.asarray(state.params["head"]["fc"]["kernel"]).tobytes()
+    place = data.index(kernel)
+    changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    with pytest.raises(CheckpointError, match=r"serialised state is damaged: .*SHA-256"):
+        fz.from_bytes(state, changed)
+
+
 # --- full disks, threads, fields -------------------------------------------------------------
 
 
@@ -281,12 +304,18 @@ def test_a_full_disk_leaves_the_old_checkpoint(state, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(DataError, match=rf"cannot write checkpoint {tmp_path}/1: "):
+        with pytest.raises(
+            DataError, match=rf"cannot write checkpoint {tmp_path}/1: File too large"
+        ):
             checkpoints.save(large, 1, {"run": "a"})
-        with pytest.raises(DataError, match=rf"cannot write checkpoint {tmp_path}/2: "):
+        with pytest.raises(
+            DataError, match=rf"cannot write checkpoint {tmp_path}/2: File too large"
+        ):
             checkpoints.save(large, 2, {"run": "a"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved_steps(tmp_path) == [1]
+    checkpoints.begin("a", 1)
     assert os.listdir(tmp_path) == ["1"]
     assert restore(tmp_path, state)[1]["score"] == 0.5
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def write(
     folder, partial = directory / str(step), directory / f".{step}.partial"
     replaced = _replaced(directory, step)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         partial.mkdir(parents=True)
         with _orbax() as checkpointer:
             checkpointer.save(partial / _STATE, unflatten(arrays))
@@ -92,10 +94,9 @@ def write(
         partial.rename(folder)
         discard(replaced)
     except Exception as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise DataError(f"cannot write checkpoint {folder}: {reason}") from error
+        raise DataError(f"cannot write checkpoint {folder}: {_reason(error)}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -146,6 +147,15 @@ def discard(folder: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def _remove(folder: Path) -> None:
+    """Deletes a folder, into which Orbax may still write for a moment after it has failed."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
+
+
 def sweep(directory: Path) -> None:
     """Ends what killed processes have left half written, half deleted or half replaced."""
     for path in directory.iterdir():
@@ -168,8 +178,13 @@ def unused(path: Path) -> Path:
     return free
 
 
-def one_line(error: Exception) -> str:
-    """The beginning of what an exception says."""
+def _reason(error: Exception) -> str:
+    """The system's words for what failed; else the beginning of what the exception says."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorStore puts the number at the end of some two thousand characters.
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -178,16 +193,13 @@ def _orbax() -> Iterator[Any]:
     """Orbax's checkpointer, which nobody else has meanwhile, without its routine messages."""
     import orbax.checkpoint as ocp
 
-    with ORBAX:
+    with ORBAX, contextlib.ExitStack() as stack:
         # It logs each step of a routine save or read at WARNING, and errors that it raises as well.
-        logger = logging.getLogger("absl")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
-        try:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-                yield checkpointer
-        finally:
-            logger.setLevel(level)
+        for name in ("absl", "asyncio"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        yield stack.enter_context(ocp.Checkpointer(ocp.StandardCheckpointHandler()))
 
 
 def read_arrays(folder: Path, wanted: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +223,7 @@ def read_arrays(folder: Path, wanted: Callable[[dict[str, Any]], dict[str, Any]]
         raise
     except Exception as error:
         raise DamagedCheckpointError(
-            f"checkpoint {folder} is damaged: {_STATE}: {one_line(error)}"
+            f"checkpoint {folder} is damaged: {_STATE}: {_reason(error)}"
         ) from error
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from flaxzoo._files import as_path, digest_of_arrays, sole_writer
+from flaxzoo._files import as_path, digest_of_arrays, failures_told, sole_writer
+from flaxzoo._finite import check_finite
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
 from flaxzoo._warnings import warn
 from flaxzoo.errors import CheckpointError, DataError
@@ -24,6 +25,8 @@ from flaxzoo.training.refreezing import with_freezing
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
 
+# The entry of ``to_bytes`` that holds the digest of all others.
+_DIGEST = "sha256"
 # What of a TrainState changes in training; the rest is configuration.
 _FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng")
 
@@ -46,9 +49,12 @@ def with_arrays(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
 def to_bytes(state: TrainState) -> bytes:
     """A state's arrays as ``flax.serialization`` bytes (msgpack), for one small file.
 
-    ``flax.serialization.to_bytes(state)`` works as well; this leaves the configuration out.
+    ``flax.serialization.to_bytes(state)`` works as well; this leaves the configuration out, and
+    adds the SHA-256 of the arrays.
     """
-    return serialization.msgpack_serialize(jax.tree.map(np.asarray, unflatten(state_arrays(state))))
+    arrays = {path: np.asarray(leaf) for path, leaf in state_arrays(state).items()}
+    tree = {**unflatten(arrays), _DIGEST: digest_of_arrays(arrays)}
+    return serialization.msgpack_serialize(tree)
 
 
 def from_bytes(state: TrainState, data: bytes) -> TrainState:
@@ -60,13 +66,25 @@ def from_bytes(state: TrainState, data: bytes) -> TrainState:
 
     Raises:
       CheckpointError: the bytes are damaged, or of another model or optimizer.
+
+    Warns:
+      UserWarning: parameters are not finite, or have more bits than JAX holds here.
     """
+    source = "the serialised state"
     try:
         arrays = flatten(serialization.msgpack_restore(data))
+        digest = arrays.pop(_DIGEST, None)
+        damaged = digest is not None and digest != digest_of_arrays(arrays)
     except Exception as error:
         raise CheckpointError(f"the bytes are not a serialised state ({error})") from error
-    compare(state_arrays(state), arrays, source="the serialised state")
-    return with_arrays(state, {name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+    if damaged:
+        raise CheckpointError(f"{source} is damaged: its arrays are not what was written (SHA-256)")
+    compare(state_arrays(state), arrays, source=source)
+    arrays = {
+        path: jnp.asarray(leaf, _as_here(leaf.dtype, source, path)) for path, leaf in arrays.items()
+    }
+    _tell_of_diverged(arrays, source)
+    return with_arrays(state, arrays)
 
 
 def export_safetensors(state: TrainState, path: str | os.PathLike[str]) -> None:
@@ -127,9 +145,17 @@ class Checkpoints:
             return
         require_writable(self.directory)
         self._held.enter_context(_sole_run(self.directory, run))
-        _files.sweep(self.directory)
-        apart: dict[str, list[int]] = {}
         target = _files.unused(self.directory.with_name(f"{self.directory.name}.1"))
+        with failures_told(self.directory):
+            apart = self._set_apart(run, step, target)
+        for reason, steps in apart.items():
+            moved = f"they are now in {target} ({', '.join(map(str, steps))})"
+            warn(f"{self.directory} held checkpoints of {reason}; {moved}")
+
+    def _set_apart(self, run: str, step: int, target: Path) -> dict[str, list[int]]:
+        """Moves what is not of this run's past; returns what that is of, and the steps."""
+        apart: dict[str, list[int]] = {}
+        _files.sweep(self.directory)
         for saved in saved_steps(self.directory):
             folder = _files.folder_of(self.directory, saved)
             try:
@@ -143,9 +169,7 @@ class Checkpoints:
                 target.mkdir(exist_ok=True)
                 folder.rename(target / str(saved))
                 apart.setdefault(reason, []).append(saved)
-        for reason, steps in apart.items():
-            moved = f"they are now in {target} ({', '.join(map(str, steps))})"
-            warn(f"{self.directory} held checkpoints of {reason}; {moved}")
+        return apart
 
     def save(
         self,
@@ -227,7 +251,8 @@ class Checkpoints:
         steps = sorted(self._scores)
         kept = {step, *steps[-self._keep :], *_by_score(self._scores)[: self._keep_best]}
         for old in set(steps) - kept:
-            _files.discard(_files.folder_of(self.directory, old))
+            with failures_told(self.directory):
+                _files.discard(_files.folder_of(self.directory, old))
             del self._scores[old]
 
     def wait(self) -> None:
@@ -236,9 +261,9 @@ class Checkpoints:
         Raises:
           DataError: one could not be written.
         """
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.join()
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -331,6 +356,7 @@ def restore(
 
 
 def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    source = f"checkpoint {folder}"
     meta = _files.read_meta(folder)
     _files.check_files(folder, meta)
     if meta.get("freezing") is not None:
@@ -344,26 +370,38 @@ def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     expected = state_arrays(state)
 
     def wanted(saved: dict[str, Any]) -> dict[str, Any]:
-        compare(expected, saved, source=f"checkpoint {folder}", owner=_owner(expected, saved))
+        compare(expected, saved, source=source, owner=_owner(expected, saved))
         # Where it was trained may not be here: everything goes to where the state is.
         return {
             path: jax.ShapeDtypeStruct(
-                leaf.shape, _as_here(saved[path].dtype, folder, path), sharding=leaf.sharding
+                leaf.shape, _as_here(saved[path].dtype, source, path), sharding=leaf.sharding
             )
             for path, leaf in expected.items()
         }
 
-    return with_arrays(state, _files.read_arrays(folder, wanted)), meta
+    arrays = _files.read_arrays(folder, wanted)
+    _tell_of_diverged(arrays, source)
+    return with_arrays(state, arrays), meta
 
 
-def _as_here(dtype: Any, folder: Path, path: str) -> Any:
+def _as_here(dtype: Any, source: str, path: str) -> Any:
     here = jax.dtypes.canonicalize_dtype(dtype)
     if here != dtype and jnp.issubdtype(dtype, jnp.inexact):
         warn(
-            f"checkpoint {folder}: {path} was saved in {dtype} and is read in {here}; for all of "
-            "its digits call jax.config.update('jax_enable_x64', True) first"
+            f"{source}: {path} was saved in {dtype} and is read in {here}; for all of its digits "
+            "call jax.config.update('jax_enable_x64', True) first"
         )
     return here
+
+
+def _tell_of_diverged(arrays: Mapping[str, Any], source: str) -> None:
+    for path, leaf in arrays.items():
+        if path.startswith("params/"):
+            try:
+                check_finite(leaf, path)
+            except DataError as error:
+                warn(f"{source}: {error}: the run had diverged before it was saved")
+                return
 
 
 def _owner(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
@@ -412,10 +450,13 @@ def _scores(directory: Path) -> tuple[dict[int, float | None], list[Exception]]:
     scores: dict[int, float | None] = {}
     damage: list[Exception] = []
     for step in saved_steps(directory):
+        folder = _files.folder_of(directory, step)
         try:
-            scores[step] = _files.read_meta(_files.folder_of(directory, step)).get("score")
+            scores[step] = _files.read_meta(folder).get("score")
         except CheckpointError as error:
-            damage.append(error)
+            # One that is gone has made room for a later one.
+            if folder.is_dir():
+                damage.append(error)
     return scores, damage
 
 
@@ -435,7 +476,7 @@ def require_writable(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
 
