@@ -12,6 +12,8 @@ from flaxzoo.errors import DataError
 # What a kind of dtype holds, for messages; JAX computes with none of them.
 _NO_NUMBERS = {"O": "objects", "U": "text", "S": "text", "T": "text", "M": "dates", "m": "times"}
 _NUMBER = int | float | np.number | np.bool_
+# Objects among which one that is no number is looked for.
+_LOOKED_AT = 1000
 
 
 def as_host(value: Any, name: str) -> np.ndarray:
@@ -31,8 +33,8 @@ def as_host(value: Any, name: str) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise DataError(
-            f"{name} is no array: {error}. Bring its rows to one length, or mask what is missing "
-            "with weights"
+            f"{name} is no array: {str(error).rstrip('.')}. Bring its rows to one length, or mask "
+            "what is missing with weights"
         ) from error
 
 
@@ -88,8 +90,9 @@ def check_numbers(array: Any, name: str, hint: str = "") -> None:
     kind = getattr(getattr(array, "dtype", None), "kind", "")
     if kind not in _NO_NUMBERS:
         return
-    values = np.asarray(array, object).ravel()
-    shown = f", such as {type(values[0]).__name__} {values[0]!r:.40}" if values.size else ""
+    values = np.asarray(array, object).ravel()[:_LOOKED_AT].tolist()
+    odd = next((value for value in values if not isinstance(value, _NUMBER)), *values[:1] or [None])
+    shown = f", such as {type(odd).__name__} {odd!r:.40}" if values else ""
     raise DataError(
         f"{name} holds {_NO_NUMBERS[kind]} (dtype {array.dtype}){shown}, which no model computes "
         f"with: {hint or 'make numbers of them, array.astype(np.float32) for instance'}"
@@ -127,10 +130,15 @@ def is_numbers(value: Any) -> bool:
 
 
 def is_array_like(value: Any) -> bool:
-    """Whether a list stands for one array: it holds numbers or texts, or lists of them."""
+    """Whether a list stands for one array: it holds numbers or texts, or lists of them.
+
+    A range, and a tuple of numbers alone, stand for one as well.
+    """
+    if isinstance(value, range) or (isinstance(value, tuple) and value and is_numbers(value)):
+        return True
     if not isinstance(value, list):
         return False
     while isinstance(value, list) and value:
         value = value[0]
     scalar = getattr(value, "shape", None) == () and not isinstance(value, jax.core.Tracer)
-    return scalar or isinstance(value, list | _NUMBER | str | bytes)
+    return scalar or value is None or isinstance(value, list | _NUMBER | str | bytes)

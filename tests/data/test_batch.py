@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from flaxzoo.data import Batch, as_batch
@@ -43,6 +44,12 @@ def test_lists_of_every_number_are_arrays(kind):
     assert batch.targets.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("targets", [range(3), (0, 1, 2), [0, 1, 2]])
+def test_what_counts_is_an_array(targets):
+    assert as_batch((IMAGES, targets)).targets.tolist() == [0, 1, 2]
+    assert as_batch({"image": IMAGES, "label": targets}).targets.tolist() == [0, 1, 2]
+
+
 def test_a_masked_array_without_masked_values_is_an_array():
     batch = as_batch((np.ma.masked_less(IMAGES, 0), LABELS))
     assert type(batch.inputs) is np.ndarray
@@ -80,6 +87,10 @@ def test_what_is_on_the_host():
         ((["a", "b"], LABELS[:2]), DataError, "holds text"),
         ((list(IMAGES), LABELS), ShapeError, r"agree, .*np\.stack\(inputs\) makes one array"),
         ((IMAGES, ["a", "b", "c"]), DataError, "targets holds text .*str 'a'.*np.unique"),
+        ((IMAGES, [0, 1, None]), DataError, r"targets holds objects .*NoneType None.*np.unique"),
+        ((IMAGES, [None] * 3), DataError, r"targets holds objects .*NoneType None"),
+        ((IMAGES, pandas.Series([0, None, 1], dtype="Int64")), DataError, "lack 1 of 3 .*in row 1"),
+        ((IMAGES, pandas.DataFrame({"y": [0, None, 1]})), DataError, "lack 1 of 3 .*in row 1"),
         ((IMAGES, LABELS.astype(object)), DataError, r"targets holds objects .*int 0.*astype"),
         ((IMAGES.astype(object), LABELS), DataError, r"inputs holds objects .*float 1.0"),
         ((IMAGES, LABELS, LABELS.astype(object)), DataError, "weight holds objects"),

@@ -229,11 +229,12 @@ def test_a_mapping_of_data_sets_is_refused():
     [
         (X, Y.tolist()),
         (X, list(Y)),
+        (X, tuple(Y.tolist())),
         (X.tolist(), Y),
         {"image": X, "label": Y.tolist()},
         (X, Y, [1.0] * N),
     ],
-    ids=["ints", "NumPy's ints", "nested", "mapping", "weights"],
+    ids=["ints", "NumPy's ints", "tuple", "nested", "mapping", "weights"],
 )
 def test_lists_of_numbers_are_arrays(data):
     feed = Feed(data, batch_size=BATCH)
@@ -241,3 +242,7 @@ def test_lists_of_numbers_are_arrays(data):
     batch = feed.first()
     np.testing.assert_allclose(batch.inputs, X[:BATCH])
     np.testing.assert_array_equal(batch.targets, Y[:BATCH])
+
+
+def test_a_nested_list_is_predicted_as_one_array(trainer):
+    np.testing.assert_array_equal(trainer.predict(X.tolist()), trainer.predict(X))

@@ -137,6 +137,12 @@ def _arrays(tree: Any, name: str) -> Any:
         # torch refuses NumPy conversion while a tensor requires a gradient or lies on a device.
         tree = tree.detach().cpu()
     refuse_sparse(tree, name)
+    if hasattr(tree, "isna") and name == "targets" and np.any(np.asarray(tree.isna())):
+        missing = np.asarray(tree.isna())
+        raise DataError(
+            f"targets lack {int(missing.sum())} of {missing.size} values, first in row "
+            f"{int(np.argwhere(missing)[0, 0])} (from 0): fill them or drop these rows"
+        )
     # torch and TensorFlow tensors, Python numbers.
     return np.asarray(tree) if not hasattr(tree, "shape") or hasattr(tree, "__array__") else tree
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
+from flaxzoo._host import as_host, is_array_like
 from flaxzoo._inputs import check_inputs
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import pad_batch
@@ -332,6 +333,8 @@ class Trainer(Run):
         if isinstance(inputs, Mapping):
             named = any(key in inputs for key in INPUT_KEYS)
             inputs = as_batch(inputs) if named else Batch(inputs)
+        elif is_array_like(inputs):
+            inputs = as_host(inputs, "inputs")
         elif isinstance(inputs, list):
             # A list holds batches; two arrays in it are no pair of inputs and targets.
             inputs = functools.partial(iter, inputs)
