@@ -11,6 +11,7 @@ from flaxzoo._explain import check_options, explained, folded, foreign, keyword_
 from flaxzoo._words import ATTRIBUTES, KEYWORDS, NAMES, POSITIONS, SPECIAL, TIMM
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.models.registry import MODELS
+from flaxzoo.preprocess import Predictions
 
 REGISTRIES = {
     registry.kind: registry
@@ -24,8 +25,8 @@ REGISTRIES = {
         importlib.import_module("flaxzoo.augment.registry").REGISTRY,
     )
 }
-CLASSES = {"Model": fz.Model, "Trainer": fz.Trainer, "TrainState": fz.TrainState}
-CLASSES |= {"History": fz.History, "EventWriter": fz.callbacks.EventWriter}
+CLASSES = {cls.__name__: cls for cls in (fz.Model, fz.Trainer, fz.TrainState, fz.History)}
+CLASSES |= {"EventWriter": fz.callbacks.EventWriter, "Predictions": Predictions}
 
 
 def rows():
@@ -69,6 +70,7 @@ def test_attributes_are_not_there():
 def test_arguments_are_taken_by_something():
     callables = [fz.create_train_state, fz.Trainer, fz.Trainer.fit, fz.Trainer.evaluate]
     callables += [fz.models.get, fz.losses.l2, fz.losses.Loss.__call__, fz.Trainer.predict]
+    callables += [fz.Model.predict, fz.models.list]
     callables += [getattr(fz.callbacks, name) for name in fz.callbacks.__all__]
     callables += [getattr(fz.data, name) for name in fz.data.__all__]
     taken = set()
@@ -161,3 +163,33 @@ def test_a_failing_property_keeps_its_error():
 
     with pytest.raises(AttributeError, match="'list' object has no attribute 'nothing'"):
         getattr(Broken(fz.models.get("mlp", input_shape=(4,), num_classes=2)), "broken")  # noqa: B009
+
+
+def test_every_public_function_explains_its_arguments():
+    spaces = [fz, fz.augment, fz.callbacks, fz.data, fz.losses, fz.metrics, fz.optimizers]
+    spaces += [fz.schedules, fz.transfer, fz.activations, fz.models, fz.Model, fz.Trainer]
+    bare = set()
+    for space in spaces:
+        for name in getattr(space, "__all__", dir(space)):
+            value = getattr(space, name)
+            public = callable(value) and not name.startswith("_")
+            if public and not isinstance(value, type) and not _is_explained(value):
+                bare.add(name)
+    # What takes nothing, or is a decorator, or is for those who know this library.
+    bare -= {"MetricLike", "ScheduleFn", "register", "hyperparameters", "position", "position_of"}
+    bare -= {"clear_caches", "profile", "stop_words", "zero_grads", "from_config", "to_config"}
+    bare -= {"check_finite", "fill_masked", "infer_mode", "monitored", "resolve_mode"}
+    bare -= {"option_names", "needs_total_steps", "model_with_state"}
+    assert sorted(bare) == []
+    for cls in (fz.Trainer, fz.Preprocess, fz.models.Head, fz.models.Classifier, fz.models.MLP):
+        with pytest.raises(UnknownArgumentError, match="does not take 'no_such_word'"):
+            cls(fz.models.Head(2), no_such_word=1)
+
+
+def _is_explained(function):
+    while function is not None:
+        code = getattr(getattr(function, "__func__", function), "__code__", None)
+        if code is not None and code.co_filename.endswith("_explain.py"):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False

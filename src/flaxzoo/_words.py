@@ -366,6 +366,19 @@ SPECIAL: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "ModelCheckpoint": (
         ("filename", "", "the step names the files; directory= says where they lie"),
     ),
+    "Model": (
+        (
+            "train training deterministic is_training mutable rngs",
+            "",
+            "model(inputs) infers; model.module.apply(model.variables, inputs, train=True) trains",
+        ),
+    ),
+    "Model.predict": (
+        ("verbose", "", "predict prints nothing"),
+        ("topk top k", "top_k", ""),
+    ),
+    "Registry.list": (("filter", "pattern", ""),),
+    "list": (("filter", "pattern", ""),),
     "Trainer": (("validation_split test_size", "", "flaxzoo.data.train_test_split(data, 0.2)"),),
     **dict.fromkeys(
         ("ImageFolder", "ImageCSV", "TableCSV"),
@@ -516,6 +529,14 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("train_step update", "flaxzoo.train_step(state, batch)"),
         ("save", "flaxzoo.to_bytes(state), or flaxzoo.Trainer, which checkpoints"),
         ("ema_params", "state.eval_variables['params']"),
+    ),
+    "Predictions": (
+        ("argmax classes ids", "predictions.indices[:, 0]"),
+        (
+            "max probs scores logits softmax",
+            "predictions.probabilities; model(inputs) has the logits",
+        ),
+        ("shape round flatten numpy tolist", "predictions.indices and predictions.probabilities"),
     ),
     "History": (
         ("params", "trainer.hyperparameters()"),

@@ -133,6 +133,7 @@ def _is_module_class(entry: Any) -> bool:
     return isinstance(entry, type) and issubclass(entry, nn.Module)
 
 
+@explained
 def as_activation(activation: ActivationLike) -> Function:
     """A function of one array from a name, a callable or None.
 

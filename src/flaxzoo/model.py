@@ -99,6 +99,7 @@ class Model:
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         return dataclasses.replace(self, variables=copied(self.variables))
 
+    @explained
     def with_variables(self, variables: Any) -> Model:
         """The same model with other variables."""
         return dataclasses.replace(self, variables=variables)
@@ -123,6 +124,7 @@ class Model:
         variables = {"params": {}, **initialise(self.module, as_key(rng), sample)}
         return dataclasses.replace(self, variables=variables, spec=self.spec.with_inputs(sample))
 
+    @explained
     def shapes(self, inputs: Any = None) -> Any:
         """The variables' shapes and dtypes, without computing or allocating them.
 
@@ -136,6 +138,7 @@ class Model:
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.variables)
         return jax.tree.map(lambda x: x, variable_shapes(self.module, self._sample(inputs)))
 
+    @explained
     def __call__(self, inputs: Any) -> Any:
         """Runs the module for inference, compiled once per input shape.
 
@@ -165,6 +168,7 @@ class Model:
             )
         return _forward(self.module, self.variables, inputs)
 
+    @explained
     def features(self, inputs: Any) -> Any:
         """The backbone's output for a batch; the model must be a ``Classifier``."""
         export.require_variables(self)
@@ -172,6 +176,7 @@ class Model:
         inputs = unmasked(inputs, "inputs")
         return _forward(self.module.backbone, _part(self.variables, "backbone"), inputs)
 
+    @explained
     def feature_maps(self, inputs: Any) -> dict[str, jax.Array]:
         """The backbone's map after each stage, as a dictionary in the order of the stages.
 
@@ -275,6 +280,7 @@ class Model:
             raise DataError("images is empty: there is nothing to predict")
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
+    @explained
     def tabulate(self, rngs: Any = None, inputs: Any = None, **options: Any) -> str:
         """Linen's table of the module, as text; ``summary`` has FLOPs, and is this library's own.
 
@@ -290,6 +296,7 @@ class Model:
         keys = as_key(0) if rngs is None else rngs
         return self.module.tabulate(keys, inputs, **mode, **options)
 
+    @explained
     def summary(self, inputs: Any = None) -> Summary:
         """The layer table: parameters, bytes, output shapes and FLOPs for one example.
 
@@ -299,6 +306,7 @@ class Model:
         sample = self._sample(inputs)
         return summarize(self.module, self.shapes(inputs), sample, name=self.spec.name)
 
+    @explained
     def replace_head(
         self, head: nn.Module, *, classes: Sequence[str] | None = None, rng: Any = 0
     ) -> Model:
@@ -346,6 +354,7 @@ class Model:
         }
         return model.with_variables(variables)
 
+    @explained
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into a directory.
 
@@ -357,6 +366,7 @@ class Model:
         saved.save(self.module, self.variables, self.spec, directory)
 
     @classmethod
+    @explained
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Model:
         """Reads what ``save`` wrote.
 
@@ -370,6 +380,7 @@ class Model:
         """
         return cls(*saved.read_saved(directory, module))
 
+    @explained
     def to_torch_state_dict(self, *, as_numpy: bool = False) -> dict[str, Any]:
         """The variables as a PyTorch state dict that timm's model of the name loads strictly.
 
@@ -377,6 +388,7 @@ class Model:
         """
         return export.to_torch_state_dict(self, as_numpy=as_numpy)
 
+    @explained
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes ``model.safetensors`` and ``config.json`` in the form that timm also reads.
 
@@ -385,6 +397,7 @@ class Model:
         export.save_pretrained(self, directory)
 
     @classmethod
+    @explained
     def from_pretrained(
         cls,
         source: str | os.PathLike[str],
@@ -398,6 +411,7 @@ class Model:
         """
         return cls(*export.from_pretrained(source, module=module, revision=revision))
 
+    @explained
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads what ``save_pretrained`` writes and a model card; returns the URL.
 

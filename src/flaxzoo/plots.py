@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxzoo._directions import infer_mode
+from flaxzoo._explain import explained
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
 from flaxzoo._finite import check_scores
@@ -33,6 +34,7 @@ _MAX_ANNOTATED = 20
 _MAX_TICKS = 40
 
 
+@explained
 def history(history: Any, *, metrics: Sequence[str] | None = None) -> Figure:
     """Training curves: a panel per metric, training and validation together.
 
@@ -89,6 +91,7 @@ def history(history: Any, *, metrics: Sequence[str] | None = None) -> Figure:
 plot_history = history
 
 
+@explained
 def compare(histories: Mapping[str, Any], metric: str = "val_loss", *, log: bool = False) -> Figure:
     """One metric of several runs in one panel, such as one curve per optimizer.
 
@@ -145,6 +148,7 @@ def compare(histories: Mapping[str, Any], metric: str = "val_loss", *, log: bool
     return figure
 
 
+@explained
 def prediction_grid(
     images: Any,
     labels: Any,
@@ -202,6 +206,7 @@ def prediction_grid(
     return figure
 
 
+@explained
 def confusion_matrix(
     labels: Any,
     predictions: Any,

@@ -9,13 +9,14 @@ import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._host import as_host
 from flaxzoo._warnings import warn
 from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
@@ -38,6 +39,7 @@ _UNSCALED = 10
 _MAX_SIDE = 1 << 20
 
 
+@explained
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """How one image becomes the model's input.
@@ -446,6 +448,16 @@ class Predictions:
     labels: list[list[str]]
     indices: np.ndarray
     probabilities: np.ndarray
+
+    if not TYPE_CHECKING:
+        __getattr__ = missing_attribute
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        # NumPy would make one of the pairs as text, whose argmax is a number, and wrong.
+        raise TypeError(
+            "predictions are the best classes, no array of all: predictions.indices[:, 0] has the "
+            "best of each example, and model(inputs) the logits of every class"
+        )
 
     @classmethod
     def from_logits(

@@ -133,6 +133,7 @@ class Registry(Generic[T]):
             f"{self.kind} {name!r} is registered already{same}; pass override=True to replace it"
         )
 
+    @explained
     def list(self, pattern: str = "*") -> list[str]:
         """Names of the entries that match a glob by name or alias, sorted."""
         entries, aliases = self._snapshot()
@@ -259,6 +260,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r} needs {', '.join(map(repr, missing))}. {takes}"
             )
 
+    @explained
     def info(self, name: str) -> EntryInfo:
         """Docstring summary, aliases and signature of an entry."""
         key = self.resolve(name)

@@ -24,6 +24,7 @@ import numpy as np
 from flaxzoo import zoo
 from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted
 from flaxzoo._trees import compare as compare_trees
 from flaxzoo._trees import flatten
@@ -121,6 +122,7 @@ class Report:
         return "\n".join(lines)
 
 
+@explained
 def verify(
     name: str,
     weights: bool | str | os.PathLike[str] | None = None,
@@ -250,6 +252,7 @@ def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> 
     return model.with_variables(variables)
 
 
+@explained
 def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
     """Compares what a model and timm's compute from the same images, stage by stage.
 

@@ -130,6 +130,7 @@ def _warn(name: str, entry: Any) -> None:
     )
 
 
+@explained
 def list(
     pattern: str = "*", *, pretrained: bool = False, licence: str | None = None
 ) -> builtins.list[str]:
@@ -154,6 +155,7 @@ def list(
     return [key for key in keys if has_licence(catalog.licence(key), licence)]
 
 
+@explained
 def info(name: str) -> ModelSpec:
     """What is known about an architecture or its weights; ``print`` it.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import explained
 from flaxzoo._random import as_key
 from flaxzoo.augment import ranges
 from flaxzoo.augment.batches import (
@@ -161,6 +162,7 @@ class Several(Augmentation):
         return next((classes for classes in known if classes is not None), None)
 
 
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class Compose(Several):
     """Does one augmentation after the other.
@@ -272,6 +274,7 @@ class ImageAugmentation(Augmentation):
         return (per_channel(fill, image, self) - mean) / per_channel(self.std, image, self)
 
 
+@explained
 def as_augmentation(
     value: Any, preprocess: Preprocess | None = None, num_classes: int | None = None
 ) -> Callable[..., Any] | None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo.augment import pixels, ranges
 from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import check_rgb, scaled, set_field
@@ -18,6 +19,7 @@ from flaxzoo.errors import ShapeError
 
 
 @REGISTRY.register
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class ColorJitter(ImageAugmentation):
     """Changes brightness, contrast, saturation and hue, in this order.
@@ -73,6 +75,7 @@ class ColorJitter(ImageAugmentation):
 
 
 @REGISTRY.register
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class Grayscale(ImageAugmentation):
     """Makes RGB images grey, still in three channels.
@@ -89,6 +92,7 @@ class Grayscale(ImageAugmentation):
 
 
 @REGISTRY.register
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class GaussianBlur(ImageAugmentation):
     """Blurs with a Gaussian, mirrored at the edges.

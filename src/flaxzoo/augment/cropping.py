@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_kernel, check_size
+from flaxzoo._explain import explained
 from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import check_images, scaled, set_field
@@ -24,6 +25,7 @@ _PARTS = (_TRIES, 2 * _TRIES)
 
 
 @REGISTRY.register(aliases=["rrc"])
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class RandomResizedCrop(ImageAugmentation):
     """Cuts a random part out and resizes it, as networks are trained on ImageNet.
@@ -87,6 +89,7 @@ class RandomResizedCrop(ImageAugmentation):
 
 
 @REGISTRY.register
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class RandomCrop(ImageAugmentation):
     """Pads the image and cuts a window out at a random place, as is usual for CIFAR.

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._explain import explained
 from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import set_field
@@ -16,6 +17,7 @@ from flaxzoo.augment.registry import REGISTRY
 
 
 @REGISTRY.register(aliases=["erasing"])
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class RandomErasing(ImageAugmentation):
     """Wipes a random box out of an image.

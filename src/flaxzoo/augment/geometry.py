@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_flag
+from flaxzoo._explain import explained
 from flaxzoo.augment import ranges
 from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import check_images, scaled, set_field
@@ -66,6 +67,7 @@ class Geometric(ImageAugmentation):
 
 
 @REGISTRY.register(aliases=["horizontal_flip", "random_flip", "random_horizontal_flip"])
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class Flip(Geometric):
     """Mirrors images left to right, top to bottom, or both.
@@ -106,6 +108,7 @@ class Flip(Geometric):
 
 
 @REGISTRY.register
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class Affine(Geometric):
     """Rotates, shears, zooms and shifts, in one bilinear sampling.
@@ -215,24 +218,28 @@ def warp_filled(
 
 
 @REGISTRY.register(aliases=["rotate", "random_rotation"])
+@explained
 def rotation(degrees: Range = 15.0, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Rotates about the centre by up to ``degrees`` either way, or from low to high."""
     return Affine(rotation=degrees, fill=fill, p=p)
 
 
 @REGISTRY.register(aliases=["translate", "random_translation"])
+@explained
 def shift(x: Range = 0.1, y: Range = 0.1, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Shifts by up to these fractions of the width and of the height, either way."""
     return Affine(shift_x=x, shift_y=y, fill=fill, p=p)
 
 
 @REGISTRY.register(aliases=["random_shear"])
+@explained
 def shear(x: Range = 10.0, y: Range = 0.0, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Shears by up to these degrees, either way."""
     return Affine(shear_x=x, shear_y=y, fill=fill, p=p)
 
 
 @REGISTRY.register(aliases=["random_zoom"])
+@explained
 def zoom(factor: Range = 0.2, *, fill: Fill = "mean", p: float = 1.0) -> Affine:
     """Zooms by a factor within ``factor`` of 1, or from low to high; above 1 enlarges."""
     return Affine(zoom=factor, fill=fill, p=p)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_number, check_size
+from flaxzoo._explain import explained
 from flaxzoo._random import as_key
 from flaxzoo.augment.base import Augmentation
 from flaxzoo.augment.batches import check_images, images_of, name_of, replace_images, set_field
@@ -114,6 +115,7 @@ class Mixing(Augmentation):
 
 
 @REGISTRY.register("mixup")
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class MixUp(Mixing):
     """Averages each image with another one, and their labels alike.
@@ -138,6 +140,7 @@ class MixUp(Mixing):
 
 
 @REGISTRY.register("cutmix")
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class CutMix(Mixing):
     """Pastes a box of another image into each one; labels mix by area.

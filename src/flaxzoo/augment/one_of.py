@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import explained
 from flaxzoo._random import as_key
 from flaxzoo.augment.base import Several
 from flaxzoo.augment.batches import set_field
@@ -15,6 +16,7 @@ from flaxzoo.augment.mixing import soften
 from flaxzoo.data.batch import Batch
 
 
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class OneOf(Several):
     """Does one of several augmentations, drawn for the batch as a whole.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_number, check_size
+from flaxzoo._explain import explained
 from flaxzoo._random import as_key
 from flaxzoo.augment import pixels, ranges
 from flaxzoo.augment.base import ImageAugmentation
@@ -192,6 +193,7 @@ def _where_any(
 
 
 @REGISTRY.register("randaugment", aliases=["rand_augment"])
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class RandAugment(_Automatic):
     """Does ``num_ops`` random ones of fourteen changes, all at one strength.
@@ -237,6 +239,7 @@ class RandAugment(_Automatic):
 
 
 @REGISTRY.register("trivialaugment", aliases=["trivial_augment"])
+@explained
 @dataclasses.dataclass(frozen=True, repr=False)
 class TrivialAugment(_Automatic):
     """Does a single random one of fourteen changes, at a random strength; nothing to tune.

@@ -163,6 +163,7 @@ class ArrayDataset(Epochs):
             yield jax.tree.unflatten(self._treedef, [leaf[index] for leaf in self._leaves])
 
 
+@explained
 def pad_batch(batch: Any, batch_size: int) -> tuple[Any, np.ndarray]:
     """Fills a short batch up, so that every batch has one shape and nothing recompiles.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._host import as_host, check_numbers, is_array_like, is_numbers, refuse_sparse, unmasked
 from flaxzoo.errors import DataError, ShapeError
 
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     weights: Any = None
 
 
+@explained
 def as_batch(batch: Any) -> Batch:
     """Makes a ``Batch``.
 

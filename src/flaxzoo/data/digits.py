@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._extras import require
 from flaxzoo.data.arrays import train_test_split
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
+@explained
 def load_digits(
     test_size: float | int = 0.2, *, seed: int = 0, flat: bool = False
 ) -> tuple[Arrays, Arrays]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path
 from flaxzoo.errors import DataError
 
@@ -25,6 +26,7 @@ _PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 _SUBDIRECTORIES = (".", "raw", "MNIST/raw")
 
 
+@explained
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads one IDX file, plain or gzip (told apart by content, not by name).
 
@@ -89,6 +91,7 @@ def load_mnist(
 ) -> Arrays: ...
 
 
+@explained
 def load_mnist(
     directory: str | os.PathLike[str], split: str | None = None, *, raw: bool = False
 ) -> Any:

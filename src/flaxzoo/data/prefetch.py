@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._host import unmasked
 
 # How long a consumer that stops early waits for the source's batch in progress (seconds): the
@@ -25,6 +26,7 @@ class _End:
         self.error = error
 
 
+@explained
 def prefetch_to_device(
     iterator: Iterable[Any], size: int = 2, *, sharding: Any = None
 ) -> Iterator[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib import resources
 
 from flaxzoo._checks import check_choice
+from flaxzoo._explain import explained
 
 LANGUAGES = ("english",)
 
 
+@explained
 def stop_words(language: str = "english") -> frozenset[str]:
     """The stop words of a language, in lower case.
 

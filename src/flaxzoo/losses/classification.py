@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxzoo._explain import explained
 from flaxzoo.losses import shapes, values
 from flaxzoo.losses.registry import define
 from flaxzoo.losses.traits import Traits, as_number_array
@@ -29,6 +30,7 @@ EITHER = Traits(check=shapes.labels_or_distribution, check_values=values.labels_
 BINARY = Traits(check=shapes.binary, check_values=values.unit_interval)
 
 
+@explained
 def smooth_labels(labels: Any, alpha: float, *, axis: int = -1) -> jax.Array:
     """Moves one-hot labels towards the uniform distribution.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -213,7 +214,15 @@ class Loss:
           ShapeError: names the argument, what it got, what it takes and what was probably meant.
         """
         predictions, targets = self._specs(predictions), self._specs(targets)
-        self.traits.check(self.name, predictions, targets, dict(self.options))
+        options = dict(self.options)
+        try:
+            self.traits.check(self.name, predictions, targets, options)
+        except ShapeError as error:
+            with contextlib.suppress(Exception):
+                self.traits.check(self.name, targets, predictions, options)
+                hint = "These fit the other way round: predictions come first, then targets."
+                error = ShapeError(f"{error} {hint}")
+            raise error from None
         if any(leaf.shape[:1] == (0,) for leaf in jax.tree.leaves(predictions)):
             raise ShapeError(f"predictions of loss {self.name!r} hold no examples")
 

@@ -131,6 +131,7 @@ def own_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]
     }
 
 
+@explained
 def as_loss(
     loss: str | Callable[..., Any] | Loss | Sequence[Any],
     *,

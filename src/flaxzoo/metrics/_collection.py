@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from clu import metrics as clu_metrics
 
+from flaxzoo._explain import explained
 from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError, did_you_mean
 from flaxzoo.metrics import _spec, _states
 
@@ -128,6 +129,7 @@ def _compute(collection: MetricCollection) -> tuple[Any, ...]:
     return tuple(state.compute() for state in collection.states)
 
 
+@explained
 def collect(
     metrics: Iterable[_spec.MetricLike] | _spec.MetricLike,
     outputs: Any,

@@ -180,6 +180,7 @@ class _MetricRegistry(Registry[MetricSpec]):
 REGISTRY = _MetricRegistry("metric")
 
 
+@explained
 def as_metric(metric: MetricLike, *, name: str | None = None) -> MetricSpec:
     """A MetricSpec from whatever a user may call a metric.
 
@@ -245,6 +246,7 @@ def _from_callable(metric: Callable[..., Any]) -> MetricSpec:
     return MetricSpec(name, metric if _is_metric_class(metric) else predictions_first(metric))
 
 
+@explained
 def each_metric(metrics: Any) -> tuple[MetricSpec, ...]:
     """The metrics in what may be one, several, or a clu.metrics.Collection.
 

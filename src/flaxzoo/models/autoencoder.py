@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
+from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.layers.checked import Checked
@@ -166,6 +167,7 @@ class _Halves(Checked):
         return x
 
 
+@explained
 class AutoEncoder(_Halves):
     """Dense autoencoder (Hinton and Salakhutdinov 2006) over inputs of any shape.
 
@@ -304,6 +306,7 @@ class _ConvDecoder(_Half):
         return _output(self.output)(x)
 
 
+@explained
 class ConvAutoEncoder(_Halves):
     """Convolutional autoencoder: strided convolutions down, transposed convolutions up.
 

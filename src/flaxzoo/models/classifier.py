@@ -8,10 +8,12 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._calls import call_module
+from flaxzoo._explain import explained
 from flaxzoo.layers.initializers import LecunNormal
 from flaxzoo.models.heads import Head, Identity
 
 
+@explained
 class Classifier(nn.Module):
     """``head(backbone(inputs))`` with the parameter groups ``backbone`` and ``head``.
 

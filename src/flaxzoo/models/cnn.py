@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._checks import as_choice, check_kernel, check_rate, check_size, check_widths
+from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.conv import Conv
@@ -26,6 +27,7 @@ CNN_REFERENCE = "https://github.com/google/flax/tree/main/examples/mnist"
 _POOLINGS = ("avg", "max")
 
 
+@explained
 class CNN(Backbone):
     """Convolutions with pooling, then dense layers.
 

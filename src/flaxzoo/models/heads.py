@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
+from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
@@ -20,6 +21,7 @@ from flaxzoo.layers.norm import call_norm, make_norm
 _POOLINGS = ("auto", "avg", "max", "avg+max", "token", "attention")
 
 
+@explained
 class Head(Checked):
     """Optional pooling, norm and hidden layers, then one linear layer named ``fc``.
 

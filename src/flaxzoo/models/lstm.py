@@ -15,6 +15,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from flaxzoo._checks import check_rate, check_size, is_size
+from flaxzoo._explain import explained
 from flaxzoo._inputs import check_ids
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError, did_you_mean
 from flaxzoo.layers.lowering.recurrence import Carry, run_recurrence
@@ -206,6 +207,7 @@ class _Steps(NamedTuple):
         return None if self.carry is None else (self.carry[0][index], self.carry[1][index])
 
 
+@explained
 class LSTM(Backbone):
     """Stacked LSTM layers with optional embedding, pooling and classification layer.
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
+from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.backbone import Backbone, Part
@@ -23,6 +24,7 @@ _NORMS = ("batch", "layer", "rms")
 _AXES = {1: "F", 2: "H, W", 3: "H, W, C"}
 
 
+@explained
 class MLP(Backbone):
     """Dense layers with optional normalisation, dropout and residual connections.
 

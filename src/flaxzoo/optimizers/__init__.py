@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
-from flaxzoo._explain import missing_from
+from flaxzoo._explain import explained, missing_from
 from flaxzoo.optimizers import wrappers
 from flaxzoo.optimizers.build import (
     as_optimizer,
@@ -48,6 +48,7 @@ __all__ = [
 del wrappers
 
 
+@explained
 def info(name: str) -> EntryInfo:
     """Summary, aliases and options of an optimizer: the common ones, then its own.
 

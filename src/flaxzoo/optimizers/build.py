@@ -159,6 +159,7 @@ def get(
     )
 
 
+@explained
 def as_optimizer(value: Any, /, *, needs: Iterable[str] = (), **options: Any) -> Optimizer:
     """Turns a name, an optax transformation or a factory of one into an ``Optimizer``.
 
@@ -256,6 +257,7 @@ def option_names(optimizer: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys((*COMMON, *recipe.own, *filter(None, spellings))))
 
 
+@explained
 def default_learning_rate(name: str) -> float:
     """The learning rate that ``get(name)`` uses where none is given.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax.core import FrozenDict
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import Thawed
 from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.optimizers.averaging import AverageState
@@ -239,6 +240,7 @@ def accumulate(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@explained
 def eval_params(opt_state: Any, params: Any) -> Any:
     """The parameters to evaluate and predict with.
 
@@ -281,6 +283,7 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     return params
 
 
+@explained
 def partition(
     transforms: Mapping[Any, optax.GradientTransformation], param_labels: Any
 ) -> Optimizer:

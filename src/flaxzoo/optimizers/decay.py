@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import is_weight, map_by_path
 
 
+@explained
 def decay_mask(params: Any) -> Any:
     """The default mask: True for what weight decay shrinks.
 

@@ -100,6 +100,7 @@ def get(name: str, /, **options: Any) -> Schedule:
     return Schedule(REGISTRY.resolve(name), kept, REGISTRY.entry(name), fn)
 
 
+@explained
 def as_schedule(value: Any, /, **options: Any) -> ScheduleFn:
     """Turns a number, a callable or a name into a schedule.
 
@@ -137,6 +138,7 @@ def needs_total_steps(name: str) -> bool:
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
+@explained
 def info(name: str) -> EntryInfo:
     """Summary, aliases and options of a schedule.
 

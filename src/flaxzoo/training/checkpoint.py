@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path, digest_of_arrays, failures_told, sole_writer
 from flaxzoo._finite import check_finite
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
@@ -46,6 +47,7 @@ def with_arrays(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
     return state.replace(**map_by_path(lambda path, _: arrays[path], tree))
 
 
+@explained
 def to_bytes(state: TrainState) -> bytes:
     """A state's arrays as ``flax.serialization`` bytes (msgpack), for one small file.
 
@@ -57,6 +59,7 @@ def to_bytes(state: TrainState) -> bytes:
     return serialization.msgpack_serialize(tree)
 
 
+@explained
 def from_bytes(state: TrainState, data: bytes) -> TrainState:
     """A state with the arrays that ``to_bytes`` wrote.
 

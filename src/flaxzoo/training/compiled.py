@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted, once
 from flaxzoo._trees import copied
 from flaxzoo.data.batch import Batch, as_batch, is_host
@@ -46,6 +47,7 @@ from flaxzoo.training.step import (
 _IN_FLIGHT = 2
 
 
+@explained
 def train_steps(state: TrainState, batches: Any) -> tuple[TrainState, MetricCollection]:
     """Takes one optimizer step for each of several batches, all in one dispatch.
 

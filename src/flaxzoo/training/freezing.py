@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import optax
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import flatten, prefixes, unflatten
 from flaxzoo.errors import UnknownNameError, did_you_mean
 from flaxzoo.model import Model
@@ -20,6 +21,7 @@ FreezeSpec = str | Iterable[str] | Callable[[str], bool] | None
 TRAIN, FREEZE = "train", "freeze"
 
 
+@explained
 def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str]:
     """The paths of the parameters that ``spec`` freezes.
 
@@ -147,6 +149,7 @@ def frozen_paths(
     return frozen if until is None else frozen | paths_before(module, params, until)
 
 
+@explained
 def label_params(params: Mapping[str, Any], spec: FreezeSpec) -> dict[str, Any]:
     """The tree of ``params`` with ``"freeze"`` or ``"train"`` at each leaf.
 
@@ -161,6 +164,7 @@ def zero_grads() -> optax.GradientTransformation:
     return optax.set_to_zero()
 
 
+@explained
 def freeze(
     tx: optax.GradientTransformation, params: Mapping[str, Any], spec: FreezeSpec
 ) -> Optimizer:

@@ -11,6 +11,16 @@ from flaxzoo._explain import missing_attribute
 from flaxzoo.errors import UnknownNameError, did_you_mean
 
 
+class _Curves(dict[str, list[float | None]]):
+    """Metrics by name."""
+
+    def __missing__(self, name: str) -> Any:
+        raise UnknownNameError(
+            f"history has no metric {name!r}.{did_you_mean(str(name), self)} "
+            f"It has: {', '.join(self) or 'none yet'}"
+        )
+
+
 @dataclasses.dataclass
 class History:
     """Metrics per epoch.
@@ -36,8 +46,8 @@ class History:
 
     @property
     def history(self) -> dict[str, list[float | None]]:
-        """``metrics``, as Keras calls it."""
-        return self.metrics
+        """``metrics``, as Keras calls it; an unknown name is answered."""
+        return _Curves(self.metrics)
 
     @property
     def epoch(self) -> list[int]:
@@ -57,12 +67,7 @@ class History:
         return self.metrics.items()
 
     def __getitem__(self, name: str) -> list[float | None]:
-        if name not in self.metrics:
-            raise UnknownNameError(
-                f"history has no metric {name!r}.{did_you_mean(name, self.metrics)} "
-                f"It has: {', '.join(self.metrics) or 'none yet'}"
-            )
-        return self.metrics[name]
+        return self.history[name]
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -15,6 +15,7 @@ import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_number
 from flaxzoo._config import cache_key
+from flaxzoo._explain import explained
 from flaxzoo._programs import cleared
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.errors import UnknownArgumentError
@@ -282,6 +283,7 @@ def decayed_plan(
     return plan(whole.optimizer, decayed(factors, base), options)
 
 
+@explained
 def group_rates(
     optimizer: Any, params: Mapping[str, Any], rates: Mapping[str, Any], **options: Any
 ) -> Optimizer:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_number
+from flaxzoo._explain import explained
 from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.models.stages import depths_of, stage_paths
@@ -143,6 +144,7 @@ def unmatched_error(paths: Iterable[str], rates: Mapping[str, Any]) -> UnknownNa
     )
 
 
+@explained
 def layer_decay_rates(
     model: Any, learning_rate: float | Callable[[Any], Any], decay: float
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxzoo._checks import check_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo._trees import by_path, copied, flatten, map_by_path
 from flaxzoo.layers.lowering.initialise import filled
 from flaxzoo.models.stages import groups_of as groups_of_stages
@@ -28,6 +29,7 @@ _COUNTING = (
 )
 
 
+@explained
 def refreeze(
     state: TrainState, freeze: FreezeSpec = None, *, freeze_until: int | str | None = None
 ) -> TrainState:
@@ -114,6 +116,7 @@ def with_freezing(state: TrainState, document: Mapping[str, Any]) -> TrainState:
     return _with_groups(state, new, copied(filled(new.tx.init, state.params)))
 
 
+@explained
 def unfreezing_schedule(
     model: Any, *, every: int = 1, start: int = 0, by: str = "group"
 ) -> dict[int, FreezeSpec]:

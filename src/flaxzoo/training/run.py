@@ -17,7 +17,7 @@ import numpy as np
 import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
 from flaxzoo._checks import check_size
-from flaxzoo._explain import missing_attribute
+from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._files import as_path, entry, understanding
 from flaxzoo._pickling import packed, unpacked
 from flaxzoo._trees import copied
@@ -173,6 +173,7 @@ class Run:
     def state(self, value: TrainState | None) -> None:
         self._carry.state = value
 
+    @explained
     def build(self, inputs: Any = None, *, total_steps: int | None = None) -> TrainState:
         """Makes the state, once.
 
@@ -281,6 +282,7 @@ class Run:
         spec = with_classes(self._model.spec, data, outputs, loss)
         self._model = dataclasses.replace(self._model, spec=spec)
 
+    @explained
     def refreeze(self, freeze: FreezeSpec = None, *, freeze_until: int | str | None = None) -> None:
         """Changes what is frozen from the next step on; see ``flaxzoo.transfer.refreeze``.
 
@@ -363,6 +365,7 @@ class Run:
             if value is not None
         }
 
+    @explained
     def summary(self) -> Summary:
         """The model's layer table, with what trains, and at which rate where rates differ."""
         summary = self.model_with_state().summary()
@@ -397,6 +400,7 @@ class Run:
 
     # --- files ---------------------------------------------------------------------------------
 
+    @explained
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the settings and a checkpoint, from which ``load`` and ``fit`` go on.
 
@@ -415,6 +419,7 @@ class Run:
         return self._save_checkpoint(directory)
 
     @classmethod
+    @explained
     def load(
         cls,
         directory: str | os.PathLike[str],

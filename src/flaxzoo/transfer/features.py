@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path, sole_writer
 from flaxzoo.errors import DataError
 from flaxzoo.model import Model
@@ -84,6 +85,7 @@ class Features:
         return f"Features({', '.join(parts)})"
 
 
+@explained
 def extract_features(
     model: Model,
     data: Any,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flaxzoo._checks import as_choice, check_size
+from flaxzoo._explain import explained
 from flaxzoo.errors import DataError
 from flaxzoo.transfer._labelled import as_labels, as_matrix, as_precision
 
@@ -18,6 +19,7 @@ _QUERIES = 1024
 _EXAMPLES = 4096
 
 
+@explained
 class KNN:
     """A classifier by the nearest examples: it learns nothing, so it shows what features hold.
 
@@ -173,6 +175,7 @@ class KNN:
         return np.square(queries).sum(1)[:, None] + np.square(block).sum(1) - 2 * products
 
 
+@explained
 def knn_evaluate(
     features: Any,
     labels: Any,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_size
+from flaxzoo._explain import explained
 from flaxzoo._extras import require
 from flaxzoo.data.epochs import random_order
 from flaxzoo.errors import DataError, ShapeError
@@ -108,6 +109,7 @@ class LinearProbe:
         return f"LinearProbe({width} features, {classes} classes, penalty {self.penalty:g}{score})"
 
 
+@explained
 def linear_probe(
     features: Any,
     labels: Any = None,

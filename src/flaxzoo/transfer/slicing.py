@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from flaxzoo._calls import apply_module
+from flaxzoo._explain import explained
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
@@ -96,6 +97,7 @@ class Slice(nn.Module):
         return run.run_stages(x, self.start + start, last, train=train, **options)
 
 
+@explained
 def slice_model(
     model: Model | nn.Module, start: int | str | None = None, stop: int | str | None = None
 ) -> Model:
@@ -228,6 +230,7 @@ def _spec(model: Model, start: int, with_end: bool) -> ModelSpec:
     return dataclasses.replace(spec, input_shape=point.shape[1:], input_dtype=str(point.dtype))
 
 
+@explained
 def merge_variables(*parts: Model | Mapping[str, Any]) -> dict[str, Any]:
     """Joins the variables of slices, or of other parts under different paths.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path, write_atomically
 from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError
@@ -14,6 +15,7 @@ from flaxzoo.weights.safetensors_files import read_safetensors, write_safetensor
 from flaxzoo.weights.values import checked
 
 
+@explained
 def save_variables(
     path: str | os.PathLike[str],
     variables: Mapping[str, Any],
@@ -38,6 +40,7 @@ def save_variables(
     write_atomically(as_path(path), write)
 
 
+@explained
 def load_variables(
     path: str | os.PathLike[str], expected: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

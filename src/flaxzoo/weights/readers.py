@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._files import as_path, file_sha256, open_regular
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.folders import CONFIG, WEIGHTS, read_together, staged_path, weights_digest
@@ -39,6 +40,7 @@ _MAX_DEPTH = 64
 _GROWTH = 16
 
 
+@explained
 def read_tensors(
     path: str | os.PathLike[str],
     *,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.sources._renaming import (
@@ -108,6 +109,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     return from_flaxmodels(name, read_tensors(path))
 
 
+@explained
 def from_flaxmodels(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Converts variables or a weight file's content of a flaxmodels network to our names.
 

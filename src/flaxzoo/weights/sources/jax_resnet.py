@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from flaxzoo._explain import explained
 from flaxzoo._trees import SHOWN, flatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.weights.sources._renaming import (
@@ -136,6 +137,7 @@ def _read(path: Path, weights: _Weights) -> dict[str, Any]:
     return from_jax_resnet(module, variables)
 
 
+@explained
 def from_jax_resnet(module: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Converts variables of a jax-resnet network to our names.
 
