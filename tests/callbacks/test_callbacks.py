@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import warnings
 from types import SimpleNamespace
 
@@ -155,7 +156,10 @@ def read_csv(path):
 def test_csv_logger(tmp_path):
     trainer, callback = Trainer(tmp_path / "run"), callbacks.CSVLogger()
     callback.on_train_begin(trainer)
+    before = os.umask(0o027)
     callback.on_epoch_end(trainer, 0, {"loss": 0.1 + 0.2, "accuracy": 1})
+    os.umask(before)
+    assert (tmp_path / "run" / "history.csv").stat().st_mode & 0o777 == 0o640
     callback.on_epoch_end(trainer, 1, {"accuracy": np.float32(0.5), "loss": math.nan})
     callback.on_epoch_end(trainer, 2, {"loss": 1.0, "accuracy": 0.25, "val_loss": 2.0})
     callback.on_epoch_end(trainer, 3, {"loss": 1.0})

@@ -170,6 +170,15 @@ def test_a_trainer_saves_its_run_within_a_fit(tmp_path):
     assert saved_steps(tmp_path / "checkpoints")[-1] == 4
 
 
+def test_a_callback_saves_outside_of_a_fit(tmp_path):
+    one, keep = fit(trainer(tmp_path)), fz.callbacks.ModelCheckpoint()
+    assert keep.save(one) == tmp_path / "checkpoints" / "2"
+    assert fz.Trainer.load(tmp_path).step == 2
+    # It lets go of the directory.
+    with pytest.warns(UserWarning, match="of another run"):
+        fz.callbacks.ModelCheckpoint().save(fit(trainer(seed=1, run_dir=tmp_path)))
+
+
 # --- damage ----------------------------------------------------------------------------------
 
 

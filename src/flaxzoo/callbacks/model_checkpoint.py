@@ -107,15 +107,26 @@ class ModelCheckpoint(Callback):
             checkpoints.close()
 
     def save(self, trainer: Trainer, logs: Mapping[str, float] | None = None) -> Path:
-        """Saves now; returns the checkpoint's directory."""
-        if self._checkpoints is None:
-            self.on_train_begin(trainer)
-        score = None if logs is None else self._score(logs)
+        """Saves now; returns the checkpoint's directory.
+
+        Within ``fit`` it is complete once ``wait`` has returned, outside of it at once.
+
+        Raises:
+          DataError: the directory cannot be written, or another run is writing there.
+          RuntimeError: there is no state yet.
+        """
         if trainer.state is None:
             raise RuntimeError("there is nothing to save before fit, evaluate or build")
-        return self._checkpoints.save(  # type: ignore[union-attr]
+        alone = self._checkpoints is None
+        if alone:
+            self.on_train_begin(trainer)
+        score = None if logs is None else self._score(logs)
+        path = self._checkpoints.save(  # type: ignore[union-attr]
             trainer.state, trainer.step, trainer.position(), score=score
         )
+        if alone:
+            self.on_train_end(trainer)
+        return path
 
     def save_interrupted(self, trainer: Trainer) -> Path:
         """Saves, and waits until it is on disk."""

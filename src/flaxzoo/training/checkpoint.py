@@ -144,7 +144,7 @@ class Checkpoints:
         Raises:
           DataError: the directory cannot be made or written, or another run is writing there.
         """
-        if _WRITING.get(self.directory) == run:
+        if _WRITING.get(self.directory.resolve()) == run:
             return
         require_writable(self.directory)
         self._held.enter_context(_sole_run(self.directory, run))
@@ -303,11 +303,11 @@ _WRITING: dict[Path, str] = {}
 @contextlib.contextmanager
 def _sole_run(directory: Path, run: str) -> Iterator[None]:
     with sole_writer(directory, "checkpoints"):
-        _WRITING[directory] = run
+        _WRITING[directory.resolve()] = run
         try:
             yield
         finally:
-            del _WRITING[directory]
+            del _WRITING[directory.resolve()]
 
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
