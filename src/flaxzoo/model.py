@@ -20,6 +20,7 @@ from flaxzoo._explain import assignment_hint, explained, missing_attribute
 from flaxzoo._finite import check_finite
 from flaxzoo._host import as_host, check_numbers, is_array_like, unmasked
 from flaxzoo._inputs import check_inputs
+from flaxzoo._meshes import beside
 from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import Jitted
 from flaxzoo._random import as_key
@@ -227,6 +228,7 @@ class Model:
         else:
             self._refuse_images(inputs)
             inputs = jax.tree.map(_array, inputs, is_leaf=is_array_like)
+            inputs = beside(inputs, self.variables)
             check_inputs(self.module, self.variables, inputs)
             leaves = jax.tree.leaves(inputs)
             if not leaves or min(np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves) == 0:

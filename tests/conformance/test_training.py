@@ -180,3 +180,16 @@ def test_the_head_alone_trains_on_features(family):
     for path, leaf in flatten(after.params["head"]).items():
         other = flatten(whole.params["head"])[path]
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+@only(every)
+def test_float32_stays_float32_and_no_rank_is_promoted(family):
+    """Under JAX's stricter settings; traced alone, as dtypes and ranks show there."""
+    state, batch = state_of(tiny(family)), step.prepare(state_of(tiny(family)), batch_of(family))
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        after, metrics = jax.eval_shape(step.update, state, batch)
+        evaluated = jax.eval_shape(step.evaluate, state, batch)
+    expected = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == expected
+    assert np.float64 not in {leaf.dtype for leaf in jax.tree.leaves((metrics, evaluated))}

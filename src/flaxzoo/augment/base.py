@@ -262,8 +262,10 @@ class ImageAugmentation(Augmentation):
         """``change`` of the image in [0, 1], normalised again."""
         if self.mean == (0.0,) and self.std == (1.0,):
             return change(image)
-        mean = per_channel(self.mean, image, self)
-        std = per_channel(self.std, image, self)
+        mean, std = (
+            jnp.expand_dims(per_channel(values, image, self), range(image.ndim - 1))
+            for values in (self.mean, self.std)
+        )
         return (change(image * std + mean) - mean) / std
 
     def fill_values(self, fill: str | tuple[float, ...], image: jax.Array) -> jax.Array:

@@ -205,7 +205,7 @@ def affine_matrix(
     shears = jnp.stack([jnp.stack([1 + tan_x * tan_y, tan_x]), jnp.stack([tan_y, jnp.float32(1)])])
     linear = (shears[:, :, None] * back[None]).sum(1) / jnp.float32(zoom)
     shift = jnp.stack([jnp.float32(shift_x), jnp.float32(shift_y)])
-    return jnp.concatenate([linear, -(linear * shift).sum(1, keepdims=True)], axis=1)
+    return jnp.concatenate([linear, -(linear * shift[None]).sum(1, keepdims=True)], axis=1)
 
 
 def warp_filled(

@@ -173,7 +173,7 @@ def _span(place: jax.Array, half: jax.Array, side: int) -> tuple[jax.Array, jax.
     """Which pixels of a side are in the box, ``[B, side]``, and how many are, ``[B]``."""
     center = jnp.floor(place * side).astype(jnp.int32)
     radius = (half * side).astype(jnp.int32)
-    pixel = jnp.arange(side)
+    pixel = jnp.arange(side)[None]
     inside = (pixel >= (center - radius)[:, None]) & (pixel < (center + radius)[:, None])
     return inside, inside.sum(1)
 

@@ -72,7 +72,7 @@ def adjust_hue(image: jax.Array, turn: Any) -> jax.Array:
     )
     hue = hue / 6 + turn
     # Smith's formula without cases: each channel is a trapezium over the circle.
-    place = (hue[..., None] * 6 + jnp.asarray((5.0, 3.0, 1.0), image.dtype)) % 6
+    place = (hue[..., None] * 6 + jnp.asarray([[[5.0, 3.0, 1.0]]], image.dtype)) % 6
     depth = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
     return jnp.clip(most[..., None] - spread[..., None] * depth, 0, 1)
 
@@ -90,7 +90,7 @@ def solarize(image: jax.Array, threshold: Any) -> jax.Array:
 
 def autocontrast(image: jax.Array) -> jax.Array:
     """Stretches each channel to [0, 1]; one of a single value stays."""
-    least, most = image.min((0, 1)), image.max((0, 1))
+    least, most = (end(image, axis=(0, 1), keepdims=True) for end in (jnp.min, jnp.max))
     flat = least == most
     stretched = (image - jnp.where(flat, 0, least)) / jnp.where(flat, 1, most - least)
     return jnp.clip(stretched, 0, 1)
@@ -100,11 +100,11 @@ def equalize(image: jax.Array) -> jax.Array:
     """Spreads each channel's eight-bit values evenly, by its histogram, as Pillow does."""
     channels = image.shape[-1]
     # One table for all channels, one after the other: a histogram each is ten times slower.
-    index = _bytes(image).astype(jnp.int32) + _LEVELS * jnp.arange(channels)
+    index = _bytes(image).astype(jnp.int32) + _LEVELS * jnp.arange(channels)[None, None]
     counts = jnp.zeros(channels * _LEVELS, jnp.int32).at[index.ravel()].add(1)
     counts = counts.reshape(channels, _LEVELS)
     total = jnp.cumsum(counts, axis=1)
-    levels = jnp.arange(_LEVELS)
+    levels = jnp.arange(_LEVELS)[None]
     # The pixels of the highest value have none above to be told from.
     highest = jnp.where(counts > 0, levels, 0).max(1, keepdims=True)
     step = (total[:, -1:] - jnp.take_along_axis(counts, highest, axis=1)) // (_LEVELS - 1)

@@ -19,7 +19,7 @@ from flaxzoo.augment.base import ImageAugmentation
 from flaxzoo.augment.batches import check_images, per_row, set_field
 from flaxzoo.augment.geometry import Fill, affine_matrix, warp_filled
 from flaxzoo.augment.registry import REGISTRY
-from flaxzoo.errors import ArgumentError, UnknownNameError, did_you_mean
+from flaxzoo.errors import UnknownNameError, did_you_mean
 
 OPS = (
     "identity",
@@ -80,7 +80,7 @@ class _Automatic(ImageAugmentation):
         super().__post_init__()
         set_field(self, "fill", ranges.color("fill", self.fill))
         if isinstance(self.ops, str) or not isinstance(self.ops, Iterable):
-            raise ArgumentError(f"ops must be a sequence of names, got {self.ops!r}")
+            raise TypeError(f"ops must be a sequence of names, got {self.ops!r}")
         set_field(self, "ops", tuple(self.ops))
         for name in self.ops:
             if name not in OPS:

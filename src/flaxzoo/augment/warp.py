@@ -30,7 +30,7 @@ def chain(first: jax.Array, second: jax.Array) -> jax.Array:
     Written out: a matrix product would round to bfloat16 on some accelerators.
     """
     linear = (first[:, :2, None] * second[None, :, :2]).sum(1)
-    offset = (first[:, :2] * second[:, 2]).sum(1) + first[:, 2]
+    offset = (first[:, :2] * second[:, 2][None]).sum(1) + first[:, 2]
     return jnp.concatenate([linear, offset[:, None]], axis=1)
 
 
@@ -67,7 +67,7 @@ def warp(image: jax.Array, matrix: jax.Array, fill: str | jax.Array) -> jax.Arra
         return sampled
     # The sampling filled up with 0: what share of each value came from inside is known.
     inside = _share(from_y, height) * _share(from_x, width)
-    return sampled + (1 - inside)[..., None] * fill
+    return sampled + (1 - inside)[..., None] * fill[None, None]
 
 
 def _share(place: jax.Array, side: int) -> jax.Array:

@@ -262,12 +262,6 @@ def _due(epoch: int, every: int) -> bool:
     return bool(every) and (epoch + 1) % every == 0
 
 
-def _plain(value: Any) -> Any:
-    """A Python value that tensorboardX takes; anything else as its text."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
 def _is_range(value: Any) -> bool:
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_size, value))
     return pair and value[0] <= value[1]

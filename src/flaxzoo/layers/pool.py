@@ -55,7 +55,9 @@ def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
     # XLA on CPU sums padded windows wrongly where a side of a large batch is 1 (jaxlib 0.10.2).
     window = tuple(min(stride, size) for size in x.shape[1:3])
     pad = tuple((0, -size % n) for size, n in zip(x.shape[1:3], window, strict=True))
-    return nn.avg_pool(x, window, strides=window, padding=pad, count_include_pad=False)
+    pooled = nn.avg_pool(x, window, strides=window, padding=pad, count_include_pad=False)
+    # Flax counts in float64 where JAX has it.
+    return pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:

@@ -61,6 +61,7 @@ def _weighted(losses: jax.Array, targets: jax.Array, class_weights: Weights) -> 
     if class_weights is None:
         return losses
     weights = jnp.asarray(class_weights, losses.dtype)
+    weights = jnp.expand_dims(weights, range(targets.ndim - 1))
     return losses * jnp.sum(weights * targets, axis=-1)
 
 

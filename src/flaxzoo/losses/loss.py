@@ -259,7 +259,12 @@ class Loss:
         result = self.function(predictions, targets, **dict(self.options))
         if not known:
             _check_result(self.name, result, predictions, targets)
-        return as_number_array(result, floating=True)
+        result = as_number_array(result, floating=True)
+        if not known:
+            return result
+        # optax makes one-hot targets, and with them losses, of float64 where JAX has it.
+        widest = jnp.result_type(jnp.float32, *jax.tree.leaves(predictions))
+        return result.astype(widest)
 
     def _is_batch_value(self, values: Any, predictions: Any) -> bool:
         if self.traits.known:

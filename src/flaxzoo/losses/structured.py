@@ -231,7 +231,7 @@ def dice_loss(
     masks = _masks(predictions, targets)
     losses = _dice_by_class(_probabilities(predictions, apply_softmax), masks, smooth, alpha, beta)
     if class_weights is not None:
-        losses = losses * jnp.asarray(class_weights, losses.dtype)
+        losses = losses * jnp.asarray(class_weights, losses.dtype)[None]
     if ignore_background and losses.shape[-1] > 1:
         losses = losses[..., 1:]
     return jnp.mean(losses, axis=-1)
@@ -270,7 +270,7 @@ def multiclass_generalized_dice_loss(
     weights = 1 / (jnp.square(frequencies) + 1e-7)
     weights = weights / jnp.mean(weights)
     probabilities = _probabilities(predictions, apply_softmax)
-    losses = weights * _dice_by_class(probabilities, masks, smooth, 0.5, 0.5)
+    losses = weights[None] * _dice_by_class(probabilities, masks, smooth, 0.5, 0.5)
     if ignore_background and losses.shape[-1] > 1:
         losses = losses[..., 1:]
     return jnp.mean(losses)

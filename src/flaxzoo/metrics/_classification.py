@@ -111,7 +111,7 @@ def top_k_accuracy(
     outputs = _arrays.as_array(outputs, "outputs", "top_k_accuracy")
     labels = _arrays.class_labels(outputs, targets, "top_k_accuracy")[..., None]
     weights = _arrays.expand_weights(weights, labels.shape[:-1], "top_k_accuracy")
-    classes = jnp.arange(outputs.shape[-1])
+    classes = jnp.expand_dims(jnp.arange(outputs.shape[-1]), range(outputs.ndim - 1))
     score = _arrays.pick(outputs, labels)
     better = (outputs > score) | ((outputs == score) & (classes < labels))
     # A label out of range has the score NaN, as if the model had given it.

@@ -153,13 +153,13 @@ class RSquared(clu_metrics.Metric):
         count = weights.sum(0)
         first = jnp.argmax(weights != 0, axis=0, keepdims=True)
         anchor = jnp.take_along_axis(targets, first, axis=0)[0]
-        relative = targets - anchor
+        relative = targets - anchor[None]
         offset = _arrays.divide_no_nan((weights * relative).sum(0), count)
         return cls(
             count=count,
             anchor=anchor,
             offset=offset,
-            spread=(weights * (relative - offset) ** 2).sum(0),
+            spread=(weights * (relative - offset[None]) ** 2).sum(0),
             error=(weights * (targets - outputs) ** 2).sum(0),
         )
 

@@ -352,7 +352,7 @@ def _epochs_of(data: Any, size: int, name: str, *, allow_short: bool, **order: A
     if isinstance(data, EpochData):
         return data
     data = _held(data, name)
-    if holds_examples(data):
+    if not isinstance(data, jax.Array) and holds_examples(data):
         size = min(size, len(data)) if allow_short else size
         return ExampleDataset(data, size, **order)
     if not isinstance(data, EpochData) and _is_arrays(data):

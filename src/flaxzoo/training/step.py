@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,9 @@ from flaxzoo._calls import apply_module
 from flaxzoo._explain import explained
 from flaxzoo._host import check_fits
 from flaxzoo._inputs import check_inputs
+from flaxzoo._meshes import beside
 from flaxzoo._programs import Jitted, cleared, once
+from flaxzoo._trees import plain
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
 from flaxzoo.errors import DataError
 from flaxzoo.losses.soft import with_soft_targets
@@ -84,7 +86,7 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
       ShapeError: the inputs do not fit the model.
     """
     require_state(state)
-    inputs = as_batch(Batch(inputs)).inputs
+    inputs = beside(as_batch(Batch(inputs)).inputs, state.step)
     check_inputs(state.module, state.eval_variables, inputs)
     return _predict_step(state, inputs)
 
@@ -153,6 +155,7 @@ def complete(state: TrainState, batch: Batch) -> Batch:
     Raises:
       DataError: it has none and the model needs them.
     """
+    batch = beside(batch, state.step)
     if batch.targets is not None:
         return batch
     if not state.reconstruct:
@@ -374,6 +377,7 @@ def _objective(
         )
     if collections:
         outputs, updated = outputs
+        updated = _without_sown(dict(updated), collections)
         if batch.weights is not None:
             # A batch of which nothing counts has no statistics to learn from.
             counts = (batch.weights > 0).any()
@@ -387,6 +391,18 @@ def _objective(
     value = loss.mean(outputs, batch.targets, batch.weights) + penalty
     values = loss.values(outputs, batch.targets) + penalty
     return value, (outputs, values, collections)
+
+
+def _without_sown(updated: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections, those that have grown as they were: ``sow`` adds a value in every step.
+
+    What a module sows in training is of its step, and no state: the next one would compile anew.
+    """
+    layouts: Any = jax.tree.structure
+    return {
+        name: new if layouts(plain(new)) == layouts(plain(before[name])) else before[name]
+        for name, new in updated.items()
+    }
 
 
 def _augmented(state: TrainState, key: jax.Array, batch: Batch) -> Batch:

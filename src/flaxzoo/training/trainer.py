@@ -16,6 +16,7 @@ from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
 from flaxzoo._host import as_host, is_array_like
 from flaxzoo._inputs import check_inputs
+from flaxzoo._meshes import shape_of
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
@@ -277,7 +278,7 @@ class Trainer(Run):
 
     def _ahead(self, feed: Feed, epoch: int, start: int = 0, **grouping: Any) -> Iterator[Any]:
         # Its arrays are gone after the next step, and may be asked for in another thread.
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._carry.current)
+        shapes = jax.tree.map(shape_of, self._carry.current)
         # Arrays have been looked at as a whole; targets may still be missing.
         check = complete if feed.checked else prepare
         items = feed.items(epoch, start, prepare=functools.partial(check, shapes), **grouping)

@@ -16,6 +16,7 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
 from flaxzoo._inputs import check_inputs
+from flaxzoo._meshes import beside
 from flaxzoo._programs import Jitted
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
@@ -119,6 +120,7 @@ class Extraction:
         return _forward(self.module, variables, inputs, preprocess, *self._pooling, self.dtype)
 
     def _filled(self, inputs: Any) -> Any:
+        inputs = beside(inputs, self.variables)
         rows = len(jax.tree.leaves(inputs)[0])
         return pad_batch(inputs, self.batch_size)[0] if rows < self.batch_size else inputs
 

@@ -58,7 +58,7 @@ def _forward(
     def step(carry: Carry, xs: tuple[Array, Array | None]) -> tuple[Carry, Any]:
         (h, c), (z_t, valid) = carry, xs
         # One tanh over whole rows vectorises on CPU; four over column blocks of them do not.
-        gates = jnp.split(jnp.tanh(scale * (z_t + h @ kernel + bias)), 4, axis=-1)
+        gates = jnp.split(jnp.tanh(scale[None] * (z_t + h @ kernel + bias[None])), 4, axis=-1)
         i, f, g, o = gates
         c_next = (0.5 * f + 0.5) * c + (0.5 * i + 0.5) * g
         h_next = (0.5 * o + 0.5) * jnp.tanh(c_next)

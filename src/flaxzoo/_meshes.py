@@ -1,0 +1,50 @@
+"""Arrays on meshes whose axes are explicit, which is the kind that ``jax.make_mesh`` makes.
+
+Where such arrays meet others in a computation, JAX asks its author where the results lie. A step
+cannot know; on a mesh of automatic axes the compiler says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+
+def is_explicit(tree: Any) -> bool:
+    """Whether some array, or shape, of a tree is on a mesh with explicit axes."""
+    return any(map(_has_explicit_axes, jax.tree.leaves(tree)))
+
+
+def beside(tree: Any, other: Any) -> Any:
+    """Arrays that go into one computation with others: on automatic axes, unless those are not.
+
+    Args:
+      tree: arrays; what is none stays. Nothing is moved.
+      other: the arrays that they meet, or their shapes; one that has been placed on a mesh with
+        explicit axes by hand is to be computed with there.
+    """
+    if not is_explicit(tree) or is_explicit(other):
+        return tree
+    return jax.tree.map(lambda x: _with_auto_axes(x) if _has_explicit_axes(x) else x, tree)
+
+
+def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, and where it lies if that is on a mesh with explicit axes."""
+    sharding = array.sharding if _has_explicit_axes(array) else None
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _has_explicit_axes(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) or isinstance(leaf, jax.core.Tracer):
+        return False
+    mesh = getattr(leaf.sharding, "mesh", None)
+    return mesh is not None and AxisType.Explicit in mesh.axis_types
+
+
+def _with_auto_axes(array: jax.Array) -> jax.Array:
+    sharding: Any = array.sharding
+    mesh = sharding.mesh
+    auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    return jax.device_put(array, NamedSharding(auto, sharding.spec))
