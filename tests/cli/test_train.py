@@ -12,6 +12,7 @@ import pytest
 from _commands import MODEL, fails, predicted
 
 import flaxzoo as fz
+from flaxzoo._files import sole_writer
 from flaxzoo.cli import main
 from flaxzoo.models import catalog
 from flaxzoo.models import registry as model_registry
@@ -83,6 +84,11 @@ def test_a_run_is_not_overwritten_unasked(run, tmp_path, capsys):
     message = fails(capsys, [*options, "--resume", "--set", "norm=layer", "--schedule", "cosine"])
     assert "--set was features=8, is now features=8 norm=layer" in message
     assert "--schedule was not given, is now cosine" in message
+    assert (run / "history.csv").read_bytes() == before
+    # Nor is one that is still under way, even if asked.
+    with sole_writer(run / "checkpoints", "checkpoints"):
+        message = fails(capsys, [*options, "--overwrite"])
+    assert "another process is writing checkpoints to" in message
     assert (run / "history.csv").read_bytes() == before
     # What others wrote is never removed.
     other = tmp_path / "other"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import json
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxzoo._files import sole_writer, write_atomically
 from flaxzoo.cli.configs import as_sequences, describe
 from flaxzoo.cli.data import Splits, load
 from flaxzoo.cli.use import (
@@ -246,7 +248,9 @@ def _claim(run_dir: Path, record: Mapping[str, Any], *, resume: bool, overwrite:
         return
     for name in _DIRECTORIES:
         if (run_dir / name).is_dir():
-            shutil.rmtree(run_dir / name)
+            # A run that is under way is not replaced.
+            with sole_writer(run_dir / name, name):
+                shutil.rmtree(run_dir / name)
     for name in (*_FILES, *_PLOTS):
         (run_dir / name).unlink(missing_ok=True)
 
@@ -341,7 +345,7 @@ def _plot(trainer: Trainer, splits: Splits, task: str, history: History, run_dir
             images[:_SHOWN], labels[:_SHOWN], scores[:_SHOWN], classes
         )
     for name, figure in figures.items():
-        figure.savefig(run_dir / name)
+        write_atomically(run_dir / name, functools.partial(figure.savefig, format="png"))
 
 
 def _as_data(part: tuple[Any, Any], task: str) -> Any:
