@@ -1,13 +1,14 @@
 """From nothing to a ResNet-50's first logits and first training step, and what compiling takes.
 
 Whole fresh processes that take turns; each times its stages and is timed from outside, which adds
-the interpreter's start and end. Four tables:
+the interpreter's start and end. Five tables:
 
 * to the first logits: import, build, load, one image of 224 x 224;
 * to the first training step: import, build, load, one step of Adam at batch 8 (the training state
   and all compilation included); a second step shows what of it was not, and is not in the total;
 * compiling that step alone: tracing and lowering, and XLA's compilation;
-* a fresh training state with AdamW, against Linen's own `init` under `jit` with optax.
+* a fresh training state with AdamW, against Linen's own `init` under `jit` with optax;
+* what the digest of the weights adds to reading them, and to writing them.
 
 The weights are random, in a local safetensors file under timm's names, which plain Linen has no
 way to read: `load` is its `init` under `jit`. flaxzoo also runs with
@@ -34,6 +35,8 @@ from _timing import Timing, environment, write_results
 
 OURS = "flaxzoo"
 FILLING, FILLED = f"{OURS}, filling the cache", f"{OURS}, from the cache"
+LOADING = "models.get(pretrained=<what save_pretrained wrote>)"
+SAVING = "model.save_pretrained"
 PEERS = ("timm", "jax-resnet", "plain Linen")
 JAX_PEERS = PEERS[1:]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-resnet", "torch", "timm")
@@ -59,7 +62,31 @@ GOALS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("fz.create_train_state", "jax.jit(module.init), optax.adamw(...).init"),
         (),
     ),
+    "digest": (
+        "The digest of a ResNet-50's weights, without imports",
+        (LOADING, "the same without digests", SAVING, "safetensors.numpy.save_file"),
+        (),
+    ),
 }
+LOAD = """
+import json, sys, time
+import jax
+import flaxzoo as fz
+fz.models.get("resnet50")
+start = time.perf_counter()
+model = fz.models.get("resnet50", pretrained=sys.argv[1])
+jax.block_until_ready(model.variables)
+print(json.dumps({"total": time.perf_counter() - start}))
+"""
+SAVE = """
+import json, sys, time
+import flaxzoo as fz
+from safetensors.numpy import save_file
+model = fz.models.get("resnet50", pretrained=sys.argv[1])
+start = time.perf_counter()
+SAVED
+print(json.dumps({"total": time.perf_counter() - start}))
+"""
 STATE = """
 import json, time
 import jax
@@ -83,11 +110,35 @@ jax.block_until_ready((variables, state))
 print(json.dumps({"total": time.perf_counter() - start}))
 """
 WRITE = """
-import sys
+import json, pathlib, sys
 import flaxzoo as fz
 from safetensors.numpy import save_file
-save_file(fz.models.get("resnet50").init(0).to_torch_state_dict(as_numpy=True), sys.argv[1])
+model = fz.models.get("resnet50").init(0)
+tensors = model.to_torch_state_dict(as_numpy=True)
+save_file(tensors, sys.argv[1])
+digests, plain = (pathlib.Path(sys.argv[1]).with_name(name) for name in ("digests", "plain"))
+model.save_pretrained(digests)
+plain.mkdir()
+save_file(tensors, plain / "model.safetensors")
+config = json.loads((digests / "config.json").read_text())
+for key in ("weights_sha256", "document_sha256"):
+    del config["flaxzoo"][key]
+(plain / "config.json").write_text(json.dumps(config))
 """
+PROGRAMS = {
+    "fz.create_train_state": (STATE, ""),
+    "jax.jit(module.init), optax.adamw(...).init": (LINEN, ""),
+    LOADING: (LOAD, "digests"),
+    "the same without digests": (LOAD, "plain"),
+    SAVING: (SAVE.replace("SAVED", "model.save_pretrained(sys.argv[1] + '.saved')"), "digests"),
+    "safetensors.numpy.save_file": (
+        SAVE.replace(
+            "SAVED",
+            "save_file(model.to_torch_state_dict(as_numpy=True), sys.argv[1] + '.safetensors')",
+        ),
+        "digests",
+    ),
+}
 
 
 def main() -> None:
@@ -192,8 +243,9 @@ def start(goal: str, name: str, directory: Path) -> dict[str, Any]:
     command += ["--file", str(weights(directory))]
     if "cache" in name:
         command += ["--cache", str(directory / "cache")]
-    if goal == "state":
-        command = [sys.executable, "-c", STATE if name.startswith("fz.") else LINEN]
+    if name in PROGRAMS:
+        program, folder = PROGRAMS[name]
+        command = [sys.executable, "-c", program, str(directory / folder)]
     begin = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     whole = time.perf_counter() - begin

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -43,6 +43,7 @@ _DTYPES: dict[str, Any] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000
 _ALIGNMENT = 8
+_BLOCK = 1 << 20
 
 
 def write_safetensors(
@@ -102,10 +103,7 @@ def read_safetensors(path: Path, sha256: str | None = None) -> dict[str, np.ndar
     """
     try:
         with open_regular(path) as file:
-            data = bytearray(os.fstat(file.fileno()).st_size)
-            size = file.readinto(data)  # type: ignore[attr-defined]
-        if size != len(data):
-            raise ValueError("it became shorter while it was read")
+            data, digest = _read(file, digested=sha256 is not None)
         tensors, metadata = _parse(data)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such weight file") from None
@@ -113,7 +111,7 @@ def read_safetensors(path: Path, sha256: str | None = None) -> dict[str, np.ndar
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from error
     if sha256 is not None:
-        check_digest(path, "the file", hashlib.sha256(data).hexdigest(), sha256)
+        check_digest(path, "the file", digest, sha256)
     elif DIGEST in metadata:
         check_digest(path, "its tensors", digest_of_arrays(tensors), metadata[DIGEST])
     return tensors
@@ -128,22 +126,35 @@ def check_digest(path: Path, what: str, actual: str, expected: Any) -> None:
         )
 
 
+def _read(file: BinaryIO, *, digested: bool) -> tuple[np.ndarray, str]:
+    """The bytes of a file, and their SHA-256 if it is asked for, taken while they are at hand."""
+    data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+    digest = hashlib.sha256()
+    for start in range(0, len(data), _BLOCK):
+        block = data[start : start + _BLOCK].data
+        if file.readinto(block) != len(block):  # type: ignore[attr-defined]
+            raise ValueError("it became shorter while it was read")
+        if digested:
+            digest.update(block)
+    return data, digest.hexdigest()
+
+
 def _bytes(array: np.ndarray) -> Any:
     little = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
-def _parse(data: bytearray) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
+def _parse(data: np.ndarray) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
     """The tensors and the metadata; nothing that the header says is believed.
 
     Raises:
       ValueError, KeyError, TypeError: the file is damaged.
     """
-    length = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(data[:8].tobytes(), "little")
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise ValueError("its header is longer than the file")
     begin = 8 + length
-    header = json.loads(data[8:begin].decode("utf-8"), object_pairs_hook=_unique)
+    header = json.loads(data[8:begin].tobytes().decode("utf-8"), object_pairs_hook=_unique)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     metadata = header.pop("__metadata__", None) or {}
@@ -160,7 +171,7 @@ def _parse(data: bytearray) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
     return tensors, metadata
 
 
-def _tensor(data: bytearray, begin: int, name: str, entry: Any) -> np.ndarray:
+def _tensor(data: np.ndarray, begin: int, name: str, entry: Any) -> np.ndarray:
     shape, (start, stop) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
         raise ValueError(f"{name!r} has the shape {shape} at {start} to {stop}")
@@ -169,7 +180,7 @@ def _tensor(data: bytearray, begin: int, name: str, entry: Any) -> np.ndarray:
     dtype, count = np.dtype(_DTYPES[entry["dtype"]]), math.prod(shape)
     if count * dtype.itemsize != stop - start or begin + stop > len(data):
         raise ValueError(f"{name!r} does not fit between {start:,} and {stop:,}")
-    return np.frombuffer(data, dtype, count, begin + start).reshape(shape)
+    return np.frombuffer(data.data, dtype, count, begin + start).reshape(shape)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
