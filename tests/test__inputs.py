@@ -140,6 +140,14 @@ def test_weights_that_leave_all_out():
     trainer = fz.Trainer(lstm(input_shape=(3,)))
     with pytest.raises(DataError, match="train_data has the weight 0 for every example"):
         trainer.fit((IDS, LABELS, np.zeros(2)), batch_size=2, progress=False)
+    # A loss over nothing would be a perfect 0.
+    nothing = [(IDS, LABELS, np.zeros(2))]
+    with pytest.raises(DataError, match="train_data has the weight 0 for every example"):
+        trainer.fit(nothing, progress=False)
+    with pytest.raises(DataError, match="data has the weight 0 for every example"):
+        trainer.evaluate(nothing)
+    half = [*nothing, (IDS, LABELS, np.ones(2))]
+    assert trainer.evaluate(half) == trainer.evaluate((IDS, LABELS))
 
 
 @pytest.mark.parametrize("kind", ["inputs", "targets"])

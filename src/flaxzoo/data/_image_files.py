@@ -81,7 +81,8 @@ def scan_folders(
             )
         files += members
         labels += [label] * len(members)
-    if not all(real.endswith(file[len(os.fspath(root)) :]) for file, real in files):
+    start = 0 if root == Path() else len(os.fspath(root))
+    if not all(real.endswith(file[start:]) for file, real in files):
         _warn_of_two_labels(files, labels)
     return [file for file, _ in files], np.asarray(labels, np.int32), names
 

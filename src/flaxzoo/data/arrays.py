@@ -27,7 +27,8 @@ def _host_leaf(leaf: Any, name: str) -> np.ndarray:
     check_numbers(array, name)
     if array.ndim == 0:
         raise DataError(
-            f"{name} is a single value; every array needs the examples as its first axis"
+            f"{name} is a single value; every array needs the examples as its first axis, and a "
+            "tuple holds several arrays: make a list of what is one"
         )
     return array
 
@@ -63,7 +64,8 @@ def _column(leaf: Any, name: str) -> Any:
     array = as_host(leaf, name)
     if array.ndim == 0:
         raise DataError(
-            f"{name} is a single value; every array needs the examples as its first axis"
+            f"{name} is a single value; every array needs the examples as its first axis, and a "
+            "tuple holds several arrays: make a list of what is one"
         )
     return array
 

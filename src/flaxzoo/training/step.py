@@ -87,7 +87,7 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
     """
     require_state(state)
     inputs = beside(as_batch(Batch(inputs)).inputs, state.step)
-    check_inputs(state.module, state.eval_variables, inputs)
+    check_inputs(state.module, state.variables, inputs)
     return _predict_step(state, inputs)
 
 

@@ -22,6 +22,8 @@ from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
 from flaxzoo.data.batch import batch_size as count
 from flaxzoo.data.prefetch import prefetch_to_device
+from flaxzoo.errors import DataError
+from flaxzoo.metrics import MetricCollection
 from flaxzoo.training.batch_groups import Group, one_of, size_of
 from flaxzoo.training.checkpoint import require_writable
 from flaxzoo.training.compiled import Flat, evaluate_and_total, pack, unpacked
@@ -255,7 +257,7 @@ class Trainer(Run):
             # In mid-epoch: the epoch is unfinished, and resumes where it is.
             return
         totals, self._carry.totals = self._carry.totals, None
-        logs = totals.compute() if totals is not None else {}
+        logs = _values(totals, feed.name) if totals is not None else {}
         if validation is not None:
             results = self._evaluate(validation, epoch)
             val_logs = {f"val_{name}": value for name, value in results.items()}
@@ -347,7 +349,7 @@ class Trainer(Run):
         outputs = []
         with self._carry.borrowed() as state:
             for batch in feed.epoch(0):
-                check_inputs(state.module, state.eval_variables, batch.inputs)
+                check_inputs(state.module, state.variables, batch.inputs)
                 rows = count(batch)
                 # A short last batch is filled up, so that nothing recompiles.
                 filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs
@@ -363,4 +365,12 @@ class Trainer(Run):
                 if totals is None:
                     totals = pack(empty_totals(state, batch))
                 totals = step(flat, batch, totals)
-            return unpacked(totals).compute()
+            return _values(unpacked(totals), feed.name)
+
+
+def _values(totals: MetricCollection, name: str) -> dict[str, float]:
+    """The metrics of an epoch; averages over nothing would be a perfect 0."""
+    values = totals.compute()
+    if not float(totals["loss"].count):
+        raise DataError(f"{name} has the weight 0 for every example: nothing counts")
+    return values
