@@ -18,6 +18,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training import _checkpoint_files as files
+from flaxzoo.training import checkpoint
 from flaxzoo.training.checkpoint import Checkpoints, restore, saved_steps, state_arrays
 
 DATA = (np.random.default_rng(0).random((8, 4), np.float32), np.arange(8) % 3)
@@ -342,6 +343,19 @@ def test_a_failure_in_the_background_is_told_by_the_next_call(state, tmp_path, m
     checkpoints.save(state, 2, {})
     checkpoints.close()
     assert os.listdir(tmp_path) == ["2"]
+
+
+def test_what_is_being_written_when_the_interpreter_ends_is_waited_for(
+    state, tmp_path, monkeypatch
+):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, 1, {})
+    checkpoint._finish()
+    assert os.listdir(tmp_path) == ["1"]
+    monkeypatch.setattr(files, "write_json", lambda *args: 1 / 0)
+    checkpoints.save(state, 2, {})
+    with pytest.warns(UserWarning, match=r"cannot write checkpoint .*2: division by zero"):
+        checkpoint._finish()
 
 
 def test_two_trainers_in_two_threads(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  whose end comes before that of what is registered later
 import contextlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,7 @@ class Checkpoints:
         self._held = contextlib.ExitStack()
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
+        _UNFINISHED.add(self)
         # The score of each checkpoint that counts when old ones go.
         self._scores: dict[int, float | None] | None = None
 
@@ -295,6 +298,23 @@ def _reason_to_move(folder: Path, saved: int, run: str, step: int) -> str:
         return "another run"
     return f"later steps than {step}, where this run goes on" if saved > step else ""
 
+
+# All that may still be writing when the interpreter ends.
+_UNFINISHED: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish() -> None:
+    for checkpoints in list(_UNFINISHED):
+        try:
+            checkpoints.wait()
+        except DataError as error:
+            warn(str(error))
+
+
+# Orbax writes with executors, which take no more work once the interpreter ends: what atexit or a
+# thread that is waited for does comes too late.
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_finish)
 
 # The directories in which runs of this process save, and which runs.
 _WRITING: dict[Path, str] = {}
