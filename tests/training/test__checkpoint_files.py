@@ -156,6 +156,10 @@ def test_the_same_step_is_saved_again_only_if_it_differs(state, tmp_path):
     checkpoints.save(state, 1, {"run": "a", "note": "more"})
     assert (tmp_path / "1").stat().st_ino != inode
     assert restore(tmp_path, state)[1]["score"] == 0.5
+    # As it was before there were digests.
+    change(tmp_path / "1" / "meta" / "metadata", "sha256", ...)
+    checkpoints.save(state, 1, {"run": "a"})
+    assert restore(tmp_path, state)[1]["score"] == 0.5
     # Of other arrays nobody knows how good they are.
     checkpoints.save(state.replace(step=state.step + 1), 1, {"run": "a"})
     assert restore(tmp_path, state)[1]["score"] is None

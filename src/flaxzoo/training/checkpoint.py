@@ -241,12 +241,13 @@ class Checkpoints:
             _files.check_files(folder, saved)
         except CheckpointError:
             return False
+        # Those of before have no digests: they are written anew, and keep their score.
         known = (saved.get("sha256") or {}).get("arrays")
-        if saved.get("run") != meta.get("run") or known != digest_of_arrays(arrays):
+        if saved.get("run") != meta.get("run") or known not in (None, digest_of_arrays(arrays)):
             return False
         if meta["score"] is None:
             meta["score"] = saved.get("score")
-        return all(saved.get(key) == value for key, value in meta.items())
+        return known is not None and all(saved.get(key) == value for key, value in meta.items())
 
     def _rotate(self, step: int, score: float | None) -> None:
         if self._keep is None:
