@@ -99,6 +99,14 @@ def test_a_saved_model_comes_back_in_its_dtype(tmp_path, model, save):
     assert {leaf.dtype for leaf in jax.tree.leaves(again.variables)} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_digits_that_jax_does_not_hold_here_are_told(tmp_path, model):
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), model.variables)
+    fz.Model(model.module, wide, model.spec).save(tmp_path)
+    with pytest.warns(UserWarning, match=r"rounded: params/\S+ is float64;.*jax_enable_x64"):
+        again = fz.Model.load(tmp_path)
+    assert again.variables["params"]["head"]["fc"]["kernel"].dtype == jnp.float32
+
+
 def test_a_module_of_ones_own_may_hold_integers_as_it_says():
     class Counting(nn.Module):
         @nn.compact

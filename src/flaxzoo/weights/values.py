@@ -54,7 +54,8 @@ def checked(
       origins: the tensors by path as the file has them, where the leaves were adapted to the
         model, which may have made numbers of another kind of them.
       own: whether they are of a model that flaxzoo saved: they keep their dtype, and what is not
-        finite is a warning, so that a model that diverged can be looked at.
+        finite is a warning, so that a model that diverged can be looked at; so is what JAX's dtypes
+        round here.
 
     Returns:
       The arrays in the model's dtypes, or with ``own`` in theirs, as wide as JAX has them.
@@ -64,7 +65,8 @@ def checked(
         complex numbers for floating-point ones), holds values beyond the dtype's range, or, without
         ``own``, values that are not finite; the first ten are listed.
     """
-    arrays, wrong, infinite = {}, [], []
+    arrays: dict[str, np.ndarray] = {}
+    wrong, infinite, rounded = [], [], []
     for path, leaf in expected.items():
         array = np.asarray(leaves[path])
         origin = array.dtype if origins is None else origins[path].dtype
@@ -79,6 +81,8 @@ def checked(
             wrong.append(f"{path} is {array.dtype} and holds {beyond}, which {dtype} does not")
         elif bad := _not_finite(cast):
             infinite.append(f"{path} ({bad} of {cast.size} values)")
+        if own and dtype != array.dtype and jnp.issubdtype(dtype, jnp.inexact):
+            rounded.append(f"{path} is {array.dtype}")
         arrays[path] = cast
     if wrong:
         raise CheckpointError(f"{source}: what it holds cannot be weights: {_first(wrong)}")
@@ -87,6 +91,11 @@ def checked(
         if not own:
             raise CheckpointError(f"{message}; flaxzoo.weights.read_tensors gives them as they are")
         warn(f"{message}, as the model was saved")
+    if rounded:
+        warn(
+            f"{source}: what has more digits than JAX holds here was rounded: {_first(rounded)}; "
+            "for all digits call jax.config.update('jax_enable_x64', True) first"
+        )
     return arrays
 
 
