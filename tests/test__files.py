@@ -251,3 +251,22 @@ def test_what_is_no_json_file_is_refused_at_once(tmp_path, make, message):
     make(path)
     with pytest.raises(CheckpointError, match=f"^{path}.*{message}"):
         read_json(path, error=CheckpointError)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: fz.images.load_image(path, 3),
+        lambda path: fz.data.TextVectorizer(vocabulary=path),
+        lambda path: fz.data.mnist.read_idx(path),
+        fz.data.TextVectorizer.load,
+        fz.data.TablePreparation.load,
+    ],
+    ids=["image", "vocabulary", "idx", "vectorizer", "table"],
+)
+def test_readers_of_data_refuse_what_is_no_file_at_once(tmp_path, read):
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo")
+    for name, kind in (("endless", "a device"), ("fifo", "a FIFO")):
+        with pytest.raises(DataError, match=f"{name}.*it is {kind}, not a file"):
+            read(tmp_path / name)

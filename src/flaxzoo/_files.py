@@ -8,6 +8,7 @@ holds a lock on the temporary file, so that one without a lock is nobody's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -320,7 +321,7 @@ def read_json(
     """
     label = str(path) if label is None else label
     try:
-        document = json.loads(_read_regular(path, _JSON_BYTES).decode("utf-8"))
+        document = json.loads(read_regular(path, _JSON_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise error(missing or f"{label}: no such file") from None
     except OSError as failure:
@@ -395,16 +396,22 @@ def open_regular(path: Path) -> BinaryIO:
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
         os.close(handle)
-        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
+        error = IsADirectoryError if kind == stat.S_IFDIR else OSError
+        raise error(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, not a file")
     return open(handle, "rb")
 
 
-def _read_regular(path: Path, limit: int) -> bytes:
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a file; what is no file, or larger than ``limit`` bytes, is refused.
+
+    Raises:
+      OSError: it cannot be opened, is no regular file or too large.
+    """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise OSError(f"refused: it has {size:,} bytes, more than {limit:,}")
-        return file.read(limit + 1)
+            raise OSError(errno.EFBIG, f"refused: it has {size:,} bytes, more than {limit:,}")
+        return file.read(size)
 
 
 def _new_file(path: Path) -> tuple[Path, int | None]:

@@ -6,11 +6,12 @@ import contextlib
 import io
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, open_regular
 from flaxzoo._host import as_host
 from flaxzoo.errors import DataError, ShapeError
 
@@ -75,7 +76,10 @@ def load_image(image: Any, channels: int, value_range: tuple[float, float] | Non
             image = io.BytesIO(image)
         elif isinstance(image, str | os.PathLike):
             image = as_path(image)
-        with Image.open(image) as opened:
+        with contextlib.ExitStack() as stack:
+            if isinstance(image, Path):
+                image = stack.enter_context(open_regular(image))
+            opened = stack.enter_context(Image.open(image))
             opened.load()
             return _upright(opened, channels, name, value_range)
     except (DataError, MemoryError):
@@ -93,7 +97,8 @@ def load_image(image: Any, channels: int, value_range: tuple[float, float] | Non
         ) from error
     except Exception as error:
         # Pillow's decoders meet damaged files with errors of many classes, SyntaxError among them.
-        raise DataError(f"{name}: not a readable image ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{name}: not a readable image ({reason})") from error
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, open_regular
 from flaxzoo.data._text import encode_all
 from flaxzoo.errors import DataError
 
@@ -110,7 +111,8 @@ def _read_lines(path: Path) -> list[str]:
     try:
         # Only these end a line; a token may well hold what str.splitlines takes for an end.
         # Editors write a byte-order mark, which is no part of the first token.
-        return path.read_text("utf-8-sig").rstrip("\n").split("\n")
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+            return file.read().rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"vocabulary {path}: cannot be read ({reason})") from error

@@ -13,13 +13,15 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from flaxzoo._explain import explained
-from flaxzoo._files import as_path
+from flaxzoo._files import as_path, read_regular
 from flaxzoo.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 # Third byte of the header: the type of the values, which are stored big-endian.
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+# Far more than any data set in this format has.
+_MAX_BYTES = 4 << 30
 _MAX_DIMENSIONS = 32
 _PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 # Where torchvision and others unpack the files below the directory that they are given.
@@ -47,7 +49,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = as_path(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _MAX_BYTES)
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
