@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxzoo._warnings import warn
 from flaxzoo.data.batch import as_batch
 from flaxzoo.errors import DataError
+from flaxzoo.losses.endings import twice
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
@@ -30,7 +32,10 @@ def inspect(state: Any, feed: Feed) -> Any:
     batch = with_targets(prepare(state, feed.first()))
     if state.preprocess is not None:
         state.preprocess.warn_of_scale(batch.inputs)
-    outputs = output_shapes(state, batch.inputs).tree()
+    known = output_shapes(state, batch.inputs)
+    if said := twice(state.loss, known.ending):
+        warn(said)
+    outputs = known.tree()
     if feed.arrays is not None:
         # Arrays are looked at once, as a whole, instead of batch by batch.
         whole = jax.tree.map(np.asarray, with_targets(as_batch(feed.arrays)))

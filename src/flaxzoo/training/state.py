@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,15 +21,19 @@ from flax.training import train_state
 import flaxzoo.losses as losses_module
 import flaxzoo.metrics as metrics_module
 import flaxzoo.optimizers as optimizers_module
+from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_flag, check_size, check_widths
+from flaxzoo._endings import ending
 from flaxzoo._explain import check_options, explained, foreign, missing_attribute
 from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import cleared
 from flaxzoo._random import as_key
 from flaxzoo._trees import copied, flatten, unflatten
+from flaxzoo._warnings import warn
 from flaxzoo.augment import as_augmentation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.lowering.initialise import filled
+from flaxzoo.losses.endings import twice
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
@@ -326,6 +331,7 @@ def create_train_state(
         reconstruct=task.reconstructs,
         donate=bool(donate),
     )
+    _warn_of_ending(state, model, inputs)
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.
     return copied(state) if donate else state
 
@@ -356,6 +362,24 @@ def with_schedule(
         return state.replace(plan=new, tx=optimizer, optimizer=optimizer)
     groups = new.build(state.groups.paths, state.groups.frozen, state.groups.cohorts)
     return state.replace(plan=new, groups=groups, tx=groups.tx, optimizer=groups.optimizer)
+
+
+def _warn_of_ending(state: TrainState, model: Model, inputs: Any) -> None:
+    """Warns of a module of one's own that ends in what its loss does itself."""
+    parts = [getattr(model.module, name, model.module) for name in ("backbone", "head")]
+    if all(type(part).__module__.startswith("flaxzoo.") for part in (model.module, *parts)):
+        return
+    sample = model.spec.sample() if inputs is None and model.spec.input_shape else inputs
+    if sample is None:
+        return
+    # What does not fit is told by the step.
+    said = ""
+    with contextlib.suppress(Exception):
+        apply = functools.partial(apply_module, state.module, rngs={"params": state.rng})
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sample)
+        said = twice(state.loss, ending(jax.make_jaxpr(apply)(state.eval_variables, shapes)))
+    if said:
+        warn(said)
 
 
 def _opt_state(tx: optax.GradientTransformation, params: Any) -> Any:

@@ -14,6 +14,7 @@ from flax.training import train_state
 
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
+from flaxzoo._endings import ending
 from flaxzoo._explain import explained
 from flaxzoo._host import check_fits
 from flaxzoo._inputs import check_inputs
@@ -212,10 +213,12 @@ class Shapes:
     Attributes:
       leaves: one for each array.
       treedef: what they are the leaves of.
+      ending: what the model ends in, where that is known; see ``flaxzoo._endings``.
     """
 
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     treedef: Any
+    ending: str | None = dataclasses.field(default=None, compare=False)
 
     @classmethod
     def of(cls, tree: Any) -> Shapes:
@@ -246,13 +249,18 @@ def output_shapes(
         traced = find() if find is not None and state.augment is None else None
         if len(_known_shapes) >= 256:
             _known_shapes.clear()
-        shapes = traced or Shapes.of(jax.eval_shape(once(_predict), state, inputs))
+        shapes = traced or _traced_outputs(state, inputs)
         _known_shapes[key] = shapes
     return shapes
 
 
 _known_shapes: dict[Any, Shapes] = {}
 cleared(_known_shapes.clear)
+
+
+def _traced_outputs(state: TrainState, inputs: Any) -> Shapes:
+    jaxpr, outputs = jax.make_jaxpr(once(_predict), return_shape=True)(state, inputs)
+    return dataclasses.replace(Shapes.of(outputs), ending=ending(jaxpr))
 
 
 def _traced_shapes(step: Any, state: TrainState, batch: Batch) -> Shapes:
