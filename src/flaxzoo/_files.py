@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from flaxzoo._warnings import warn
 from flaxzoo.errors import DataError, FlaxzooError
 
@@ -250,6 +248,9 @@ def digest_of_arrays(arrays: Mapping[str, Any]) -> str:
     Returns:
       64 hexadecimal digits, of each array's name, dtype, shape and values in row-major order.
     """
+    # The command line takes paths without it.
+    import numpy as np
+
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from flaxzoo._config import cache_key
 from flaxzoo._explain import explained
 from flaxzoo._programs import cleared
 from flaxzoo._trees import flatten, unflatten
+from flaxzoo._warnings import warn
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.optimizers import Optimizer, partition
 from flaxzoo.schedules import Schedule
@@ -127,12 +127,11 @@ class Plan:
         groups = _build(self, paths, frozen, cohorts)
         if len(groups.form.labels) > 1 and not _is_known(self.optimizer):
             name = self._make(self._rate(next(iter(self.rates or (TRAIN,)))), everything=True).name
-            warnings.warn(
+            warn(
                 f"optimizer {name!r} is not one of flaxzoo.optimizers by name, and "
                 f"each of {len(groups.form.labels)} groups of parameters gets one of its own: if "
                 "it clips by a norm, or scales, over all parameters together, it does so by group "
-                "from here on. clip_norm= is of the norm over all groups",
-                stacklevel=3,
+                "from here on. clip_norm= is of the norm over all groups"
             )
         return groups
 

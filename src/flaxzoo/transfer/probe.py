@@ -14,6 +14,7 @@ import numpy as np
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._extras import require
+from flaxzoo._warnings import warn
 from flaxzoo.data.epochs import random_order
 from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.model import Model
@@ -260,11 +261,10 @@ class _Fits:
     def warn(self) -> None:
         """Tells of fits that stopped before they reached the tolerance."""
         if self.failures:
-            warnings.warn(
+            warn(
                 f"linear_probe: {len(self.failures)} of {self.count} fits did not converge to "
                 f"tolerance={self.tolerance:g}, the last at penalty {self.failures[-1]:g}. Raise "
-                "max_iterations, the tolerance or the smallest penalty",
-                stacklevel=3,
+                "max_iterations, the tolerance or the smallest penalty"
             )
 
 
