@@ -150,6 +150,24 @@ def test_weights_that_leave_all_out():
     assert trainer.evaluate(half) == trainer.evaluate((IDS, LABELS))
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b"], "targets holds text .*str 'a'.*np.unique"),
+        ([0, None], r"targets holds objects .*NoneType None.*np.unique"),
+        ([None, None], r"targets holds objects .*NoneType None"),
+        (LABELS.astype(object), r"targets holds objects .*int 0.*astype\(np.int32\)"),
+        (LABELS.astype("M8[D]"), "targets holds dates"),
+    ],
+)
+def test_labels_that_are_no_numbers(labels, message):
+    model = lstm(input_shape=(3,)).init(0)
+    with pytest.raises(DataError, match=message):
+        fz.train_step(state_of(model), (IDS, labels))
+    with pytest.raises(DataError, match="holds (text|objects|dates) "):
+        fz.Trainer(model).fit((IDS, labels), batch_size=2, progress=False)
+
+
 @pytest.mark.parametrize("kind", ["inputs", "targets"])
 def test_masked_arrays_reach_no_step(kind):
     masked = {"inputs": np.ma.masked_equal(IDS, 4), "targets": np.ma.masked_equal(LABELS, 1)}

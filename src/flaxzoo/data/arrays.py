@@ -24,7 +24,8 @@ from flaxzoo.errors import DataError, ShapeError
 def _host_leaf(leaf: Any, name: str) -> np.ndarray:
     # A memory map stays one: asanyarray would keep the subclass, asarray keeps the buffer.
     array = as_host(leaf, name)
-    check_numbers(array, name)
+    if array.dtype == object:
+        check_numbers(array, name)
     if array.ndim == 0:
         raise DataError(
             f"{name} is a single value; every array needs the examples as its first axis, and a "

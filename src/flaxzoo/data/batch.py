@@ -17,10 +17,6 @@ TARGET_KEYS = ("targets", "label", "labels", "y")
 WEIGHT_KEY = "weight"
 
 _PARTS = ("inputs", "targets", "weight")
-_NUMBERED = (
-    "number the classes, classes, labels = np.unique(labels, return_inverse=True), or make "
-    "numbers of them, labels.astype(np.int32)"
-)
 
 
 class Batch(NamedTuple):
@@ -69,8 +65,6 @@ def as_batch(batch: Any) -> Batch:
     result = Batch(*map(_arrays, result, _PARTS))
     for leaf in jax.tree.leaves(result.inputs):
         _check_inputs(leaf, "inputs")
-    for leaf in jax.tree.leaves(result.targets):
-        check_numbers(leaf, "targets", _NUMBERED)
     check_numbers(result.weights, "weight")
     _check_sizes(result)
     return result

@@ -16,7 +16,7 @@ import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo._endings import ending
 from flaxzoo._explain import explained
-from flaxzoo._host import check_fits
+from flaxzoo._host import check_fits, check_numbers
 from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import beside
 from flaxzoo._programs import Jitted, cleared, once
@@ -171,6 +171,13 @@ def with_targets(batch: Batch) -> Batch:
     return batch if batch.targets is not None else batch._replace(targets=batch.inputs)
 
 
+# What to do about labels that are names.
+_NUMBERED = (
+    "number the classes, classes, labels = np.unique(labels, return_inverse=True), or make "
+    "numbers of them, labels.astype(np.int32)"
+)
+
+
 def check_values(
     state: TrainState,
     batch: Batch,
@@ -193,6 +200,8 @@ def check_values(
         state.module, state.variables, batch.inputs, like=None if like is None else like.inputs
     )
     check_weights(batch.weights)
+    for leaf in jax.tree.leaves(batch.targets):
+        check_numbers(leaf, "targets", _NUMBERED)
     if is_host(batch.targets) and state.loss is not None:
         outputs = output_shapes(state, (like or batch).inputs, shapes).tree()
         if state.reconstruct and _holds_pixels(state, batch.targets):
