@@ -17,6 +17,7 @@ class Tokens(nn.Module):
     class_token: bool = True
     register_tokens: int = 0
     position_prefix: bool = True
+    distillation_token: bool = False
     old_grid: tuple | None = None
 
     @nn.compact
@@ -25,6 +26,7 @@ class Tokens(nn.Module):
             self,
             x,
             class_token=self.class_token,
+            distillation_token=self.distillation_token,
             register_tokens=self.register_tokens,
             position_prefix=self.position_prefix,
             old_grid=self.old_grid,
@@ -56,6 +58,16 @@ def test_tokens_of_no_patch_come_first(
     tokens = np.concatenate([params[name] for name in names], 1) if names else positions[:, :0]
     expected = np.broadcast_to(tokens + positions[:, :prefix], out[:, :prefix].shape)
     np.testing.assert_allclose(out[:, :prefix], expected, rtol=1e-6)
+
+
+def test_the_distillation_token_stands_between(random_variables):
+    module = Tokens(register_tokens=1, distillation_token=True)
+    variables = random_variables(module, PATCHES)
+    params, out = variables["params"], module.apply(variables, PATCHES)
+    assert prefix_length(True, 1, True) == 3
+    assert params["pos_embed"].shape == (1, 3 + 9, 4)
+    tokens = np.concatenate([params[f"{name}_token"] for name in ("cls", "dist", "reg")], 1)
+    np.testing.assert_allclose(out[:1, :3], tokens + params["pos_embed"][:, :3], rtol=1e-6)
 
 
 def test_grids_of_another_size(random_variables):

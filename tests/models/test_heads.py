@@ -44,6 +44,12 @@ def test_global_pool():
     np.testing.assert_allclose(
         global_pool(x, "avg+max"), (np.mean(x, (1, 2)) + np.max(x, (1, 2))) / 2, rtol=1e-5
     )
+    tokens = jax.random.normal(jax.random.key(0), (2, 6, 5))
+    np.testing.assert_allclose(global_pool(tokens, "prefix", 2), tokens[:, :2].mean(1), rtol=1e-6)
+    with pytest.raises(ValueError, match="pooling='prefix' takes prefix_tokens of at least 1"):
+        global_pool(tokens, "prefix")
+    with pytest.raises(ShapeError, match="pooling='prefix' takes tokens of shape"):
+        global_pool(x, "prefix", 1)
     assert global_pool(x, None) is x
     assert global_pool(x, "none") is x
     with pytest.raises(ShapeError, match=r"takes features of shape \[B, ..., C\], got \[2, 3\]"):
@@ -62,6 +68,8 @@ def test_global_pool():
         ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
         ({"dropout": "a"}, "dropout must be .*, got 'a'"),
         ({"pooling": "avrg"}, "got 'avrg'. Did you mean 'avg'"),
+        ({"distilled": "both"}, "distilled must be one of 'mean', 'pair', got 'both'"),
+        ({"distilled": "mean"}, "takes pooling='prefix' and prefix_tokens=2, got 'auto' and 0"),
     ],
 )
 def test_fields_out_of_range(fields, message):

@@ -20,6 +20,7 @@ def patch_tokens(
     patches: jax.Array,
     *,
     class_token: bool = True,
+    distillation_token: bool = False,
     register_tokens: int = 0,
     position_prefix: bool = True,
     old_grid: Grid | None = None,
@@ -27,14 +28,17 @@ def patch_tokens(
 ) -> jax.Array:
     """Returns a vision transformer's tokens: those of no patch, then the patches, with positions.
 
-    The parameters ``cls_token``, ``reg_token`` and ``pos_embed`` are the module's own, as in timm.
-    Register tokens are of Darcet et al. 2023, https://arxiv.org/abs/2309.16588.
+    The parameters ``cls_token``, ``dist_token``, ``reg_token`` and ``pos_embed`` are the module's
+    own, as in timm. The distillation token is of Touvron et al. 2020,
+    https://arxiv.org/abs/2012.12877, register tokens of Darcet et al. 2023,
+    https://arxiv.org/abs/2309.16588.
 
     Args:
       module: a bound module.
       patches: a grid ``[B, rows, columns, C]``, from ``PatchEmbed``.
       class_token: whether there is a class token.
-      register_tokens: the number of register tokens, which follow it.
+      distillation_token: whether a distillation token follows it.
+      register_tokens: the number of register tokens, which follow both.
       position_prefix: whether these tokens have positions, too (the opposite of timm's
         ``no_embed_class``).
       old_grid: the grid that the positions are for (see ``learnt_positions``).
@@ -51,14 +55,18 @@ def patch_tokens(
     batch, rows, columns, width = patches.shape
     prefix = [
         learnt_tokens(module, name, count, patches, param_dtype=param_dtype)
-        for name, count in (("cls_token", int(class_token)), ("reg_token", register_tokens))
+        for name, count in (
+            ("cls_token", int(class_token)),
+            ("dist_token", int(distillation_token)),
+            ("reg_token", register_tokens),
+        )
         if count
     ]
     positions = learnt_positions(
         module,
         (rows, columns),
         width,
-        prefix=prefix_length(class_token, register_tokens) if position_prefix else 0,
+        prefix=sum(token.shape[1] for token in prefix) if position_prefix else 0,
         old_grid=old_grid,
         dtype=param_dtype,
     ).astype(patches.dtype)
@@ -68,9 +76,9 @@ def patch_tokens(
     return jnp.concatenate([*prefix, tokens + positions], axis=1)
 
 
-def prefix_length(class_token: bool, register_tokens: int) -> int:
+def prefix_length(class_token: bool, register_tokens: int, distillation_token: bool = False) -> int:
     """Returns the number of tokens before those of the patches."""
-    return int(class_token) + register_tokens
+    return int(class_token) + int(distillation_token) + register_tokens
 
 
 def learnt_tokens(

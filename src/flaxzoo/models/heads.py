@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
+from flaxzoo._checks import as_choice, check_choice, check_rate, check_size, check_widths
 from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ShapeError
+from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.norm import call_norm, make_norm
 
-_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "attention")
+_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention")
+_DISTILLED = ("mean", "pair")
+# The layers that tell classes apart, the second of distilled heads: what num_classes exchanges.
+CLASSIFIERS = ("fc", "fc_dist")
 
 
 @explained
@@ -32,8 +36,9 @@ class Head(Checked):
       num_classes: width of the output; 0 leaves the linear layer out and returns features.
       pooling: over all axes between the batch and the channels: ``"avg"``, ``"max"``,
         ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for none; of tokens
-        also ``"token"``, the first, and ``"attention"``, what a learnt query finds (timm's
-        ``map``, ``flaxzoo.layers.attention_pool``). ``"auto"`` is the backbone's own way where the
+        also ``"token"``, the first, ``"prefix"``, the mean of those before the patches', and
+        ``"attention"``, what a learnt query finds (timm's ``map``,
+        ``flaxzoo.layers.attention_pool``). ``"auto"`` is the backbone's own way where the
         head is part of a ``Classifier``; else it averages feature maps ``[B, H, W, C]`` and leaves
         other inputs as they are.
       prefix_tokens: how many tokens stand before those of the patches, which alone are averaged.
@@ -45,6 +50,11 @@ class Head(Checked):
       dropout: rate in [0, 1) applied before each linear layer.
       activation: of the hidden layers, by name or callable.
       use_bias: whether ``fc`` has a bias.
+      distilled: None for one classifier. Otherwise ``fc`` sees the first token, the class token,
+        and another layer, ``fc_dist``, the second, which was taught by another network (DeiT,
+        https://arxiv.org/abs/2012.12877); ``pooling`` is ``"prefix"``. ``"mean"`` returns the mean
+        of their logits; ``"pair"`` does so in inference, and both, ``(logits, logits of
+        fc_dist)``, in training, as timm after ``set_distilled_training``.
       attention: fields of the attention pooling, as pairs.
       kernel_init: of all kernels.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
@@ -62,6 +72,7 @@ class Head(Checked):
     dropout: float = 0.0
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
+    distilled: str | None = None
     kernel_init: Any = nn.initializers.lecun_normal()
     prefix_tokens: int = 0
     norm: Any = None
@@ -77,11 +88,19 @@ class Head(Checked):
         check_size("prefix_tokens", self.prefix_tokens, minimum=0)
         check_widths("hidden", self.hidden, allow_empty=True)
         check_rate("dropout", self.dropout)
-        as_choice("pooling", self.pooling, _POOLINGS)
+        pooling = as_choice("pooling", self.pooling, _POOLINGS)
         as_activation(self.activation)
+        if self.distilled is not None:
+            check_choice("distilled", self.distilled, _DISTILLED)
+            if pooling != "prefix" or self.prefix_tokens != 2:
+                raise ArgumentError(
+                    "a distilled head reads the class and the distillation token: it takes "
+                    f"pooling='prefix' and prefix_tokens=2, got {pooling!r} and "
+                    f"{self.prefix_tokens}"
+                )
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Any:
         """Computes the predictions.
 
         Args:
@@ -89,7 +108,8 @@ class Head(Checked):
           train: whether Dropout drops and BatchNorm uses the batch's statistics.
 
         Returns:
-          ``[B, num_classes]``, or the features before ``fc`` where ``num_classes`` is 0.
+          ``[B, num_classes]``, or the features before ``fc`` where ``num_classes`` is 0; with
+          ``distilled="pair"`` two arrays of logits in training.
 
         Raises:
           ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
@@ -100,6 +120,9 @@ class Head(Checked):
             check_tokens(x, "attention")
             pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
             x = pool(x[:, self.prefix_tokens :], train)
+        elif self.distilled is not None:
+            check_tokens(x, "prefix")
+            x = x[:, : self.prefix_tokens]
         else:
             x = global_pool(x, self.pooling, self.prefix_tokens)
         if self.norm is not None:
@@ -113,10 +136,14 @@ class Head(Checked):
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = as_activation(self.activation)(x)
         if self.num_classes == 0:
-            return x
+            return x if self.distilled is None else x.mean(1)
         if self.dropout:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(self.num_classes, use_bias=self.use_bias, name="fc", **dense)(x)
+        layer = functools.partial(Dense, self.num_classes, use_bias=self.use_bias, **dense)
+        if self.distilled is None:
+            return layer(name="fc")(x)
+        both = layer(name="fc")(x[:, 0]), layer(name="fc_dist")(x[:, 1])
+        return both if train and self.distilled == "pair" else 0.5 * (both[0] + both[1])
 
 
 class Identity(nn.Module):
@@ -137,7 +164,8 @@ def global_pool(x: jax.Array, pooling: str | None, prefix_tokens: int = 0) -> ja
     Args:
       x: maps, tokens, or features that are pooled already.
       pooling: the name, but ``"attention"``, which has parameters.
-      prefix_tokens: of tokens ``[B, N, C]``, how many are not averaged.
+      prefix_tokens: of tokens ``[B, N, C]``, how many stand before the patches'; ``"prefix"``
+        averages these, ``"avg"``, ``"max"`` and ``"avg+max"`` pool the others.
 
     Raises:
       ShapeError: there is no axis to pool, or ``x`` is a dictionary of maps.
@@ -155,6 +183,11 @@ def global_pool(x: jax.Array, pooling: str | None, prefix_tokens: int = 0) -> ja
     if pooling == "token":
         check_tokens(x, pooling)
         return x[:, 0]
+    if pooling == "prefix":
+        check_tokens(x, pooling)
+        if not prefix_tokens:
+            raise ArgumentError("pooling='prefix' takes prefix_tokens of at least 1, got 0")
+        return x[:, :prefix_tokens].mean(1)
     if x.ndim < 3:
         raise ShapeError(
             f"pooling={pooling!r} takes features of shape [B, ..., C], got {list(x.shape)}; "

@@ -18,8 +18,8 @@ class Reference:
     Attributes:
       stem: paths in the backbone that its first convolution may have; whichever exists has its
         kernel adapted to the number of input channels.
-      classifier: the reference's name of ``head/fc``, the one layer that another number of
-        classes exchanges.
+      classifier: the reference's name of ``head/fc``, the layer that another number of classes
+        exchanges (that of a distilled head's ``fc_dist`` stands in ``head``).
       head: from the paths of other modules in ``head`` to the reference's names, such as
         ``("norm", "head.norm")``.
       renamed: pairs of a regular expression and the reference's name, for parts of a path in the

@@ -108,6 +108,9 @@ class VisionTransformer(Backbone):
     implementation: str = "einsum"
     remat: bool = False
 
+    # No field: a network that is distilled has another head, too (``flaxzoo.models.deit``).
+    distillation_token = False
+
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
         """The tokens, the blocks ``blocks_0``, ``blocks_1`` and so on, and the last norm."""
@@ -119,7 +122,7 @@ class VisionTransformer(Backbone):
             grid[:] = x.shape[1:3]
             return self._tokens(x, train)
 
-        names = ("patch_embed", "cls_token", "reg_token", "pos_embed")
+        names = ("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed")
         yield Part("embed", embed, owns=names, takes="images")
         if self.pre_norm:
             yield Part("embed", functools.partial(self._norm, "norm_pre"), owns=("norm_pre",))
@@ -158,6 +161,7 @@ class VisionTransformer(Backbone):
             self,
             x,
             class_token=self.class_token,
+            distillation_token=self.distillation_token,
             register_tokens=self.register_tokens,
             position_prefix=self.position_prefix,
             old_grid=self.grid,
@@ -183,7 +187,7 @@ class VisionTransformer(Backbone):
     @property
     def prefix(self) -> int:
         """The number of tokens before those of the patches."""
-        return prefix_length(self.class_token, self.register_tokens)
+        return prefix_length(self.class_token, self.register_tokens, self.distillation_token)
 
     @property
     def norm_pooled(self) -> bool:
@@ -208,7 +212,11 @@ class VisionTransformer(Backbone):
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:
         """Globs over the parameters that are not decayed."""
-        tokens = {"cls_token": self.class_token, "reg_token": self.register_tokens}
+        tokens = {
+            "cls_token": self.class_token,
+            "dist_token": self.distillation_token,
+            "reg_token": self.register_tokens,
+        }
         return ("pos_embed", *(name for name, count in tokens.items() if count))
 
     @nn.nowrap

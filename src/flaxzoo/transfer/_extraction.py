@@ -29,7 +29,7 @@ from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._feature_files import columns_of, structure_of
 
-_POOLINGS = ("auto", "avg", "max", "avg+max", "token")
+_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix")
 
 
 class Extraction:

@@ -119,10 +119,10 @@ def extract_features(
       directory: the directory to write to; None keeps the features in memory.
       batch_size: examples per forward pass, for arrays.
       steps: how many batches to read, for endless iterables.
-      pooling: ``"avg"``, ``"max"``, ``"avg+max"``, ``"token"`` or ``"auto"``, the backbone's own
-        way, as in ``flaxzoo.models.Head``, to pool maps ``[B, H, W, C]`` or tokens ``[B, N, C]``
-        before they are stored: 49 times smaller for a ResNet, and the same to a ``Head`` with
-        ``pooling="auto"``. None stores what the head gets.
+      pooling: ``"avg"``, ``"max"``, ``"avg+max"``, ``"token"``, ``"prefix"`` or ``"auto"``, the
+        backbone's own way, as in ``flaxzoo.models.Head``, to pool maps ``[B, H, W, C]`` or tokens
+        ``[B, N, C]`` before they are stored: 49 times smaller for a ResNet, and the same to a
+        ``Head`` with ``pooling="auto"``. None stores what the head gets.
       dtype: floating type to store features in, such as ``"float16"``; by default the network's.
       resume: False does away with what is in ``directory`` first.
       progress: whether to show a progress bar.

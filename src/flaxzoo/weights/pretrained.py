@@ -20,6 +20,7 @@ from flaxzoo._trees import compare, flatten, unflatten
 from flaxzoo.errors import CheckpointError, closest
 from flaxzoo.models import catalog
 from flaxzoo.models.build import entry_width
+from flaxzoo.models.heads import CLASSIFIERS
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Architecture
 from flaxzoo.spec import ModelSpec
@@ -206,21 +207,25 @@ def _without_classifier(
     belongs to one. Weights of a backbone alone, such as a masked autoencoder's, leave all of the
     head fresh: there is no trained norm or hidden layer to lose.
     """
-    paths = [path for path in expected if path.startswith(_CLASSIFIER)]
+    ours = tuple(f"params/head/{layer}/" for layer in CLASSIFIERS)
+    paths = [path for path in expected if path.startswith(ours)]
     head = [path for path in expected if path.split("/")[1:2] == ["head"]]
     width = weights.num_classes(reference)
     exchanged = fresh and bool(paths) and width != expected[f"{_CLASSIFIER}kernel"].shape[-1]
     if paths and not exchanged:
         return [], weights.tensors
     if weights.ours:
-        classifier, others = [_CLASSIFIER], ["params/head/", "batch_stats/head/"]
+        classifier = ours
+        others: tuple[str, ...] = ("params/head/", "batch_stats/head/")
     else:
         known = reference or Reference()
-        classifier, others = [f"{known.classifier}."], [f"{name}." for _, name in known.head]
-    whole = tuple(classifier + others)
+        layers = (known.head_name(layer) for layer in CLASSIFIERS)
+        classifier = tuple(f"{name}." for name in layers if name is not None)
+        others = tuple(f"{name}." for _, name in known.head)
+    whole = classifier + others
     if not any(name.startswith(whole) for name in weights.tensors):
         return head, weights.tensors
-    prefixes = tuple(classifier) if head else whole
+    prefixes = classifier if head else whole
     return paths, {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
 
 

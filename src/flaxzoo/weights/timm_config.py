@@ -15,6 +15,7 @@ from flaxzoo.errors import ArgumentError, CheckpointError
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, find
 from flaxzoo.models.classifier import Classifier
+from flaxzoo.models.heads import CLASSIFIERS
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import MODELS
 from flaxzoo.preprocess import Preprocess
@@ -28,6 +29,8 @@ _POOLINGS = {
     "avg": "avg",
     "max": "max",
     "avg+max": "avgmax",
+    # Both of a distilled head's tokens: timm calls that "token", too.
+    "prefix": "token",
     "token": "token",
     "attention": "map",
 }
@@ -199,10 +202,12 @@ def _pretrained_cfg(model: Any, reference: Reference, leaves: Mapping[str, Any])
     if spec.preprocess is not None:
         settings |= spec.preprocess.to_timm()
     kernels = [stem for stem in reference.stem if f"params/backbone/{stem}/kernel" in leaves]
+    layers = [layer for layer in CLASSIFIERS if f"params/head/{layer}/kernel" in leaves]
+    classifiers = [reference.head_name(layer) for layer in layers]
     settings |= {
         "num_classes": model.module.head.num_classes,
         "first_conv": _module_name(kernels[0], reference) if kernels else None,
-        "classifier": reference.classifier,
+        "classifier": classifiers if len(classifiers) > 1 else reference.classifier,
     }
     if spec.licence:
         settings["license"] = spec.licence
