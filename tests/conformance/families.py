@@ -77,6 +77,14 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
     ),
+    "deit": Family(
+        "deit_tiny_distilled_patch16_224",
+        {"patch_size": 8, "width": 8, "depth": 2, "heads": 2, "layer_scale": 0.5},
+        (16, 16, 3),
+        None,
+        (24, 16, 3),
+        {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+    ),
     "lstm": Family(
         "lstm",
         {"hidden_size": 6, "num_layers": 2, "bidirectional": True},

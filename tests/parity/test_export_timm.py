@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 TINY = "test_resnet"
+DISTILLED = "deit_tiny_distilled_patch16_224"
 
 
 def filled(model):
@@ -54,6 +55,8 @@ def check_outputs(ours, theirs):
         (TINY, {"num_classes": 5, "input_shape": (64, 64, 5)}),
         (TINY, {"num_classes": 5, "input_shape": (64, 64, 3), "output_stride": 8}),
         (TINY, {"num_classes": 0, "input_shape": (64, 64, 3)}),
+        (DISTILLED, {"num_classes": 7, "input_shape": (32, 48, 3)}),
+        (DISTILLED, {"num_classes": 0, "input_shape": (32, 32, 3)}),
     ],
 )
 def test_timm_loads_what_we_save(tmp_path, name, options):

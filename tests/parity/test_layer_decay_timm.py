@@ -13,7 +13,17 @@ optim = pytest.importorskip("timm.optim")
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50d", "convnext_tiny_hnf", "test_vit", "test_vit2", "test_vit3"]
+    "name",
+    [
+        "resnet18",
+        "resnet50d",
+        "convnext_tiny_hnf",
+        "test_vit",
+        "test_vit2",
+        "test_vit3",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+    ],
 )
 def test_every_parameter_has_timm_s_factor(name):
     theirs = timm.create_model(name)

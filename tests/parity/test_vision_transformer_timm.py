@@ -46,7 +46,16 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "flexivit_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_vit",
+        "test_vit2",
+        "flexivit_small",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+    ],
+)
 @pytest.mark.parametrize("new", [(48, 96), (96, 96)])
 def test_weights_for_images_of_another_size(name, new):
     """Also of as many patches: 96 x 48 to 48 x 96."""

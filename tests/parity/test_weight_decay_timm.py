@@ -14,7 +14,16 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "convnext_atto", "convnextv2_atto", "test_vit", "test_vit3"]
+    "name",
+    [
+        "resnet18",
+        "convnext_atto",
+        "convnextv2_atto",
+        "test_vit",
+        "test_vit3",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+    ],
 )
 def test_the_same_parameters_decay(name):
     with torch.device("meta"):
