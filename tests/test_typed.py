@@ -4,6 +4,7 @@
 """
 
 import functools
+from pathlib import Path
 
 import flax
 import flax.linen as nn
@@ -18,7 +19,7 @@ import flaxzoo as fz
 
 # Lines that work as they are, by the library that they are typed in.
 WORKS = {
-    "keras": (
+    "Keras": (
         "fz.optimizers.get('Adam', learning_rate=1e-3)",
         "fz.optimizers.get('RMSprop')",
         "fz.optimizers.get('Adagrad')",
@@ -53,7 +54,7 @@ WORKS = {
         "fz.losses.as_loss(keras_loss)(predictions, targets)",
         "fz.data.train_test_split((X, y), test_size=0.2)",
     ),
-    "torch and timm": (
+    "PyTorch, timm, Lightning": (
         "fz.losses.get('CrossEntropyLoss', label_smoothing=0.1)",
         "fz.losses.get('BCEWithLogitsLoss')",
         "fz.losses.get('MSELoss'), fz.losses.get('L1Loss'), fz.losses.get('SmoothL1Loss')",
@@ -67,7 +68,7 @@ WORKS = {
         "fz.models.info('wide_resnet50_2')",
         "fz.models.list('vit_base*', pretrained=True)",
     ),
-    "flax, optax and clu": (
+    "Flax, optax, clu, Elegy": (
         "fz.TrainState.create(apply_fn=net.apply, params=params, tx=optax.adam(1e-3))",
         "fz.train_step(flax_state(tx=optax.adam(1e-3)), (X, y))[1].compute()['loss'] > 0",
         "fz.train_step(flax_state(tx=optax.sgd(0.1), metrics=Metrics.empty()), (X, y))",
@@ -81,8 +82,6 @@ WORKS = {
         "state.apply_fn({'params': state.params}, X)",
         "state.apply_gradients(grads=jax.tree.map(np.ones_like, state.params))",
         "module, variables = model",
-    ),
-    "elegy": (
         "fz.create_train_state(net, input_shape=(4,), loss=['crossentropy', fz.losses.L2(1e-4)])",
         "fz.losses.as_loss(elegy_loss)(predictions, targets)",
         "fz.metrics.collect([elegy_loss], predictions, targets).compute()",
@@ -98,7 +97,7 @@ WORKS = {
 
 # Lines that cannot work, and what their errors must say.
 ANSWERED = {
-    "keras": (
+    "Keras": (
         ("model.fit(X, y)", "flaxzoo.Trainer(model, optimizer=..., loss=...).fit(data"),
         ("model.compile(optimizer='adam')", "flaxzoo.Trainer(model, optimizer=..., loss=..."),
         ("model.evaluate(X, y)", "flaxzoo.Trainer(model).evaluate(data)"),
@@ -168,9 +167,22 @@ ANSWERED = {
         ("fz.models.get('mlp', units=(3,))", "'features'"),
         ("fz.data.image_dataset_from_directory('d')", "flaxzoo.data.ImageFolder"),
         ("fz.data.TextVectorization()", "flaxzoo.data.TextVectorizer"),
+        ("fz.losses.get('mse', from_logits=True)", "from_logits=False"),
+        ("fz.plots.confusion_matrix(y_true=y, y_pred=y)", "'predictions'"),
+        ("trainer.fit((X, y), batchsize=4)", "'batch_size'"),
+        ("trainer.fit((X, y), nb_epoch=4)", "'epochs'"),
+        ("trainer.fit((X, y), validation_freq=2)", "after each epoch"),
+        ("trainer.predict_proba(X)", "trainer.model.predict"),
+        ("trainer.plot_history()", "trainer.history.plot()"),
+        ("fz.losses.get('SparseCategoricalCrossentropy', sample_weight=1)", "weights"),
+        ("fz.activations.get('leaky_relu', alpha=0.1)", "'negative_slope'"),
+        ("fz.augment.get('RandomRotation', factor=0.1)", "degrees"),
+        ("fz.data.TextVectorizer(output_sequence_length=5)", "'sequence_length'"),
+        ("fz.data.TextVectorizer(output_mode='int')", "'output'"),
+        ("fz.data.train_test_split((X, y), random_state=0)", "'seed'"),
         ("fz.data.ImageFolder('d', target_size=(8, 8))", "'size'"),
     ),
-    "torch, timm and Lightning": (
+    "PyTorch, timm, Lightning": (
         ("model.train()", "there is no mode to set"),
         ("model.eval()", "there is no mode to set"),
         ("model.parameters()", "model.variables['params']"),
@@ -186,6 +198,19 @@ ANSWERED = {
         ("model.num_features", "model.spec"),
         ("model.freeze()", "freeze='backbone'"),
         ("model.encode(X)", "method='encode'"),
+        ("fz.models.get('resnet50', num_classes=3, global_pool='avg')", "'pooling'"),
+        ("fz.models.get('resnet50', pretrained='IMAGENET1K_V2')", "pretrained=True"),
+        ("fz.models.get('timm/resnet50.a1_in1k')", "pretrained='hf:timm/resnet50.a1_in1k'"),
+        ("fz.models.get('resnet50', True)", "such as pretrained=..."),
+        ("fz.models.get('efficientnet_b0')", "docs/zoo.md"),
+        ("fz.train_step(state, X, y)", "train_step(state, (inputs, targets))"),
+        ("fz.Trainer(model, optimizer=torch_adam)", "optimizer='adam'"),
+        ("fz.Trainer(torch_module)", "a model of PyTorch"),
+        ("trainer.fit((X, y), callbacks=[torch_module])", "an object of PyTorch"),
+        ("fz.optimizers.get('adam', 1e-3)", "such as learning_rate=..."),
+        ("fz.schedules.get('cosine', 1e-3, 100)", "name the others"),
+        ("fz.callbacks.EarlyStopping('val_loss', 3)", "such as patience=..."),
+        ("fz.callbacks.LambdaCallback(on_batch_end=print)", "'on_step_end'"),
         ("fz.create_model('resnet50')", "flaxzoo.models.get(name)"),
         ("fz.list_models('resnet*')", "flaxzoo.models.list(pattern"),
         ("fz.models.list(filter='resnet*')", "'pattern'"),
@@ -235,7 +260,7 @@ ANSWERED = {
         ("fz.optimizers.get('AdamW', betas=(0.9, 0.95))", "b1=0.9, b2=0.999"),
         ("fz.create_train_state(model, optimizer=optax.adam(1e-3), b1=0.9)", "inside it"),
     ),
-    "flax, optax and elegy": (
+    "Flax, optax, clu, Elegy": (
         ("fz.create_train_state(net, tx=optax.adam(1e-3))", "'optimizer'"),
         ("fz.create_train_state(net, lr=1e-3)", "'learning_rate'"),
         ("fz.create_train_state(net, beta_1=0.9)", "'b1'"),
@@ -302,6 +327,17 @@ ANSWERED = {
 }
 
 
+def test_the_docs_count_these_lines():
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text("utf-8")
+    totals = [0, 0]
+    for library in {**WORKS, **ANSWERED}:
+        counts = [len(lines.get(library, ())) for lines in (WORKS, ANSWERED)]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        row = f"| {library} | {sum(counts)} | {counts[0]} | {counts[1]} | 0 |"
+        assert row in page, f"docs/reliability.md wants {row}"
+    assert f"| all | {sum(totals)} | {totals[0]} | {totals[1]} | 0 |" in page, totals
+
+
 @flax.struct.dataclass
 class Metrics(clu_metrics.Collection):
     accuracy: clu_metrics.Accuracy
@@ -339,6 +375,8 @@ def names():
         "flax_state": functools.partial(fz.TrainState.create, **flax),
         "state_of_flax": train_state.TrainState.create(**flax, tx=optax.sgd(1.0)),
         "logits": np.zeros((8, 2)),
+        "torch_adam": type("Adam", (), {"__module__": "torch.optim"})(),
+        "torch_module": type("Sequential", (), {"__module__": "torch.nn"})(),
         "predictions": x[:, 0],
         "targets": x[:, 1],
     }

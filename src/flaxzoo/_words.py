@@ -250,6 +250,7 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     *((word, name, "") for word, name in TIMM.items()),
     ("out_indices", "", "features=True returns the maps of all stages, by name"),
     ("pool", "pooling", ""),
+    ("alpha slope", "negative_slope", ""),
     ("act act_fn activation_fn hidden_act nonlinearity", "activation", ""),
     (
         "output classifier_activation final_activation output_activation last_activation",
