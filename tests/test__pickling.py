@@ -81,7 +81,13 @@ def test_what_cannot_be_pickled_says_what_to_do(monkeypatch):
     with pytest.raises(pickle.PicklingError, match="compiled function.*save"):
         packed(jax.jit(lambda x: x))
     # Copies share their functions.
-    assert copy.deepcopy(fz.Trainer(model, loss=scope["f"])).state.loss.function is scope["f"]
+    loss = fz.losses.as_loss(scope["f"])
+    for trainer in (fz.Trainer(model, loss=scope["f"]), fz.Trainer(model, loss=loss)):
+        for copied in (copy.deepcopy(trainer), copy.copy(trainer)):
+            assert copied.state.loss.function is scope["f"]
+            assert copied.state is not trainer.state
+    assert copy.copy(trainer.state).params is trainer.state.params
+    assert copy.copy(model).variables is not None
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,9 @@ class Model:
         # The module's initialisers, and what a user's spec holds, may be functions of any kind.
         return _restored, (type(self), packed((self.module, self.spec)), self.variables)
 
+    def __copy__(self) -> Model:
+        return dataclasses.replace(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         return dataclasses.replace(self, variables=copied(self.variables))
 

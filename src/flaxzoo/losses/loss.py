@@ -93,6 +93,13 @@ class Loss:
 
         return restored, (type(self), packed(vars(self)))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
+        # It cannot change; and what it holds need not be picklable.
+        return self
+
+    def __copy__(self) -> Loss:
+        return self
+
     def __add__(self, other: Any) -> Loss:
         """The same loss with one more penalty on the parameters."""
         if not isinstance(other, Regularizer):

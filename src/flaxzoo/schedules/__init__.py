@@ -69,6 +69,13 @@ class Schedule:
 
         return restored, (type(self), packed(vars(self)))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Schedule:
+        # It cannot change; and what it holds need not be picklable.
+        return self
+
+    def __copy__(self) -> Schedule:
+        return self
+
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self.options)
         return f"<schedule {self.name}({options})>"

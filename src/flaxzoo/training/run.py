@@ -139,6 +139,10 @@ class Run:
     def __setstate__(self, parts: dict[str, Any]) -> None:
         self._take({"state": parts["state"], **unpacked(parts["data"])})
 
+    def __copy__(self) -> Self:
+        # Two that share a state would take it from each other.
+        return copy.deepcopy(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Functions are shared: nothing needs to be picklable.
         copy_of = type(self).__new__(type(self))

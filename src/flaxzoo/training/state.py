@@ -134,6 +134,9 @@ class TrainState(train_state.TrainState):
         kept = {k: v for k, v in static.items() if k not in remade or v is not remade[k]}
         return _restored, (type(self), packed(kept), arrays)
 
+    def __copy__(self) -> Self:
+        return self.replace()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copied(self)
 
