@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib import resources
 from pathlib import Path
 
 import jax
@@ -274,3 +275,9 @@ def test_a_digest_that_is_none_is_told(tmp_path, models):
     (tmp_path / "config.json").write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match=r"weights_sha256 '../../elsewhere', which is no"):
         fz.Model.load(tmp_path)
+
+
+def test_the_packaged_weights_carry_a_digest():
+    folder = resources.files("flaxzoo.weights") / "digits"
+    for file in folder.iterdir():
+        assert b'"tensors_sha256"' in file.read_bytes()[:4096], file
