@@ -40,7 +40,7 @@ _VERSION = 1
 _STATE, _META = "state", Path("meta", "metadata")
 _STEP = re.compile(r"(\d+)|\.(\d+)\.replaced")
 # What a killed process leaves: ours, and that of Orbax's own manager, which came before.
-_RUBBISH = re.compile(r"\.\d+\.(partial|removed)|\d+\.orbax-checkpoint-tmp.*")
+_RUBBISH = re.compile(r"\.\d+\.(tmp|removed)|\d+\.orbax-checkpoint-tmp.*")
 
 # Orbax's checkpointers get in each other's way when two threads use them, whatever they write.
 ORBAX = threading.RLock()
@@ -78,7 +78,7 @@ def write(
     Raises:
       DataError: it cannot be written, because the disk is full for instance.
     """
-    folder, partial = directory / str(step), directory / f".{step}.partial"
+    folder, partial = directory / str(step), directory / f".{step}.tmp"
     replaced = _replaced(directory, step)
     try:
         _remove(partial)
