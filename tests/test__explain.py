@@ -78,9 +78,9 @@ def test_arguments_are_taken_by_something():
         if not (isinstance(function, type) and issubclass(function, Exception)):
             taken |= set(inspect.signature(function).parameters)
     taken |= set(fz.data.ImageDataset.__init__.__wrapped__.__annotations__)
-    for kind, names in (("optimizer", None), ("loss", None), ("schedule", None), ("metric", None)):
+    for kind in ("optimizer", "loss", "schedule", "metric", "activation"):
         registry = REGISTRIES[kind]
-        for name in names or registry.list():
+        for name in registry.list():
             taken |= set(registry.parameters(name))
     for name in ("mlp", "cnn", "lstm", "resnet18", "vit_tiny_patch16_224", "convnext_atto"):
         taken |= set(MODELS.parameters(name))
