@@ -78,7 +78,8 @@ def predictions_first(function: Callable[..., Any]) -> Callable[..., Any]:
     return TargetsFirst(function) if turned else function
 
 
-@functools.cache
+# Bounded: a notebook defines its classes again and again.
+@functools.lru_cache(maxsize=512)
 def _mode_keyword(cls: type[nn.Module]) -> str | None:
     # A **kwargs says nothing: nn.Sequential hands it to its first layer.
     parameters = inspect.signature(cls.__call__).parameters

@@ -11,6 +11,7 @@ import numpy as np
 from clu import metrics as clu_metrics
 
 from flaxzoo._explain import explained
+from flaxzoo._programs import Jitted
 from flaxzoo.errors import ShapeError, UnknownArgumentError, UnknownNameError, did_you_mean
 from flaxzoo.metrics import _spec, _states
 
@@ -119,14 +120,20 @@ class MetricCollection:
         return f"MetricCollection({', '.join(f'{k}={v:.4g}' for k, v in self.compute().items())})"
 
 
-@jax.jit
-def _merge(a: MetricCollection, b: MetricCollection) -> MetricCollection:
+def _merged(a: MetricCollection, b: MetricCollection) -> MetricCollection:
     return MetricCollection.create({name: a[name].merge(b[name]) for name in a.names})
 
 
-@jax.jit
-def _compute(collection: MetricCollection) -> tuple[Any, ...]:
+def _computed(collection: MetricCollection) -> tuple[Any, ...]:
     return tuple(state.compute() for state in collection.states)
+
+
+def _parts(collection: MetricCollection, *_: Any) -> tuple[Any, ...]:
+    return collection.names, *map(type, collection.states)
+
+
+_merge = Jitted(_merged, _parts)
+_compute = Jitted(_computed, _parts)
 
 
 @explained

@@ -270,7 +270,7 @@ def _module_class(run: Callable[..., Any]) -> type[nn.Module] | None:
     return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=512)
 def _takes_train(kind: Any) -> bool:
     return "train" in inspect.signature(kind.__call__).parameters
 
