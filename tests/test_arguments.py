@@ -1,5 +1,6 @@
 """Every factory refuses numbers and words that make no sense where they are given."""
 
+import functools
 import inspect
 import math
 
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo.activations import REGISTRY as ACTIVATIONS
 from flaxzoo.errors import ArgumentError, UnknownNameError
 from flaxzoo.losses.registry import REGISTRY as LOSSES
 from flaxzoo.metrics._spec import REGISTRY as METRICS
@@ -20,8 +22,12 @@ REFUSED = (ValueError, TypeError, KeyError)
 # Arguments that are objects or numbers of any sign; what is wrong with these, other tests tell.
 OBJECTS = {"weight_dimension_numbers", "muon_weight_dimension_numbers", "sample", "class_names"}
 OBJECTS |= {"base_optimizer", "base_options", "model", "train_data", "data", "inputs", "self"}
-OBJECTS |= {"trust_ratio_mask", "optimizer_options", "validation_data"}
+OBJECTS |= {"where", "variance", "algorithm", "param_dtype", "trust_ratio_mask"}
+OBJECTS |= {"optimizer_options", "validation_data", "base_optimizer", "base_options", "model"}
+OBJECTS |= {"train_data", "data", "inputs", "self"}
 SIGNED = {"lower_bound", "f_min", "log_epsilon", "baseline", "fill", "mean", "freeze_until"}
+# Of activations.
+SIGNED |= {"axis", "negative_slope", "negative_slope_init", "b"}
 PATHS = {"path", "directory", "log_dir", "run_dir"}
 NEEDED = {
     "fbeta": {"beta": 1.0},
@@ -55,6 +61,7 @@ KINDS = {
     "metric": (fz.metrics.list, METRICS.parameters, fz.metrics.get),
     "schedule": (fz.schedules.list, SCHEDULES.parameters, fz.schedules.get),
     "augmentation": (fz.augment.list, fz.augment.REGISTRY.parameters, fz.augment.get),
+    "activation": (fz.activations.list, ACTIVATIONS.parameters, fz.activations.get),
     "callback": (
         lambda: CALLBACKS,
         lambda name: inspect.signature(getattr(fz.callbacks, name)).parameters,
@@ -72,16 +79,18 @@ KINDS = {
 RENAMED = {"monitor", "factor", "degrees"}
 
 
-def nonsense(key, parameter):
+def nonsense(kind, key, parameter):
     """Values that an argument of this name and default cannot mean."""
-    if key in OBJECTS or parameter.kind is parameter.VAR_KEYWORD:
+    array = kind == "activation" and key == "mean"
+    if key in OBJECTS or array or parameter.kind is parameter.VAR_KEYWORD:
         return
     yield math.nan
     if key not in PATHS:
         yield "x"
-    if key not in SIGNED and not (key == "epsilon" and parameter.default == 2.0):
+    slope = kind == "activation" and key in ("alpha", "beta")
+    if key not in SIGNED and not slope and not (key == "epsilon" and parameter.default == 2.0):
         yield -1
-    whole = isinstance(parameter.default, int) and key not in ("norm_degree", "magnitude")
+    whole = isinstance(parameter.default, int) and key not in ("norm_degree", "magnitude", "b")
     if whole or key.endswith(("_steps", "_classes")):
         yield 1.5
 
@@ -92,7 +101,7 @@ def test_what_makes_no_sense_is_refused_where_it_is_given(kind):
     passed = []
     for name in names():
         for key, parameter in parameters(name).items():
-            for value in nonsense(key, parameter):
+            for value in nonsense(kind, key, parameter):
                 try:
                     get(name, **{**NEEDED.get(name, {}), key: value})
                 except REFUSED as error:
@@ -161,6 +170,21 @@ def test_what_makes_no_sense_is_refused_where_it_is_given(kind):
 def test_the_words_of_a_refusal(make, says):
     with pytest.raises(ArgumentError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("qkv_bias", "no", "must be True or False"),
+        ("norm_epsilon", -1, "must be a finite number of at least 0 or None"),
+        ("dropout", math.nan, r"must be a number in \[0, 1\)"),
+    ],
+)
+def test_layers_refuse_switches_and_numbers_by_their_annotations(field, value, says):
+    attention = fz.layers.attention.Attention(2)
+    for make in (attention.clone, functools.partial(type(attention), 2)):
+        with pytest.raises(ArgumentError, match=f"{field} {says}"):
+            make(**{field: value})
 
 
 def test_tasks_are_known():

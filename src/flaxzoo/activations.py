@@ -21,8 +21,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxzoo._checks import check_like, check_number, is_size
 from flaxzoo._explain import explained, missing_from
-from flaxzoo.errors import ShapeError, UninitializedError, UnknownArgumentError
+from flaxzoo.errors import ArgumentError, ShapeError, UninitializedError, UnknownArgumentError
 from flaxzoo.registry import Registry
 
 __all__ = [
@@ -121,12 +122,29 @@ class _ActivationRegistry(Registry[Function]):
         """
         entry = self.entry(name)
         self.check_arguments(name, kwargs)
+        if str(entry.__module__).partition(".")[0] in ("jax", "flax", "flaxzoo"):
+            for key, value in kwargs.items():
+                _check_option(f"{key} of activation {name!r}", value, self.parameters(name)[key])
         if not kwargs and not _is_module_class(entry):
             return entry
         return Activation(self.resolve(name), entry, tuple(sorted(kwargs.items())))
 
 
+def _check_option(label: str, value: Any, parameter: inspect.Parameter) -> None:
+    if parameter.name == "axis":
+        # One axis, counted from either end, or several.
+        axes = value if isinstance(value, tuple) else (value,)
+        if not all(is_size(axis, -_MAX_RANK) for axis in axes):
+            raise ArgumentError(f"{label} must be an int or a tuple of ints, got {value!r}")
+    elif parameter.name in ("threshold", "epsilon"):
+        check_number(label, value, minimum=0)
+    else:
+        check_like(label, value, parameter.default)
+
+
 REGISTRY = _ActivationRegistry("activation")
+# Of arrays; NumPy's.
+_MAX_RANK = 64
 
 
 def _is_module_class(entry: Any) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.errors import ShapeError, did_you_mean
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
@@ -94,7 +95,7 @@ def _bias(mask: Any, is_causal: bool, queries: int, keys: int) -> jax.Array | No
     return later if mask is None else jnp.maximum(mask + later, unseen)
 
 
-class Attention(nn.Module):
+class Attention(Checked):
     """Self-attention of several heads; one layer makes queries, keys and values.
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Parameters are named as timm's

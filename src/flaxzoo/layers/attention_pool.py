@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo.layers.attention import attend, head_width
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.mlp import Mlp
@@ -18,7 +19,7 @@ from flaxzoo.layers.norm import call_norm, make_norm
 _POOLINGS = ("token", "avg")
 
 
-class AttentionPoolLatent(nn.Module):
+class AttentionPoolLatent(Checked):
     """Pools tokens by the attention of learnt queries, and an ``Mlp`` on what they find.
 
     It is the head of SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343), from Lee et al.

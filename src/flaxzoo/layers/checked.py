@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+
+from flaxzoo._checks import check_flag, check_number, check_rate
 
 # What Flax itself passes to ``clone``; everything else is a field with a new value.
 _FLAX_OPTIONS = frozenset({"parent", "name", "_deep_clone", "_reset_names"})
@@ -16,6 +20,9 @@ _UNSPECIFIED = next(f.default for f in dataclasses.fields(nn.Dense) if f.name ==
 class Checked(nn.Module):
     """A Linen module that refuses fields out of range when it is constructed or given new ones.
 
+    Fields that are annotated as ``bool``, ``float`` or ``float | None`` are looked at by
+    themselves: switches, finite numbers, rates where they are called a dropout or ``drop_path``.
+
     Flax clones a module, with the same fields, each time that it is initialised or applied: these
     clones are not checked again, so that a forward pass costs nothing.
     """
@@ -25,16 +32,43 @@ class Checked(nn.Module):
         is_new = self.parent is _UNSPECIFIED
         super().__post_init__()
         if is_new:
-            self.check_fields()
+            self._check_all()
 
     @nn.nowrap
     def clone(self, **options: Any) -> Any:
         """Clones as Flax does, and checks the fields if any is new."""
         clone = super().clone(**options)
         if not _FLAX_OPTIONS.issuperset(options):
-            clone.check_fields()
+            clone._check_all()
         return clone
+
+    @nn.nowrap
+    def _check_all(self) -> None:
+        cls: Any = type(self)
+        for name, check in _declared(cls):
+            check(name, getattr(self, name))
+        self.check_fields()
 
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take; subclasses say what that is."""
+
+
+@functools.cache
+def _declared(cls: type) -> tuple[tuple[str, Callable[[str, Any], Any]], ...]:
+    """What fields take by their annotations, where these are a switch or a number, and names."""
+    checks: list[tuple[str, Callable[[str, Any], Any]]] = []
+    for field in dataclasses.fields(cls):
+        kind, _, rest = str(getattr(field.type, "__name__", field.type)).partition(" | ")
+        if kind == "bool" and not rest:
+            checks.append((field.name, check_flag))
+        elif kind == "float" and rest in ("", "None"):
+            checks.append((field.name, functools.partial(_number(field.name), optional=bool(rest))))
+    return tuple(checks)
+
+
+def _number(name: str) -> Callable[..., Any]:
+    if name.endswith("dropout") or name == "drop_path":
+        return check_rate
+    at_least_0 = name.endswith("epsilon")
+    return functools.partial(check_number, minimum=0) if at_least_0 else check_number

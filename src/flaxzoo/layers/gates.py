@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(Checked):
     """Scales channels by gates computed from their means over the image.
 
     Hu et al. 2018, https://arxiv.org/abs/1709.01507. Parameters are named as timm's ``SEModule``:
@@ -46,7 +47,7 @@ class SqueezeExcite(nn.Module):
         return x * nn.sigmoid(gate)
 
 
-class EfficientChannelAttention(nn.Module):
+class EfficientChannelAttention(Checked):
     """Scales channels by gates that one short convolution along the channels computes.
 
     Wang et al. 2020, https://arxiv.org/abs/1910.03151. The kernel's length grows with the

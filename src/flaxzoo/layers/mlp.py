@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
 
-class Mlp(nn.Module):
+class Mlp(Checked):
     """Computes ``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
 
     Attributes:

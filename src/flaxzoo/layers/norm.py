@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxzoo._calls import call_module
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.channels import per_channel
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.initializers import Constant, ones, zeros
 from flaxzoo.layers.lowering.batch_norm import normalise, statistics
 
@@ -111,7 +112,7 @@ class RMSNorm(nn.RMSNorm):
     scale_init: Any = ones
 
 
-class SimpleNorm(nn.Module):
+class SimpleNorm(Checked):
     """Divides by the unbiased standard deviation of the channels, without centring them.
 
     It is timm's module of this name. The statistics are float32 at least.
@@ -138,7 +139,7 @@ class SimpleNorm(nn.Module):
         return (wide * jax.lax.rsqrt(var + self.epsilon) * per_channel(scale, x)).astype(dtype)
 
 
-class GlobalResponseNorm(nn.Module):
+class GlobalResponseNorm(Checked):
     """Lets the channels of an image compete by their norms.
 
     Woo et al. 2023 (ConvNeXt V2), https://arxiv.org/abs/2301.00808, equations 1 to 3. The sums are
@@ -169,7 +170,7 @@ class GlobalResponseNorm(nn.Module):
         return x + (bias + scale * (x * share.astype(x.dtype)))
 
 
-class LayerScale(nn.Module):
+class LayerScale(Checked):
     """Scales each channel by a learnt ``gamma``.
 
     Touvron et al. 2021, https://arxiv.org/abs/2103.17239.

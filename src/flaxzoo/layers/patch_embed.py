@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
 from flaxzoo.layers.initializers import LecunNormal
 from flaxzoo.layers.norm import call_norm, make_norm
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(Checked):
     """Images to a grid of tokens, by one convolution ``proj`` whose windows do not overlap.
 
     Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. Parameters are named as timm's
