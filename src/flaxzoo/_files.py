@@ -111,12 +111,14 @@ def temporary_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
-        if handle is not None:
-            os.close(handle)
+        try:
+            temporary.unlink(missing_ok=True)
+        finally:
+            if handle is not None:
+                os.close(handle)
     with contextlib.suppress(OSError):
         for leftover in matching(path.parent, _TEMPORARY.format(re.escape(path.name))):
-            _remove_if_abandoned(leftover)
+            remove_if_abandoned(leftover)
 
 
 def flush(path: Path) -> None:
@@ -132,23 +134,26 @@ def matching(directory: Path, pattern: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked(directory: Path, *, seconds: float = 0.0) -> Iterator[None]:
-    """Holds a directory against other processes and threads that do the same.
+def locked(path: Path, *, seconds: float = 0.0) -> Iterator[int | None]:
+    """Holds a file or directory against other processes and threads that do the same.
 
     On file systems without such locks, and on Windows, nothing is held.
 
     Args:
-      directory: it must exist.
+      path: it must exist.
       seconds: how long to wait for another that holds it.
+
+    Yields:
+      The handle of what was opened; None on Windows.
 
     Raises:
       BlockingIOError: another holds it still.
       OSError: it cannot be opened.
     """
     if fcntl is None:
-        yield
+        yield None
         return
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     end = time.monotonic() + seconds
     try:
         while True:
@@ -163,7 +168,7 @@ def locked(directory: Path, *, seconds: float = 0.0) -> Iterator[None]:
                 # Some network file systems have none.
                 pass
             break
-        yield
+        yield handle
     finally:
         # Processes that were forked meanwhile have the handle as well.
         with contextlib.suppress(OSError):
@@ -172,7 +177,7 @@ def locked(directory: Path, *, seconds: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(directory: Path, what: str, *, seconds: float = 0.0) -> Iterator[None]:
+def sole_writer(directory: Path, what: str) -> Iterator[None]:
     """Makes a directory, and holds it against others that would write to it.
 
     They may be threads of this process as well as other processes. Where the system or the disk
@@ -181,7 +186,6 @@ def sole_writer(directory: Path, what: str, *, seconds: float = 0.0) -> Iterator
     Args:
       directory: the directory.
       what: is written there, for the message, such as ``"features"``.
-      seconds: how long to wait for another to finish.
 
     Raises:
       DataError: it cannot be made, or somebody else is writing to it.
@@ -192,7 +196,7 @@ def sole_writer(directory: Path, what: str, *, seconds: float = 0.0) -> Iterator
         raise DataError(f"cannot write to {directory}: {error.strerror or error}") from error
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(directory, seconds=seconds))
+            stack.enter_context(locked(directory))
         except BlockingIOError:
             raise DataError(f"another process is writing {what} to {directory}") from None
         yield
@@ -432,7 +436,7 @@ def _new_file(path: Path) -> tuple[Path, int | None]:
         os.close(handle)
 
 
-def _remove_if_abandoned(path: Path) -> None:
+def remove_if_abandoned(path: Path) -> None:
     """Removes a temporary file without a writer."""
     with contextlib.suppress(OSError):
         if fcntl is None:

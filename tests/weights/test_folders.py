@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._files import locked, sole_writer
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.weights import read_tensors, save_variables
 
@@ -143,6 +144,32 @@ def test_a_disk_that_is_full_keeps_the_old_model(tmp_path, models):
             assert which(fz.Model.from_pretrained(disk / save), models) == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_that_a_run_or_an_extraction_holds_is_written(tmp_path, models, monkeypatch):
+    monkeypatch.setattr("flaxzoo.weights.folders._PATIENCE", 0.05)
+    with sole_writer(tmp_path, "features"):
+        models[0].save(tmp_path)
+        models[1].save(tmp_path)
+    assert which(fz.Model.load(tmp_path), models) == 1
+    with (
+        locked(tmp_path / "config.json"),
+        pytest.raises(DataError, match=f"another process is writing a model to {tmp_path}"),
+    ):
+        models[0].save(tmp_path)
+    assert set(files(tmp_path)) == {"config.json", "model.safetensors"}
+
+
+def test_threads_that_write_the_first_model(tmp_path, models):
+    for k in range(5):
+        directory = tmp_path / str(k)
+        threads = [threading.Thread(target=m.save, args=(directory,)) for m in models * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert which(fz.Model.load(directory), models) in (0, 1)
+        assert set(files(directory)) == {"config.json", "model.safetensors"}
 
 
 def test_threads_that_write_and_read_at_once_see_whole_models(tmp_path, models):

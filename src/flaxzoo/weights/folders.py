@@ -9,8 +9,10 @@ was killed. ``docs/design.md`` says what else was weighed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +20,14 @@ from typing import Any, TypeVar
 from flaxzoo._files import (
     failures_told,
     flush,
+    locked,
     matching,
     read_json,
+    remove_if_abandoned,
     sealed_text,
-    sole_writer,
     temporary_file,
 )
-from flaxzoo.errors import CheckpointError
+from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.weights.safetensors_files import write_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -33,8 +36,7 @@ SAVED = "flaxzoo.model"
 # The configuration's entry for the digest of the weights.
 DIGEST = "weights_sha256"
 _SHA256 = "[0-9a-f]{64}"
-_STAGED = rf"\.{re.escape(WEIGHTS)}\.{_SHA256}"
-# Others hold the folder for two renamings.
+# Others hold the configuration from its renaming to that of the weights.
 _PATIENCE = 60.0
 _ATTEMPTS = 100
 
@@ -68,13 +70,45 @@ def write_folder(
             within = None if described.get("format") == SAVED else "flaxzoo"
             new_config.write_text(sealed_text(described, indent=2, within=within), "utf-8")
             flush(new_config)
-            with sole_writer(directory, "a model", seconds=_PATIENCE):
-                staged = staged_path(directory, sha256)
-                new_weights.replace(staged)
-                new_config.replace(config)
-                staged.replace(weights)
-                for left in matching(directory, _STAGED):
-                    left.unlink(missing_ok=True)
+            staged = directory / f".{WEIGHTS}.{sha256}.{secrets.token_hex(8)}"
+            new_weights.replace(staged)
+            try:
+                while not _put(new_config, config):
+                    pass
+            except (OSError, DataError):
+                staged.unlink(missing_ok=True)
+                raise
+            # Until here the next writer waits for this one, whose lock the new file has.
+            staged.replace(weights)
+    with contextlib.suppress(OSError):
+        for left in matching(directory, _staged(_SHA256)):
+            remove_if_abandoned(left)
+
+
+def _put(new: Path, config: Path) -> bool:
+    """Gives a configuration its name, once the writer of the one before has finished.
+
+    Returns:
+      False where another one came first, after which the next must be tried.
+    """
+    try:
+        with locked(config, seconds=_PATIENCE) as handle:
+            if handle is not None and not os.path.samestat(os.fstat(handle), os.stat(config)):
+                return False
+            new.replace(config)
+            return True
+    except BlockingIOError:
+        raise DataError(f"another process is writing a model to {config.parent}") from None
+    except FileNotFoundError:
+        pass
+    try:
+        os.link(new, config)
+    except FileExistsError:
+        return False
+    except OSError:
+        # This disk has no links: two first writers may come together.
+        new.replace(config)
+    return True
 
 
 def read_together(path: Path, label: str, use: Callable[[Mapping[str, Any]], _T]) -> _T:
@@ -127,9 +161,13 @@ def read_config(path: Path, label: str) -> dict[str, Any]:
     )
 
 
-def staged_path(directory: Path, sha256: str) -> Path:
-    """Where weights lie until they get their usual name."""
-    return directory / f".{WEIGHTS}.{sha256}"
+def staged_files(directory: Path, sha256: str) -> list[Path]:
+    """Weights of a digest that have not got their usual name yet; mostly there are none."""
+    return matching(directory, _staged(sha256))
+
+
+def _staged(sha256: str) -> str:
+    return rf"\.{re.escape(WEIGHTS)}\.{sha256}\.[0-9a-f]{{16}}"
 
 
 def weights_digest(config: Mapping[str, Any], label: str) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path, file_sha256, open_regular
 from flaxzoo.errors import CheckpointError
-from flaxzoo.weights.folders import CONFIG, WEIGHTS, read_together, staged_path, weights_digest
+from flaxzoo.weights.folders import CONFIG, WEIGHTS, read_together, staged_files, weights_digest
 from flaxzoo.weights.npz import read_npz, too_large
 from flaxzoo.weights.safetensors_files import check_digest, read_safetensors
 from flaxzoo.weights.torch_files import plain_names, read_torch
@@ -124,7 +124,7 @@ def _read(
 def _locate(path: Path, sha256: str | None) -> Path:
     """The weight file of a directory."""
     # In this order: weights on their way to their usual name have it if they are not there.
-    staged = [] if sha256 is None else [staged_path(path, sha256)]
+    staged = [] if sha256 is None else staged_files(path, sha256)
     for file in (*staged, path / WEIGHTS, path / "pytorch_model.bin"):
         if file.is_file():
             return file
