@@ -228,6 +228,11 @@ def test_texts_are_told_the_vectorizer():
             DataError, match=r"takes token ids, .*vectorizer\.with_lengths\(texts\)"
         ):
             model.predict(texts)
+    own = fz.Model(Wrapped()).init(0, {"ids": IDS, "n": np.array([1, 2])})
+    with pytest.raises(DataError, match=r"takes arrays, got texts: .*vectorizer\.with_lengths\(te"):
+        own.predict(["a text.", "another"])
+    with pytest.raises(DataError, match="no preprocessing for pictures"):
+        own.predict(["cat.jpg"])
     with pytest.raises(DataError, match=r"inputs holds text .*vectorizer\.with_lengths\(texts\)"):
         model(["a text"])
     with pytest.raises(DataError, match="TextVectorizer"):

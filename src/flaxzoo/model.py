@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from flaxzoo.summary import Summary, summarize
 from flaxzoo.tasks import get_task
 from flaxzoo.weights import export, saved
 from flaxzoo.weights.values import check_floating
+
+_EXTENSION = re.compile(r"\.\w{2,5}$")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -247,9 +250,12 @@ class Model:
         while isinstance(first, list | tuple | np.ndarray) and np.ndim(first) and len(first):
             first = first[0]
         is_text = isinstance(first, str | bytes)
-        if is_text and jnp.issubdtype(jnp.dtype(self.spec.input_dtype), jnp.integer):
+        ids = jnp.issubdtype(jnp.dtype(self.spec.input_dtype), jnp.integer)
+        # A file has an extension; of a module of one's own it is not known what it takes.
+        if is_text and (ids or (isinstance(first, str) and not _EXTENSION.search(first))):
+            takes = "token ids" if ids else "arrays"
             raise DataError(
-                f"model {self.spec.name!r} takes token ids, got texts: {self._texts_hint()}"
+                f"model {self.spec.name!r} takes {takes}, got texts: {self._texts_hint()}"
             )
         if is_text or isinstance(first, os.PathLike) or is_pil(first):
             shape = self.spec.input_shape
