@@ -50,6 +50,11 @@ def _answer(word: str, takes: Iterable[str], what: str) -> tuple[str | None, str
     return None, line
 
 
+def meant(word: str, takes: Iterable[str], what: str = "") -> str | None:
+    """Which of the names an unknown word means here, if the table has it; see ``keyword_hint``."""
+    return _answer(word, takes, what)[0]
+
+
 def keyword_hint(word: str, takes: Iterable[str], what: str = "") -> str:
     """What an unknown keyword is called here: a sentence with a space before it, or nothing.
 
@@ -60,7 +65,8 @@ def keyword_hint(word: str, takes: Iterable[str], what: str = "") -> str:
     """
     name, line = _answer(word, takes, what)
     if name is None:
-        return f" For {word!r} here: {line}." if line else ""
+        stop = "" if line.endswith(".") else "."
+        return f" For {word!r} here: {line}{stop}" if line else ""
     if folded(name) == folded(word):
         return f" Did you mean {name!r}?"
     return f" {word!r} is called {name!r} here."

@@ -80,3 +80,11 @@ def test_no_command_shows_the_help(capsys):
 )
 def test_wrong_usage(capsys, argv, message):
     assert message in fails(capsys, argv, code=2)
+
+
+def test_options_of_other_programs_are_answered(capsys):
+    for option, here in (("--bs", "--batch-size"), ("--output-dir=x", "--run-dir")):
+        assert main(["train", "mlp", "--data", "digits", option, "3"]) == 2
+        assert f"It is called '{here}' here." in capsys.readouterr().err
+    assert main(["train", "mlp", "--data", "digits", "--epoch", "3"]) == 2
+    assert "'--epochs'" in capsys.readouterr().err

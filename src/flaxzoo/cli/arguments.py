@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from flaxzoo._explain import meant
 from flaxzoo.cli.data import data_source
 from flaxzoo.cli.values import checkpoint, choice, choices, integer, key_value
 from flaxzoo.errors import did_you_mean
@@ -37,7 +38,11 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, extras: list[str]) -> NoReturn:
         """Ends with a usage error for arguments that nothing takes."""
         known = [option for action in self._actions for option in action.option_strings]
-        hint = did_you_mean(extras[0].partition("=")[0], known) if extras[0][:1] == "-" else ""
+        option, hint = extras[0].partition("=")[0], ""
+        if option[:1] == "-":
+            spelled = {name.lstrip("-").replace("-", "_"): name for name in known}
+            name = meant(option.lstrip("-").replace("-", "_"), spelled)
+            hint = f" It is called {spelled[name]!r} here." if name else did_you_mean(option, known)
         self.error(f"unrecognized arguments: {' '.join(extras)}.{hint}")
 
 
