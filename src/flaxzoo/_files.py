@@ -153,7 +153,7 @@ def locked(path: Path, *, seconds: float = 0.0) -> Iterator[int | None]:
     if fcntl is None:
         yield None
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     end = time.monotonic() + seconds
     try:
         while True:

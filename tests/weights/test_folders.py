@@ -160,6 +160,18 @@ def test_a_folder_that_a_run_or_an_extraction_holds_is_written(tmp_path, models,
     assert set(files(tmp_path)) == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("absent"), lambda path: path.symlink_to("/dev/zero")],
+    ids=["fifo", "dangling", "device"],
+)
+def test_whatever_has_the_name_of_the_configuration_is_replaced(tmp_path, models, make):
+    make(tmp_path / "config.json")
+    models[1].save(tmp_path)
+    assert which(fz.Model.load(tmp_path), models) == 1
+    assert not (tmp_path / "config.json").is_symlink()
+
+
 def test_threads_that_write_the_first_model(tmp_path, models):
     for k in range(5):
         directory = tmp_path / str(k)

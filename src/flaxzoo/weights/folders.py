@@ -99,8 +99,11 @@ def _put(new: Path, config: Path) -> bool:
             return True
     except BlockingIOError:
         raise DataError(f"another process is writing a model to {config.parent}") from None
-    except FileNotFoundError:
-        pass
+    except OSError as error:
+        # None is there yet; a link to nothing and what may not be opened have no writer.
+        if not isinstance(error, FileNotFoundError) or config.is_symlink():
+            new.replace(config)
+            return True
     try:
         os.link(new, config)
     except FileExistsError:
