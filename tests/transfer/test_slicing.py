@@ -586,3 +586,13 @@ def test_a_head_by_itself_takes_pooled_features_too(rng):
     maps = model.features(images)
     np.testing.assert_array_equal(head(maps), head(np.asarray(maps).mean((1, 2))))
     np.testing.assert_allclose(head(maps), model(images), rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_by_itself_averages_tokens(rng):
+    """Those of a transformer's patches, which have as many axes as a batch of vectors may have."""
+    fields = {"width": 8, "depth": 2, "heads": 2, "patch_size": 8, "input_shape": (16, 24, 3)}
+    model = fz.models.get("test_vit2", num_classes=2, **fields).init(0)
+    images = rng.random((4, 16, 24, 3), np.float32)
+    for sliced in (model, slice_model(model, start="blocks_1")):
+        head = slice_model(sliced, start="head")
+        np.testing.assert_allclose(head(model.features(images)), model(images), rtol=1e-5)

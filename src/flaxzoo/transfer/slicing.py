@@ -15,6 +15,7 @@ from flaxzoo._calls import apply_module
 from flaxzoo._explain import explained
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
+from flaxzoo.models.backbone import Backbone
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head, Identity
 from flaxzoo.models.stages import (
@@ -114,7 +115,7 @@ def slice_model(
         ``"layer3"``; or a number as in Python's slices. None starts with the first of all.
       stop: the first stage that is left out, likewise; None leaves out none. ``stop="head"`` cuts
         off the head of a ``Classifier``, pooling included, and ``start="head"`` is the head alone,
-        which takes maps and, where it averages them, pooled features as well.
+        which takes maps and, where it averages maps, pooled features as well.
 
     Returns:
       A model whose module is the ``Classifier`` of the sliced backbone and the head, with an
@@ -161,14 +162,22 @@ def _slice_module(module: nn.Module, start: int, stop: int) -> nn.Module:
     names = list(stages_of(module))
     count = len(names) - (names[-1] == "head")
     if start >= count:
-        return Classifier(backbone=Identity(), head=_for_any_features(module.head))
+        return Classifier(backbone=Identity(), head=_for_any_features(module))
     backbone = _slice_backbone(module.backbone, start, min(stop, count), count)
     return Classifier(backbone=backbone, head=module.head if stop > count else Identity())
 
 
-def _for_any_features(head: nn.Module) -> nn.Module:
-    """A head by itself takes pooled features as well, such as ``extract_features`` makes."""
-    averages = isinstance(head, Head) and head.pooling == "avg"
+def _for_any_features(module: Classifier) -> nn.Module:
+    """A head by itself takes pooled features as well, such as ``extract_features`` makes.
+
+    That of tokens takes tokens alone: they have as many axes as batches of vectors may have.
+    """
+    head, backbone = module.head, module.backbone
+    # That of a slice which was sliced before.
+    backbone = backbone.module if isinstance(backbone, Slice) else backbone
+    parts = list(backbone.parts()) if isinstance(backbone, Backbone) else []
+    tokens = bool(parts) and parts[-1].takes == "tokens"
+    averages = isinstance(head, Head) and head.pooling == "avg" and not tokens
     return head.clone(pooling="auto") if averages else head
 
 
