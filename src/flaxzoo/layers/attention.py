@@ -11,10 +11,13 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.errors import ShapeError, did_you_mean
+from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
+from flaxzoo.layers.pos_embed import Grid
+from flaxzoo.layers.relative_position import relative_bias
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
 
@@ -99,14 +102,20 @@ class Attention(Checked):
     """Self-attention of several heads; one layer makes queries, keys and values.
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Parameters are named as timm's
-    ``Attention``: ``qkv``, ``q_norm``, ``k_norm``, ``norm``, ``gate``, ``proj``.
+    ``Attention``: ``qkv``, ``q_norm``, ``k_norm``, ``norm``, ``gate``, ``proj``; those of BEiT's
+    biases ``q_bias``, ``v_bias`` and ``relative_position_bias_table``.
 
     Attributes:
       heads: the number of heads.
       head_dim: the width of a head; None for the width of the tokens over ``heads``.
       features: the width of the output; None for that of the tokens.
       qkv_bias: whether queries, keys and values have biases.
+      key_bias: whether the keys have one of these; without, those of queries and values are
+        parameters by themselves.
       proj_bias: whether the last layer has one.
+      grid: the rows and columns of a grid of tokens whose relative positions add a learnt bias to
+        the logits (``flaxzoo.layers.relative_position``); None for none.
+      class_token: whether a token stands before the grid's.
       qk_norm: whether queries and keys are normalised, head by head.
       scale_norm: whether what is attended to is normalised before the last layer.
       gated: whether what is attended to is scaled by the sigmoid of another layer, ``gate``.
@@ -116,6 +125,7 @@ class Attention(Checked):
       dropout: the rate at which outputs are dropped.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``attend``).
       kernel_init: the initialiser of all kernels.
+      proj_init: that of the last layer's; None for the same.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -124,7 +134,10 @@ class Attention(Checked):
     head_dim: int | None = None
     features: int | None = None
     qkv_bias: bool = True
+    key_bias: bool = True
     proj_bias: bool = True
+    grid: Grid | None = None
+    class_token: bool = False
     qk_norm: bool = False
     scale_norm: bool = False
     gated: bool = False
@@ -134,6 +147,7 @@ class Attention(Checked):
     dropout: float = 0.0
     implementation: str = "einsum"
     kernel_init: Any = Normal(0.02)
+    proj_init: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -155,17 +169,26 @@ class Attention(Checked):
           is_causal: whether a token sees no later one.
 
         Raises:
-          ShapeError: ``x`` is not of rank 3, or its width no multiple of ``heads``.
+          ShapeError: ``x`` is not of rank 3, its width no multiple of ``heads``, or its tokens are
+            not those of ``grid``.
         """
         width = x.shape[-1]
         head_dim = head_width(x, self.heads) if self.head_dim is None else self.head_dim
         inner = self.heads * head_dim
-        qkv = self.dense(3 * inner, "qkv", self.qkv_bias)(x)
+        qkv = self.dense(3 * inner, "qkv", self.qkv_bias and self.key_bias)(x)
+        if self.qkv_bias and not self.key_bias:
+            q_bias, v_bias = (
+                self.param(name, zeros, (inner,), self.param_dtype) for name in ("q_bias", "v_bias")
+            )
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+            qkv = qkv + per_channel(bias, qkv).astype(qkv.dtype)
         q, k, v = (
             part.reshape(*x.shape[:2], self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
         )
         if self.qk_norm:
             q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        if self.grid is not None:
+            mask = self.positioned(x, mask)
         drop = None
         if self.attention_dropout and train:
             drop = nn.Dropout(self.attention_dropout, deterministic=False, name="attn_drop")
@@ -181,13 +204,31 @@ class Attention(Checked):
             y = nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
         return y
 
+    def positioned(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Returns the bias of the relative positions, with the mask."""
+        rows, columns = self.grid or (0, 0)
+        if x.shape[1] != self.class_token + rows * columns:
+            raise ShapeError(
+                f"tokens must have shape [B, {self.class_token + rows * columns}, C] for relative "
+                f"positions on a grid of {rows} x {columns}, got {list(x.shape)}"
+            )
+        options: dict[str, Any] = {"class_token": self.class_token, "param_dtype": self.param_dtype}
+        bias = relative_bias(self, (rows, columns), self.heads, **options)
+        if mask is None:
+            return bias
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        if mask.dtype == bool:
+            return jnp.where(mask, bias, jnp.finfo(jnp.float32).min / 2)
+        return bias + mask
+
     @nn.nowrap
     def dense(self, features: int, name: str, use_bias: bool) -> Dense:
         """Makes a dense layer in the module's dtypes."""
+        last = name == "proj" and self.proj_init is not None
         return Dense(
             features,
             use_bias=use_bias,
-            kernel_init=self.kernel_init,
+            kernel_init=self.proj_init if last else self.kernel_init,
             bias_init=zeros,
             name=name,
             dtype=self.dtype,

@@ -31,6 +31,7 @@ class Mlp(Checked):
       dropout: the rate at which hidden units and outputs are dropped.
       as_conv: whether the kernels are those of 1 x 1 convolutions, as some checkpoints have them.
       kernel_init: the initialiser of all kernels.
+      last_init: that of the second layer's; None for the same.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -44,6 +45,7 @@ class Mlp(Checked):
     dropout: float = 0.0
     as_conv: bool = False
     kernel_init: Any = Normal(0.02)
+    last_init: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -82,9 +84,9 @@ class Mlp(Checked):
     def layer(self, features: int, name: str) -> nn.Module:
         """Makes a layer, dense or a 1 x 1 convolution."""
         options = {"use_bias": self.use_bias, "bias_init": zeros, "name": name, **self.dtypes()}
-        if self.as_conv:
-            return Conv(features, 1, kernel_init=self.kernel_init, **options)
-        return Dense(features, kernel_init=self.kernel_init, **options)
+        last = name == "fc2" and self.last_init is not None
+        options["kernel_init"] = self.last_init if last else self.kernel_init
+        return Conv(features, 1, **options) if self.as_conv else Dense(features, **options)
 
     @nn.nowrap
     def dtypes(self) -> dict[str, Any]:

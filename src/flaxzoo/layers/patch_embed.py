@@ -82,6 +82,21 @@ class PatchEmbed(Checked):
         return x
 
 
+def check_image_size(x: jax.Array, input_shape: Sequence[int], instead: str = "") -> None:
+    """Raises ShapeError for images of another height or width than a network is for.
+
+    Args:
+      x: images ``[B, H, W, C]``.
+      input_shape: ``[H, W, C]`` of the network's.
+      instead: what else to do, for the message.
+    """
+    if tuple(x.shape[1:3]) != tuple(input_shape[:2]):
+        raise ShapeError(
+            f"images must be of {input_shape[0]} x {input_shape[1]}, got {list(x.shape)}: give "
+            f"get() their input_shape={instead}"
+        )
+
+
 class PatchDropout(nn.Dropout):
     """Leaves some of the patches out while training, the same number of each example.
 

@@ -98,9 +98,20 @@ class TransformerBlock(Checked):
             dropout=self.block_dropout,
             implementation=self.implementation,
             name=name,
+            **self.attention_options(),
             **self.dtypes,
         )
         return mix(x, train)
+
+    @nn.nowrap
+    def attention_options(self) -> dict[str, Any]:
+        """Returns other fields of the ``Attention``, for blocks of a kind of their own."""
+        return {}
+
+    @nn.nowrap
+    def mlp_options(self) -> dict[str, Any]:
+        """Returns other fields of the MLP, likewise."""
+        return {}
 
     def feed_forward(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Maps each token by itself."""
@@ -112,6 +123,7 @@ class TransformerBlock(Checked):
             norm_epsilon=self.norm_epsilon,
             dropout=self.block_dropout,
             name=name,
+            **self.mlp_options(),
             **self.dtypes,
         )
         return mlp(x, train)

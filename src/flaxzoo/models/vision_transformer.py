@@ -21,11 +21,11 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._checks import check_choice, check_rate, check_size
-from flaxzoo.errors import ArgumentError, ShapeError
+from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.norm import as_norm
-from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
+from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
@@ -145,11 +145,7 @@ class VisionTransformer(Backbone):
     def _patches(self, x: jax.Array, train: bool) -> jax.Array:
         size = self.patch_size
         if not self.dynamic_size:
-            if tuple(x.shape[1:3]) != tuple(self.input_shape[:2]):
-                raise ShapeError(
-                    f"images must be of {self.input_shape[0]} x {self.input_shape[1]}, got "
-                    f"{list(x.shape)}: give get() their input_shape=, or dynamic_size=True"
-                )
+            check_image_size(x, self.input_shape, ", or dynamic_size=True")
             # What is no whole patch is not seen.
             x = x[:, : self.grid[0] * size, : self.grid[1] * size]
         norm = {"norm": self.norm, "norm_epsilon": self.norm_epsilon} if self.patch_norm else {}

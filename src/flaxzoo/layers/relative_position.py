@@ -1,0 +1,136 @@
+"""Learnt biases of attention by the relative position of two patches on their grid."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxzoo.errors import ShapeError
+from flaxzoo.layers.initializers import zeros
+from flaxzoo.layers.pos_embed import Grid, square
+
+NAME = "relative_position_bias_table"
+
+
+def relative_bias(
+    module: nn.Module,
+    grid: Grid,
+    heads: int,
+    *,
+    class_token: bool = False,
+    param_dtype: Any = jnp.float32,
+) -> jax.Array:
+    """Returns what a grid's attention adds to its logits, from a module's own table.
+
+    Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254; Liu et al. 2021 (Swin),
+    https://arxiv.org/abs/2103.14030. The parameter is ``relative_position_bias_table``, as in timm.
+
+    Args:
+      module: a bound module.
+      grid: the rows and columns of patches.
+      heads: the number of heads.
+      class_token: whether a class token stands before the patches.
+      param_dtype: the dtype of the parameter ``[positions, heads]``.
+
+    Returns:
+      ``[1, heads, N, N]`` for queries and keys, where N counts the patches and the class token.
+    """
+    shape = (table_length(grid, class_token), heads)
+    table = jnp.asarray(module.param(NAME, zeros, shape, param_dtype))
+    index = relative_index(tuple(grid), class_token)
+    return jnp.moveaxis(table.at[index].get(mode="promise_in_bounds"), -1, 0)[None]
+
+
+def table_length(grid: Grid, class_token: bool) -> int:
+    """Returns how many relative positions a grid has.
+
+    A class token adds three: to a patch, from a patch, and to itself.
+    """
+    rows, columns = grid
+    return (2 * rows - 1) * (2 * columns - 1) + 3 * class_token
+
+
+@functools.lru_cache(maxsize=64)
+def relative_index(grid: Grid, class_token: bool = False) -> np.ndarray:
+    """Returns the row of the table for each query and key, int32 ``[N, N]``.
+
+    Args:
+      grid: the rows and columns of patches.
+      class_token: whether a class token stands before them.
+    """
+    rows, columns = (axis.ravel() for axis in np.indices(grid))
+    down = rows[:, None] - rows + grid[0] - 1
+    right = columns[:, None] - columns + grid[1] - 1
+    index = (down * (2 * grid[1] - 1) + right).astype(np.int32)
+    if class_token:
+        count = table_length(grid, class_token)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0], index[:, 0] = count - 3, count - 2
+        index[0, 0] = count - 1
+    index.flags.writeable = False
+    return index
+
+
+def resample_table(
+    table: np.ndarray, grid: Grid, *, old_grid: Grid | None = None, class_token: bool = False
+) -> np.ndarray:
+    """Returns the table of one grid for another, as timm and BEiT's authors resample it.
+
+    Old positions are taken to lie ever farther apart with their distance from 0, in a geometric
+    progression that reaches as far as the new grid; between them values are interpolated linearly,
+    and beyond them constant. ``resize_rel_pos_bias_table`` of timm is the same.
+
+    Args:
+      table: ``[positions, heads]``.
+      grid: the rows and columns wanted.
+      old_grid: those that there are; None where the grid is square.
+      class_token: whether the last three positions are a class token's, which stay as they are.
+
+    Returns:
+      ``[positions, heads]`` of the same dtype.
+
+    Raises:
+      ShapeError: ``old_grid`` is None and the grid not square, or the table is not of its length.
+    """
+    count = table.shape[0] - 3 * class_token
+    old = square(count) if old_grid is None else (2 * old_grid[0] - 1, 2 * old_grid[1] - 1)
+    if math.prod(old) != count:
+        raise ShapeError(
+            f"a table of relative positions of a grid of {(old[0] + 1) // 2} x "
+            f"{(old[1] + 1) // 2} must have {math.prod(old) + 3 * class_token} rows, got "
+            f"{list(table.shape)}"
+        )
+    new = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    if old == new:
+        return table
+    cells = table[:count].reshape(*old, -1).astype(np.float32)
+    down, right = (_weights(m, n) for m, n in zip(old, new, strict=True))
+    cells = np.einsum("wv,hvc->hwc", right, np.einsum("hg,gvc->hvc", down, cells))
+    patches = cells.reshape(math.prod(new), -1).astype(table.dtype)
+    return np.concatenate([patches, table[count:]])
+
+
+def _weights(old: int, new: int) -> np.ndarray:
+    """Returns how much each of ``old`` positions counts in each of ``new``, ``[new, old]``."""
+    positions = _positions(old, new)
+    wanted = np.arange(new, dtype=np.float32) - new // 2
+    return np.stack([np.interp(wanted, positions, row) for row in np.eye(old)], 1, dtype=np.float32)
+
+
+def _positions(old: int, new: int) -> np.ndarray:
+    """Returns where ``old`` positions lie on the axis of ``new`` ones, 0 in the middle."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio ** (old // 2)) / (1 - ratio) > new // 2:
+            high = ratio
+        else:
+            low = ratio
+    steps = np.cumsum(ratio ** np.arange(old // 2))
+    return np.concatenate([-steps[::-1], [0], steps]).astype(np.float32)
