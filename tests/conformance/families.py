@@ -61,6 +61,14 @@ FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
     ),
+    "beit": Family(
+        "beit_base_patch16_224",
+        {"patch_size": 8, "width": 8, "depth": 2, "heads": 2},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+    ),
     "cnn": Family(
         "cnn",
         {"features": (4, 6), "hidden": (8,), "batch_norm": True},

@@ -57,6 +57,7 @@ def check_outputs(ours, theirs):
         (TINY, {"num_classes": 0, "input_shape": (64, 64, 3)}),
         (DISTILLED, {"num_classes": 7, "input_shape": (32, 48, 3)}),
         (DISTILLED, {"num_classes": 0, "input_shape": (32, 32, 3)}),
+        ("beit_base_patch16_224", {"num_classes": 7, "input_shape": (32, 48, 3)}),
     ],
 )
 def test_timm_loads_what_we_save(tmp_path, name, options):

@@ -27,6 +27,7 @@ timm = pytest.importorskip("timm")
         ("test_vit2", {}),
         ("deit_tiny_distilled_patch16_224", {}),
         ("deit3_small_patch16_224", {}),
+        ("beit_base_patch16_224", {}),
     ],
 )
 def test_maps_are_timm_s(name, options):
@@ -34,7 +35,7 @@ def test_maps_are_timm_s(name, options):
     model = fz.models.get(name, input_shape=shape, features=True, **options)
     x = jax.ShapeDtypeStruct((2, *shape), "float32")
     maps = jax.eval_shape(model.module.apply, model.shapes(), x)
-    sized = {"img_size": shape[:2]} if name.startswith("deit") else {}
+    sized = {"img_size": shape[:2]} if name.startswith(("deit", "beit")) else {}
     with torch.device("meta"):
         reference = timm.create_model(name, **options, **sized).eval()
         images = torch.empty(2, 3, *shape[:2])

@@ -23,6 +23,7 @@ optim = pytest.importorskip("timm.optim")
         "test_vit3",
         "deit_tiny_distilled_patch16_224",
         "deit3_small_patch16_224",
+        "beit_base_patch16_224",
     ],
 )
 def test_every_parameter_has_timm_s_factor(name):

@@ -1,0 +1,261 @@
+"""BEiT: vision transformers that learnt to fill in masked patches, with relative positions.
+
+Each block has a table of biases by the relative position of two patches; there are no others, and
+averages are pooled. BEiT v2 is the same network, trained on other targets. Names and numbers are
+those of timm's ``beit`` module.
+
+References:
+  BEiT: https://arxiv.org/abs/2106.08254
+  BEiT v2: https://arxiv.org/abs/2208.06366
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo._checks import check_rate, check_size
+from flaxzoo.errors import ArgumentError
+from flaxzoo.layers.channels import per_channel
+from flaxzoo.layers.drop_path import DropPath, drop_path_rates
+from flaxzoo.layers.initializers import Constant, Normal
+from flaxzoo.layers.norm import as_norm
+from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
+from flaxzoo.layers.pos_embed import Grid
+from flaxzoo.layers.relative_position import NAME, resample_table, table_length
+from flaxzoo.layers.tokens import learnt_tokens
+from flaxzoo.layers.transformer import TransformerBlock
+from flaxzoo.models.backbone import Backbone, Part, tokens_to_map
+from flaxzoo.models.reference import Reference
+from flaxzoo.models.registry import row, variants
+
+# What a block gets from the network as it is.
+_PASSED_ON = (
+    *("heads", "mlp_ratio", "activation", "qkv_bias", "layer_scale", "norm", "norm_epsilon"),
+    *("attention_dropout", "block_dropout", "implementation", "dtype", "param_dtype"),
+)
+
+
+class BeitBlock(TransformerBlock):
+    """A block with relative positions, whose keys have no bias.
+
+    Parameters are named as those of timm's ``Block`` in its ``beit`` module.
+
+    Attributes:
+      grid: the rows and columns of patches.
+      number: the block's number, from 1: the last layers of later ones begin smaller.
+    """
+
+    grid: Grid = (14, 14)
+    number: int = 1
+
+    @nn.nowrap
+    def attention_options(self) -> dict[str, Any]:
+        """Returns what BEiT's attention has."""
+        return {
+            "key_bias": False,
+            "grid": self.grid,
+            "class_token": True,
+            "proj_init": self._last_init,
+        }
+
+    @nn.nowrap
+    def mlp_options(self) -> dict[str, Any]:
+        """Returns how its MLP begins."""
+        return {"last_init": self._last_init}
+
+    def branch(self, y: jax.Array, scale: str, drop: str, train: bool) -> jax.Array:
+        """Scales what is added to the tokens, by the block's own parameters."""
+        if self.layer_scale is not None:
+            name, init = scale.replace("ls", "gamma_"), Constant(self.layer_scale)
+            gamma = self.param(name, init, (y.shape[-1],), self.param_dtype)
+            y = y * per_channel(gamma, y).astype(y.dtype)
+        return DropPath(self.drop_path, name=drop)(y, deterministic=not train)
+
+    @property
+    def _last_init(self) -> Normal:
+        return Normal(0.02 / math.sqrt(2 * self.number))
+
+
+class Beit(Backbone):
+    """A BEiT without its classifier: patches, a class token, blocks and the last norm.
+
+    It maps images ``[B, H, W, C]`` to tokens ``[B, 1 + rows * columns, width]``. Maps are the
+    patches' tokens behind each block, before the last norm.
+
+    Attributes:
+      input_shape: ``[H, W, C]`` of the images that the relative positions are for.
+      patch_size: height and width of a patch.
+      width: of a token.
+      depth: number of blocks.
+      heads: number of heads of each block.
+      mlp_ratio: the hidden units of each MLP, as a multiple of ``width``.
+      activation: of the MLPs, by name or callable.
+      pooling: as a ``Head``'s, for those with ``pooling="auto"``: ``"avg"``, the patches' mean.
+      fc_norm: whether the last norm stands behind the pooling; None: where averages or maxima are
+        pooled.
+      qkv_bias: whether queries and values have biases.
+      layer_scale: what the learnt scales of the branches begin with; None for no scales.
+      norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
+      norm_epsilon: their epsilon.
+      position_dropout: rate at which units are dropped before the blocks.
+      attention_dropout: rate at which attention's weights are dropped.
+      block_dropout: rate at which the units of attention and MLP are dropped.
+      drop_path: rate of stochastic depth in the last block; it grows linearly from 0.
+      implementation: of the attention (``flaxzoo.layers.attention.attend``).
+      remat: whether blocks are computed again in the backward pass instead of stored.
+    """
+
+    input_shape: tuple[int, int, int] = (224, 224, 3)
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    activation: str | Callable[[jax.Array], jax.Array] = "gelu"
+    pooling: str | None = "avg"
+    fc_norm: bool | None = None
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    norm: Any = "layer"
+    norm_epsilon: float = 1e-6
+    position_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    block_dropout: float = 0.0
+    drop_path: float = 0.0
+    implementation: str = "einsum"
+    remat: bool = False
+
+    @nn.nowrap
+    def parts(self) -> Iterator[Part]:
+        """The tokens, the blocks ``blocks_0``, ``blocks_1`` and so on, and the last norm."""
+        yield Part("embed", self._embed, owns=("patch_embed", "cls_token"), takes="images")
+        fields = {name: getattr(self, name) for name in _PASSED_ON}
+        for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
+            yield Part(
+                f"blocks_{i}",
+                functools.partial(
+                    BeitBlock, drop_path=rate, grid=self.grid, number=i + 1, **fields
+                ),
+                takes="tokens",
+                map=f"blocks_{i}",
+                reduction=self.patch_size,
+                view=functools.partial(
+                    tokens_to_map, height=self.grid[0], width=self.grid[1], prefix=1
+                ),
+                remat=self.remat,
+            )
+        if not self.norm_pooled:
+            last = f"blocks_{self.depth - 1}"
+            yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
+
+    def _embed(self, x: jax.Array, train: bool) -> jax.Array:
+        check_image_size(x, self.input_shape)
+        # What is no whole patch is not seen.
+        x = x[:, : self.grid[0] * self.patch_size, : self.grid[1] * self.patch_size]
+        x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
+        token = learnt_tokens(self, "cls_token", 1, x, param_dtype=self.param_dtype)
+        x = jnp.concatenate([token, x.reshape(x.shape[0], -1, self.width)], axis=1)
+        return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
+
+    def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
+        return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
+
+    @property
+    def grid(self) -> Grid:
+        """The rows and columns of patches."""
+        return self.grid_of(self.input_shape)
+
+    @nn.nowrap
+    def grid_of(self, shape: tuple[int, ...]) -> Grid:
+        """The rows and columns of patches of images ``[H, W, ...]``."""
+        return shape[0] // self.patch_size, shape[1] // self.patch_size
+
+    @property
+    def norm_pooled(self) -> bool:
+        """Whether the last norm stands behind the pooling."""
+        return self.pooling in ("avg", "max", "avg+max") if self.fc_norm is None else self.fc_norm
+
+    @nn.nowrap
+    def pooling_options(self) -> dict[str, Any]:
+        """The fields of a ``Head`` that pools these tokens."""
+        own = ("heads", "mlp_ratio", "activation", "norm", "norm_epsilon")
+        attention = tuple((name, getattr(self, name)) for name in own)
+        return {"pooling": self.pooling, "prefix_tokens": 1, "attention": attention}
+
+    @nn.nowrap
+    def head_options(self) -> dict[str, Any]:
+        """The fields of the ``Head`` of timm's classifiers, which begins next to nothing."""
+        norm = self.norm if self.norm_pooled else None
+        options = {"norm": norm, "norm_epsilon": self.norm_epsilon, "kernel_init": Normal(2e-5)}
+        return {**self.pooling_options(), **options}
+
+    @nn.nowrap
+    def no_weight_decay(self) -> tuple[str, ...]:
+        """Globs over the parameters that are not decayed."""
+        return ("cls_token", f"blocks_*/attn/{NAME}")
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        for name in ("patch_size", "width", "depth"):
+            check_size(name, getattr(self, name))
+        for name in ("position_dropout", "drop_path"):
+            check_rate(name, getattr(self, name))
+        if len(self.input_shape) != 3 or not math.prod(self.grid):
+            raise ArgumentError(
+                "input_shape must be (height, width, channels), of at least one patch of "
+                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
+            )
+        next(part for part in self.parts() if part.map).run(parent=None).check_fields()
+        if self.width % self.heads:
+            raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
+
+
+def _resize(table: Any, shape: Any, backbone: Beit, old: Any, new: Any) -> Any:
+    """A file's table for images of another size; see ``flaxzoo.models.reference.Resize``."""
+    old_grid = None if old is None else backbone.grid_of(old)
+    if old_grid is not None and table_length(old_grid, True) != table.shape[0]:
+        old_grid = None
+    return resample_table(table, backbone.grid_of(new), old_grid=old_grid, class_token=True)
+
+
+REFERENCE = Reference(
+    stem=("patch_embed/proj",),
+    classifier="head",
+    head=(("norm", "fc_norm"),),
+    ignored=("*.num_batches_tracked", "*.relative_position_index"),
+    resized=((f"params/backbone/blocks_*/attn/{NAME}", _resize),),
+)
+
+_B: dict[str, Any] = {"patch_size": 16, "width": 768, "depth": 12, "heads": 12}
+_L: dict[str, Any] = {"patch_size": 16, "width": 1024, "depth": 24, "heads": 16}
+_384, _512 = (384, 384, 3), (512, 512, 3)
+
+variants(
+    Beit,
+    {
+        "beit_base_patch16_224": row("BEiT-B/16", layer_scale=0.1, **_B),
+        "beit_base_patch16_384": row("BEiT-B/16", layer_scale=0.1, input_shape=_384, **_B),
+        "beit_large_patch16_224": row("BEiT-L/16", layer_scale=1e-5, **_L),
+        "beit_large_patch16_384": row("BEiT-L/16", layer_scale=1e-5, input_shape=_384, **_L),
+        "beit_large_patch16_512": row("BEiT-L/16", layer_scale=1e-5, input_shape=_512, **_L),
+    },
+    paper="https://arxiv.org/abs/2106.08254",
+    reference=REFERENCE,
+)
+variants(
+    Beit,
+    {
+        "beitv2_base_patch16_224": row("BEiT v2-B/16", layer_scale=1e-5, **_B),
+        "beitv2_large_patch16_224": row("BEiT v2-L/16", layer_scale=1e-5, **_L),
+    },
+    paper="https://arxiv.org/abs/2208.06366",
+    reference=REFERENCE,
+)

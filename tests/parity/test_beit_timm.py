@@ -1,0 +1,110 @@
+"""BEiT against timm: tables for images of another size, names, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+beit = pytest.importorskip("timm.models.beit")
+
+NAME = "beit_base_patch16_224"
+SMALL = {"num_classes": 5, "depth": 1}
+
+
+def reference_of(size):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(NAME, img_size=size, **SMALL)
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference.eval(), tensors
+
+
+def check(model, reference):
+    images = synthetic_images((2, *model.spec.input_shape), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((64, 64), (96, 112)),
+        ((64, 64), (48, 32)),
+        ((64, 64), (64, 80)),
+        ((64, 32), (32, 64)),
+        ((48, 80), (112, 96)),
+    ],
+)
+def test_weights_for_images_of_another_size(old, new):
+    reference, tensors = reference_of(old)
+    model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    reference.set_input_size(new)
+    check(model.with_variables(variables), reference)
+    if old[0] == old[1]:
+        # What timm makes of a file, whose size it does not know.
+        fresh = timm.create_model(NAME, img_size=new, **SMALL).eval()
+        state = {key: torch.tensor(value) for key, value in tensors.items()}
+        fresh.load_state_dict(beit.checkpoint_filter_fn(state, fresh))
+        check(model.with_variables(variables), fresh)
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+def test_pooling(pooling):
+    options = {"global_pool": pooling, "img_size": (32, 48), **SMALL}
+    reference = timm.create_model(NAME, use_fc_norm=pooling == "avg", **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    head = None if pooling == "avg" else pooling
+    fields = {"pooling": head, "fc_norm": False} if head else {}
+    model = fz.models.get(NAME, input_shape=(32, 48, 3), **fields, **SMALL)
+    check(with_reference(model, tensors, source="random weights"), reference)
+
+
+def test_names_are_timms_in_both_directions():
+    _, tensors = reference_of((32, 48))
+    bare = fz.models.get(NAME, input_shape=(32, 48, 3), **SMALL)
+    model = with_reference(bare, tensors, source="random weights")
+    reference = MODELS.architecture(NAME).reference
+    assert sorted(reference_name(path, reference) for path in flatten(model.shapes())) == sorted(
+        tensors
+    )
+    exported = model.to_torch_state_dict(as_numpy=True)
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+    # Old files hold what timm computes.
+    old = {**tensors, "blocks.0.attn.relative_position_index": np.zeros((7, 7), np.int64)}
+    with_reference(bare, old, source="an old file")
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    options = {"depth": 3}
+    theirs = timm.create_model(NAME, img_size=32, **options).state_dict()
+    model = fz.models.get(NAME, input_shape=(32, 32, 3), **options).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key in ours:
+        if key.endswith(".weight") and ours[key].ndim == 2:
+            assert ours[key].std() == pytest.approx(theirs[key].numpy().std(), rel=0.02), key
+        elif "gamma" in key or "table" in key:
+            np.testing.assert_array_equal(ours[key], theirs[key].numpy())
