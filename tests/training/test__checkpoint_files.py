@@ -248,6 +248,7 @@ def test_a_run_keeps_its_past_and_sets_later_steps_apart(state, tmp_path):
     assert saved_steps(tmp_path / "c.1") == [2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:.*it is now .*4.damaged:UserWarning")
 def test_a_resumed_run_says_what_it_goes_on_from(tmp_path):
     whole = fit(trainer(tmp_path / "whole"), epochs=3)
     keep = fz.callbacks.ModelCheckpoint(keep=2)
