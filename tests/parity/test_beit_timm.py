@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 beit = pytest.importorskip("timm.models.beit")
 
+pytestmark = pytest.mark.family("beit")
+
 NAME = "beit_base_patch16_224"
 SMALL = {"num_classes": 5, "depth": 1}
 

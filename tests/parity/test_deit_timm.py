@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 vision_transformer = pytest.importorskip("timm.models.vision_transformer")
 
+pytestmark = pytest.mark.family("deit")
+
 DISTILLED = "deit_tiny_distilled_patch16_224"
 IMAGES = synthetic_images((2, 32, 48, 3), 0)
 
