@@ -56,6 +56,7 @@ def check_outputs(ours, theirs):
         (TINY, {"num_classes": 5, "input_shape": (64, 64, 3), "output_stride": 8}),
         (TINY, {"num_classes": 0, "input_shape": (64, 64, 3)}),
         (DISTILLED, {"num_classes": 7, "input_shape": (32, 48, 3)}),
+        (DISTILLED, {"num_classes": 7, "input_shape": (32, 32, 3), "distilled_training": True}),
         (DISTILLED, {"num_classes": 0, "input_shape": (32, 32, 3)}),
         ("beit_base_patch16_224", {"num_classes": 7, "input_shape": (32, 48, 3)}),
     ],
@@ -135,4 +136,20 @@ def test_we_load_what_timm_saves(tmp_path, options, safe):
     settings = timm.data.resolve_model_data_config(theirs)
     assert ours.spec.input_shape == (*settings["input_size"][1:], options.get("in_chans", 3))
     assert ours.spec.preprocess.crop == settings["crop_pct"]
+    check_outputs(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [DISTILLED, "beit_base_patch16_224"])
+def test_we_load_transformers_that_timm_saves(tmp_path, name):
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=6, img_size=(32, 48))
+    with torch.no_grad():
+        for key, parameter in theirs.named_parameters():
+            if key.startswith("head") or "table" in key:
+                parameter.normal_(0, 0.2)
+    save_for_hf(theirs, tmp_path, model_args={"img_size": (32, 48)})
+    ours = fz.Model.from_pretrained(tmp_path)
+    assert ours.spec.input_shape == (32, 48, 3)
     check_outputs(ours, theirs)

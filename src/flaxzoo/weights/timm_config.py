@@ -24,6 +24,7 @@ from flaxzoo.weights.names import reference_name
 
 # Fields of a backbone that change neither its variables nor what it computes from them.
 _NEUTRAL = {"parent", "name", "dtype", "param_dtype", "drop_path", "remat", "zero_init_residual"}
+_NEUTRAL |= {"distilled_training"}
 _POOLINGS = {
     "auto": "avg",
     "avg": "avg",
@@ -71,6 +72,9 @@ def to_timm_config(model: Any) -> dict[str, Any] | None:
     if differing is None or differing - {"output_stride", "input_shape"}:
         return None
     heads = _differing(usual.head, head)
+    if heads is not None and usual.head.distilled and head.distilled:
+        # Both have two classifiers, which timm trains apart by a method.
+        heads -= {"distilled"}
     unlike = heads is None or heads - {"num_classes", "pooling", "dropout", "kernel_init"}
     if unlike or head.pooling not in _POOLINGS:
         return None
