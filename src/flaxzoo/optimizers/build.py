@@ -239,7 +239,13 @@ copyreg.pickle(Optimizer, _reduced)
 
 
 def option_names(optimizer: Any) -> tuple[str, ...] | None:
-    """The keywords that ``as_optimizer`` takes with an optimizer; None where it takes any.
+    """The keywords that ``get`` and ``as_optimizer`` take with an optimizer.
+
+    Args:
+      optimizer: a name, a built transformation or a factory.
+
+    Returns:
+      The keywords, those of every optimizer first; None where any may be given.
 
     Raises:
       UnknownNameError: no optimizer has that name.
