@@ -161,7 +161,7 @@ $(STAMPS)/parity: $(STAMPS)/test
 # jax-resnet and flaxmodels come with flaxzoo. A peer that can't be installed is a row that says so.
 $(BENCH)/stamp: pyproject.toml | $(STAMPS)
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH_PIP) -e '.[data]'
+	$(BENCH_PIP) -e '.[data]' safetensors
 	-$(BENCH_PIP) $(TORCH) pyyaml
 	-$(BENCH_PIP) $(KERAS)
 	-$(BENCH_PIP) --no-deps $(TORCHVISION) $(TIMM)

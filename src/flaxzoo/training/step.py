@@ -16,7 +16,7 @@ import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
 from flaxzoo._endings import ending
 from flaxzoo._explain import explained
-from flaxzoo._host import check_fits, check_numbers
+from flaxzoo._host import check_fits, check_numbers, unmasked
 from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import beside
 from flaxzoo._programs import Jitted, cleared, once
@@ -201,7 +201,8 @@ def check_values(
     )
     check_weights(batch.weights)
     for leaf in jax.tree.leaves(batch.targets):
-        check_numbers(leaf, "targets", _NUMBERED)
+        # Before the model is traced, which refuses masks in words of its own.
+        check_numbers(unmasked(leaf, "targets"), "targets", _NUMBERED)
     if is_host(batch.targets) and state.loss is not None:
         outputs = output_shapes(state, (like or batch).inputs, shapes).tree()
         if state.reconstruct and _holds_pixels(state, batch.targets):
