@@ -61,7 +61,7 @@ test-fast: $(STAMPS)/test
 	$(PYTEST) -m "not slow" $(ARGS)
 
 # Writes down which tests are slow, for test-fast: those above SLOWER seconds of processor time.
-SLOWER ?= 0.5
+SLOWER ?= 0.25
 slow: $(STAMPS)/test
 	$(PYTEST) --write-slow=$(SLOWER)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -115,13 +116,19 @@ def check_fits(array: np.ndarray, name: str) -> None:
     narrow = jax.dtypes.canonicalize_dtype(dtype)
     if narrow == dtype:
         return
-    info: Any = np.finfo(narrow) if dtype.kind == "f" else np.iinfo(narrow)
     least, most = array.min(), array.max()
-    if least < info.min or most > info.max:
+    lowest, highest = _range(narrow)
+    if least < lowest or most > highest:
         raise DataError(
             f"{name} holds {dtype} from {least:.6g} to {most:.6g}, beyond the {narrow} that JAX "
             "computes with: scale them, divide by a unit or subtract an offset for instance"
         )
+
+
+@functools.cache
+def _range(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    info: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return info.min, info.max
 
 
 def is_numbers(value: Any) -> bool:
