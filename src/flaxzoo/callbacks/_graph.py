@@ -16,6 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.extend import core
 
 from flaxzoo._calls import call_module
@@ -287,7 +288,8 @@ def _join(path: Iterable[str], name: str) -> str:
 
 
 def _read(values: dict[Any, _Operand], var: Any) -> _Operand:
-    return str(var.val) if isinstance(var, core.Literal) else values[var]
+    # NumPy's text of a number; JAX has had types of its own for it, which print their names.
+    return str(np.asarray(var.val)) if isinstance(var, core.Literal) else values[var]
 
 
 def _operation(eqn: Any) -> str:

@@ -5,6 +5,7 @@ optax computes with whatever it is given: with ``b1=2.0`` a run diverges after a
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,9 +45,15 @@ def _seed(name: str, value: Any) -> None:
         check_size(name, value, minimum=0)
 
 
+# Muon's coefficients have names since optax 0.2.8; before, a name failed in the first update.
+_COEFFICIENTS = inspect.signature(optax.contrib.muon).parameters["ns_coeffs"].annotation
+_NAMED = str in typing.get_args(_COEFFICIENTS)
+
+
 def _coefficients(name: str, value: Any) -> None:
-    if not isinstance(value, str | tuple | list):
-        raise ArgumentError(f"{name} must be tuples of numbers or the name of some, got {value!r}")
+    if not isinstance(value, str | tuple | list if _NAMED else tuple | list):
+        names = " or the name of some" if _NAMED else ""
+        raise ArgumentError(f"{name} must be tuples of numbers{names}, got {value!r}")
     for one in () if isinstance(value, str) else jax.tree.leaves(value):
         check_number(name, one)
 
