@@ -67,7 +67,7 @@ def test_what_was_written_before_training_outlives_what_it_hides(tmp_path, start
     writer.scalar("note", 3)
     writer.embedding("points", np.eye(3))
     # It is on disk though no training has begun.
-    writer.flush()
+    writer.close()
     assert scalars(read(tmp_path / "train"), "note") == [(0, 3.0)]
     writer.begin(SimpleNamespace(step=start), tmp_path)
     writer.scalar("new", 1.0)

@@ -247,7 +247,10 @@ class EventWriter:
         self._file(run).add_hparams(plain, finite, "hparams", self.step)
 
     def flush(self) -> None:
-        """Has everything on disk."""
+        """Brings what has been written to the disk; the latest may take a moment longer.
+
+        tensorboardX writes in a thread, for which ``close`` waits.
+        """
         for file in self._files.values():
             file.flush()
 
