@@ -20,8 +20,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_rate, check_size
-from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Constant, Normal
@@ -31,7 +29,8 @@ from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, resample_table, table_length
 from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import TransformerBlock
-from flaxzoo.models.backbone import Backbone, Part, tokens_to_map
+from flaxzoo.models.backbone import Part, tokens_to_map
+from flaxzoo.models.patch_backbone import PatchBackbone
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -83,7 +82,7 @@ class BeitBlock(TransformerBlock):
         return Normal(0.02 / math.sqrt(2 * self.number))
 
 
-class Beit(Backbone):
+class Beit(PatchBackbone):
     """A BEiT without its classifier: patches, a class token, blocks and the last norm.
 
     It maps images ``[B, H, W, C]`` to tokens ``[B, 1 + rows * columns, width]``. Maps are the
@@ -147,7 +146,7 @@ class Beit(Backbone):
                 map=f"blocks_{i}",
                 reduction=self.patch_size,
                 view=functools.partial(
-                    tokens_to_map, height=self.grid[0], width=self.grid[1], prefix=1
+                    tokens_to_map, height=self.grid[0], width=self.grid[1], prefix=self.prefix
                 ),
                 remat=self.remat,
             )
@@ -167,28 +166,6 @@ class Beit(Backbone):
     def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
         return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
 
-    @property
-    def grid(self) -> Grid:
-        """The rows and columns of patches."""
-        return self.grid_of(self.input_shape)
-
-    @nn.nowrap
-    def grid_of(self, shape: tuple[int, ...]) -> Grid:
-        """The rows and columns of patches of images ``[H, W, ...]``."""
-        return shape[0] // self.patch_size, shape[1] // self.patch_size
-
-    @property
-    def norm_pooled(self) -> bool:
-        """Whether the last norm stands behind the pooling."""
-        return self.pooling in ("avg", "max", "avg+max") if self.fc_norm is None else self.fc_norm
-
-    @nn.nowrap
-    def pooling_options(self) -> dict[str, Any]:
-        """The fields of a ``Head`` that pools these tokens."""
-        own = ("heads", "mlp_ratio", "activation", "norm", "norm_epsilon")
-        attention = tuple((name, getattr(self, name)) for name in own)
-        return {"pooling": self.pooling, "prefix_tokens": 1, "attention": attention}
-
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers, which begins next to nothing."""
@@ -200,22 +177,6 @@ class Beit(Backbone):
     def no_weight_decay(self) -> tuple[str, ...]:
         """Globs over the parameters that are not decayed."""
         return ("cls_token", f"blocks_*/attn/{NAME}")
-
-    @nn.nowrap
-    def check_fields(self) -> None:
-        """Raises ValueError for what a field does not take."""
-        for name in ("patch_size", "width", "depth"):
-            check_size(name, getattr(self, name))
-        for name in ("position_dropout", "drop_path"):
-            check_rate(name, getattr(self, name))
-        if len(self.input_shape) != 3 or not math.prod(self.grid):
-            raise ArgumentError(
-                "input_shape must be (height, width, channels), of at least one patch of "
-                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
-            )
-        next(part for part in self.parts() if part.map).run(parent=None).check_fields()
-        if self.width % self.heads:
-            raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
 
 
 def _resize(table: Any, shape: Any, backbone: Beit, old: Any, new: Any) -> Any:

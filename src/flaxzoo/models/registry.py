@@ -31,6 +31,7 @@ _CORE = frozenset(
         "catalog",
         "classifier",
         "heads",
+        "patch_backbone",
         "reference",
         "registry",
         "stages",

@@ -29,7 +29,8 @@ from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed, check_image_siz
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
-from flaxzoo.models.backbone import Backbone, Part, tokens_to_map
+from flaxzoo.models.backbone import Part, tokens_to_map
+from flaxzoo.models.patch_backbone import PatchBackbone
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -41,7 +42,7 @@ _PASSED_ON = (
 )
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(PatchBackbone):
     """A vision transformer without its classifier: patches, tokens, blocks and the last norm.
 
     It maps images ``[B, H, W, C]`` to tokens ``[B, N, width]``: the class token, the registers and
@@ -171,32 +172,15 @@ class VisionTransformer(Backbone):
         return as_norm(self.norm)(epsilon=self.norm_epsilon, name=name, **self.dtypes)(x)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """The rows and columns of patches that the positions are for."""
-        return self.grid_of(self.input_shape)
-
-    @nn.nowrap
-    def grid_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """The rows and columns of patches of images ``[H, W, ...]``."""
-        return shape[0] // self.patch_size, shape[1] // self.patch_size
-
-    @property
     def prefix(self) -> int:
         """The number of tokens before those of the patches."""
         return prefix_length(self.class_token, self.register_tokens, self.distillation_token)
 
-    @property
-    def norm_pooled(self) -> bool:
-        """Whether the last norm stands behind the pooling."""
-        return self.pooling in ("avg", "max", "avg+max") if self.fc_norm is None else self.fc_norm
-
     @nn.nowrap
     def pooling_options(self) -> dict[str, Any]:
         """The fields of a ``Head`` that pools these tokens."""
-        own = ("heads", "mlp_ratio", "activation", "norm", "norm_epsilon")
-        attention = tuple((name, getattr(self, name)) for name in own)
-        prefix = 0 if self.pool_prefix else self.prefix
-        return {"pooling": self.pooling, "prefix_tokens": prefix, "attention": attention}
+        options = super().pooling_options()
+        return {**options, "prefix_tokens": 0} if self.pool_prefix else options
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
@@ -218,22 +202,12 @@ class VisionTransformer(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        for name in ("patch_size", "width", "depth"):
-            check_size(name, getattr(self, name))
         check_size("register_tokens", self.register_tokens, minimum=0)
-        for name in ("position_dropout", "patch_dropout", "drop_path"):
-            check_rate(name, getattr(self, name))
+        check_rate("patch_dropout", self.patch_dropout)
         check_choice("block", self.block, BLOCKS)
         if self.pooling == "token" and not self.class_token:
             raise ArgumentError("pooling='token' takes the class token, and class_token is False")
-        if len(self.input_shape) != 3 or not math.prod(self.grid):
-            raise ArgumentError(
-                "input_shape must be (height, width, channels), of at least one patch of "
-                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
-            )
-        next(part for part in self.parts() if part.map).run(parent=None).check_fields()
-        if self.width % self.heads:
-            raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
+        super().check_fields()
 
 
 def _convert(tensors: Mapping[str, Any], backbone: VisionTransformer) -> dict[str, Any]:

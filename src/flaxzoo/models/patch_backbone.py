@@ -1,0 +1,74 @@
+"""What vision transformers of plain blocks have in common, whatever their positions are."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+
+from flaxzoo._checks import check_rate, check_size
+from flaxzoo.errors import ArgumentError
+from flaxzoo.layers.pos_embed import Grid
+from flaxzoo.models.backbone import Backbone
+
+
+class PatchBackbone(Backbone):
+    """A backbone of patches and a few tokens before them, and of blocks of one width.
+
+    It has no fields: a family declares those named below, with defaults of its own.
+    """
+
+    if TYPE_CHECKING:
+        input_shape: tuple[int, int, int]
+        patch_size: int
+        width: int
+        depth: int
+        heads: int
+        pooling: str | None
+        fc_norm: bool | None
+        position_dropout: float
+        drop_path: float
+
+    @property
+    def grid(self) -> Grid:
+        """The rows and columns of patches of images of ``input_shape``."""
+        return self.grid_of(self.input_shape)
+
+    @nn.nowrap
+    def grid_of(self, shape: tuple[int, ...]) -> Grid:
+        """The rows and columns of patches of images ``[H, W, ...]``."""
+        return shape[0] // self.patch_size, shape[1] // self.patch_size
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens before those of the patches: the class token."""
+        return 1
+
+    @property
+    def norm_pooled(self) -> bool:
+        """Whether the last norm stands behind the pooling."""
+        return self.pooling in ("avg", "max", "avg+max") if self.fc_norm is None else self.fc_norm
+
+    @nn.nowrap
+    def pooling_options(self) -> dict[str, Any]:
+        """The fields of a ``Head`` that pools these tokens."""
+        own = ("heads", "mlp_ratio", "activation", "norm", "norm_epsilon")
+        attention = tuple((name, getattr(self, name)) for name in own)
+        return {"pooling": self.pooling, "prefix_tokens": self.prefix, "attention": attention}
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        for name in ("patch_size", "width", "depth"):
+            check_size(name, getattr(self, name))
+        for name in ("position_dropout", "drop_path"):
+            check_rate(name, getattr(self, name))
+        if len(self.input_shape) != 3 or not math.prod(self.grid):
+            raise ArgumentError(
+                "input_shape must be (height, width, channels), of at least one patch of "
+                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
+            )
+        next(part for part in self.parts() if part.map).run(parent=None).check_fields()
+        if self.width % self.heads:
+            raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
