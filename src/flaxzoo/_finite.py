@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from flaxzoo._host import as_host
+from flaxzoo._host import as_host, first_place
 from flaxzoo.errors import DataError
 
 
@@ -57,7 +57,7 @@ def check_finite(tree: Any, what: str = "data") -> None:
         bad = ~np.isfinite(array)
         count = int(np.count_nonzero(bad))
         if count:
-            index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
+            index = first_place(bad)
             place = f" at index {list(index)}" if index else ""
             raise DataError(
                 f"{what}{keystr(path)} holds {array[index]}{place} "

@@ -68,13 +68,18 @@ def unmasked(value: Any, name: str) -> Any:
         return value
     masked = np.ma.getmaskarray(value)
     if masked.any():
-        index = [int(i) for i in np.unravel_index(int(np.argmax(masked)), masked.shape)]
         raise DataError(
             f"{name} is a masked array in which {int(masked.sum())} of {masked.size} values are "
-            f"masked, first at index {index}: fill them in (array.filled(value)), or leave these "
-            "examples out, with a weight of 0 in (inputs, targets, weight) for instance"
+            f"masked, first at index {list(first_place(masked))}: fill them in "
+            "(array.filled(value)), or leave these examples out, with a weight of 0 in (inputs, "
+            "targets, weight) for instance"
         )
     return value.data
+
+
+def first_place(wrong: np.ndarray) -> tuple[int, ...]:
+    """The index of the first True of a mask, for messages."""
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
 
 
 def check_numbers(array: Any, name: str, hint: str = "") -> None:

@@ -19,7 +19,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from flaxzoo._calls import apply_module
 from flaxzoo._finite import check_finite
-from flaxzoo._host import check_fits
+from flaxzoo._host import check_fits, first_place
 from flaxzoo._programs import cleared
 from flaxzoo.errors import DataError
 
@@ -76,9 +76,9 @@ def check_ids(ids: np.ndarray, size: int, name: str, takes: str) -> None:
     if not ids.size or (ids.min() >= 0 and ids.max() < size):
         return
     wrong = (ids < 0) | (ids >= size)
-    index = [int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape)]
+    index = first_place(wrong)
     raise DataError(
-        f"{name} holds the id {ids[tuple(index)]} at index {index} ({int(wrong.sum())} of "
+        f"{name} holds the id {ids[index]} at index {list(index)} ({int(wrong.sum())} of "
         f"{ids.size} are wrong); {takes} has the ids 0 to {size - 1}"
     )
 

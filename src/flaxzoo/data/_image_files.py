@@ -128,15 +128,39 @@ def scan_names(
         found if class_names is None else class_names,
         f"labels= finds {_listed(found)} in the names of {len(files)} files, such as {files[0]}",
     )
+    numbers = _numbered(
+        texts,
+        names,
+        lambda count, i: (
+            f"{count} of {len(files)} files are of no class in class_names: the first is "
+            f"{files[i]}, of {texts[i]!r}"
+        ),
+    )
+    return files, numbers, names
+
+
+def _numbered(
+    texts: Sequence[str], names: Sequence[str], told: Callable[[int, int], str]
+) -> np.ndarray:
+    """Labels as the positions of their names.
+
+    Args:
+      texts: a name for each file.
+      names: all there are.
+      told: says how many are none of them, and where the first one is.
+
+    Raises:
+      DataError: some are none of them.
+    """
     index = {name: label for label, name in enumerate(names)}
-    unknown = [(file, text) for file, text in zip(files, texts, strict=True) if text not in index]
+    unknown = [i for i, text in enumerate(texts) if text not in index]
     if unknown:
-        file, text = unknown[0]
+        first = unknown[0]
         raise DataError(
-            f"{len(unknown)} of {len(files)} files are of no class in class_names: the first is "
-            f"{file}, of {text!r}.{did_you_mean(text, names)} The classes are {_listed(names)}"
+            f"{told(len(unknown), first)}.{did_you_mean(texts[first], names)} The classes are "
+            f"{_listed(names)}"
         )
-    return files, np.asarray([index[text] for text in texts], np.int32), names
+    return np.asarray([index[text] for text in texts], np.int32)
 
 
 def _class_of(labels: Any) -> Callable[[str], str]:
@@ -242,16 +266,17 @@ def read_table(
         _sorted_classes(texts) if class_names is None else class_names,
         f"{name} has the labels {_listed(_sorted_classes(texts))}",
     )
-    index = {text: label for label, text in enumerate(names)}
-    texts = [text if text in index else _whole(text) for text in texts]
-    unknown = [(place, text) for place, text in zip(where, texts, strict=True) if text not in index]
-    if unknown:
-        place, text = unknown[0]
-        raise DataError(
-            f"{len(unknown)} labels of {name} are not in class_names: the first is {text!r} in "
-            f"{kind} {place}.{did_you_mean(text, names)} The classes are {_listed(names)}"
-        )
-    return files, np.asarray([index[text] for text in texts], np.int32), names
+    known = set(names)
+    texts = [text if text in known else _whole(text) for text in texts]
+    numbers = _numbered(
+        texts,
+        names,
+        lambda count, i: (
+            f"{count} labels of {name} are not in class_names: the first is {texts[i]!r} in "
+            f"{kind} {where[i]}"
+        ),
+    )
+    return files, numbers, names
 
 
 def _on_disk(file: str) -> str:

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from flaxzoo._explain import explained
-from flaxzoo._host import as_host, check_numbers, is_array_like, is_numbers, refuse_sparse, unmasked
+from flaxzoo._host import (
+    as_host,
+    check_numbers,
+    first_place,
+    is_array_like,
+    is_numbers,
+    refuse_sparse,
+    unmasked,
+)
 from flaxzoo.errors import DataError, ShapeError
 
 INPUT_KEYS = ("inputs", "image", "images", "text", "x")
@@ -89,9 +97,9 @@ def check_weights(weights: Any) -> None:
     unmasked(weights, "weight")
     wrong = ~((weights >= 0) & (weights < np.inf))
     if wrong.any():
-        index = [int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape)]
+        index = first_place(wrong)
         raise DataError(
-            f"weight holds {weights[tuple(index)]} at index {index} ({int(wrong.sum())} of "
+            f"weight holds {weights[index]} at index {list(index)} ({int(wrong.sum())} of "
             f"{weights.size} are wrong); the weight of an example is a finite number of at least "
             "0, and 0 leaves it out"
         )
