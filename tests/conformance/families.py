@@ -26,6 +26,27 @@ CLASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
+class Kind:
+    """A small network of one kind of block, which timm makes as well: ``tests/parity`` reads it.
+
+    Attributes:
+      name: of one of the family's architectures.
+      fields: that make it small; keywords of ``flaxzoo.models.get``.
+      timm: the same in the keywords of ``timm.create_model``; ``img_size`` is added where
+        ``input_shape`` is one of the architecture's fields.
+      input_shape: of the images.
+      rounding: the largest relative difference of a loss in float64: that of float32 where timm
+        keeps constants in float32.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    timm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    input_shape: tuple[int, int, int] = (32, 48, 3)
+    rounding: float = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """A small model of a family.
 
@@ -36,6 +57,7 @@ class Family:
       other_shape: another one that the same variables take; None where there is none.
       refused_shape: one that the model refuses with a ``ShapeError``.
       random: fields that make training draw random numbers.
+      kinds: a small network for each kind of block that timm has, too.
     """
 
     name: str
@@ -44,6 +66,7 @@ class Family:
     other_shape: tuple[int, ...] | None = None
     refused_shape: tuple[int, ...] = (7,)
     random: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kinds: tuple[Kind, ...] = ()
 
     @property
     def architecture(self) -> Architecture:
@@ -56,6 +79,14 @@ class Family:
 
 
 _RANDOM = {"dropout": 0.5, "drop_path": 0.5}
+_PLAIN = {"width": 24, "depth": 2, "heads": 3}
+_PLAIN_TIMM = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def _plain(*names: str) -> tuple[Kind, ...]:
+    """Vision transformers of one width."""
+    return tuple(Kind(name, _PLAIN, _PLAIN_TIMM) for name in names)
+
 
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
@@ -68,6 +99,7 @@ FAMILIES: dict[str, Family] = {
         None,
         (24, 16, 3),
         {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=_plain("beit_base_patch16_224"),
     ),
     "cnn": Family(
         "cnn",
@@ -92,6 +124,7 @@ FAMILIES: dict[str, Family] = {
         None,
         (24, 16, 3),
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
     ),
     "lstm": Family(
         "lstm",
@@ -145,6 +178,15 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 20, 3),
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=_plain(
+            "test_vit",
+            "test_vit2",
+            "test_vit3",
+            "beit3_base_patch16_224",
+            "vit_base_patch16_rpn_224",
+            "vit_small_patch16_18x2_224",
+            "vit_base_patch16_xp_224",
+        ),
     ),
 }
 

@@ -18,12 +18,6 @@ optim = pytest.importorskip("timm.optim")
         "resnet18",
         "resnet50d",
         "convnext_tiny_hnf",
-        "test_vit",
-        "test_vit2",
-        "test_vit3",
-        "deit_tiny_distilled_patch16_224",
-        "deit3_small_patch16_224",
-        "beit_base_patch16_224",
     ],
 )
 def test_every_parameter_has_timm_s_factor(name):

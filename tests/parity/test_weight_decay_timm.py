@@ -19,11 +19,6 @@ torch = pytest.importorskip("torch")
         "resnet18",
         "convnext_atto",
         "convnextv2_atto",
-        "test_vit",
-        "test_vit3",
-        "deit_tiny_distilled_patch16_224",
-        "deit3_small_patch16_224",
-        "beit_base_patch16_224",
     ],
 )
 def test_the_same_parameters_decay(name):

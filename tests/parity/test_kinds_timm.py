@@ -1,0 +1,138 @@
+"""Each kind of block of each family against timm: maps, groups of parameters, a training step.
+
+The networks are the ``kinds`` of the families' table. What a forward pass computes is compared for
+every name by ``scripts/certify.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.optimizers.decay_masks import PatternMask
+from flaxzoo.training.rates import rate_entries
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.names import reference_name, to_reference
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+optim = pytest.importorskip("timm.optim")
+
+KINDS = {kind.name: (family, kind) for family, row in FAMILIES.items() for kind in row.kinds}
+LABELS = np.array([0, 1, 2])
+
+every_kind = pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for name, (family, _) in KINDS.items()]
+)
+
+
+@functools.lru_cache(maxsize=2)
+def pair(name):
+    """Our small network and timm's, with the same random weights."""
+    kind = KINDS[name][1]
+    sized = "input_shape" in MODELS.parameters(name)
+    size = {"img_size": kind.input_shape[:2]} if sized else {}
+    reference = timm.create_model(name, num_classes=4, **size, **kind.timm)
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    model = fz.models.get(name, num_classes=4, input_shape=kind.input_shape, **kind.fields)
+    return with_reference(model, tensors, source="the same"), reference
+
+
+def names_of(name, paths):
+    """timm's names of our parameters."""
+    reference = MODELS.architecture(name).reference
+    return [reference_name(f"params/{path}", reference) for path in paths]
+
+
+@every_kind
+def test_maps_are_timm_s(family, name):
+    model, reference = pair(name)
+    images = jax.ShapeDtypeStruct((2, *KINDS[name][1].input_shape), "float32")
+    backbone = model.module.backbone.clone(feature_maps=True)
+    variables = {group: tree["backbone"] for group, tree in model.variables.items()}
+    maps = jax.eval_shape(backbone.apply, variables, images)
+    with torch.no_grad():
+        expected = reference.eval().forward_intermediates(
+            torch.zeros(2, 3, *images.shape[1:3]), intermediates_only=True
+        )
+    assert [leaf.shape for leaf in maps.values()] == [
+        (m.shape[0], *m.shape[2:], m.shape[1]) for m in expected
+    ]
+    assert list(backbone.reductions()) == list(maps)
+    assert list(backbone.reductions().values()) == [
+        info["reduction"] for info in reference.feature_info
+    ]
+
+
+@every_kind
+def test_every_parameter_has_timm_s_depth(family, name):
+    model, reference = pair(name)
+    owners = {id(p): key for key, p in reference.named_parameters()}
+    groups = optim.param_groups_layer_decay(reference, weight_decay=0.0, layer_decay=0.9)
+    expected = {owners[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    rates = fz.transfer.layer_decay_rates(model, 1.0, 0.9)
+    entries = rate_entries(flatten(model.variables["params"]), rates)
+    factors = (rates[entry] for entry in entries.values())
+    assert dict(zip(names_of(name, entries), factors, strict=True)) == pytest.approx(expected)
+
+
+@every_kind
+def test_timm_s_parameters_decay(family, name):
+    model, reference = pair(name)
+    exempt = reference.no_weight_decay() if hasattr(reference, "no_weight_decay") else ()
+    owners = {id(p): key for key, p in reference.named_parameters()}
+    groups = optim.param_groups_weight_decay(reference, 0.1, no_weight_decay_list=exempt)
+    expected = {owners[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    globs = model.module.backbone.no_weight_decay()
+    mask = PatternMask(tuple(f"!backbone/{glob}" for glob in globs))(model.variables["params"])
+    assert set(names_of(name, (path for path, on in flatten(mask).items() if on))) == expected
+
+
+@every_kind
+def test_a_training_step_in_float64(family, name):
+    model, reference = pair(name)
+    images = synthetic_images((3, *KINDS[name][1].input_shape), 0).astype(np.float64)
+
+    def loss_of(params, rest, images):
+        logits, _ = model.module.apply(
+            {"params": params, **rest}, images, train=True, mutable=list(rest)
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda x: np.asarray(x, np.float64), dict(model.variables))
+        params = variables.pop("params")
+        step = jax.jit(jax.value_and_grad(loss_of))
+        loss, gradients = step(params, variables, images)
+    rules = MODELS.architecture(name).reference
+    gradients = to_reference(flatten({"params": gradients}), rules)
+
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    reference.double().train().zero_grad()
+    try:
+        expected = torch.nn.functional.cross_entropy(reference(x), torch.from_numpy(LABELS))
+        expected.backward()
+    finally:
+        reference.float().eval()
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=KINDS[name][1].rounding)
+    derivatives = {
+        key: np.zeros(p.shape) if p.grad is None else p.grad.double().numpy()
+        for key, p in reference.named_parameters()
+    }
+    assert gradients.keys() == derivatives.keys()
+    # A key's bias has no gradient but rounding: such are measured against the largest.
+    floor = 1e-4 * max(np.abs(value).max() for value in derivatives.values())
+    for key, value in derivatives.items():
+        limit = 1e-6 * max(np.abs(value).max(), floor)
+        np.testing.assert_allclose(gradients[key], value, rtol=0, atol=limit, err_msg=key)
