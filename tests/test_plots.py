@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import flaxzoo as fz
 from flaxzoo import plots
 from flaxzoo._figures import displayable, to_array
-from flaxzoo.errors import DataError, MissingExtraError, ShapeError, UnknownNameError
+from flaxzoo.errors import ArgumentError, DataError, MissingExtraError, ShapeError, UnknownNameError
 from flaxzoo.preprocess import Predictions
 
 CURVES = {
@@ -226,3 +227,66 @@ def test_a_broken_package_is_not_called_missing(tmp_path, monkeypatch, failure):
     with pytest.raises(ImportError, match=r"no_such_dependency|bad \.so") as caught:
         require("broken_package", extra="plots", purpose="drawing")
     assert not isinstance(caught.value, MissingExtraError)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    fields = {"input_shape": (16, 24, 3), "patch_size": 8, "width": 8, "depth": 2, "heads": 2}
+    return fz.models.get("vit_tiny_patch16_224", num_classes=3, **fields).init(rng=0)
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+FLOATS = (PICTURE / 255).astype(np.float32)
+
+
+def drawn(figure):
+    """The maps over the picture."""
+    return [np.asarray(axes.images[1].get_array()) for axes in figure.axes[1:]]
+
+
+def test_attention_of_the_class_token_for_each_head(vit):
+    figure = plots.attention(vit, FLOATS)
+    weights = np.asarray(vit.attention_weights(FLOATS[None])["blocks_1/attn"])[0]
+    heads = weights[:, 0, 1:].reshape(2, 2, 3)
+    np.testing.assert_array_equal(drawn(figure), [*heads, weights.mean(0)[0, 1:].reshape(2, 3)])
+    assert [axes.get_title().partition(",")[0] for axes in figure.axes] == [
+        *("picture", "head 0", "head 1", "mean")
+    ]
+    # Through the model's preprocessing as well.
+    assert len(plots.attention(vit, PICTURE, block="blocks_0").axes) == 4
+
+
+def test_attention_of_a_patch_and_rollout(vit):
+    weights = [np.asarray(w)[0].mean(0) for w in vit.attention_weights(FLOATS[None]).values()]
+    halves = [0.5 * w + 0.5 * np.eye(7) for w in weights]
+    figure = plots.attention(vit, FLOATS, token=(1, 2), rollout=True)
+    expected = (halves[1] @ halves[0])[6, 1:].reshape(2, 3)
+    np.testing.assert_allclose(drawn(figure)[0], expected, rtol=1e-6)
+    assert figure.axes[0].patches[0].get_xy() == (16, 8)
+
+
+def test_attention_without_a_class_token_is_the_patches_mean():
+    fields = {"input_shape": (16, 24, 3), "patch_size": 8, "width": 8, "depth": 1, "heads": 2}
+    model = fz.models.get("vit_base_patch16_siglip_224", **fields).init(rng=0)
+    weights = np.asarray(model.attention_weights(FLOATS[None])["blocks_0/attn"])[0]
+    panels = drawn(plots.attention(model, FLOATS))
+    np.testing.assert_allclose(panels[0], weights[0].mean(0).reshape(2, 3), rtol=1e-6)
+
+
+def test_attention_says_what_does_not_fit(vit):
+    with pytest.raises(UnknownNameError, match="no attention 7.*There are 2: blocks_0/attn"):
+        plots.attention(vit, FLOATS, block=7)
+    with pytest.raises(ArgumentError, match=r"\(row, column\) of one of 2 x 3 patches.*\(2, 0\)"):
+        plots.attention(vit, FLOATS, token=(2, 0))
+    with pytest.raises(ShapeError, match="image must be one picture"):
+        plots.attention(vit, np.stack([PICTURE, PICTURE]))
+    with pytest.raises(TypeError, match=r"model must be a flaxzoo.Model, got int"):
+        plots.attention(3, FLOATS)
+    cnn = fz.models.get("cnn", input_shape=(16, 16, 3), features=(4,), hidden=()).init(rng=0)
+    with pytest.raises(TypeError, match="a CNN has no attention weights to show"):
+        plots.attention(cnn, np.zeros((16, 16, 3), np.float32))
+
+
+def test_history_of_something_else():
+    with pytest.raises(TypeError, match="history must be a History.*got 3"):
+        plots.history(3)

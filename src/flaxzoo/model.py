@@ -7,6 +7,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ from flaxzoo._meshes import beside
 from flaxzoo._pickling import packed, unpacked
 from flaxzoo._programs import Jitted
 from flaxzoo._random import as_key
-from flaxzoo._trees import copied, flatten, plain, unflatten
+from flaxzoo._trees import copied, flatten, plain, prefixes, unflatten
 from flaxzoo.errors import DataError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
@@ -206,6 +207,37 @@ class Model:
             raise TypeError(f"a {type(backbone).__name__} has no stages to give feature maps of")
         variables = _part(self.variables, "backbone")
         return _forward(backbone.clone(feature_maps=True), variables, unmasked(inputs, "inputs"))
+
+    @explained
+    def attention_weights(self, inputs: Any) -> dict[str, jax.Array]:
+        """How much each token looks at each other, in every attention of the backbone.
+
+        ``flaxzoo.plots.attention`` draws them on the picture.
+
+        Args:
+          inputs: images ``[B, H, W, C]``, already preprocessed.
+
+        Returns:
+          From the attention's path, ``"blocks_0/attn"``, to float weights ``[B, heads, queries,
+          keys]`` that sum to 1 over the keys, in the order of the forward pass. What stands for B
+          where windows attend by themselves is their number times that of the images.
+
+        Raises:
+          UninitializedError: the model has no variables.
+          TypeError: the model is no ``Classifier``, or its backbone has no such weights.
+        """
+        export.require_variables(self)
+        self._require_classifier("attention_weights")
+        backbone = self.module.backbone
+        # Fused implementations store no weights.
+        if getattr(backbone, "implementation", "einsum") != "einsum":
+            backbone = backbone.clone(implementation="einsum")
+        variables = _part(self.variables, "backbone")
+        weights = _attention(backbone, variables, unmasked(inputs, "inputs"))
+        if not weights:
+            raise TypeError(f"a {type(backbone).__name__} has no attention weights to show")
+        order = {owner: i for i, owner in enumerate(chain(*backbone.stages().values()))}
+        return dict(sorted(weights.items(), key=lambda item: _place(item[0], order)))
 
     @explained
     def predict(self, inputs: Any, *, top_k: int = 5, batch_size: int = 64) -> Any:
@@ -531,6 +563,26 @@ def _apply(module: nn.Module, variables: Any, inputs: Any) -> Any:
 
 
 _forward = Jitted(_apply, lambda module, *_: (module,), static_argnums=0)
+
+
+def _apply_shown(module: nn.Module, variables: Any, inputs: Any) -> dict[str, jax.Array]:
+    mode = mode_arguments(module, train=False)
+    _, shown = module.apply(variables, inputs, mutable=["intermediates"], **mode)
+    leaves = flatten(shown.get("intermediates", {}))
+    return {
+        path.removesuffix("/attention"): leaf[0]
+        for path, leaf in leaves.items()
+        if path.endswith("/attention")
+    }
+
+
+_attention = Jitted(_apply_shown, lambda module, *_: (module,), static_argnums=0)
+
+
+def _place(path: str, order: Mapping[str, int]) -> tuple[int, str]:
+    """Where a module below a backbone stands in the forward pass."""
+    owners = [order[prefix] for prefix in prefixes(path) if prefix in order]
+    return (max(owners, default=len(order)), path)
 
 
 def _array(leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Figures: training curves, predictions, confusion matrices, comparisons.
+"""Figures: training curves, predictions, confusion matrices, comparisons, attention.
 
 Every function returns a matplotlib ``Figure`` that belongs to nobody else: nothing goes through
 ``pyplot``, no window opens and no global state changes. A notebook shows it; ``savefig`` writes
@@ -19,7 +19,13 @@ from flaxzoo._explain import explained
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, new_figure
 from flaxzoo._finite import check_scores
-from flaxzoo.errors import DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.errors import (
+    ArgumentError,
+    DataError,
+    ShapeError,
+    UnknownNameError,
+    did_you_mean,
+)
 from flaxzoo.preprocess import Predictions
 
 if TYPE_CHECKING:
@@ -272,9 +278,181 @@ def confusion_matrix(
     return figure
 
 
+@explained
+def attention(
+    model: Any,
+    image: Any,
+    *,
+    block: int | str = -1,
+    token: int | tuple[int, int] | None = None,
+    rollout: bool = False,
+) -> Figure:
+    """Where a vision transformer looks, drawn on the picture: each head, and their mean.
+
+    Args:
+      model: a ``Model`` with variables, whose blocks attend to all patches: a ViT, DeiT, BEiT, EVA,
+        CaiT and their like.
+      image: one picture: what ``model.predict`` takes (a path, a PIL image, uint8 ``[H, W, C]``),
+        or a preprocessed one, floating ``[H, W, C]``.
+      block: the attention to draw, by number or by its name in ``model.attention_weights``.
+      token: which one looks: the number of one before the patches (0 is the class token), or the
+        row and column of a patch; None for the class token, or for the mean of all patches where
+        there is none.
+      rollout: whether to draw one panel of what reaches the token through all blocks up to this
+        one: the product of their mean weights with half of each token kept (Abnar and Zuidema 2020,
+        https://arxiv.org/abs/2005.00928).
+
+    Returns:
+      The figure. Brighter is more; each panel has its own scale, and its largest weight in its
+      title. A patch that looks is framed.
+
+    Raises:
+      TypeError: the model has no attention weights, or is no ``Model``.
+      ShapeError: there is more than one picture, or the attention is not over the whole picture's
+        patches (windows, reduced keys).
+      UnknownNameError: there is no such block.
+      ArgumentError: there is no such token.
+    """
+    if not hasattr(model, "attention_weights"):
+        raise TypeError(f"model must be a flaxzoo.Model, got {type(model).__name__}")
+    images = _one_picture(model, image)
+    every = {name: np.asarray(w)[0] for name, w in model.attention_weights(images).items()}
+    names = list(every)
+    name = _chosen(block, names)
+    backbone = model.module.backbone
+    grid, prefix = _patch_grid(backbone, images.shape[1:3], every[name].shape[-1], name)
+    if rollout:
+        maps = _rolled_out([every[n] for n in names[: names.index(name) + 1]], name)[None]
+        titles = ["rollout"]
+    else:
+        weights = every[name]
+        maps = np.concatenate([weights, weights.mean(0, keepdims=True)])
+        titles = [*(f"head {i}" for i in range(len(weights))), "mean"]
+    query, who = _query(token, maps.shape[1], grid, prefix)
+    panels = maps[:, query].mean(1)[:, prefix:].reshape(-1, *grid)
+    figure = _overlays(displayable(images, "image")[0], panels, titles, f"{name}: {who}")
+    if isinstance(token, tuple):
+        height, width = images.shape[1] / grid[0], images.shape[2] / grid[1]
+        corner = (token[1] * width, token[0] * height)
+        patches = require("matplotlib.patches", extra="plots", purpose="flaxzoo.plots")
+        for axes in figure.axes:
+            axes.add_patch(patches.Rectangle(corner, width, height, fill=False, edgecolor="white"))
+    return figure
+
+
+def _one_picture(model: Any, image: Any) -> np.ndarray:
+    """A batch of the one picture, as the network takes it."""
+    preprocess = model.spec.preprocess
+    array = np.asarray(image) if hasattr(image, "shape") else None
+    if array is not None and array.dtype.kind == "f" and array.ndim == 3:
+        images = array[None].astype(np.float32)
+    elif preprocess is not None:
+        images = preprocess(image)
+    elif array is not None:
+        images = array.astype(np.float32)
+    else:
+        raise TypeError(
+            f"model {model.spec.name!r} has no preprocessing for pictures: pass a floating image "
+            f"[H, W, C], got {type(image).__name__}"
+        )
+    if images.ndim != 4 or len(images) != 1:
+        raise ShapeError(f"image must be one picture [H, W, C], got {list(np.shape(image))}")
+    return images
+
+
+def _chosen(block: int | str, names: Sequence[str]) -> str:
+    if isinstance(block, str):
+        matching = [name for name in names if block in (name, name.partition("/")[0])]
+        if matching:
+            return matching[0]
+    elif -len(names) <= block < len(names):
+        return names[block]
+    raise UnknownNameError(
+        f"no attention {block!r}.{did_you_mean(str(block), names)} "
+        f"There are {len(names)}: {', '.join(names)}"
+    )
+
+
+def _patch_grid(
+    backbone: Any, size: tuple[int, ...], keys: int, name: str
+) -> tuple[tuple[int, int], int]:
+    """Rows and columns of the patches that are the keys, and the number of tokens before them."""
+    prefix, grid_of = getattr(backbone, "prefix", 0), getattr(backbone, "grid_of", None)
+    grid = None if grid_of is None else tuple(grid_of(size))
+    # Class attention has a class token that the patches' own backbone has not.
+    prefixes = [] if grid is None else [p for p in (prefix, 1) if p + math.prod(grid) == keys]
+    if grid is None or not prefixes:
+        raise ShapeError(
+            f"attention {name!r} of a {type(backbone).__name__} has {keys} keys, which are not the "
+            "patches of the whole picture: model.attention_weights(images) has its numbers"
+        )
+    return grid, prefixes[0]
+
+
+def _rolled_out(blocks: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """What reaches each token through blocks ``[heads, N, N]``: ``[N, N]``, rows sum to 1."""
+    total = np.eye(blocks[-1].shape[-1])
+    for weights in blocks:
+        if weights.shape[-2:] != total.shape:
+            raise ShapeError(
+                f"rollout=True takes blocks in which all tokens attend to all, but up to {name!r} "
+                f"there is one of {weights.shape[-2]} queries and {weights.shape[-1]} keys"
+            )
+        total = (0.5 * weights.mean(0) + 0.5 * np.eye(len(total))) @ total
+    return total
+
+
+def _query(
+    token: int | tuple[int, int] | None, queries: int, grid: tuple[int, int], prefix: int
+) -> tuple[slice, str]:
+    """The rows of the weights that are drawn, and what they are in words."""
+    if token is None:
+        whole = not prefix and queries > 1
+        return (slice(None), "mean of all patches") if whole else (slice(0, 1), "class token")
+    if isinstance(token, tuple) and len(token) == 2:
+        row, column = token
+        number = prefix + row * grid[1] + column
+        if 0 <= row < grid[0] and 0 <= column < grid[1] and number < queries:
+            return slice(number, number + 1), f"patch in row {row}, column {column}"
+    elif isinstance(token, int) and 0 <= token < min(prefix, queries):
+        return slice(token, token + 1), "class token" if token == 0 else f"token {token}"
+    raise ArgumentError(
+        f"token must be one of the {prefix} before the patches, or (row, column) of one of "
+        f"{grid[0]} x {grid[1]} patches among {queries} queries, got {token!r}"
+    )
+
+
+def _overlays(image: np.ndarray, panels: np.ndarray, titles: Sequence[str], heading: str) -> Figure:
+    """The picture, then each map over it."""
+    height, width = image.shape[:2]
+    grey = image if image.ndim == 2 else image @ np.array([0.299, 0.587, 0.114])
+    columns = min(1 + len(panels), 5)
+    rows = math.ceil((1 + len(panels)) / columns)
+    figure = new_figure(1.9 * columns, 2.1 * rows * height / width + 0.3)
+    for index in range(1 + len(panels)):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.set_axis_off()
+        extent = (0, width, height, 0)
+        if index == 0:
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent)
+            axes.set_title("picture", fontsize=9)
+            continue
+        panel = panels[index - 1]
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent)
+        axes.imshow(panel, cmap="inferno", alpha=0.65, extent=extent, interpolation="bilinear")
+        axes.set_title(f"{titles[index - 1]}, max {panel.max():.2g}", fontsize=9)
+    figure.suptitle(heading, fontsize=10)
+    return figure
+
+
 def _curves(history: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Epochs and values by metric, from a ``History`` or a dictionary of lists."""
-    raw = history if isinstance(history, Mapping) else history.metrics
+    raw = history if isinstance(history, Mapping) else getattr(history, "metrics", None)
+    if not isinstance(raw, Mapping):
+        raise TypeError(
+            "history must be a History, as fit returns it, or a mapping from metrics to lists of "
+            f"a value per epoch, got {history!r}"
+        )
     curves = {name: np.asarray(values, np.float64) for name, values in raw.items()}
     if not curves or not any(len(np.atleast_1d(values)) for values in curves.values()):
         raise DataError("the history is empty: train for at least one epoch")

@@ -43,7 +43,8 @@ def attend(
       mask: an array that broadcasts to ``[B, H, Q, K]``: bool, False for what is not seen, or
         floating, which is added to the logits.
       is_causal: whether a query sees no key of a later position.
-      drop: a function that drops from the weights ``[B, H, Q, K]``, for ``"einsum"`` alone.
+      drop: a function that drops from the weights ``[B, H, Q, K]``, for ``"einsum"`` alone
+        (``weight_hook`` makes a module's).
       implementation: ``"einsum"`` for two products and a softmax between them; ``"xla"`` or
         ``"cudnn"`` for ``jax.nn.dot_product_attention`` of that name, of which the latter stores no
         weights and is for half precision on NVIDIA's GPUs.
@@ -72,6 +73,35 @@ def attend(
         options["mask" if mask.dtype == bool else "bias"] = mask
     out = jax.nn.dot_product_attention(q, k, v, **options)
     return out.reshape(*out.shape[:2], -1)
+
+
+def weight_hook(module: Any, rate: float, train: bool) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns what a module has ``attend`` do to its weights: to show them, and to drop some.
+
+    Weights ``[B, H, Q, K]`` are sown as ``attention`` where the collection ``"intermediates"`` is
+    asked for, as ``Model.attention_weights`` does. Dropout is the submodule ``attn_drop``.
+
+    Args:
+      module: a bound module; one with a field ``implementation`` shows those of ``"einsum"``.
+      rate: at which weights are dropped.
+      train: whether they are.
+
+    Returns:
+      A function of the weights, or None where there is nothing to do.
+    """
+    drops = bool(rate) and train
+    einsum = getattr(module, "implementation", "einsum") == "einsum"
+    shows = einsum and module.is_mutable_collection("intermediates")
+    if not drops and not shows:
+        return None
+    dropout = nn.Dropout(rate, deterministic=False, name="attn_drop") if drops else None
+
+    def hook(weights: jax.Array) -> jax.Array:
+        if shows:
+            module.sow("intermediates", "attention", weights)
+        return weights if dropout is None else dropout(weights)
+
+    return hook
 
 
 def _by_einsum(q: Any, k: Any, v: Any, bias: Any, drop: Any) -> jax.Array:
@@ -189,9 +219,7 @@ class Attention(Checked):
             q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
         if self.grid is not None:
             mask = self.positioned(x, mask)
-        drop = None
-        if self.attention_dropout and train:
-            drop = nn.Dropout(self.attention_dropout, deterministic=False, name="attn_drop")
+        drop = weight_hook(self, self.attention_dropout, train)
         options: dict[str, Any] = {"is_causal": is_causal, "implementation": self.implementation}
         y = attend(q, k, v, mask=mask, drop=drop, **options)
         if self.scale_norm:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention, attend
+from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention, attend, weight_hook
 from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
@@ -205,9 +205,7 @@ class ParallelBlock(TransformerBlock):
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
         if self.qk_norm:
             q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
-        drop = None
-        if self.attention_dropout and train:
-            drop = nn.Dropout(self.attention_dropout, deterministic=False, name="attn_drop")
+        drop = weight_hook(self, self.attention_dropout, train)
         attended = attend(q, k, v, drop=drop, implementation=self.implementation)
         if not self.qkv_bias:
             bias = self.param("mlp_bias", zeros, (hidden,), self.param_dtype)
