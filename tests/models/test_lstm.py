@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError
+from flaxzoo.layers.remat import as_remat_policy
 from flaxzoo.models.lstm import (
     LSTM,
     LSTMLayer,
-    as_remat_policy,
     from_torch_state_dict,
     to_torch_state_dict,
 )

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from flaxzoo._checks import check_flag, check_number, check_rate
+from flaxzoo.layers.remat import check_remat
 
 # What Flax itself passes to ``clone``; everything else is a field with a new value.
 _FLAX_OPTIONS = frozenset({"parent", "name", "_deep_clone", "_reset_names"})
@@ -21,7 +22,8 @@ class Checked(nn.Module):
     """A Linen module that refuses fields out of range when it is constructed or given new ones.
 
     Fields that are annotated as ``bool``, ``float`` or ``float | None`` are looked at by
-    themselves: switches, finite numbers, rates where they are called a dropout or ``drop_path``.
+    themselves: switches, finite numbers, rates where they are called a dropout or ``drop_path``;
+    ``remat`` is a switch or a policy.
 
     Flax clones a module, with the same fields, each time that it is initialised or applied: these
     clones are not checked again, so that a forward pass costs nothing.
@@ -62,6 +64,8 @@ def _declared(cls: type) -> tuple[tuple[str, Callable[[str, Any], Any]], ...]:
         kind, _, rest = str(getattr(field.type, "__name__", field.type)).partition(" | ")
         if kind == "bool" and not rest:
             checks.append((field.name, check_flag))
+        elif field.name == "remat" and kind == "bool":
+            checks.append((field.name, check_remat))
         elif kind == "float" and rest in ("", "None"):
             checks.append((field.name, functools.partial(_number(field.name), optional=bool(rest))))
     return tuple(checks)

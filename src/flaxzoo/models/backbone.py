@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.remat import as_remat_policy
 
 _AXES = {
     "images": "[B, H, W, C]",
@@ -51,7 +52,8 @@ class Part:
         network gradually; None for the stage's name up to its first number, ``"layer4"`` of
         ``"layer4_1"`` and ``"stages_0"`` of ``"stages_0_blocks_1"``.
       remat: whether a module is computed again in the backward pass instead of storing what it
-        computes inside.
+        computes inside; the name of a policy, or a policy, for all but what this keeps
+        (``flaxzoo.layers.remat``).
     """
 
     name: str
@@ -63,7 +65,7 @@ class Part:
     takes: str | None = "maps"
     depth: str | None = None
     group: str | None = None
-    remat: bool = False
+    remat: bool | str | Callable[..., Any] = False
 
     @property
     def submodules(self) -> tuple[str, ...]:
@@ -249,8 +251,10 @@ class Backbone(Checked, kw_only=True):
         fields = functools.partial(part.run)
         # Initialisation has no backward pass. Whether a block trains decides what is traced, so
         # that ``train``, the third argument with the module itself, is static.
-        remat = part.remat and not self.is_initializing()
-        build: Any = nn.remat(kind, static_argnums=(2,)) if remat else kind
+        build = kind
+        if part.remat and not self.is_initializing():
+            policy = None if part.remat is True else as_remat_policy(part.remat)
+            build = nn.remat(kind, static_argnums=(2,), policy=policy)
         module = build(*fields.args, **fields.keywords, name=part.name)
         return module(x, train) if _takes_train(kind) else module(x)
 

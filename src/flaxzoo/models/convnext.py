@@ -104,7 +104,8 @@ class ConvNeXt(Backbone):
         stages are dilated instead of strided, so that pretrained weights fit all three.
       drop_path: the rate of stochastic depth in the last block; it grows linearly from 0 in the
         first.
-      remat: whether blocks are computed again in the backward pass instead of stored.
+      remat: whether blocks are computed again in the backward pass instead of stored, or the
+        policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
     layers: Sequence[int]
@@ -121,7 +122,7 @@ class ConvNeXt(Backbone):
     activation: Any = "gelu"
     output_stride: int = 32
     drop_path: float = 0.0
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:

@@ -17,8 +17,9 @@ from flax.linen.dtypes import promote_dtype
 from flaxzoo._checks import check_rate, check_size, is_size
 from flaxzoo._explain import explained
 from flaxzoo._inputs import check_ids
-from flaxzoo.errors import CheckpointError, DataError, ShapeError, UnknownNameError, did_you_mean
+from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
 from flaxzoo.layers.lowering.recurrence import Carry, run_recurrence
+from flaxzoo.layers.remat import as_remat_policy
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
@@ -29,34 +30,6 @@ Initializer = Callable[..., Array]
 
 POOLINGS = ("last", "mean", "max")
 _INPUT_KEYS = ("inputs", "text")
-# Policies that are used as they are; the other names in jax.checkpoint_policies make policies.
-_POLICIES = (
-    "checkpoint_dots",
-    "checkpoint_dots_with_no_batch_dims",
-    "dots_saveable",
-    "dots_with_no_batch_dims_saveable",
-    "everything_saveable",
-    "nothing_saveable",
-)
-
-
-def as_remat_policy(policy: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """Returns a rematerialisation policy by its name in ``jax.checkpoint_policies``.
-
-    Args:
-      policy: a name, a policy (returned unchanged), or None, which saves nothing.
-
-    Raises:
-      UnknownNameError: no policy has that name.
-    """
-    if policy is None or callable(policy):
-        return policy
-    if policy not in _POLICIES:
-        raise UnknownNameError(
-            f"unknown remat policy {policy!r}.{did_you_mean(str(policy), _POLICIES)} "
-            f"Names: {', '.join(_POLICIES)}; any other policy can be passed as a callable"
-        )
-    return getattr(jax.checkpoint_policies, policy)
 
 
 def forget_bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -90,7 +63,7 @@ class LSTMLayer(nn.Module):
       reverse: run from the last step to the first.
       remat: run the sequence in blocks of about ``sqrt(T)`` steps and keep only the state between
         them, recomputing a block when its gradient is taken.
-      remat_policy: what a block may keep all the same; see ``as_remat_policy``.
+      remat_policy: what a block may keep all the same; see ``flaxzoo.layers.remat``.
       unroll: steps per iteration of the compiled loop.
       custom_gradient: the hand-written reverse pass; False for forward-mode or second derivatives.
       dtype: the dtype of the computation; None promotes inputs and parameters.

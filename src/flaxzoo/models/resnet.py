@@ -150,7 +150,8 @@ class ResNet(Backbone):
       drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the
         first. https://arxiv.org/abs/1603.09382
       zero_init_residual: whether each branch's last norm starts with a scale of zero.
-      remat: whether blocks are recomputed in the backward pass instead of stored.
+      remat: whether blocks are computed again in the backward pass instead of stored, or the
+        policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
     layers: Sequence[int]
@@ -171,7 +172,7 @@ class ResNet(Backbone):
     anti_aliasing: str | None = None
     drop_path: float = 0.0
     zero_init_residual: bool = True
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:

@@ -72,7 +72,8 @@ class VisionTransformer(PatchBackbone):
       position_dropout: rate at which units are dropped before the blocks.
       patch_dropout: rate at which patches are left out in training.
       drop_path: rate of stochastic depth in the last block; it grows linearly from 0.
-      remat: whether blocks are computed again in the backward pass instead of stored.
+      remat: whether blocks are computed again in the backward pass instead of stored, or the
+        policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
     input_shape: tuple[int, int, int] = (224, 224, 3)
@@ -107,7 +108,7 @@ class VisionTransformer(PatchBackbone):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    remat: bool = False
+    remat: bool | str = False
 
     # No field: a network that is distilled has another head, too (``flaxzoo.models.deit``).
     distillation_token = False

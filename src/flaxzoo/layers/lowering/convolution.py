@@ -269,6 +269,11 @@ _batch(_input_gradient_p, conv_cpu.plain_input_gradient, True)
 _batch(_kernel_gradient_p, conv_cpu.plain_kernel_gradient, False)
 
 
+def is_product(primitive: Any) -> bool:
+    """Whether a primitive is this module's convolution, which dense layers are as well."""
+    return primitive is _conv_p
+
+
 def convolution_flops(eqn: Any) -> int:
     """Returns the floating-point operations of an equation whose primitive is of this module.
 
