@@ -86,13 +86,17 @@ class HeNormal(Initializer):
 
     Attributes:
       mode: ``"fan_out"`` or ``"fan_in"``.
+      groups: a number that the fan-out is divided by: that of a convolution's groups, as timm
+        counts it in networks of depthwise convolutions.
     """
 
     mode: str = "fan_out"
+    groups: int = 1
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
-        fan = shape[-1 if self.mode == "fan_out" else -2] * math.prod(shape[:-2])
+        width = shape[-1] // self.groups if self.mode == "fan_out" else shape[-2]
+        fan = width * math.prod(shape[:-2])
         return Distribution(std=math.sqrt(2 / fan))
 
 
