@@ -3,7 +3,8 @@
 Each reads as what it computes; how that runs on a CPU is the business of ``lowering``, which
 nobody needs to understand a model. Parameters have the names of timm's layer of the same name.
 
-- Images and maps: ``conv``, ``pool``, ``gates``, ``residual``.
+- Images and maps: ``conv``, ``pool``, ``gates``, ``residual``,
+  ``spatial_reduction`` (attention).
 - Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``attention``, ``attention_pool``,
   ``transformer`` (blocks).
 - Both: ``dense``, ``mlp``, ``norm``, ``drop_path``.
