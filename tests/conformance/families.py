@@ -81,6 +81,20 @@ class Family:
 _RANDOM = {"dropout": 0.5, "drop_path": 0.5}
 _PLAIN = {"width": 24, "depth": 2, "heads": 3}
 _PLAIN_TIMM = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+_PYRAMID = {
+    "layers": (2, 2),
+    "widths": (8, 12),
+    "heads": (1, 2),
+    "key_strides": (2, 1),
+    "mlp_ratios": (2, 2),
+}
+_PYRAMID_TIMM = {
+    "depths": (2, 2),
+    "embed_dims": (8, 12),
+    "num_heads": (1, 2),
+    "sr_ratios": (2, 1),
+    "mlp_ratios": (2, 2),
+}
 
 
 def _plain(*names: str) -> tuple[Kind, ...]:
@@ -141,6 +155,24 @@ FAMILIES: dict[str, Family] = {
         None,
         (4, 5, 3),
         {"dropout": 0.5},
+    ),
+    "pvt_v2": Family(
+        "pvt_v2_b0",
+        {
+            "layers": (2, 1),
+            "widths": (8, 16),
+            "heads": (1, 2),
+            "key_strides": (2, 1),
+            "mlp_ratios": (2, 2),
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (4, 4, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind("pvt_v2_b0", _PYRAMID, _PYRAMID_TIMM),
+            Kind("pvt_v2_b2_li", _PYRAMID, _PYRAMID_TIMM),
+        ),
     ),
     "resnest": Family(
         "resnest14d",

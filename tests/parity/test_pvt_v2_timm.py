@@ -1,0 +1,85 @@
+"""PVT v2 against timm: images of odd sizes, the authors' files, the first weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+pvt_v2 = pytest.importorskip("timm.models.pvt_v2")
+
+pytestmark = pytest.mark.family("pvt_v2")
+
+NAME = "pvt_v2_b0"
+SMALL = {"layers": (1, 1, 2, 1), "num_classes": 5}
+SMALL_TIMM = {"depths": (1, 1, 2, 1), "num_classes": 5}
+
+
+def reference_of(name, **options):
+    reference = timm.create_model(name, **SMALL_TIMM, **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [(NAME, (37, 61)), (NAME, (50, 32)), ("pvt_v2_b2_li", (21, 40))]
+)
+def test_images_of_any_size(name, size):
+    widths, heads = (16, 16, 20, 24), (1, 2, 2, 2)
+    reference, tensors = reference_of(name, embed_dims=widths, num_heads=heads)
+    model = fz.models.get(name, widths=widths, heads=heads, **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    images = synthetic_images((2, *size, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+def test_the_authors_files():
+    reference, tensors = reference_of(NAME)
+
+    def old(key):
+        key = re.sub(r"^patch_embed\.", "patch_embed1.", key)
+        key = key.replace("dwconv.", "dwconv.dwconv.")
+        parts = {"downsample": "patch_embed", "blocks": "block", "norm": "norm"}
+        return re.sub(
+            r"^stages\.(\d)\.(downsample|blocks|norm)",
+            lambda match: f"{parts[match[2]]}{int(match[1]) + 1}",
+            key,
+        )
+
+    authors = {old(key): value for key, value in tensors.items()}
+    assert {"patch_embed3.proj.weight", "block3.1.mlp.dwconv.dwconv.bias", "norm4.bias"} <= set(
+        authors
+    )
+    assert set(pvt_v2.checkpoint_filter_fn(authors, reference)) == set(tensors)
+    bare = fz.models.get(NAME, **SMALL)
+    exported = with_reference(bare, authors, source="an old file").to_torch_state_dict(
+        as_numpy=True
+    )
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME, num_classes=400, depths=(1, 1, 1, 1)).state_dict()
+    model = fz.models.get(NAME, num_classes=400, layers=(1, 1, 1, 1)).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(value, expected)
