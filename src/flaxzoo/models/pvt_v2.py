@@ -149,7 +149,8 @@ class PyramidVisionTransformerV2(Backbone):
       block_dropout: rate at which the units of attention and MLP are dropped.
       drop_path: rate of stochastic depth in the last block; it grows linearly from 0.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      remat: whether blocks are computed again in the backward pass instead of stored.
+      remat: whether blocks are computed again in the backward pass instead of stored, or the
+        policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
     layers: Sequence[int] = (3, 4, 6, 3)
@@ -166,7 +167,7 @@ class PyramidVisionTransformerV2(Backbone):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
