@@ -4,7 +4,7 @@ Each reads as what it computes; how that runs on a CPU is the business of ``lowe
 nobody needs to understand a model. Parameters have the names of timm's layer of the same name.
 
 - Images and maps: ``conv``, ``pool``, ``gates``, ``residual``,
-  ``spatial_reduction`` (attention).
+  ``spatial_reduction`` (attention), ``windows``.
 - Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``attention``, ``attention_pool``,
   ``transformer`` (blocks).
 - Both: ``dense``, ``mlp``, ``norm``, ``drop_path``.
