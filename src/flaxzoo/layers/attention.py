@@ -146,6 +146,7 @@ class Attention(Checked):
       grid: the rows and columns of a grid of tokens whose relative positions add a learnt bias to
         the logits (``flaxzoo.layers.relative_position``); None for none.
       class_token: whether a token stands before the grid's.
+      table_init: the initialiser of these biases.
       qk_norm: whether queries and keys are normalised, head by head.
       scale_norm: whether what is attended to is normalised before the last layer.
       gated: whether what is attended to is scaled by the sigmoid of another layer, ``gate``.
@@ -168,6 +169,7 @@ class Attention(Checked):
     proj_bias: bool = True
     grid: Grid | None = None
     class_token: bool = False
+    table_init: Any = zeros
     qk_norm: bool = False
     scale_norm: bool = False
     gated: bool = False
@@ -215,8 +217,7 @@ class Attention(Checked):
         q, k, v = (
             part.reshape(*x.shape[:2], self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
         )
-        if self.qk_norm:
-            q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        q, k = self.comparable(q, k)
         if self.grid is not None:
             mask = self.positioned(x, mask)
         drop = weight_hook(self, self.attention_dropout, train)
@@ -232,6 +233,12 @@ class Attention(Checked):
             y = nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
         return y
 
+    def comparable(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns queries and keys ``[B, N, heads, D]`` as they are multiplied."""
+        if not self.qk_norm:
+            return q, k
+        return self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+
     def positioned(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Returns the bias of the relative positions, with the mask."""
         rows, columns = self.grid or (0, 0)
@@ -240,14 +247,19 @@ class Attention(Checked):
                 f"tokens must have shape [B, {self.class_token + rows * columns}, C] for relative "
                 f"positions on a grid of {rows} x {columns}, got {list(x.shape)}"
             )
-        options: dict[str, Any] = {"class_token": self.class_token, "param_dtype": self.param_dtype}
-        bias = relative_bias(self, (rows, columns), self.heads, **options)
+        bias = self.position_bias()
         if mask is None:
             return bias
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
         if mask.dtype == bool:
             return jnp.where(mask, bias, jnp.finfo(jnp.float32).min / 2)
         return bias + mask
+
+    def position_bias(self) -> jax.Array:
+        """Returns what the grid's relative positions add to the logits, ``[1, heads, N, N]``."""
+        options: dict[str, Any] = {"init": self.table_init, "param_dtype": self.param_dtype}
+        grid = self.grid or (0, 0)
+        return relative_bias(self, grid, self.heads, class_token=self.class_token, **options)
 
     @nn.nowrap
     def dense(self, features: int, name: str, use_bias: bool) -> Dense:

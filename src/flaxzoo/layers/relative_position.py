@@ -24,6 +24,7 @@ def relative_bias(
     heads: int,
     *,
     class_token: bool = False,
+    init: Any = zeros,
     param_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Returns what a grid's attention adds to its logits, from a module's own table.
@@ -36,13 +37,14 @@ def relative_bias(
       grid: the rows and columns of patches.
       heads: the number of heads.
       class_token: whether a class token stands before the patches.
+      init: the parameter's initialiser.
       param_dtype: the dtype of the parameter ``[positions, heads]``.
 
     Returns:
       ``[1, heads, N, N]`` for queries and keys, where N counts the patches and the class token.
     """
     shape = (table_length(grid, class_token), heads)
-    table = jnp.asarray(module.param(NAME, zeros, shape, param_dtype))
+    table = jnp.asarray(module.param(NAME, init, shape, param_dtype))
     index = relative_index(tuple(grid), class_token)
     return jnp.moveaxis(table.at[index].get(mode="promise_in_bounds"), -1, 0)[None]
 

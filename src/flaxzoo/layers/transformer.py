@@ -90,9 +90,14 @@ class TransformerBlock(Checked):
 
     def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Mixes the tokens."""
+        return self.attention_module(name)(x, train)
+
+    @nn.nowrap
+    def attention_module(self, name: str) -> Attention:
+        """Makes the attention."""
         own = ("heads", "qkv_bias", "proj_bias", "qk_norm", "scale_norm", "norm", "norm_epsilon")
         fields = {field: getattr(self, field) for field in own}
-        mix = Attention(
+        return Attention(
             **fields,
             attention_dropout=self.attention_dropout,
             dropout=self.block_dropout,
@@ -101,7 +106,6 @@ class TransformerBlock(Checked):
             **self.attention_options(),
             **self.dtypes,
         )
-        return mix(x, train)
 
     @nn.nowrap
     def attention_options(self) -> dict[str, Any]:
