@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
-from flaxzoo.errors import ShapeError, did_you_mean
+from flaxzoo.errors import ArgumentError, ShapeError, did_you_mean
 from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
@@ -296,3 +296,15 @@ def head_width(x: jax.Array, heads: int) -> int:
             f"got {list(x.shape)}"
         )
     return x.shape[-1] // heads
+
+
+def check_heads(widths: Sequence[int], heads: Sequence[int]) -> None:
+    """Checks that the heads of each stage of a network divide its width.
+
+    Raises:
+      ArgumentError: they do not.
+    """
+    if any(width % count for width, count in zip(widths, heads, strict=True)):
+        raise ArgumentError(
+            f"widths must be multiples of heads={tuple(heads)}, got {tuple(widths)}"
+        )

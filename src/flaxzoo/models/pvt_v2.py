@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ArgumentError
+from flaxzoo.layers.attention import check_heads
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -221,12 +221,7 @@ class PyramidVisionTransformerV2(Backbone):
         for ratio in self.mlp_ratios:
             check_number("mlp_ratios", ratio, above=0)
         check_lengths(**{name: getattr(self, name) for name in (*names, "mlp_ratios")})
-        for width, heads in zip(self.widths, self.heads, strict=True):
-            if width % heads:
-                raise ArgumentError(
-                    f"widths must be multiples of heads={tuple(self.heads)}, got "
-                    f"{tuple(self.widths)}"
-                )
+        check_heads(self.widths, self.heads)
         next(part for part in self.parts() if "blocks" in part.name).run(parent=None).check_fields()
 
 
