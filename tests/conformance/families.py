@@ -195,6 +195,32 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
     ),
+    "twins": Family(
+        "twins_svt_small",
+        {
+            "layers": (2, 1),
+            "widths": (8, 16),
+            "heads": (1, 2),
+            "windows": (3, 2),
+            "key_strides": (2, 1),
+            "mlp_ratios": (2, 2),
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (4, 4, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=(
+            Kind("twins_pcpvt_small", _PYRAMID, _PYRAMID_TIMM),
+            Kind(
+                "twins_svt_small", {**_PYRAMID, "windows": (5, 3)}, {**_PYRAMID_TIMM, "wss": (5, 3)}
+            ),
+        ),
+    ),
     "vgg": Family(
         "vgg11_bn",
         {"layers": (1, 2), "widths": (4, 6), "hidden": 8, "kernel_size": 5},

@@ -1,0 +1,73 @@
+"""Twins against timm: images of odd sizes, names, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.family("twins")
+
+SVT = "twins_svt_small"
+SMALL = {
+    "layers": (1, 2, 2),
+    "widths": (8, 12, 16),
+    "heads": (1, 2, 2),
+    "windows": (7, 4, 2),
+    "key_strides": (4, 2, 1),
+    "mlp_ratios": (2, 2, 2),
+}
+SMALL_TIMM = {
+    "depths": (1, 2, 2),
+    "embed_dims": (8, 12, 16),
+    "num_heads": (1, 2, 2),
+    "wss": (7, 4, 2),
+    "sr_ratios": (4, 2, 1),
+    "mlp_ratios": (2, 2, 2),
+}
+
+
+def reference_of(**options):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(SVT, num_classes=5, **{**SMALL_TIMM, **options}).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize("size", [(37, 62), (50, 33), (128, 20)])
+def test_images_of_any_size(size):
+    reference, tensors = reference_of()
+    model = fz.models.get(SVT, num_classes=5, **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+def test_names_are_timms_in_both_directions():
+    _, tensors = reference_of()
+    bare = fz.models.get(SVT, num_classes=5, **SMALL)
+    exported = with_reference(bare, tensors, source="random").to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    wide, wide_timm = {"widths": (64, 96, 128)}, {"embed_dims": (64, 96, 128)}
+    reference = timm.create_model(SVT, num_classes=5, **{**SMALL_TIMM, **wide_timm})
+    model = fz.models.get(SVT, num_classes=5, **{**SMALL, **wide}).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, expected in reference.state_dict().items():
+        if expected.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(ours[key], expected.numpy())
