@@ -29,6 +29,8 @@ TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 TIMM        ?= timm==1.0.31
 KERAS       ?= keras==3.15.1
+JAXNN       ?= jaxnn==0.2.0
+ZEROMODELS  ?= zeromodels==1.3.6
 TENSORFLOW  ?= tensorflow-cpu==2.21.0 $(KERAS)
 # What make bench runs, each into benchmarks/results; its peers have an environment of their own.
 BENCH        := .venv-bench
@@ -164,7 +166,7 @@ $(BENCH)/stamp: pyproject.toml | $(STAMPS)
 	$(BENCH_PIP) -e '.[data]' safetensors
 	-$(BENCH_PIP) $(TORCH) pyyaml
 	-$(BENCH_PIP) $(KERAS)
-	-$(BENCH_PIP) --no-deps $(TORCHVISION) $(TIMM)
+	-$(BENCH_PIP) --no-deps $(TORCHVISION) $(TIMM) $(JAXNN) $(ZEROMODELS)
 	touch $@
 
 $(STAMPS)/docs: pyproject.toml | $(STAMPS)

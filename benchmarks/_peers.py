@@ -8,6 +8,7 @@ before its function is called. The ones for torch and Keras are in ``_peers_torc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +147,74 @@ def flaxmodels(work: str, kind: str, weights: str) -> Candidate:
     variables = jax.jit(lambda key: module.init(key, images, train=False))(jax.random.key(0))
     candidate = _linen_candidate(work, kind, module, variables, {"train": False}, {"train": True})
     return dataclasses.replace(candidate, same_weights=False)
+
+
+def jaxnn(work: str, kind: str, weights: str) -> Candidate:
+    """Its networks in Flax NNX, with our weights under its names.
+
+    Its GELU is the approximation by tanh, so that logits are some 1e-4 from everybody else's.
+    """
+    import jax
+    import optax
+    from flax import nnx
+    from jax.experimental import checkify
+
+    from flaxzoo._trees import flatten
+    from flaxzoo.verify import import_timm
+
+    # Its import needs torchvision, which is of another torch where that is a CPU's build.
+    import_timm()
+    import jaxnn as library
+
+    network = library.create_model(work, num_classes=WORKS[work].classes)
+    values = {
+        path.replace("backbone/", "").replace("head/fc", "head").replace("/", "."): leaf
+        for path, leaf in flatten(read_weights(weights, work)["params"]).items()
+    }
+    for path, param in nnx.to_flat_state(nnx.state(network, nnx.Param)):
+        name = ".".join(map(str, path)).replace("blocks.layers.", "blocks_")
+        param.set_value(jax.numpy.asarray(values.pop(name)))
+    if values:
+        raise ValueError(f"jaxnn has no {', '.join(values)}")
+    inputs, labels = jax.device_put(WORKS[work].data())
+    graph, params, rest = nnx.split(network, nnx.Param, ...)
+
+    # Its checks of shapes stand within what is compiled, and are refused there as they are.
+    @jax.jit
+    @checkify.checkify
+    def infer(params: Any, x: Any) -> Any:
+        return nnx.merge(graph, params, rest)(x, deterministic=True)
+
+    if kind == "inference":
+        candidate = _jax_candidate(
+            lambda: jax.block_until_ready(infer(params, inputs)[1]), np.asarray
+        )
+        return dataclasses.replace(candidate, same_weights=False)
+    optimizer = optax.adam(LEARNING_RATE)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    @checkify.checkify
+    def step(state: Any, x: Any, y: Any) -> Any:
+        def loss_of(params: Any) -> Any:
+            logits = nnx.merge(graph, params, rest)(x, deterministic=False)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        loss, gradients = jax.value_and_grad(loss_of)(state[0])
+        updates, moments = optimizer.update(gradients, state[1])
+        return (optax.apply_updates(state[0], updates), moments), loss
+
+    state = (params, jax.jit(optimizer.init)(params))
+
+    def call() -> Any:
+        nonlocal state
+        _, (state, loss) = step(state, inputs, labels)
+        return loss
+
+    return dataclasses.replace(
+        _jax_candidate(call, float),
+        wait=lambda loss: jax.block_until_ready((state, loss)),
+        same_weights=False,
+    )
 
 
 def _linen_candidate(

@@ -17,7 +17,6 @@ def keras(work: str, kind: str, weights: str) -> Candidate:
     biases; so it starts from weights of its own.
     """
     os.environ["KERAS_BACKEND"] = "jax"
-    import jax
     import keras as library
 
     found = WORKS[work]
@@ -28,9 +27,16 @@ def keras(work: str, kind: str, weights: str) -> Candidate:
     else:
         network = _small(library, work)
         _fill(network, work, weights)
-    inputs, labels = jax.device_put(found.data())
+    return _candidate(network, work, kind, same=work != "resnet50")
+
+
+def _candidate(network: Any, work: str, kind: str, *, same: bool) -> Candidate:
+    """``train_on_batch`` or ``predict_on_batch`` of a network."""
+    import jax
+    import keras as library
+
+    inputs, labels = jax.device_put(WORKS[work].data())
     device = jax.devices()[0].device_kind
-    same = work != "resnet50"
     if kind == "inference":
         return Candidate(
             lambda: network.predict_on_batch(inputs), lambda _: None, np.asarray, device, same
@@ -49,6 +55,22 @@ def keras(work: str, kind: str, weights: str) -> Candidate:
         return network.train_on_batch(inputs, labels)
 
     return Candidate(call, jax.block_until_ready, value, device, same)
+
+
+def zeromodels(work: str, kind: str, weights: str) -> Candidate:
+    """Its networks in Keras on JAX, from weights of its own: it reads no others offline."""
+    del weights
+    os.environ["KERAS_BACKEND"] = "jax"
+    classes = WORKS[work].classes
+    if work.startswith("vit_small"):
+        from zeromodels.models.vit.vit_model import ViTImageClassify
+
+        network = ViTImageClassify(embed_dim=384, num_heads=6, num_classes=classes)
+    else:
+        from zeromodels.models.swin.swin_model import SwinImageClassify
+
+        network = SwinImageClassify(num_classes=classes)
+    return _candidate(network, work, kind, same=False)
 
 
 def _small(library: Any, work: str) -> Any:

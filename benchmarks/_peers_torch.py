@@ -1,4 +1,4 @@
-"""torch's training step and inference: timm's ResNets, and the small networks in ``torch.nn``."""
+"""torch's training step and inference: timm's networks, and the small networks in ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from _works import (
     FLOAT32,
     HIDDEN,
     LEARNING_RATE,
-    RESNETS,
+    TIMMS,
     WORKS,
     read_weights,
     weights_file,
@@ -33,7 +33,7 @@ def _candidate(work: str, kind: str, weights: str, dtype: str, *, compiled: bool
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = _resnet(work, weights) if work in RESNETS else _small(work, weights)
+    network = _of_timm(work, weights) if work in TIMMS else _small(work, weights)
     images, labels = (torch.from_numpy(value).to(device) for value in WORKS[work].data())
     labels = labels.long()
     if images.ndim == 4:
@@ -71,7 +71,7 @@ def _candidate(work: str, kind: str, weights: str, dtype: str, *, compiled: bool
     return Candidate(step if kind == "train" else infer, wait, value, name)
 
 
-def _resnet(work: str, weights: str) -> Any:
+def _of_timm(work: str, weights: str) -> Any:
     from safetensors.torch import load_file
 
     from flaxzoo.verify import import_timm

@@ -16,7 +16,7 @@ import numpy as np
 from _peers import AT_ONCE
 from _timing import environment, results, table, write_results
 from _workers import Measured, here, measure, serve
-from _works import BFLOAT16, DTYPES, FLOAT32, IN_BFLOAT16, RESNETS, WORKS
+from _works import BFLOAT16, DTYPES, FLOAT32, IN_BFLOAT16, RESNETS, TRANSFORMERS, WORKS
 
 OURS, COMPILED = "flaxzoo", "torch.compile"
 SEVERAL = f"{OURS}, {AT_ONCE} steps at once"
@@ -31,12 +31,14 @@ PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "torch": ("_peers_torch", "eager", tuple(WORKS)),
     COMPILED: ("_peers_torch", "compiled", tuple(WORKS)),
     "Keras on JAX": ("_peers_keras", "keras", ("resnet50", *_SMALL)),
+    "jaxnn": ("_peers", "jaxnn", ("vit_small_patch16_224",)),
+    "zeromodels": ("_peers_keras", "zeromodels", TRANSFORMERS),
 }
 # Peers that are told to compute in bfloat16; the others' rows say that they are not.
 TOLD = (OURS, SEVERAL, "plain Linen", "torch", COMPILED)
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "jax-resnet", "flaxmodels"),
-    *("torch", "timm", "keras"),
+    *("torch", "timm", "keras", "jaxnn", "zeromodels"),
 )
 # Of the first loss, or of the largest logit, where both start from the same weights.
 TOLERANCE = 1e-4

@@ -61,13 +61,17 @@ WORKS = {
     "resnet50": _images("ResNet-50"),
     "resnext50_32x4d": _images("ResNeXt-50 (32x4d)"),
     "resnest50d": _images("ResNeSt-50"),
+    "vit_small_patch16_224": _images("ViT-S/16"),
     "cnn": Work("CNN, batch 128 of 28 x 28", 128, (28, 28, 1), 10),
     "mlp": Work("MLP, batch 128 of 784", 128, (784,), 10, config={"input_shape": (784,)}),
     "lstm": Work("LSTM for text, batch 32 of 50 words", 32, (50,), 2, 10_000, _TEXT),
 }
 # Those whose models all compute in bfloat16 if they are told to.
 IN_BFLOAT16 = tuple(name for name in WORKS if name != "lstm")
-RESNETS = tuple(name for name, work in WORKS.items() if len(work.shape) == 3 and work.batch == 8)
+# Those that timm has, under the same names.
+TIMMS = tuple(name for name, work in WORKS.items() if len(work.shape) == 3 and work.batch == 8)
+RESNETS = tuple(name for name in TIMMS if name.startswith("res"))
+TRANSFORMERS = tuple(name for name in TIMMS if name not in RESNETS)
 
 
 def flaxzoo_model(name: str, dtype: str = FLOAT32) -> Any:
@@ -81,7 +85,7 @@ def flaxzoo_model(name: str, dtype: str = FLOAT32) -> Any:
 
 
 def write_weights(name: str, directory: str) -> None:
-    """Writes a work's weights: under our names, and for a ResNet also under timm's."""
+    """Writes a work's weights: under our names, and under timm's if it has the network."""
     from safetensors.numpy import save_file
 
     from flaxzoo._trees import flatten
@@ -89,7 +93,7 @@ def write_weights(name: str, directory: str) -> None:
     model = flaxzoo_model(name)
     flat = {path: np.array(leaf) for path, leaf in flatten(dict(model.variables)).items()}
     save_file(flat, weights_file(directory, name))
-    if name in RESNETS:
+    if name in TIMMS:
         save_file(model.to_torch_state_dict(as_numpy=True), weights_file(directory, name, "timm"))
 
 
