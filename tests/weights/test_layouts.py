@@ -40,7 +40,7 @@ def test_renamed_paths_of_several_modules():
 @pytest.mark.parametrize(
     ("layout", "shape"),
     [("same", (3, 5)), ("kernel", (2, 3, 4, 5)), ("kernel", (4, 5)), ("transposed", (2, 3, 4, 5)),
-     ("pointwise", (4, 5))],
+     ("pointwise", (4, 5)), ("map", (1, 3, 4, 5)), ("map", (1, 4, 5))],
 )  # fmt: skip
 def test_a_layout_there_and_back(layout, shape):
     rule = LAYOUTS[layout]

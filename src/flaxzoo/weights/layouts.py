@@ -34,6 +34,14 @@ def _kernel_theirs(x: np.ndarray) -> np.ndarray:
     return x.transpose(x.ndim - 1, x.ndim - 2, *range(x.ndim - 2))
 
 
+def _map_ours(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+
+
+def _map_theirs(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+
+
 def _transposed_ours(x: np.ndarray) -> np.ndarray:
     # PyTorch's transposed convolution turns its kernel round, Flax's does not.
     axes = tuple(range(2, x.ndim))
@@ -57,6 +65,12 @@ LAYOUTS: dict[str, Layout] = {
         lambda shape: (shape[1], shape[0], 1, 1),
         lambda x: x[:, :, 0, 0].T if x.shape[2:] == (1, 1) else x,
         lambda x: x.T[:, :, None, None],
+    ),
+    # A map [1, C, H, W]; of another rank, the leaf as it is.
+    "map": Layout(
+        lambda shape: (shape[0], shape[-1], *shape[1:-1]) if len(shape) == 4 else shape,
+        _map_ours,
+        _map_theirs,
     ),
     # A transposed convolution, IO... to ...IO with its kernel turned round.
     "transposed": Layout(
