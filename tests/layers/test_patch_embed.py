@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
+from flaxzoo.layers.patch_embed import OverlapPatchEmbed, PatchDropout, PatchEmbed
 
 X = np.random.default_rng(0).standard_normal((2, 8, 9, 3)).astype(np.float32)
 
@@ -30,6 +30,20 @@ def test_images_are_filled_up(random_variables):
         PatchEmbed(5, 5).init(jax.random.key(0), X)
     with pytest.raises(ShapeError, match="images must have shape .B, H, W, C., got .8, 9, 3."):
         PatchEmbed(5, 1).init(jax.random.key(0), X[0])
+
+
+def test_windows_overlap(random_variables):
+    module = OverlapPatchEmbed(5, norm="layer", norm_epsilon=1e-5)
+    variables = random_variables(module, X)
+    out = module.apply(variables, X)
+    assert out.shape == (2, 4, 5, 5)
+    proj, norm = (variables["params"][name] for name in ("proj", "norm"))
+    # The window of row 1 and column 2 begins before both.
+    patch = X[:, 1:4, 3:6].reshape(2, -1)
+    y = patch @ proj["kernel"].reshape(-1, 5) + proj["bias"]
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(out[:, 1, 2], y * norm["scale"] + norm["bias"], rtol=1e-3, atol=1e-4)
+    assert set(OverlapPatchEmbed(5, 7, 4).init(jax.random.key(0), X)["params"]) == {"proj"}
 
 
 @pytest.mark.parametrize("ordered", [False, True])

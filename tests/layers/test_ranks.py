@@ -13,7 +13,7 @@ from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import BatchNorm, GroupNorm, LayerNorm, LayerScale, RMSNorm, SimpleNorm
-from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed
+from flaxzoo.layers.patch_embed import OverlapPatchEmbed, PatchDropout, PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
 from flaxzoo.layers.tokens import patch_tokens
@@ -48,6 +48,7 @@ MASK = np.ones((9, 9), bool)
         (SimpleNorm(), TOKENS, {}),
         (PatchDropout(0.5), TOKENS, {"deterministic": False}),
         (PatchEmbed(8, 2), MAPS, {}),
+        (OverlapPatchEmbed(8, norm="layer"), MAPS, {}),
         (SpatialReductionAttention(3, 2), MAPS, {}),
         (SpatialReductionAttention(3, key_grid=3, dropout=0.5), MAPS, {"train": True}),
     ],

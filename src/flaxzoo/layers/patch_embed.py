@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
-from flaxzoo.layers.initializers import LecunNormal
+from flaxzoo.layers.initializers import HeNormal, LecunNormal
 from flaxzoo.layers.norm import call_norm, make_norm
 
 
@@ -80,6 +80,50 @@ class PatchEmbed(Checked):
                 f"{size[1]}, got {list(x.shape)}; pad=True fills them up with zeros"
             )
         return x
+
+
+class OverlapPatchEmbed(Checked):
+    """Images or maps to smaller maps, by one convolution ``proj`` whose windows overlap.
+
+    Parameters are named as those of timm's ``PatchEmbed`` in ``hiera`` and ``mvitv2`` and
+    ``OverlapPatchEmbed`` in ``pvt_v2``.
+
+    Attributes:
+      features: the channels of the map.
+      kernel_size: the height and width of the convolution's kernel.
+      stride: by how much the map is smaller than what it is of.
+      norm: the normalisation of the map, a submodule ``norm``, by name or module
+        (``flaxzoo.layers.norm``); None for none.
+      norm_epsilon: the epsilon of this normalisation; None for its own.
+      kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 2
+    norm: Any = None
+    norm_epsilon: float | None = None
+    kernel_init: Any = HeNormal()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), features]``.
+
+        Args:
+          x: images or maps; the size is that of an odd kernel.
+          train: whether a BatchNorm uses the batch's statistics.
+        """
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options: dict[str, Any] = {"use_bias": True, "kernel_init": self.kernel_init, **dtypes}
+        x = Conv(self.features, self.kernel_size, self.stride, name="proj", **options)(x)
+        if self.norm is None:
+            return x
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        return call_norm(norm, x, train=train)
 
 
 def check_image_size(x: jax.Array, input_shape: Sequence[int], instead: str = "") -> None:

@@ -18,17 +18,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.attention import check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import HeNormal, Normal
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
+from flaxzoo.layers.patch_embed import OverlapPatchEmbed
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.models.backbone import Backbone, Part
@@ -42,32 +41,6 @@ _PASSED_ON = (
     *("linear", "qkv_bias", "activation", "norm", "norm_epsilon"),
     *("attention_dropout", "block_dropout", "implementation", "dtype", "param_dtype"),
 )
-
-
-class OverlapPatchEmbed(Checked):
-    """A strided convolution ``proj`` whose windows overlap, and a norm.
-
-    Attributes:
-      features: the channels of the map.
-      kernel_size: of the convolution.
-      stride: by how much the map is smaller than what it is of.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
-    """
-
-    features: int
-    kernel_size: int = 3
-    stride: int = 2
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"use_bias": True, "kernel_init": HeNormal(), **dtypes}
-        x = Conv(self.features, self.kernel_size, self.stride, name="proj", **options)(x)
-        return LayerNorm(epsilon=1e-5, name="norm", **dtypes)(x)
 
 
 class DepthwiseMlp(Mlp):
@@ -172,8 +145,8 @@ class PyramidVisionTransformerV2(Backbone):
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
         """The first embedding, then the blocks ``stages_0_blocks_0`` and so on, stage by stage."""
-        stem = functools.partial(OverlapPatchEmbed, self.widths[0], 7, 4, **self.dtypes)
-        yield Part("patch_embed", stem, takes="images")
+        stem = functools.partial(self._embed, "patch_embed", self.widths[0], 7, 4)
+        yield Part("patch_embed", stem, owns=("patch_embed",), takes="images")
         rates = iter(drop_path_rates(self.drop_path, sum(self.layers)))
         fields = {name: getattr(self, name) for name in _PASSED_ON}
         for i, count in enumerate(self.layers):
@@ -181,7 +154,8 @@ class PyramidVisionTransformerV2(Backbone):
             name = f"{stage}_blocks_0"
             if i:
                 owns = (f"{stage}_downsample",)
-                yield Part(name, functools.partial(self._down, i), owns=owns, depth=stage)
+                down = functools.partial(self._embed, *owns, self.widths[i], 3, 2)
+                yield Part(name, down, owns=owns, depth=stage)
             for j in range(count):
                 name = f"{stage}_blocks_{j}"
                 block = functools.partial(
@@ -196,11 +170,11 @@ class PyramidVisionTransformerV2(Backbone):
             norm, own = functools.partial(self._norm, i), (f"{stage}_norm",)
             yield Part(name, norm, own, map=stage, reduction=4 * 2**i, depth=stage)
 
-    def _down(self, stage: int, x: jax.Array, _train: bool) -> jax.Array:
-        embed = OverlapPatchEmbed(
-            self.widths[stage], name=f"stages_{stage}_downsample", **self.dtypes
-        )
-        return embed(x)
+    def _embed(
+        self, name: str, width: int, size: int, stride: int, x: jax.Array, train: bool
+    ) -> jax.Array:
+        options: dict[str, Any] = {"norm": "layer", "norm_epsilon": 1e-5, **self.dtypes}
+        return OverlapPatchEmbed(width, size, stride, name=name, **options)(x, train)
 
     def _norm(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
         name = f"stages_{stage}_norm"
