@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxzoo.layers.initializers import Constant
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
@@ -55,6 +56,14 @@ def test_dtypes_and_dropout(kind):
     assert (out.shape, out.dtype) == (X.shape, jnp.bfloat16)
     dropped = module.apply(variables, X, train=True, rngs={"dropout": jax.random.key(1)})
     assert 0.3 < (np.asarray(dropped, np.float32) == 0).mean() < 0.7
+
+
+def test_how_its_layers_begin():
+    inits = {"last_init": Constant(0.5), "bias_init": Constant(0.25)}
+    params = Mlp(8, **inits).init(jax.random.key(0), X)["params"]
+    assert (params["fc2"]["kernel"] == 0.5).all()
+    assert (params["fc1"]["kernel"] < 0.5).all()
+    assert all((layer["bias"] == 0.25).all() for layer in params.values())
 
 
 def test_fields_that_it_does_not_take():

@@ -101,6 +101,24 @@ class HeNormal(Initializer):
 
 
 @dataclasses.dataclass(frozen=True)
+class GlorotNormal(Initializer):
+    """Normal numbers of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010, eq. 12).
+
+    PyTorch's ``xavier_uniform_`` draws uniform numbers of the same variance.
+
+    Attributes:
+      gain: a number that they are multiplied by.
+    """
+
+    gain: float = 1.0
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        fans = (shape[-2] + shape[-1]) * math.prod(shape[:-2])
+        return Distribution(std=self.gain * math.sqrt(2 / fans))
+
+
+@dataclasses.dataclass(frozen=True)
 class LecunNormal(Initializer):
     """Normal numbers of variance 1 / fan-in, cut at two deviations: Flax's for dense layers.
 

@@ -32,6 +32,7 @@ class Mlp(Checked):
       as_conv: whether the kernels are those of 1 x 1 convolutions, as some checkpoints have them.
       kernel_init: the initialiser of all kernels.
       last_init: that of the second layer's; None for the same.
+      bias_init: that of the biases.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -46,6 +47,7 @@ class Mlp(Checked):
     as_conv: bool = False
     kernel_init: Any = Normal(0.02)
     last_init: Any = None
+    bias_init: Any = zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -83,7 +85,12 @@ class Mlp(Checked):
     @nn.nowrap
     def layer(self, features: int, name: str) -> nn.Module:
         """Makes a layer, dense or a 1 x 1 convolution."""
-        options = {"use_bias": self.use_bias, "bias_init": zeros, "name": name, **self.dtypes()}
+        options = {
+            "use_bias": self.use_bias,
+            "bias_init": self.bias_init,
+            "name": name,
+            **self.dtypes(),
+        }
         last = name == "fc2" and self.last_init is not None
         options["kernel_init"] = self.last_init if last else self.kernel_init
         return Conv(features, 1, **options) if self.as_conv else Dense(features, **options)
