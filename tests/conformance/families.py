@@ -95,6 +95,14 @@ _PYRAMID_TIMM = {
     "sr_ratios": (2, 1),
     "mlp_ratios": (2, 2),
 }
+_UNITS = {"layers": (1, 2), "width": 16, "window_attention": (True, False)}
+_UNITS_TIMM = {
+    "stages": (1, 2),
+    "embed_dim": 16,
+    "mask_unit_attn": (True, False),
+    "mask_unit_size": (2, 2),
+    "q_pool": 1,
+}
 
 
 def _plain(*names: str) -> tuple[Kind, ...]:
@@ -139,6 +147,18 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
+    ),
+    "hiera": Family(
+        "hiera_tiny_224",
+        {"layers": (1, 2), "width": 8, "window_attention": (True, False), "layer_scale": 0.5},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"patch_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind("hiera_tiny_224", _UNITS, _UNITS_TIMM),
+            Kind("hiera_small_abswin_256", _UNITS, _UNITS_TIMM),
+        ),
     ),
     "lstm": Family(
         "lstm",

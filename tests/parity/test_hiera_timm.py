@@ -1,0 +1,98 @@
+"""Hiera against timm: images of another size, the authors' files, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import ShapeError
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+hiera = pytest.importorskip("timm.models.hiera")
+
+pytestmark = pytest.mark.family("hiera")
+
+PLAIN, WINDOWED = "hiera_tiny_224", "hiera_small_abswin_256"
+SMALL = {"layers": (1, 1, 1, 1), "width": 8, "num_classes": 5}
+SMALL_TIMM = {"stages": (1, 1, 1, 1), "embed_dim": 8, "num_classes": 5}
+
+
+def reference_of(name, size):
+    reference = timm.create_model(name, img_size=size, **SMALL_TIMM).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+def loaded(name, tensors, old, new):
+    """The model for one size of images, with the weights of another."""
+    model = fz.models.get(name, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    return model.with_variables(variables)
+
+
+def test_positions_in_mask_units_are_for_any_size():
+    _, tensors = reference_of(WINDOWED, (128, 96))
+    reference = timm.create_model(WINDOWED, img_size=(64, 128), **SMALL_TIMM).eval()
+    load_reference(reference, tensors, source="the weights of the other size")
+    model = loaded(WINDOWED, tensors, (128, 96), (64, 128))
+    images = synthetic_images((2, 64, 128, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+def test_positions_of_each_patch_are_for_one_size():
+    _, tensors = reference_of(PLAIN, (64, 64))
+    with pytest.raises(ShapeError, match="a position for each of 256 patches, .*an abswin name"):
+        loaded(PLAIN, tensors, (64, 64), (64, 96))
+    other = timm.create_model(PLAIN, img_size=(64, 96), **SMALL_TIMM)
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
+        other.load_state_dict(hiera.checkpoint_filter_fn(state, other))
+
+
+def test_the_authors_files():
+    reference, tensors = reference_of(PLAIN, (32, 32))
+    old = {
+        key.replace("head.fc.", "head.projection.").replace("head.norm.", "encoder_norm."): value
+        for key, value in tensors.items()
+    }
+    assert set(hiera.checkpoint_filter_fn(old, reference)) == set(tensors)
+    bare = fz.models.get(PLAIN, input_shape=(32, 32, 3), **SMALL)
+    exported = with_reference(bare, old, source="an old file").to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+@pytest.mark.parametrize("name", [PLAIN, WINDOWED])
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    reference = timm.create_model(name, img_size=(32, 32), stages=(1, 1, 1, 1), embed_dim=32)
+    theirs = reference.state_dict()
+    fields = {"input_shape": (32, 32, 3), "layers": (1, 1, 1, 1), "width": 32}
+    ours = fz.models.get(name, **fields).init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        elif "patch_embed" not in key:
+            # PyTorch's own biases of convolutions are left.
+            np.testing.assert_allclose(value, expected, atol=1e-5, err_msg=key)
