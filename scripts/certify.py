@@ -35,9 +35,12 @@ import hashlib
 import importlib
 import inspect
 import json
+import multiprocessing
+import os
 import random
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,8 @@ LEDGERS = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 SIZE = 96
 # Blocks of one kind that a shallow network keeps in each stage.
 BLOCKS = 2
+# Names from which on another process is worth its start.
+MANY = 20
 _DEPTHS = ("layers", "depths", "depth")
 
 
@@ -251,11 +256,26 @@ def choose(patterns: Sequence[str], chosen: str) -> list[str]:
 
 def pending(names: Sequence[str], lot: int, seed: str) -> tuple[list[str], dict[str, str]]:
     """Of some names those that changed and a few by lot; and the fingerprints of all."""
-    prints = {name: fingerprint(name, input_shape(name)) for name in names}
+    prints = fingerprints(names)
     changed = {n for n in names if read(_family(n)).get(n, {}).get("fingerprint") != prints[n]}
     rest = [name for name in names if name not in changed]
     drawn = set(random.Random(seed).sample(rest, min(lot, len(rest))))
     return [name for name in names if name in changed | drawn], prints
+
+
+def fingerprints(names: Sequence[str]) -> dict[str, str]:
+    """The fingerprint of each name; many of them by as many processes as there are processors."""
+    workers = min(os.cpu_count() or 1, len(names) // MANY)
+    if workers < 2:
+        return {name: _fingerprint(name) for name in names}
+    # JAX has threads, which a forked process would not have.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
+        return dict(zip(names, pool.map(_fingerprint, names, chunksize=4), strict=True))
+
+
+def _fingerprint(name: str) -> str:
+    return fingerprint(name, input_shape(name))
 
 
 def _cut(name: str) -> Mapping[str, str]:
@@ -301,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = []
     for number, name in enumerate(names, 1):
         line = certify(name, whole_below=options.whole_below)
-        found = prints.get(name) or fingerprint(name, input_shape(name))
+        found = prints.get(name) or _fingerprint(name)
         good = passes(line)
         print(
             f"{number}/{len(names)} {name}: logits {line['logits']:.1e}, features "
