@@ -135,5 +135,23 @@ class LecunNormal(Initializer):
         return jax.nn.initializers.lecun_normal()(key, shape, dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class FanIn(Initializer):
+    """Normal numbers of variance ``scale`` / fan-in.
+
+    PyTorch's own linear layers and convolutions begin with uniform numbers of the variance of a
+    scale of 1/3 (``kaiming_uniform_(a=sqrt(5))``), and some networks leave them so.
+
+    Attributes:
+      scale: the variance times the fan-in.
+    """
+
+    scale: float = 1 / 3
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])))
+
+
 zeros = Constant(0.0)
 ones = Constant(1.0)

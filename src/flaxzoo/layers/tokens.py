@@ -82,7 +82,13 @@ def prefix_length(class_token: bool, register_tokens: int, distillation_token: b
 
 
 def learnt_tokens(
-    module: nn.Module, name: str, count: int, like: jax.Array, *, param_dtype: Any = jnp.float32
+    module: nn.Module,
+    name: str,
+    count: int,
+    like: jax.Array,
+    *,
+    init: Any = _INIT,
+    param_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Returns a module's own learnt tokens, the same for each example of a batch.
 
@@ -91,11 +97,12 @@ def learnt_tokens(
       name: the parameter's name; its shape is ``[1, count, C]``.
       count: the number of tokens.
       like: an array ``[B, ..., C]`` that the tokens are for.
+      init: the parameter's initialiser.
       param_dtype: the dtype of the parameter.
 
     Returns:
       ``[B, count, C]`` in the dtype of ``like``.
     """
     shape = (1, count, like.shape[-1])
-    token = module.param(name, _INIT, shape, param_dtype).astype(like.dtype)
+    token = module.param(name, init, shape, param_dtype).astype(like.dtype)
     return jnp.broadcast_to(token, (like.shape[0], *shape[1:]))

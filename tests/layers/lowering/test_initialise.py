@@ -10,7 +10,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import Constant, HeNormal, LecunNormal, Normal
+from flaxzoo.layers.initializers import Constant, FanIn, HeNormal, LecunNormal, Normal
 from flaxzoo.layers.lowering.drawing import Distribution, draw_on_host
 from flaxzoo.layers.lowering.initialise import filled, initialise
 
@@ -51,7 +51,9 @@ def test_numbers_have_the_initialisers_distribution():
     assert not np.asarray(initialise(Net(), KEY, IMAGE)["params"]["a"]["bias"]).any()
 
 
-@pytest.mark.parametrize("initializer", [HeNormal(), HeNormal("fan_in"), LecunNormal(), Normal()])
+@pytest.mark.parametrize(
+    "initializer", [HeNormal(), HeNormal("fan_in"), LecunNormal(), FanIn(), Normal()]
+)
 def test_host_and_device_draw_alike(initializer):
     shape = (3, 3, 64, 128)
     distribution = initializer.distribution(shape)
