@@ -176,6 +176,33 @@ FAMILIES: dict[str, Family] = {
         (4, 5, 3),
         {"dropout": 0.5},
     ),
+    "pit": Family(
+        "pit_ti_distilled_224",
+        {
+            "patch_size": 4,
+            "patch_stride": 4,
+            "layers": (1, 2),
+            "widths": (8, 16),
+            "heads": (1, 2),
+        },
+        (16, 16, 3),
+        None,
+        (24, 16, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (1, 2), "widths": (8, 16), "heads": (1, 2)},
+                {"depth": (1, 2), "base_dims": (8, 8), "heads": (1, 2)},
+            )
+            for name in ("pit_ti_224", "pit_ti_distilled_224")
+        ),
+    ),
     "pvt_v2": Family(
         "pvt_v2_b0",
         {

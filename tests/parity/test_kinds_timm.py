@@ -78,6 +78,10 @@ def test_maps_are_timm_s(family, name):
 @every_kind
 def test_every_parameter_has_timm_s_depth(family, name):
     model, reference = pair(name)
+    if not hasattr(reference, "group_matcher"):
+        pytest.skip(
+            "timm does not know the depths of this family: it counts twelve parameters each"
+        )
     owners = {id(p): key for key, p in reference.named_parameters()}
     groups = optim.param_groups_layer_decay(reference, weight_decay=0.0, layer_decay=0.9)
     expected = {owners[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}

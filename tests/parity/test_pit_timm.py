@@ -1,0 +1,99 @@
+"""PiT against timm: other image sizes, names of today's and older files, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+pit = pytest.importorskip("timm.models.pit")
+layers = pytest.importorskip("timm.layers")
+
+pytestmark = pytest.mark.family("pit")
+
+NAME = "pit_ti_distilled_224"
+SMALL = {"num_classes": 5, "layers": (1, 1, 1), "widths": (16, 32, 64)}
+SMALL_TIMM = {"num_classes": 5, "depth": (1, 1, 1), "base_dims": (8, 8, 8)}
+
+
+def reference_of(size, name=NAME):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(name, img_size=size, **SMALL_TIMM).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize("size", [(50, 83), (64, 31)])
+def test_images_that_are_not_square(size):
+    reference, tensors = reference_of(size)
+    model = fz.models.get(NAME, input_shape=(*size, 3), **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(("old", "new"), [((48, 48), (80, 64)), ((64, 40), (32, 56))])
+def test_positions_for_images_of_another_size(old, new):
+    """Such weights timm refuses: here their positions are resampled as those of a ViT."""
+    _, tensors = reference_of(old)
+    model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    positions = flatten(variables)["params/backbone/pos_embed"]
+    rows, columns = positions.shape[1:3]
+    before = torch.tensor(tensors["pos_embed"])
+    expected = layers.resample_abs_pos_embed(
+        before.flatten(2).transpose(1, 2),
+        (rows, columns),
+        old_size=before.shape[2:],
+        num_prefix_tokens=0,
+    )
+    np.testing.assert_allclose(
+        np.asarray(positions).reshape(expected.shape), expected.numpy(), rtol=0, atol=1e-6
+    )
+
+
+def test_names_of_today_and_of_the_authors():
+    reference, tensors = reference_of((48, 48))
+    bare = fz.models.get(NAME, input_shape=(48, 48, 3), **SMALL)
+    authors = {
+        key.replace("transformers.1.pool.", "pools.0.").replace(
+            "transformers.2.pool.", "pools.1."
+        ): v
+        for key, v in tensors.items()
+    }
+    assert "pools.1.conv.weight" in authors
+    assert set(pit.checkpoint_filter_fn(authors, reference)) == set(tensors)
+    for file in (tensors, authors):
+        exported = with_reference(bare, file, source="a file").to_torch_state_dict(as_numpy=True)
+        assert exported.keys() == tensors.keys()
+        for key, value in exported.items():
+            np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    options = {"widths": (64, 128, 256), "input_shape": (32, 32, 3)}
+    theirs = timm.create_model(NAME, img_size=32, depth=(1, 1, 1), num_classes=50).state_dict()
+    model = fz.models.get(NAME, layers=(1, 1, 1), num_classes=50, **options).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        if expected.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
