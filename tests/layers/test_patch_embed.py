@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.patch_embed import OverlapPatchEmbed, PatchDropout, PatchEmbed
+from flaxzoo.layers.patch_embed import (
+    OverlapPatchEmbed,
+    PatchDropout,
+    PatchEmbed,
+    resample_kernel,
+)
+from flaxzoo.layers.pos_embed import resize_weights
 
 X = np.random.default_rng(0).standard_normal((2, 8, 9, 3)).astype(np.float32)
 
@@ -69,3 +75,23 @@ def test_at_least_one_patch_stays():
     module = PatchDropout(0.9, prefix_tokens=0)
     out = module.apply({}, tokens, deterministic=False, rngs={"dropout": jax.random.key(0)})
     assert out.shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+def test_an_enlarged_patch_gives_the_token_that_it_gave(method):
+    rng = np.random.default_rng(0)
+    patch, kernel = rng.standard_normal((4, 3, 3)), rng.standard_normal((4, 3, 3, 5))
+    kernel = kernel.astype(np.float32)
+    down, right = resize_weights(method)(4, 9), resize_weights(method)(3, 6)
+    large = np.einsum("yh,xw,hwi->yxi", down, right, patch)
+    resampled = resample_kernel(kernel, (9, 6), method=method)
+    assert resampled.shape == (9, 6, 3, 5)
+    assert resampled.dtype == np.float32
+    token = np.einsum("yxi,yxio->o", large, resampled)
+    np.testing.assert_allclose(token, np.einsum("hwi,hwio->o", patch, kernel), atol=1e-4)
+    assert resample_kernel(kernel, (4, 3), method=method) is kernel
+
+
+def test_another_way_of_resampling():
+    with pytest.raises(ValueError, match="method must be one of 'bicubic', 'bilinear'"):
+        resample_kernel(np.zeros((2, 2, 3, 4)), (4, 4), method="nearest")

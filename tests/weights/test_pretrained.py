@@ -160,3 +160,15 @@ def test_a_family_converts_tensors_of_older_names():
     np.testing.assert_array_equal(
         variables["params"]["head"]["fc"]["kernel"], tensors["old.weight"].T
     )
+
+
+def test_patches_of_another_size_of_a_family_that_can_not_resample_them(tmp_path):
+    fields = {"widths": (8, 8, 8, 8), "layers": (1, 1, 1, 1), "num_classes": 2}
+    file = tmp_path / "weights.safetensors"
+    save_variables(file, fz.models.get("convnext_atto", **fields).init(rng=0).variables)
+    message = (
+        "weights.safetensors: the weights are for patches of 4 x 4, and those of 'convnext_atto' "
+        "can't be resampled for patch_size=2: leave it as it is"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        fz.models.get("convnext_atto", pretrained=str(file), patch_size=2, **fields)

@@ -8,12 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
 from flaxzoo.layers.initializers import HeNormal, LecunNormal
 from flaxzoo.layers.norm import call_norm, make_norm
+from flaxzoo.layers.pos_embed import resize_weights
 
 
 class PatchEmbed(Checked):
@@ -139,6 +141,44 @@ def check_image_size(x: jax.Array, input_shape: Sequence[int], instead: str = ""
             f"images must be of {input_shape[0]} x {input_shape[1]}, got {list(x.shape)}: give "
             f"get() their input_shape={instead}"
         )
+
+
+def resample_kernel(
+    kernel: np.ndarray, size: Sequence[int], *, method: str = "bicubic"
+) -> np.ndarray:
+    """Returns the kernel of a patch embedding for patches of another size.
+
+    Beyer et al. 2022 (FlexiViT, section 3.4), https://arxiv.org/abs/2212.08013: a patch that is
+    enlarged and embedded by the new kernel gives the token that it gave, and one that is made
+    smaller gives as near a token as there is. The old kernel is multiplied by the pseudo-inverse of
+    the resize, which along both axes is the product of those along each. ``resample_patch_embed``
+    of timm is the same.
+
+    Args:
+      kernel: ``[height, width, C, features]``.
+      size: the height and width wanted.
+      method: of the resize: ``"bicubic"`` or ``"bilinear"``; see
+        ``flaxzoo.layers.pos_embed.resample_positions``.
+
+    Returns:
+      ``[*size, C, features]`` of the same dtype, computed in float32.
+
+    Raises:
+      ValueError: there is no such ``method``.
+    """
+    weights = resize_weights(method)
+    old, new = tuple(kernel.shape[:2]), tuple(size)
+    if old == new:
+        return kernel
+    down, right = (_pseudo_inverse(weights(m, n)) for m, n in zip(old, new, strict=True))
+    wide = np.einsum("vx,hvio->hxio", right, kernel.astype(np.float32))
+    return np.einsum("hy,hxio->yxio", down, wide).astype(kernel.dtype)
+
+
+def _pseudo_inverse(matrix: np.ndarray) -> np.ndarray:
+    # Single precision, in which the weights of a resize are known, decides what is zero.
+    limit = max(matrix.shape) * np.finfo(np.float32).eps
+    return np.linalg.pinv(matrix.astype(np.float64), rcond=float(limit)).astype(np.float32)
 
 
 class PatchDropout(nn.Dropout):

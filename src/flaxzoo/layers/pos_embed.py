@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -91,7 +92,7 @@ def resample_positions(
       ValueError: there is no such ``method``.
       ShapeError: ``old_grid`` is None and the grid not square, or it has another number of cells.
     """
-    weights = _METHODS[check_choice("method", method, _METHODS)]
+    weights = resize_weights(method)
     count = positions.shape[1] - prefix
     old = square(count) if old_grid is None else tuple(old_grid)
     if math.prod(old) != count:
@@ -111,6 +112,22 @@ def resample_positions(
     cells = numpy.einsum("hg,gwc->hwc", rows, cells, **_precise(numpy))
     patches = cells.reshape(1, -1, width).astype(dtype)
     return numpy.concatenate([positions[:, :prefix], patches], axis=1)
+
+
+def resize_weights(method: str) -> Callable[[int, int], np.ndarray]:
+    """Returns a function of two lengths, ``(old, new)``, to the weights of a resize along an axis.
+
+    Args:
+      method: ``"bicubic"`` or ``"bilinear"``; see ``resample_positions``.
+
+    Returns:
+      The function, whose arrays ``[new, old]``, float32, say how much each old cell counts in each
+      new one.
+
+    Raises:
+      ValueError: there is no such ``method``.
+    """
+    return _METHODS[check_choice("method", method, _METHODS)]
 
 
 def square(count: int) -> Grid:
@@ -154,4 +171,7 @@ def _linear_weights(old: int, new: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(np.arange(old, dtype=np.float32) - nearest[:, None]))
 
 
-_METHODS = {"bicubic": _cubic_weights, "bilinear": _linear_weights}
+_METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "bicubic": _cubic_weights,
+    "bilinear": _linear_weights,
+}

@@ -24,7 +24,7 @@ from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Constant, Normal
 from flaxzoo.layers.norm import as_norm
-from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
+from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, resample_table, table_length
 from flaxzoo.layers.tokens import learnt_tokens
@@ -194,6 +194,7 @@ REFERENCE = Reference(
     head=(("norm", "fc_norm"),),
     ignored=("*.num_batches_tracked", "*.relative_position_index"),
     resized=((f"params/backbone/blocks_*/attn/{NAME}", _resize),),
+    patches=("patch_embed/proj", resample_kernel),
 )
 
 _B: dict[str, Any] = {"patch_size": 16, "width": 768, "depth": 12, "heads": 12}

@@ -31,7 +31,11 @@ class Reference:
         today's names: for files that are older than the reference's code.
       ignored: globs of reference names that no leaf of ours takes.
       resized: pairs of a glob over our paths and a function that fits the leaf to images of
-        another size: position embeddings, tables of relative positions.
+        another size: position embeddings, tables of relative positions. The size of the images that
+        the weights are for comes in the model's patches, if theirs are of another size.
+      patches: the path in the backbone of the convolution whose kernel sees a patch, and the
+        function that fits this to another ``patch_size``, such as
+        ``flaxzoo.layers.patch_embed.resample_kernel``; None where it can't be fitted.
     """
 
     stem: tuple[str, ...] = ()
@@ -42,6 +46,7 @@ class Reference:
     convert: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] | None = None
     ignored: tuple[str, ...] = ("*.num_batches_tracked",)
     resized: tuple[tuple[str, Resize], ...] = ()
+    patches: tuple[str, Callable[[Any, tuple[int, int]], Any]] | None = None
 
     def head_name(self, path: str) -> str | None:
         """The reference's name of a module below ``head``; None if it is not one of its own."""

@@ -25,7 +25,12 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.norm import as_norm
-from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed, check_image_size
+from flaxzoo.layers.patch_embed import (
+    PatchDropout,
+    PatchEmbed,
+    check_image_size,
+    resample_kernel,
+)
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
@@ -226,8 +231,9 @@ def _convert(tensors: Mapping[str, Any], backbone: VisionTransformer) -> dict[st
         converted["pos_embed"] = positions[:, 1:]
     kernel = converted.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 2:
-        shape = (kernel.shape[0], -1, backbone.patch_size, backbone.patch_size)
-        converted["patch_embed.proj.weight"] = kernel.reshape(shape)
+        # All of these files are for images of three channels.
+        side = math.isqrt(kernel.shape[1] // 3)
+        converted["patch_embed.proj.weight"] = kernel.reshape(kernel.shape[0], -1, side, side)
     return converted
 
 
@@ -252,9 +258,13 @@ REFERENCE = Reference(
     # SigLIP's files may hold its pooling also for the names that average instead.
     ignored=("*.num_batches_tracked", "attn_pool.*"),
     resized=((_POSITIONS, _resize),),
+    patches=("patch_embed/proj", resample_kernel),
 )
-_BILINEAR = ((_POSITIONS, functools.partial(_resize, method="bilinear")),)
-_FLEXIBLE = dataclasses.replace(REFERENCE, resized=_BILINEAR)
+_FLEXIBLE = dataclasses.replace(
+    REFERENCE,
+    resized=((_POSITIONS, functools.partial(_resize, method="bilinear")),),
+    patches=("patch_embed/proj", functools.partial(resample_kernel, method="bilinear")),
+)
 
 # Names of timm's that are not here, and weights, with the reason.
 _DIFFERENTIAL = "differential attention, which no weights but one experiment's need"

@@ -94,8 +94,8 @@ def from_reference(
       owner: says there what it should fit.
       adapt: whether a stem of any other number of input channels is adapted, rather than only
         that of weights for RGB images.
-      resize: fits a leaf (our path, the array in our layout, the shape wanted) to images of
-        another size, or returns it as it is.
+      resize: fits a leaf (our path, the array in our layout, the shape wanted) to images or
+        patches of another size, or returns it as it is.
 
     Returns:
       The leaves by our paths; kernels are views in our layout, not copies. Kernels of the stem
@@ -119,10 +119,10 @@ def from_reference(
         if name not in tensors:
             continue
         array = layout.ours(tensors[name])
-        if path in stems:
-            array = fit_channels(array, shape, any_number=adapt)
         if resize is not None:
             array = resize(path, array, shape)
+        if path in stems:
+            array = fit_channels(array, shape, any_number=adapt)
         leaves[path] = array
         present[name] = wanted[name] if array.shape == shape else tensors[name]
     for name, tensor in tensors.items():

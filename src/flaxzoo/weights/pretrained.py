@@ -35,6 +35,8 @@ _CLASSIFIER = "params/head/fc/"
 # The width of weights that have no classifier.
 NO_CLASSIFIER = -1
 
+Size = tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
@@ -167,8 +169,9 @@ def load(
         weights = dataclasses.replace(weights, tensors=tensors)
     missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier)
     wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
-    resize = functools.partial(_resized, reference or Reference(), backbone, image_sizes)
     owner = repr(name)
+    patches = _patches(wanted, weights, reference, backbone, owner)
+    resize = functools.partial(_resized, reference or Reference(), backbone, image_sizes, patches)
     if weights.ours:
         leaves = _fitted(wanted, tensors, reference, any_channels, resize)
         compare(wanted, leaves, source=weights.source, owner=owner)
@@ -238,28 +241,66 @@ def _fitted(
 ) -> dict[str, Any]:
     """Tensors under our own names, for the model's channels and size of images."""
     leaves = dict(tensors)
+    for path in (path for path in expected if path in leaves):
+        leaves[path] = resize(path, leaves[path], tuple(expected[path].shape))
     for path in stem_kernels(expected, reference) if reference else ():
         if path in leaves:
             kernel, shape = np.asarray(leaves[path]), tuple(expected[path].shape)
             leaves[path] = fit_channels(kernel, shape, any_number=any_channels)
-    for path in (path for path in expected if path in leaves):
-        leaves[path] = resize(path, leaves[path], tuple(expected[path].shape))
     return leaves
+
+
+def _patches(
+    expected: Mapping[str, Any],
+    weights: Weights,
+    reference: Reference | None,
+    backbone: nn.Module,
+    owner: str,
+) -> tuple[Size, Size] | None:
+    """The sizes of a patch of the weights and of the model, where a kernel of each sees one.
+
+    Raises:
+      CheckpointError: they differ, and the family has no way from one to the other.
+    """
+    if reference is None or not hasattr(backbone, "patch_size"):
+        return None
+    path = next(iter(stem_kernels(expected, reference)), None)
+    if path is None:
+        return None
+    name = path if weights.ours else reference_name(path, reference)
+    shape = tuple(getattr(weights.tensors.get(name), "shape", ()))
+    if len(shape) != 4:
+        return None
+    old = shape[:2] if weights.ours else shape[2:]
+    new = tuple(expected[path].shape[:2])
+    size = backbone.patch_size
+    if old != new and new == (size, size) and reference.patches is None:
+        raise CheckpointError(
+            f"{weights.source}: the weights are for patches of {old[0]} x {old[1]}, and those of "
+            f"{owner} can't be resampled for patch_size={size}: leave it as it is"
+        )
+    return old, new
 
 
 def _resized(
     reference: Reference,
     backbone: nn.Module,
     image_sizes: tuple[Sequence[int] | None, Sequence[int] | None],
+    patches: tuple[Size, Size] | None,
     path: str,
     leaf: np.ndarray,
     shape: tuple[int, ...],
 ) -> np.ndarray:
-    """A leaf that follows the image's size, for the model's."""
+    """A leaf that follows the size of images or patches, for the model's."""
+    if reference.patches is not None and path == f"params/backbone/{reference.patches[0]}/kernel":
+        return reference.patches[1](np.asarray(leaf), (shape[0], shape[1]))
     function = next((f for g, f in reference.resized if fnmatch.fnmatchcase(path, g)), None)
     if function is None:
         return leaf
     old, new = (None if size is None else (size[0], size[1]) for size in image_sizes)
+    if old is not None and patches is not None:
+        # As many patches as there are, of the model's size.
+        old = (old[0] // patches[0][0] * patches[1][0], old[1] // patches[0][1] * patches[1][1])
     # Grids of 14 x 28 and of 28 x 14 are of one shape: where the sizes are known, they decide.
     same = tuple(leaf.shape) == tuple(shape) and (old is None or old == new)
     if same or new is None:
