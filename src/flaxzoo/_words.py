@@ -651,10 +651,13 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("vae denoising_autoencoder", "autoencoder"),
         ("convnext", "convnext_tiny"),
         ("vgg", "vgg16"),
+        ("swin swin_t swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("swin_s swin_small", "swin_small_patch4_window7_224"),
+        ("swin_b swin_base", "swin_base_patch4_window7_224"),
         (
             "efficientnet_b0 efficientnet_b1 efficientnet_b4 efficientnetv2_s mobilenet "
             "mobilenet_v2 mobilenetv3_large_100 mobilenet_v3_small mobilenet_v3_large "
-            "densenet121 densenet inception_v3 xception nasnet swin_t swin_tiny_patch4_window7_224 "
+            "densenet121 densenet inception_v3 xception nasnet "
             "squeezenet alexnet googlenet regnet shufflenet maxvit "
             "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "

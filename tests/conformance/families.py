@@ -104,6 +104,15 @@ _UNITS_TIMM = {
     "q_pool": 1,
 }
 
+_WINDOWS = {"width": 12, "heads": (1, 2), "layers": (2, 2), "window_size": 3}
+_WINDOWS_TIMM = {
+    "embed_dim": 12,
+    "num_heads": (1, 2),
+    "depths": (2, 2),
+    "window_size": 3,
+    "drop_path_rate": 0.0,
+}
+
 
 def _plain(*names: str) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
@@ -267,6 +276,15 @@ FAMILIES: dict[str, Family] = {
                 "twins_svt_small", {**_PYRAMID, "windows": (5, 3)}, {**_PYRAMID_TIMM, "wss": (5, 3)}
             ),
         ),
+    ),
+    "swin_transformer": Family(
+        "swin_tiny_patch4_window7_224",
+        {"width": 4, "heads": (1, 2), "layers": (2, 1), "window_size": 3},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(Kind("swin_tiny_patch4_window7_224", _WINDOWS, _WINDOWS_TIMM),),
     ),
     "vgg": Family(
         "vgg11_bn",
