@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.pos_embed import learnt_positions, resample_positions
+from flaxzoo.layers.pos_embed import learnt_positions, resample_map, resample_positions
 
 
 def positions(grid, prefix=0, width=3):
@@ -90,3 +90,13 @@ def test_bilinear_is_between_the_nearest_two():
     np.testing.assert_allclose(out[0, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
     with pytest.raises(ValueError, match="method must be one of 'bicubic', 'bilinear'"):
         resample_positions(positions((2, 2)), (4, 4), method="nearest")
+
+
+def test_positions_that_lie_on_their_grid():
+    parameter = positions((4, 6))
+    expected = resample_positions(parameter, (5, 3), old_grid=(4, 6))
+    np.testing.assert_array_equal(
+        resample_map(parameter.reshape(1, 4, 6, 3), (5, 3)), expected.reshape(1, 5, 3, 3)
+    )
+    with pytest.raises(ShapeError, match=r"must have shape \[1, H, W, C\], got \[1, 24, 3\]"):
+        resample_map(parameter, (5, 3))

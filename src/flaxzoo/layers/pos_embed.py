@@ -130,6 +130,26 @@ def resize_weights(method: str) -> Callable[[int, int], np.ndarray]:
     return _METHODS[check_choice("method", method, _METHODS)]
 
 
+def resample_map(positions: Any, grid: Grid) -> Any:
+    """Returns positions that lie on their grid, for another grid, as ``resample_positions`` does.
+
+    Args:
+      positions: ``[1, old rows, old columns, C]``.
+      grid: the rows and columns wanted.
+
+    Returns:
+      ``[1, rows, columns, C]``, of the same dtype.
+
+    Raises:
+      ShapeError: ``positions`` is not of rank 4.
+    """
+    if positions.ndim != 4:
+        raise ShapeError(f"positions must have shape [1, H, W, C], got {list(positions.shape)}")
+    _, rows, columns, width = positions.shape
+    flat = positions.reshape(1, rows * columns, width)
+    return resample_positions(flat, grid, old_grid=(rows, columns)).reshape(1, *grid, width)
+
+
 def square(count: int) -> Grid:
     """Returns the sides of a square grid of so many patches.
 

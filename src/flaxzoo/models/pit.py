@@ -29,7 +29,7 @@ from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import FanIn, Normal
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
-from flaxzoo.layers.pos_embed import Grid, resample_positions
+from flaxzoo.layers.pos_embed import Grid, resample_map
 from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.models.backbone import Backbone, Part, tokens_to_map
@@ -264,16 +264,9 @@ def _convert(tensors: Mapping[str, Any], _backbone: PoolingVisionTransformer) ->
     return {re.sub(r"^pools\.(\d+)\.", pool, name): value for name, value in tensors.items()}
 
 
-def _resize(
-    table: Any, shape: Any, backbone: PoolingVisionTransformer, _old: Any, _new: Any
-) -> Any:
+def _resize(positions: Any, shape: Any, _backbone: Any, _old: Any, _new: Any) -> Any:
     """Positions for images of another size; see ``flaxzoo.models.reference.Resize``."""
-    del backbone
-    if table.ndim != 4:
-        return table
-    old, new, width = table.shape[1:3], tuple(shape[1:3]), table.shape[-1]
-    table = resample_positions(table.reshape(1, -1, width), new, old_grid=old)
-    return table.reshape(1, *new, width)
+    return resample_map(positions, shape[1:3])
 
 
 REFERENCE = Reference(
