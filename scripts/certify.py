@@ -146,7 +146,8 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     classes = model.module.head.num_classes
     reference = timm.create_model(name, num_classes=classes, **options).eval()
     shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, seed)
+    gain = MODELS.architecture(name).reference.gain
+    tensors = synthetic_tensors(shapes, seed, gain=gain)
     load_reference(reference, tensors, source="random weights")
     model = with_reference(model, tensors, source="random weights")
     differences = compare(model, reference, synthetic_images((2, *shape), seed))

@@ -134,6 +134,8 @@ def test_synthetic_tensors_by_kind():
     assert {key: value.shape for key, value in found.items()} == shapes
     assert found["conv1.weight"].var() == pytest.approx(2 / 147, rel=0.05)
     assert found["fc.weight"].var() == pytest.approx(2 / 512, rel=0.05)
+    halved = synthetic_tensors({"fc.weight": (10, 512)}, gain=1)["fc.weight"]
+    np.testing.assert_allclose(halved, found["fc.weight"] / np.sqrt(2), rtol=1e-6)
     ranges = {"weight": (0.5, 1), "bias": (-0.25, 0.25), "running_mean": (-0.25, 0.25)}
     for leaf, (low, high) in {**ranges, "running_var": (0.5, 1.5)}.items():
         values = found[f"bn1.{leaf}"]

@@ -183,7 +183,9 @@ def verify(
         reference = timm.create_model(base, num_classes=classes, **options)
         shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
         what = f"random weights (seed {seed})"
-        tensors: Mapping[str, Any] = synthetic_tensors(shapes, seed)
+        tensors: Mapping[str, Any] = synthetic_tensors(
+            shapes, seed, gain=2.0 if rules is None else rules.gain
+        )
         model = with_reference(bare, tensors, source=what)
     else:
         origin = open_source(architecture, source, tag)

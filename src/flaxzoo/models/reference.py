@@ -36,6 +36,8 @@ class Reference:
       patches: the path in the backbone of the convolution whose kernel sees a patch, and the
         function that fits this to another ``patch_size``, such as
         ``flaxzoo.layers.patch_embed.resample_kernel``; None where it can't be fitted.
+      gain: how large the random kernels are in comparisons with the reference
+        (``flaxzoo.weights.synthetic``).
     """
 
     stem: tuple[str, ...] = ()
@@ -47,6 +49,7 @@ class Reference:
     ignored: tuple[str, ...] = ("*.num_batches_tracked",)
     resized: tuple[tuple[str, Resize], ...] = ()
     patches: tuple[str, Callable[[Any, tuple[int, int]], Any]] | None = None
+    gain: float = 2.0
 
     def head_name(self, path: str) -> str | None:
         """The reference's name of a module below ``head``; None if it is not one of its own."""

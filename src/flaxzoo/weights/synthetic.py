@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
-def synthetic_tensors(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, np.ndarray]:
+def synthetic_tensors(
+    shapes: Mapping[str, Sequence[int]], seed: int = 0, *, gain: float = 2.0
+) -> dict[str, np.ndarray]:
     """A reference checkpoint of uniform random numbers.
 
     Each tensor is drawn by NumPy's legacy generator, whose stream is frozen, from a seed made of
@@ -23,7 +25,7 @@ def synthetic_tensors(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dic
     ====================================  =======================================
     tensor                                range
     ====================================  =======================================
-    ``weight`` of two or more dimensions  the variance is 2 / fan-in (He et al.)
+    ``weight`` of two or more dimensions  the variance is ``gain`` / fan-in
     ``weight`` of a norm                  0.5 ... 1
     ``running_var``                       0.5 ... 1.5
     ``running_mean``, ``bias``            -0.25 ... 0.25
@@ -33,11 +35,13 @@ def synthetic_tensors(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dic
     Args:
       shapes: of each tensor in PyTorch's layout, by its reference name.
       seed: another number draws other tensors.
+      gain: 2 as of He et al.; less where branches that are added up and not normalised would grow
+        until a softmax of them turns a rounding error into another answer.
 
     Returns:
       ``float32`` arrays by name, in the order of ``shapes``.
     """
-    return {name: _tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
+    return {name: _tensor(name, tuple(shape), seed, gain) for name, shape in shapes.items()}
 
 
 def synthetic_images(shape: Sequence[int], seed: int = 0) -> np.ndarray:
@@ -50,14 +54,14 @@ def synthetic_images(shape: Sequence[int], seed: int = 0) -> np.ndarray:
     return _uniform("images", tuple(shape), seed, -math.sqrt(3), math.sqrt(3))
 
 
-def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _tensor(name: str, shape: tuple[int, ...], seed: int, gain: float) -> np.ndarray:
     leaf = name.rpartition(".")[2]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if leaf == "running_var":
         return _uniform(name, shape, seed, 0.5, 1.5)
     if len(shape) > 1:
-        limit = math.sqrt(6 / math.prod(shape[1:]))
+        limit = math.sqrt(3 * gain / math.prod(shape[1:]))
         return _uniform(name, shape, seed, -limit, limit)
     if leaf == "weight":
         return _uniform(name, shape, seed, 0.5, 1.0)
