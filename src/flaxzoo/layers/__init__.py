@@ -5,7 +5,7 @@ nobody needs to understand a model. Parameters have the names of timm's layer of
 
 - Images and maps: ``conv``, ``pool``, ``gates``, ``residual``,
   ``spatial_reduction`` (attention), ``windows``.
-- Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``attention``, ``attention_pool``,
+- Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``rotary``, ``attention``, ``attention_pool``,
   ``transformer`` (blocks).
 - Both: ``dense``, ``mlp``, ``norm``, ``drop_path``.
 - What layers are made of: ``initializers``, ``channels``, ``checked``.

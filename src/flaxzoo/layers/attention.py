@@ -19,6 +19,7 @@ from flaxzoo.layers.lowering.switch import is_plain
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import relative_bias
+from flaxzoo.layers.rotary import Rotation
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
 
@@ -199,6 +200,7 @@ class Attention(Checked):
         *,
         mask: jax.Array | None = None,
         is_causal: bool = False,
+        positions: Rotation | None = None,
     ) -> jax.Array:
         """Maps tokens ``[B, N, C]`` to ``[B, N, features]``.
 
@@ -207,25 +209,20 @@ class Attention(Checked):
           train: whether weights and outputs are dropped.
           mask: what may be seen, as ``attend`` takes it.
           is_causal: whether a token sees no later one.
+          positions: by what queries and keys are turned (``flaxzoo.layers.rotary``).
 
         Raises:
           ShapeError: ``x`` is not of rank 3, its width no multiple of ``heads``, or its tokens are
-            not those of ``grid``.
+            not those of ``grid`` or ``positions``.
         """
         width = x.shape[-1]
         head_dim = head_width(x, self.heads) if self.head_dim is None else self.head_dim
         inner = self.heads * head_dim
-        qkv = self.dense(3 * inner, "qkv", self.qkv_bias and self.key_bias)(x)
-        if self.qkv_bias and not self.key_bias:
-            q_bias, v_bias = (
-                self.param(name, zeros, (inner,), self.param_dtype) for name in ("q_bias", "v_bias")
-            )
-            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
-            qkv = qkv + per_channel(bias, qkv).astype(qkv.dtype)
-        q, k, v = (
-            part.reshape(*x.shape[:2], self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
-        )
+        q, k, v = self.project(x, head_dim)
         q, k = self.comparable(q, k)
+        if positions is not None:
+            q, k = positions.turn(q), positions.turn(k)
+        k, v = self.for_every_head(k), self.for_every_head(v)
         if self.grid is not None:
             mask = self.positioned(x, mask)
         drop = weight_hook(self, self.attention_dropout, train)
@@ -241,11 +238,31 @@ class Attention(Checked):
             y = nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
         return y
 
+    def project(self, x: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries, keys and values ``[B, N, heads, head_dim]`` of the tokens."""
+        inner = self.heads * head_dim
+        qkv = self.dense(3 * inner, "qkv", self.qkv_bias and self.key_bias)(x)
+        if self.qkv_bias and not self.key_bias:
+            q_bias, v_bias = (
+                self.param(name, zeros, (inner,), self.param_dtype) for name in ("q_bias", "v_bias")
+            )
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+            qkv = qkv + per_channel(bias, qkv).astype(qkv.dtype)
+        q, k, v = (
+            part.reshape(*x.shape[:2], self.heads, head_dim) for part in jnp.split(qkv, 3, axis=-1)
+        )
+        return q, k, v
+
     def comparable(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns queries and keys ``[B, N, heads, D]`` as they are multiplied."""
         if not self.qk_norm:
             return q, k
         return self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+
+    def for_every_head(self, x: jax.Array) -> jax.Array:
+        """Returns keys or values ``[B, N, heads, D]``, where several heads share one."""
+        shared = self.heads // x.shape[2]
+        return x if shared == 1 else jnp.repeat(x, shared, axis=2)
 
     def positioned(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Returns the bias of the relative positions, with the mask."""
@@ -288,6 +305,40 @@ class Attention(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
         return call_norm(norm, x, train=False)
+
+
+class SeparateAttention(Attention):
+    """An ``Attention`` whose queries, keys and values are made by three layers.
+
+    They are named ``q_proj``, ``k_proj`` and ``v_proj``, as in timm's ``AttentionRope``. Several
+    heads may share keys and values (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245).
+
+    Attributes:
+      key_heads: the number of heads of keys and values, which divides ``heads``; None for
+        ``heads``.
+    """
+
+    key_heads: int | None = None
+
+    def project(self, x: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries ``[B, N, heads, head_dim]``, keys and values of ``key_heads``.
+
+        Raises:
+          ArgumentError: ``key_heads`` does not divide ``heads``.
+        """
+        fewer = self.heads if self.key_heads is None else self.key_heads
+        check_size("key_heads", fewer)
+        if self.heads % fewer:
+            raise ArgumentError(f"key_heads must divide heads={self.heads}, got {fewer}")
+        q, k, v = (
+            self.dense(heads * head_dim, name, use_bias)(x).reshape(*x.shape[:2], heads, head_dim)
+            for name, heads, use_bias in (
+                ("q_proj", self.heads, self.qkv_bias),
+                ("k_proj", fewer, self.qkv_bias and self.key_bias),
+                ("v_proj", fewer, self.qkv_bias),
+            )
+        )
+        return q, k, v
 
 
 def head_width(x: jax.Array, heads: int) -> int:

@@ -23,7 +23,9 @@ def patch_tokens(
     distillation_token: bool = False,
     register_tokens: int = 0,
     position_prefix: bool = True,
+    learnt: bool = True,
     old_grid: Grid | None = None,
+    init: Any = _INIT,
     param_dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Returns a vision transformer's tokens: those of no patch, then the patches, with positions.
@@ -41,7 +43,9 @@ def patch_tokens(
       register_tokens: the number of register tokens, which follow both.
       position_prefix: whether these tokens have positions, too (the opposite of timm's
         ``no_embed_class``).
+      learnt: whether there are positions; networks whose attention knows them may have none.
       old_grid: the grid that the positions are for (see ``learnt_positions``).
+      init: the initialiser of the tokens before the patches.
       param_dtype: the dtype of the parameters.
 
     Returns:
@@ -54,7 +58,7 @@ def patch_tokens(
         raise ShapeError(f"patches must have shape [B, H, W, C], got {list(patches.shape)}")
     batch, rows, columns, width = patches.shape
     prefix = [
-        learnt_tokens(module, name, count, patches, param_dtype=param_dtype)
+        learnt_tokens(module, name, count, patches, init=init, param_dtype=param_dtype)
         for name, count in (
             ("cls_token", int(class_token)),
             ("dist_token", int(distillation_token)),
@@ -62,6 +66,9 @@ def patch_tokens(
         )
         if count
     ]
+    tokens = patches.reshape(batch, rows * columns, width)
+    if not learnt:
+        return jnp.concatenate([*prefix, tokens], axis=1)
     positions = learnt_positions(
         module,
         (rows, columns),
@@ -70,7 +77,6 @@ def patch_tokens(
         old_grid=old_grid,
         dtype=param_dtype,
     ).astype(patches.dtype)
-    tokens = patches.reshape(batch, rows * columns, width)
     if position_prefix:
         return jnp.concatenate([*prefix, tokens], axis=1) + positions
     return jnp.concatenate([*prefix, tokens + positions], axis=1)

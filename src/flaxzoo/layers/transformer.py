@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Constant, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.rotary import Rotation
 
 MLPS: dict[str, Callable[..., nn.Module]] = {
     "mlp": Mlp,
@@ -74,9 +76,17 @@ class TransformerBlock(Checked):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps tokens ``[B, N, C]`` to the same shape."""
-        y = self.attention(self.normalise(x, "norm1"), "attn", train)
+    def __call__(
+        self, x: jax.Array, train: bool = False, positions: Rotation | None = None
+    ) -> jax.Array:
+        """Maps tokens ``[B, N, C]`` to the same shape.
+
+        Args:
+          x: tokens.
+          train: whether weights, units and branches are dropped.
+          positions: by what queries and keys are turned (``flaxzoo.layers.rotary``).
+        """
+        y = self.attention(self.normalise(x, "norm1"), "attn", train, **_given(positions))
         x = x + self.branch(y, "ls1", "drop_path1", train)
         y = self.feed_forward(self.normalise(x, "norm2"), "mlp", train)
         return x + self.branch(y, "ls2", "drop_path2", train)
@@ -88,24 +98,25 @@ class TransformerBlock(Checked):
             make_norm(self.norm, name, epsilon=self.norm_epsilon, **options), x, train=False
         )
 
-    def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    def attention(self, x: jax.Array, name: str, train: bool, **positions: Any) -> jax.Array:
         """Mixes the tokens."""
-        return self.attention_module(name)(x, train)
+        return self.attention_module(name)(x, train, **positions)
 
     @nn.nowrap
     def attention_module(self, name: str) -> Attention:
         """Makes the attention."""
-        own = ("heads", "qkv_bias", "proj_bias", "qk_norm", "scale_norm", "norm", "norm_epsilon")
-        fields = {field: getattr(self, field) for field in own}
-        return Attention(
-            **fields,
-            attention_dropout=self.attention_dropout,
-            dropout=self.block_dropout,
-            implementation=self.implementation,
-            name=name,
-            **self.attention_options(),
-            **self.dtypes,
+        own = (
+            *("heads", "qkv_bias", "proj_bias", "qk_norm", "scale_norm", "norm", "norm_epsilon"),
+            *("attention_dropout", "implementation"),
         )
+        fields: dict[str, Any] = {field: getattr(self, field) for field in own}
+        fields |= {"dropout": self.block_dropout, **self.attention_options(), **self.dtypes}
+        return self.attention_kind(name=name, **fields)
+
+    @property
+    def attention_kind(self) -> type[Attention]:
+        """The class of the attention, for blocks of a kind of their own."""
+        return Attention
 
     @nn.nowrap
     def attention_options(self) -> dict[str, Any]:
@@ -119,18 +130,16 @@ class TransformerBlock(Checked):
 
     def feed_forward(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Maps each token by itself."""
-        mlp = MLPS[self.mlp](
-            int(x.shape[-1] * self.mlp_ratio),
-            activation=self.activation,
-            use_bias=self.proj_bias,
-            norm=self.norm if self.scale_norm else None,
-            norm_epsilon=self.norm_epsilon,
-            dropout=self.block_dropout,
-            name=name,
+        fields = {
+            "activation": self.activation,
+            "use_bias": self.proj_bias,
+            "norm": self.norm if self.scale_norm else None,
+            "norm_epsilon": self.norm_epsilon,
+            "dropout": self.block_dropout,
             **self.mlp_options(),
             **self.dtypes,
-        )
-        return mlp(x, train)
+        }
+        return MLPS[self.mlp](int(x.shape[-1] * self.mlp_ratio), name=name, **fields)(x, train)
 
     def branch(self, y: jax.Array, scale: str, drop: str, train: bool) -> jax.Array:
         """Scales what is added to the tokens, and drops it for some examples."""
@@ -155,6 +164,42 @@ class TransformerBlock(Checked):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
+class NumberedBlock(TransformerBlock):
+    """A block whose last layers begin the smaller the later it stands, as in BEiT and EVA.
+
+    Scales of the branches are parameters of its own, ``gamma_1`` and ``gamma_2``.
+
+    Attributes:
+      number: the block's number, from 1.
+      mlp_scale: whether the MLP's branch is scaled, too, where attention's is.
+    """
+
+    number: int = 1
+    mlp_scale: bool = True
+
+    @nn.nowrap
+    def attention_options(self) -> dict[str, Any]:
+        """Returns how its attention begins."""
+        return {"proj_init": self._last_init}
+
+    @nn.nowrap
+    def mlp_options(self) -> dict[str, Any]:
+        """Returns how its MLP begins."""
+        return {"last_init": self._last_init}
+
+    def branch(self, y: jax.Array, scale: str, drop: str, train: bool) -> jax.Array:
+        """Scales what is added to the tokens, by the block's own parameters."""
+        if self.layer_scale is not None and (self.mlp_scale or scale == "ls1"):
+            name, init = scale.replace("ls", "gamma_"), Constant(self.layer_scale)
+            gamma = self.param(name, init, (y.shape[-1],), self.param_dtype)
+            y = y * per_channel(gamma, y).astype(y.dtype)
+        return DropPath(self.drop_path, name=drop)(y, deterministic=not train)
+
+    @property
+    def _last_init(self) -> Normal:
+        return Normal(0.02 / math.sqrt(2 * self.number))
+
+
 class PostNormBlock(TransformerBlock):
     """A block whose norms stand behind attention and MLP, and whose scales ``layer_scale`` begins.
 
@@ -162,10 +207,12 @@ class PostNormBlock(TransformerBlock):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps tokens ``[B, N, C]`` to the same shape."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, positions: Rotation | None = None
+    ) -> jax.Array:
+        """Maps tokens ``[B, N, C]`` to the same shape, as ``TransformerBlock``."""
         scale = ones if self.layer_scale is None else Constant(self.layer_scale)
-        y = self.normalise(self.attention(x, "attn", train), "norm1", scale)
+        y = self.normalise(self.attention(x, "attn", train, **_given(positions)), "norm1", scale)
         x = x + DropPath(self.drop_path, name="drop_path1")(y, deterministic=not train)
         y = self.normalise(self.feed_forward(x, "mlp", train), "norm2", scale)
         return x + DropPath(self.drop_path, name="drop_path2")(y, deterministic=not train)
@@ -179,10 +226,13 @@ class PairsBlock(TransformerBlock):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps tokens ``[B, N, C]`` to the same shape."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, positions: Rotation | None = None
+    ) -> jax.Array:
+        """Maps tokens ``[B, N, C]`` to the same shape, as ``TransformerBlock``."""
+        attend_to: Any = functools.partial(self.attention, **_given(positions))
         for group, run, kind in (
-            ("attns", self.attention, "attn"),
+            ("attns", attend_to, "attn"),
             ("ffns", self.feed_forward, "mlp"),
         ):
             branches = []
@@ -201,14 +251,18 @@ class ParallelBlock(TransformerBlock):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps tokens ``[B, N, C]`` to the same shape."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, positions: Rotation | None = None
+    ) -> jax.Array:
+        """Maps tokens ``[B, N, C]`` to the same shape, as ``TransformerBlock``."""
         width, hidden = x.shape[-1], int(x.shape[-1] * self.mlp_ratio)
         y = self.dense(hidden + 3 * width, "in_proj", self.qkv_bias)(self.normalise(x, "in_norm"))
         y, q, k, v = jnp.split(y, [hidden, hidden + width, hidden + 2 * width], axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
         if self.qk_norm:
             q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        if positions is not None:
+            q, k = positions.turn(q), positions.turn(k)
         drop = weight_hook(self, self.attention_dropout, train)
         attended = attend(q, k, v, drop=drop, implementation=self.implementation)
         if not self.qkv_bias:
@@ -226,6 +280,11 @@ class ParallelBlock(TransformerBlock):
         """Makes a dense layer."""
         options = {"kernel_init": Normal(0.02), "bias_init": zeros, **self.dtypes}
         return Dense(features, use_bias=use_bias, name=name, **options)
+
+
+def _given(positions: Rotation | None) -> dict[str, Any]:
+    """The keyword of an attention that takes positions; none for those that have none."""
+    return {} if positions is None else {"positions": positions}
 
 
 BLOCKS: dict[str, type[TransformerBlock]] = {

@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,15 +19,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import Constant, Normal
+from flaxzoo.layers.drop_path import drop_path_rates
+from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, resample_table, table_length
 from flaxzoo.layers.tokens import learnt_tokens
-from flaxzoo.layers.transformer import TransformerBlock
+from flaxzoo.layers.transformer import NumberedBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
 from flaxzoo.models.patch_backbone import PatchBackbone
 from flaxzoo.models.reference import Reference
@@ -41,45 +39,22 @@ _PASSED_ON = (
 )
 
 
-class BeitBlock(TransformerBlock):
+class BeitBlock(NumberedBlock):
     """A block with relative positions, whose keys have no bias.
 
     Parameters are named as those of timm's ``Block`` in its ``beit`` module.
 
     Attributes:
       grid: the rows and columns of patches.
-      number: the block's number, from 1: the last layers of later ones begin smaller.
     """
 
     grid: Grid = (14, 14)
-    number: int = 1
 
     @nn.nowrap
     def attention_options(self) -> dict[str, Any]:
         """Returns what BEiT's attention has."""
-        return {
-            "key_bias": False,
-            "grid": self.grid,
-            "class_token": True,
-            "proj_init": self._last_init,
-        }
-
-    @nn.nowrap
-    def mlp_options(self) -> dict[str, Any]:
-        """Returns how its MLP begins."""
-        return {"last_init": self._last_init}
-
-    def branch(self, y: jax.Array, scale: str, drop: str, train: bool) -> jax.Array:
-        """Scales what is added to the tokens, by the block's own parameters."""
-        if self.layer_scale is not None:
-            name, init = scale.replace("ls", "gamma_"), Constant(self.layer_scale)
-            gamma = self.param(name, init, (y.shape[-1],), self.param_dtype)
-            y = y * per_channel(gamma, y).astype(y.dtype)
-        return DropPath(self.drop_path, name=drop)(y, deterministic=not train)
-
-    @property
-    def _last_init(self) -> Normal:
-        return Normal(0.02 / math.sqrt(2 * self.number))
+        own = {"key_bias": False, "grid": self.grid, "class_token": True}
+        return {**super().attention_options(), **own}
 
 
 class Beit(PatchBackbone):
