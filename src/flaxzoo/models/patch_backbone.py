@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from flaxzoo._checks import check_rate, check_size
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.pos_embed import Grid
+from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.models.backbone import Backbone
 
 
@@ -72,3 +72,15 @@ class PatchBackbone(Backbone):
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
+
+
+def resize_positions(
+    positions: Any, shape: Any, backbone: Any, old: Any, new: Any, method: str = "bicubic"
+) -> Any:
+    """A file's positions for images of another size; see ``flaxzoo.models.reference.Resize``."""
+    prefix = backbone.prefix if backbone.position_prefix else 0
+    old_grid = None if old is None else backbone.grid_of(old)
+    if old_grid is not None and math.prod(old_grid) != positions.shape[1] - prefix:
+        old_grid = None
+    grid = backbone.grid_of(new)
+    return resample_positions(positions, grid, prefix=prefix, old_grid=old_grid, method=method)

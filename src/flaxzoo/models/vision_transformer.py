@@ -31,11 +31,10 @@ from flaxzoo.layers.patch_embed import (
     check_image_size,
     resample_kernel,
 )
-from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone
+from flaxzoo.models.patch_backbone import PatchBackbone, resize_positions
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -237,18 +236,6 @@ def _convert(tensors: Mapping[str, Any], backbone: VisionTransformer) -> dict[st
     return converted
 
 
-def _resize(
-    positions: Any, shape: Any, backbone: Any, old: Any, new: Any, method: str = "bicubic"
-) -> Any:
-    """A file's positions for images of another size; see ``flaxzoo.models.reference.Resize``."""
-    prefix = backbone.prefix if backbone.position_prefix else 0
-    old_grid = None if old is None else backbone.grid_of(old)
-    if old_grid is not None and math.prod(old_grid) != positions.shape[1] - prefix:
-        old_grid = None
-    grid = backbone.grid_of(new)
-    return resample_positions(positions, grid, prefix=prefix, old_grid=old_grid, method=method)
-
-
 _POSITIONS = "params/backbone/pos_embed"
 REFERENCE = Reference(
     stem=("patch_embed/proj",),
@@ -257,12 +244,12 @@ REFERENCE = Reference(
     convert=_convert,
     # SigLIP's files may hold its pooling also for the names that average instead.
     ignored=("*.num_batches_tracked", "attn_pool.*"),
-    resized=((_POSITIONS, _resize),),
+    resized=((_POSITIONS, resize_positions),),
     patches=("patch_embed/proj", resample_kernel),
 )
 _FLEXIBLE = dataclasses.replace(
     REFERENCE,
-    resized=((_POSITIONS, functools.partial(_resize, method="bilinear")),),
+    resized=((_POSITIONS, functools.partial(resize_positions, method="bilinear")),),
     patches=("patch_embed/proj", functools.partial(resample_kernel, method="bilinear")),
 )
 
