@@ -54,6 +54,10 @@ class Part:
       remat: whether a module is computed again in the backward pass instead of storing what it
         computes inside; the name of a policy, or a policy, for all but what this keeps
         (``flaxzoo.layers.remat``).
+      context: what the module gets besides, where it depends on what came before, such as the
+        positions of images of any size: called with ``(x, train)`` when the part is run, it
+        returns a tuple; the module is called with ``(x, train, *context)``.
+      shares: names of submodules that another part owns, and ``context`` reads.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Part:
     depth: str | None = None
     group: str | None = None
     remat: bool | str | Callable[..., Any] = False
+    context: Callable[[Any, bool], tuple[Any, ...]] | None = None
+    shares: tuple[str, ...] = ()
 
     @property
     def submodules(self) -> tuple[str, ...]:
@@ -110,6 +116,11 @@ class Backbone(Checked, kw_only=True):
         for part in self.parts():
             stages[part.name] = (*stages.get(part.name, ()), *part.submodules)
         return stages
+
+    @nn.nowrap
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """The submodules of other stages that a stage reads, for stages that read any."""
+        return {part.name: part.shares for part in self.parts() if part.shares}
 
     @nn.nowrap
     def depths(self) -> dict[str, str]:
@@ -256,6 +267,8 @@ class Backbone(Checked, kw_only=True):
             policy = None if part.remat is True else as_remat_policy(part.remat)
             build = nn.remat(kind, static_argnums=(2,), policy=policy)
         module = build(*fields.args, **fields.keywords, name=part.name)
+        if part.context is not None:
+            return module(x, train, *part.context(x, train))
         return module(x, train) if _takes_train(kind) else module(x)
 
     @nn.nowrap

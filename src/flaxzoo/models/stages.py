@@ -83,6 +83,22 @@ def _classifier_stages(module: Classifier) -> dict[str, tuple[str, ...]]:
     return stages
 
 
+def shared_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The submodules of other stages that a stage reads, such as learnt frequencies.
+
+    Args:
+      module: as for ``stages_of``; where it has a method ``shared``, as backbones of the zoo have.
+
+    Returns:
+      From the names of stages that read any to paths as those of ``stages_of``.
+    """
+    in_classifier = isinstance(module, Classifier)
+    owner = module.backbone if in_classifier else module
+    shared = dict(owner.shared()) if callable(getattr(owner, "shared", None)) else {}
+    prefix = "backbone/" if in_classifier else ""
+    return {name: tuple(prefix + child for child in children) for name, children in shared.items()}
+
+
 def depths_of(module: nn.Module) -> dict[str, str]:
     """The group of equal depth of each stage, for layer-wise decay of learning rates.
 

@@ -23,6 +23,7 @@ from flaxzoo.models.stages import (
     depths_of,
     groups_of,
     position,
+    shared_of,
     stage_paths,
     stages_of,
 )
@@ -54,8 +55,23 @@ class Slice(nn.Module):
 
     @nn.nowrap
     def stages(self) -> dict[str, tuple[str, ...]]:
-        """The stages of the range and their submodules."""
-        return dict(list(stages_of(self.module).items())[self.start : self.stop])
+        """The stages of the range and their submodules.
+
+        What they read of stages outside of it counts as the first reader's.
+        """
+        stages = dict(list(stages_of(self.module).items())[self.start : self.stop])
+        for name, children in shared_of(self.module).items():
+            owned = {child for owner in stages.values() for child in owner}
+            missing = tuple(child for child in children if child not in owned)
+            if name in stages and missing:
+                stages[name] = (*stages[name], *missing)
+        return stages
+
+    @nn.nowrap
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """The submodules of other stages that stages of the range read."""
+        names = list(stages_of(self.module))[self.start : self.stop]
+        return {name: paths for name, paths in shared_of(self.module).items() if name in names}
 
     @nn.nowrap
     def depths(self) -> dict[str, str]:
@@ -200,9 +216,12 @@ def _slice_backbone(
 def _cut(module: nn.Module, variables: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """The variables of some stages, without the collections that have none there."""
     found: dict[str, Any] = {}
+    shared = shared_of(module)
+    read = {f"{child}/" for name in names for child in shared.get(name, ())}
     for collection, tree in variables.items():
         paths = stage_paths(module, tree)
         kept = {path for name in names for path in paths[name]}
+        kept |= {path for path in flatten(tree) if path.startswith(tuple(read))}
         part = {path: leaf for path, leaf in flatten(tree).items() if path in kept}
         if part or collection == "params":
             found[collection] = unflatten(part)
