@@ -176,10 +176,14 @@ def shallow(name: str) -> dict[str, Any]:
     """
     parameters = MODELS.parameters(name)
     fields: dict[str, Any] = {}
+    depth = parameters.get("depth")
     for key in _cut(name) or _DEPTHS:
         value = parameters[key].default if key in parameters else None
         if isinstance(value, int):
             fields[key] = min(value, BLOCKS)
+        elif isinstance(value, Sequence) and len(value) == getattr(depth, "default", None):
+            # One entry for each block: the first of either kind, where the middle is another.
+            fields[key] = tuple(value[:: len(value) // BLOCKS][:BLOCKS])
         elif isinstance(value, Sequence):
             fields[key] = tuple(min(count, BLOCKS) for count in value)
     return fields
