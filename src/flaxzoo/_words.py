@@ -652,6 +652,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("convnext", "convnext_tiny"),
         ("vgg", "vgg16"),
         ("swin swin_t swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("swinv2 swin_v2_t swinv2_tiny", "swinv2_tiny_window8_256"),
         ("swin_s swin_small", "swin_small_patch4_window7_224"),
         ("swin_b swin_base", "swin_base_patch4_window7_224"),
         (

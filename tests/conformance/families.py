@@ -286,6 +286,15 @@ FAMILIES: dict[str, Family] = {
         {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=(Kind("swin_tiny_patch4_window7_224", _WINDOWS, _WINDOWS_TIMM),),
     ),
+    "swin_transformer_v2": Family(
+        "swinv2_tiny_window8_256",
+        {"width": 8, "heads": (2, 2), "layers": (2, 1), "window_size": 3},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(Kind("swinv2_tiny_window8_256", _WINDOWS, _WINDOWS_TIMM),),
+    ),
     "vgg": Family(
         "vgg11_bn",
         {"layers": (1, 2), "widths": (4, 6), "hidden": 8, "kernel_size": 5},

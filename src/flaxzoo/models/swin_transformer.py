@@ -178,7 +178,7 @@ class SwinTransformer(Backbone):
         yield Part("norm", self._norm, owns=("norm",), depth=f"{prefix}_blocks_{count - 1}")
 
     @nn.nowrap
-    def block(self, stage: int, shifted: bool) -> Callable[..., nn.Module]:
+    def block(self, stage: int, shifted: bool) -> functools.partial[Any]:
         """Returns what makes the blocks of a stage, but for their rate of stochastic depth."""
         window, shift = self.window(stage)
         fields = {name: getattr(self, name) for name in _PASSED_ON}
