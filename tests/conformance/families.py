@@ -303,6 +303,36 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         {"dropout": 0.5},
     ),
+    "visformer": Family(
+        "visformer_tiny",
+        {
+            "layers": (1, 1),
+            "widths": (8, 16),
+            "patch_sizes": (2, 2),
+            "stem_width": 4,
+            "attention": (False, True),
+            "spatial": (True, False),
+            "head_ratios": (0.5, 1),
+            "heads": 2,
+        },
+        (16, 16, 3),
+        None,
+        (24, 16, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=(
+            Kind(
+                "visformer_tiny",
+                {"layers": (2, 1, 1), "widths": (8, 16, 32), "stem_width": 4, "heads": 2},
+                {"depth": (2, 1, 1), "embed_dim": 16, "init_channels": 4, "num_heads": 2},
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "vision_transformer": Family(
         "test_vit",
         {"patch_size": 8, "width": 8, "depth": 2, "layer_scale": 0.5},
