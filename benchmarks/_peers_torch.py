@@ -76,7 +76,8 @@ def _of_timm(work: str, weights: str) -> Any:
 
     from flaxzoo.verify import import_timm
 
-    network = import_timm().create_model(work)
+    # Swin drops paths by default, at a rate of 0.1.
+    network = import_timm().create_model(work, drop_path_rate=0.0)
     network.load_state_dict(load_file(weights_file(weights, work, "timm")), strict=False)
     return network
 

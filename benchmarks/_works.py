@@ -62,6 +62,7 @@ WORKS = {
     "resnext50_32x4d": _images("ResNeXt-50 (32x4d)"),
     "resnest50d": _images("ResNeSt-50"),
     "vit_small_patch16_224": _images("ViT-S/16"),
+    "swin_tiny_patch4_window7_224": _images("Swin-T"),
     "cnn": Work("CNN, batch 128 of 28 x 28", 128, (28, 28, 1), 10),
     "mlp": Work("MLP, batch 128 of 784", 128, (784,), 10, config={"input_shape": (784,)}),
     "lstm": Work("LSTM for text, batch 32 of 50 words", 32, (50,), 2, 10_000, _TEXT),

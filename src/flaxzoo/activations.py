@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_like, check_number, is_size
 from flaxzoo._explain import explained, missing_from
 from flaxzoo.errors import ArgumentError, ShapeError, UninitializedError, UnknownArgumentError
+from flaxzoo.layers.lowering.derivatives import gelu as exact_gelu
+from flaxzoo.layers.lowering.derivatives import is_ours
 from flaxzoo.registry import Registry
 
 __all__ = [
@@ -222,6 +224,8 @@ def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
     Returns:
       Array of x's shape.
     """
+    if not approximate and is_ours(x):
+        return exact_gelu(x)
     return jax.nn.gelu(x, approximate=approximate)
 
 

@@ -15,6 +15,7 @@ from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.initializers import Constant, ones, zeros
 from flaxzoo.layers.lowering.batch_norm import normalise, statistics
+from flaxzoo.layers.lowering.derivatives import is_ours, standardise
 
 
 class BatchNorm(nn.BatchNorm):
@@ -103,6 +104,24 @@ class LayerNorm(nn.LayerNorm):
     scale_init: Any = ones
     bias_init: Any = zeros
     use_fast_variance: bool = False
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises ``[..., C]``; see ``flax.linen.LayerNorm``."""
+        others = (mask, self.axis_name, self.axis_index_groups, self.use_fast_variance or None)
+        usual = self.reduction_axes == self.feature_axes == -1 and self.dtype in (None, x.dtype)
+        if usual and others == (None,) * len(others) and is_ours(x):
+            return self._normalise(x)
+        return super().__call__(x, mask=mask)
+
+    @nn.compact
+    def _normalise(self, x: jax.Array) -> jax.Array:
+        y = standardise(x, self.epsilon)
+        shape = (x.shape[-1],)
+        if self.use_scale:
+            y = y * per_channel(self.param("scale", self.scale_init, shape, self.param_dtype), y)
+        if self.use_bias:
+            y = y + per_channel(self.param("bias", self.bias_init, shape, self.param_dtype), y)
+        return y
 
 
 class RMSNorm(nn.RMSNorm):
