@@ -64,6 +64,7 @@ ELEMENTWISE = {
     "softplus": _softplus,
     "sparse_plus": lambda x: 0.0 if x <= -1 else (x if x >= 1 else (x + 1) ** 2 / 4),
     "sparse_sigmoid": lambda x: min(max((x + 1) / 2, 0.0), 1.0),
+    "squared_relu": lambda x: max(x, 0.0) ** 2,
     "squareplus": lambda x: (x + math.sqrt(x * x + 4)) / 2,
     "swish": lambda x: x * _sigmoid(x),
     "tanh": math.tanh,
@@ -167,7 +168,7 @@ def test_same_function_as_jax_where_jax_has_it(name):
     if name == "gelu" or not hasattr(jax.nn, name):
         assert name in {
             "gelu", "gelu_tanh", "hard_mish", "hard_shrink", "quick_gelu", "soft_shrink",
-            "tanh_shrink",
+            "squared_relu", "tanh_shrink",
         }  # fmt: skip
         return
     np.testing.assert_array_equal(activations.get(name)(X), getattr(jax.nn, name)(X))

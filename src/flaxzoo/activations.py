@@ -306,6 +306,20 @@ def soft_shrink(x: jax.Array, threshold: float = 0.5) -> jax.Array:
     return jnp.where(x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0))
 
 
+def squared_relu(x: jax.Array) -> jax.Array:
+    """The square of a ReLU, ``max(x, 0)**2``, as in timm.
+
+    Source: So et al., "Primer: Searching for Efficient Transformers", 2021.
+
+    Args:
+      x: array of any shape.
+
+    Returns:
+      Array of x's shape.
+    """
+    return jnp.square(jax.nn.relu(x))
+
+
 def tanh_shrink(x: jax.Array) -> jax.Array:
     """What tanh takes away, ``x - tanh(x)``.
 
@@ -388,6 +402,7 @@ _ENTRIES: tuple[tuple[str, Function, tuple[str, ...]], ...] = (
     ("softplus", jax.nn.softplus, ()),
     ("sparse_plus", jax.nn.sparse_plus, ()),
     ("sparse_sigmoid", jax.nn.sparse_sigmoid, ()),
+    ("squared_relu", squared_relu, ()),
     ("squareplus", jax.nn.squareplus, ()),
     ("standardize", jax.nn.standardize, ()),
     ("swish", swish, ()),
