@@ -9,6 +9,7 @@ from flaxzoo.layers.pool import (
     avg_pool,
     blur_pool,
     max_pool,
+    neighbour_mean,
     shortcut_pool,
 )
 
@@ -31,6 +32,16 @@ def test_avg_pool_counts_its_padding():
     np.testing.assert_allclose(avg_pool(x, 3, 2, padding=1)[0, :, :, 0], expected, rtol=1e-6)
     # An odd last row is dropped.
     assert avg_pool(x, 2, 2).shape == (1, 1, 1, 1)
+
+
+def test_neighbours_that_there_are():
+    x = image([[1, 2, 6], [3, 4, 8]])
+    expected = image([[2.5, 4, 5], [2.5, 4, 5]])
+    np.testing.assert_allclose(neighbour_mean(x, 3), expected, rtol=1e-6)
+    np.testing.assert_allclose(neighbour_mean(x, 5), np.full_like(x, 4), rtol=1e-6)
+    np.testing.assert_array_equal(neighbour_mean(x[:, :1, :1], 3), x[:, :1, :1])
+    half = jax.eval_shape(lambda x: neighbour_mean(x, 3), jnp.zeros((1, 2, 2, 4), jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
 
 
 def test_adaptive_avg_pool_to_fewer_and_to_more():

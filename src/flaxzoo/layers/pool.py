@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo.layers.lowering.avg_pool import mean_of_tiles
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
@@ -22,6 +25,31 @@ def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
         return mean_of_tiles(x, size)
     pad = ((padding, padding), (padding, padding))
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
+
+
+def neighbour_mean(x: jax.Array, size: int) -> jax.Array:
+    """Averages the ``size x size`` neighbours of each pixel of ``[B, H, W, C]`` that there are.
+
+    It is PyTorch's ``AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)``.
+    ``size`` is odd.
+    """
+    reach = size // 2
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    for axis in (1, 2):
+        length = x.shape[axis]
+        pads = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
+        padded = jnp.pad(wide, pads)
+        slices = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+        wide = functools.reduce(jnp.add, slices)
+    rows, columns = (_neighbours(length, reach) for length in x.shape[1:3])
+    shares = (1 / np.multiply.outer(rows, columns))[None, :, :, None]
+    return (wide * shares.astype(wide.dtype)).astype(x.dtype)
+
+
+def _neighbours(length: int, reach: int) -> np.ndarray:
+    """Returns how many positions of an axis are near each, itself included."""
+    places = np.arange(length)
+    return np.minimum(places, reach) + np.minimum(length - 1 - places, reach) + 1
 
 
 def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
