@@ -31,6 +31,23 @@ def test_two_layer_head_of_the_tutorials():
     assert not np.array_equal(before["mean"], after["mean"])
 
 
+def test_hidden_layers_of_the_classifier():
+    fields = {"hidden": (8,), "hidden_norm": "layer", "activation": "squared_relu"}
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    head = Head(3, hidden_features=False, **fields)
+    variables = head.init(jax.random.key(1), x)
+    dense, norm, fc = (variables["params"][name] for name in ("dense_0", "norm_0", "fc"))
+    y = np.maximum(x @ dense["kernel"] + dense["bias"], 0) ** 2
+    y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-6)
+    y = (y * norm["scale"] + norm["bias"]) @ fc["kernel"] + fc["bias"]
+    np.testing.assert_allclose(head.apply(variables, x), y, atol=1e-5)
+    np.testing.assert_array_equal(head.clone(num_classes=0).apply(variables, x), x)
+    assert jax.eval_shape(Head(0, **fields).init_with_output, jax.random.key(0), x)[0].shape == (
+        4,
+        8,
+    )
+
+
 def test_no_classes_returns_pooled_features():
     x = jax.random.normal(jax.random.key(0), (4, 7, 7, 16))
     out, variables = Head(0, pooling="max").init_with_output(jax.random.key(1), x)
@@ -68,6 +85,8 @@ def test_global_pool():
         ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
         ({"dropout": "a"}, "dropout must be .*, got 'a'"),
         ({"pooling": "avrg"}, "got 'avrg'. Did you mean 'avg'"),
+        ({"hidden_norm": "layr"}, "norm must be one of .*'layr'. Did you mean 'layer'"),
+        ({"hidden_norm": "layer", "batch_norm": True}, "give hidden_norm or batch_norm"),
         ({"distilled": "both"}, "distilled must be one of 'mean', 'pair', got 'both'"),
         ({"distilled": "mean"}, "takes pooling='prefix' and prefix_tokens=2, got 'auto' and 0"),
     ],

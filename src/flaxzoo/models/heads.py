@@ -17,7 +17,7 @@ from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.norm import call_norm, make_norm
+from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 
 _POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention")
 _DISTILLED = ("mean", "pair")
@@ -56,6 +56,10 @@ class Head(Checked):
         of their logits; ``"pair"`` does so in inference, and both, ``(logits, logits of
         fc_dist)``, in training, as timm after ``set_distilled_training``.
       attention: fields of the attention pooling, as pairs.
+      hidden_norm: a norm behind the activation of each hidden layer, by name or module, called
+        ``norm_0`` and so on; None for none.
+      hidden_features: whether the hidden layers stay where ``num_classes`` is 0; else they belong
+        to the classifier, and the features are what they would see.
       kernel_init: of all kernels.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
@@ -78,6 +82,8 @@ class Head(Checked):
     norm: Any = None
     norm_epsilon: float | None = None
     attention: tuple[tuple[str, Any], ...] = ()
+    hidden_norm: Any = None
+    hidden_features: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -90,6 +96,10 @@ class Head(Checked):
         check_rate("dropout", self.dropout)
         pooling = as_choice("pooling", self.pooling, _POOLINGS)
         as_activation(self.activation)
+        if self.hidden_norm is not None:
+            as_norm(self.hidden_norm)
+            if self.batch_norm:
+                raise ArgumentError("hidden layers have one norm: give hidden_norm or batch_norm")
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
             if pooling != "prefix" or self.prefix_tokens != 2:
@@ -128,13 +138,17 @@ class Head(Checked):
         if self.norm is not None:
             norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
             x = call_norm(norm, x, train=train)
-        for i, width in enumerate(self.hidden):
+        stays = self.hidden_features or self.num_classes > 0
+        for i, width in enumerate(self.hidden if stays else ()):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
             x = Dense(width, name=f"dense_{i}", **dense)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             x = as_activation(self.activation)(x)
+            if self.hidden_norm is not None:
+                norm = make_norm(self.hidden_norm, f"norm_{i}", **dtypes)
+                x = call_norm(norm, x, train=train)
         if self.num_classes == 0:
             return x if self.distilled is None else x.mean(1)
         if self.dropout:

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -31,6 +32,8 @@ from flaxzoo.weights.names import fit_channels, from_reference, reference_name, 
 from flaxzoo.weights.readers import read_tensors
 from flaxzoo.weights.values import as_weights
 
+# Of a head.
+_HIDDEN = re.compile(r"(dense|norm)_\d+")
 _CLASSIFIER = "params/head/fc/"
 # The width of weights that have no classifier.
 NO_CLASSIFIER = -1
@@ -167,7 +170,8 @@ def load(
     if reference is not None and reference.convert is not None and not weights.ours:
         tensors = reference.convert(weights.tensors, backbone)
         weights = dataclasses.replace(weights, tensors=tensors)
-    missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier)
+    hidden = getattr(getattr(module, "head", None), "hidden_features", True)
+    missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier, hidden)
     wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
     owner = repr(name)
     patches = _patches(wanted, weights, reference, backbone, owner)
@@ -202,13 +206,18 @@ def load(
 
 
 def _without_classifier(
-    expected: Mapping[str, Any], weights: Weights, reference: Reference | None, fresh: bool
+    expected: Mapping[str, Any],
+    weights: Weights,
+    reference: Reference | None,
+    fresh: bool,
+    hidden_features: bool,
 ) -> tuple[list[str], Mapping[str, Any]]:
     """The paths of what is not loaded of a head, and the tensors that are left then.
 
-    A model without a classifier leaves that of the weights out, and one without any head all that
-    belongs to one. Weights of a backbone alone, such as a masked autoencoder's, leave all of the
-    head fresh: there is no trained norm or hidden layer to lose.
+    A model without a classifier leaves that of the weights out, with its hidden layers where these
+    make no features, and one without any head all that belongs to one. Weights of a backbone alone,
+    such as a masked autoencoder's, leave all of the head fresh: there is no trained norm or hidden
+    layer to lose.
     """
     ours = tuple(f"params/head/{layer}/" for layer in CLASSIFIERS)
     paths = [path for path in expected if path.startswith(ours)]
@@ -229,7 +238,18 @@ def _without_classifier(
     if not any(name.startswith(whole) for name in weights.tensors):
         return head, weights.tensors
     prefixes = classifier if head else whole
+    if not paths and not hidden_features:
+        prefixes += _hidden_layers(weights, reference)
     return paths, {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
+
+
+def _hidden_layers(weights: Weights, reference: Reference | None) -> tuple[str, ...]:
+    """How the names of tensors of a head's hidden layers begin."""
+    if not weights.ours:
+        known = reference or Reference()
+        return tuple(f"{name}." for path, name in known.head if _HIDDEN.fullmatch(path))
+    paths = {"/".join(path.split("/")[:3]) for path in weights.tensors}
+    return tuple(f"{path}/" for path in paths if _HIDDEN.fullmatch(path.partition("/head/")[2]))
 
 
 def _fitted(
