@@ -37,6 +37,12 @@ def test_renamed_paths_of_several_modules():
     assert reference_name("params/backbone/cls_token", gone) == "cls_token"
 
 
+def test_a_leaf_of_another_name():
+    reference = Reference(leaves=(("*/act/scale", "scale"),))
+    assert reference_name("params/backbone/mlp/act/scale", reference) == "mlp.act.scale"
+    assert reference_name("params/backbone/norm/scale", reference) == "norm.weight"
+
+
 @pytest.mark.parametrize(
     ("layout", "shape"),
     [("same", (3, 5)), ("kernel", (2, 3, 4, 5)), ("kernel", (4, 5)), ("transposed", (2, 3, 4, 5)),

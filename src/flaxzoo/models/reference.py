@@ -27,6 +27,8 @@ class Reference:
         several joined by ``/``. The name may hold groups, as ``re.Match.expand`` takes them.
       layouts: pairs of a glob over our paths, such as ``"*/c_attn/kernel"``, and the name of the
         layout that the reference keeps the leaf in; see ``flaxzoo.weights.layouts``.
+      leaves: pairs of a glob over our paths and the reference's name of the leaf, where it is not
+        the rule's: ``("*/act/scale", "scale")``.
       convert: called with the reference's tensors by name and the backbone, returns those of
         today's names: for files that are older than the reference's code.
       ignored: globs of reference names that no leaf of ours takes.
@@ -45,6 +47,7 @@ class Reference:
     head: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
+    leaves: tuple[tuple[str, str], ...] = ()
     convert: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] | None = None
     ignored: tuple[str, ...] = ("*.num_batches_tracked",)
     resized: tuple[tuple[str, Resize], ...] = ()

@@ -46,7 +46,8 @@ def reference_name(path: str, reference: Reference) -> str:
       reference: what the family adds to the rule.
     """
     collection, *modules, leaf = path.split("/")
-    leaf = (_STATISTICS if collection == "batch_stats" else _LEAVES).get(leaf, leaf)
+    usual = (_STATISTICS if collection == "batch_stats" else _LEAVES).get(leaf, leaf)
+    leaf = next((n for glob, n in reference.leaves if fnmatch.fnmatchcase(path, glob)), usual)
     group, inner = (modules[0], modules[1:]) if modules else ("", [])
     name = reference.head_name("/".join(inner)) if group == "head" else None
     if name is None:
