@@ -128,6 +128,7 @@ def test_synthetic_tensors_by_kind():
         "bn1.bias": (500,),
         "bn1.running_mean": (500,),
         "bn1.running_var": (500,),
+        "bn1.scale": (500,),
         "bn1.num_batches_tracked": (),
     }
     found = synthetic_tensors(shapes)
@@ -137,7 +138,8 @@ def test_synthetic_tensors_by_kind():
     halved = synthetic_tensors({"fc.weight": (10, 512)}, gain=1)["fc.weight"]
     np.testing.assert_allclose(halved, found["fc.weight"] / np.sqrt(2), rtol=1e-6)
     ranges = {"weight": (0.5, 1), "bias": (-0.25, 0.25), "running_mean": (-0.25, 0.25)}
-    for leaf, (low, high) in {**ranges, "running_var": (0.5, 1.5)}.items():
+    ranges |= {"running_var": (0.5, 1.5), "scale": (0.75, 1.25)}
+    for leaf, (low, high) in ranges.items():
         values = found[f"bn1.{leaf}"]
         assert values.dtype == np.float32
         assert low <= values.min() < low + 0.05

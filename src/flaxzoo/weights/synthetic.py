@@ -27,6 +27,7 @@ def synthetic_tensors(
     ====================================  =======================================
     ``weight`` of two or more dimensions  the variance is ``gain`` / fan-in
     ``weight`` of a norm                  0.5 ... 1
+    ``scale``                             0.75 ... 1.25
     ``running_var``                       0.5 ... 1.5
     ``running_mean``, ``bias``            -0.25 ... 0.25
     ``num_batches_tracked``               0 (int64)
@@ -65,6 +66,9 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int, gain: float) -> np.nda
         return _uniform(name, shape, seed, -limit, limit)
     if leaf == "weight":
         return _uniform(name, shape, seed, 0.5, 1.0)
+    if leaf == "scale":
+        # Around 1, or residuals that are scaled die away and rounding is all that remains.
+        return _uniform(name, shape, seed, 0.75, 1.25)
     return _uniform(name, shape, seed, -0.25, 0.25)
 
 
