@@ -22,12 +22,16 @@ The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one lin
   with nothing else. ``--changed`` runs the names whose fingerprint is another one.
 
 A family whose depth, here or in timm, is not called ``layers``, ``depths`` or ``depth`` says where
-it is: ``CUT = {"our_field": "timms_keyword"}`` in its file.
+it is: ``CUT = {"our_field": "timms_keyword"}`` in its file, ``"model_cfgs.field"`` where timm has a
+table of configurations in place of keywords. An empty one says that timm makes no shallow networks
+of these names, which are then compared whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import datetime
 import fnmatch
 import gc
@@ -39,7 +43,7 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -144,7 +148,8 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
         options["img_size"] = shape[:2]
     # timm's own default is as wide as the weights that it would download.
     classes = model.module.head.num_classes
-    reference = timm.create_model(name, num_classes=classes, **options).eval()
+    with configured(name, options) as keywords:
+        reference = timm.create_model(name, num_classes=classes, **keywords).eval()
     shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     gain = MODELS.architecture(name).reference.gain
     tensors = synthetic_tensors(shapes, seed, gain=gain)
@@ -176,8 +181,8 @@ def shallow(name: str) -> dict[str, Any]:
     """
     parameters = MODELS.parameters(name)
     fields: dict[str, Any] = {}
-    depth = parameters.get("depth")
-    for key in _cut(name) or _DEPTHS:
+    depth, cut = parameters.get("depth"), _cut(name)
+    for key in _DEPTHS if cut is None else cut:
         value = parameters[key].default if key in parameters else None
         if isinstance(value, int):
             fields[key] = min(value, BLOCKS)
@@ -191,15 +196,43 @@ def shallow(name: str) -> dict[str, Any]:
 
 def in_timms_words(name: str, cut: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of ``timm.create_model`` for the fields that make a network shallow."""
-    if not cut or _cut(name):
-        return {_cut(name)[key]: value for key, value in cut.items()}
+    keywords = _cut(name)
+    if not cut or keywords is not None:
+        return {(keywords or {})[key]: value for key, value in cut.items()}
     import torch
 
     with torch.device("meta"):
-        keywords = inspect.signature(type(import_timm().create_model(name)).__init__).parameters
-    depth = next(keyword for keyword in _DEPTHS if keyword in keywords)
+        taken = inspect.signature(type(import_timm().create_model(name)).__init__).parameters
+    depth = next(keyword for keyword in _DEPTHS if keyword in taken)
     (value,) = cut.values()
     return {depth: value}
+
+
+@contextlib.contextmanager
+def configured(name: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Replaces fields of timm's configuration of a name, and yields the keywords that remain.
+
+    Args:
+      name: of the architecture.
+      options: keywords of ``timm.create_model``, and ``model_cfgs.field`` for the field of a
+        dataclass in the table ``model_cfgs`` of the family's module in timm.
+    """
+    fields = {
+        key.partition(".")[2]: value
+        for key, value in options.items()
+        if key.startswith("model_cfgs.")
+    }
+    keywords = {key: value for key, value in options.items() if not key.startswith("model_cfgs.")}
+    if not fields:
+        yield keywords
+        return
+    table = importlib.import_module(f"timm.models.{_family(name)}").model_cfgs
+    usual = table[name]
+    table[name] = dataclasses.replace(usual, **fields)
+    try:
+        yield keywords
+    finally:
+        table[name] = usual
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
@@ -283,9 +316,9 @@ def _fingerprint(name: str) -> str:
     return fingerprint(name, input_shape(name))
 
 
-def _cut(name: str) -> Mapping[str, str]:
-    """What the family's file says of where its depth is."""
-    return getattr(importlib.import_module(MODELS.architecture(name).family), "CUT", {})
+def _cut(name: str) -> Mapping[str, str] | None:
+    """What the family's file says of where its depth is; None where it says nothing."""
+    return getattr(importlib.import_module(MODELS.architecture(name).family), "CUT", None)
 
 
 def _family(name: str) -> str:

@@ -1,7 +1,10 @@
 """scripts/certify.py: what a fingerprint tells apart, what is run again, what the ledger says."""
 
+import dataclasses
 import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -59,7 +62,31 @@ def test_a_fingerprint_does_not_depend_on_what_ran_before(script):
 def test_a_shallow_network_has_every_block_and_at_most_two_in_a_stage(script):
     assert script.shallow("resnet152") == {"layers": (2, 2, 2, 2)}
     assert script.shallow("resnet14t") == {"layers": (1, 1, 1, 1)}
+    # timm's functions of these names take no depth.
+    assert script.shallow("vgg19") == {}
+    assert script.in_timms_words("vgg19", {}) == {}
     assert script.shallow("cnn") == {}
+
+
+def test_timm_s_table_of_configurations_is_changed_for_the_while(script, monkeypatch):
+    @dataclasses.dataclass
+    class Config:
+        depths: tuple[int, ...] = (9, 9)
+
+    usual = Config()
+    from flaxzoo.models import resnet
+
+    monkeypatch.setattr(resnet, "CUT", {"layers": "model_cfgs.depths"}, raising=False)
+    module = types.SimpleNamespace(model_cfgs={"resnet50": usual})
+    for name in ("timm", "timm.models", "timm.models.resnet"):
+        monkeypatch.setitem(sys.modules, name, module)
+    words = script.in_timms_words("resnet50", {"layers": (1, 2)})
+    with script.configured("resnet50", {**words, "img_size": 32}) as keywords:
+        assert keywords == {"img_size": 32}
+        assert module.model_cfgs["resnet50"] == Config((1, 2))
+    assert module.model_cfgs["resnet50"] is usual
+    with script.configured("resnet50", {"layers": (1,)}) as keywords:
+        assert keywords == {"layers": (1,)}
 
 
 def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
