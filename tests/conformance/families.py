@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
+import operator
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -35,6 +37,9 @@ class Kind:
       timm: the same in the keywords of ``timm.create_model``; ``img_size`` is added where
         ``input_shape`` is one of the architecture's fields.
       input_shape: of the images.
+      create: what makes timm's, called with the name and keywords, where ``timm.create_model``
+        does not take these.
+      depths: whether timm says which parameters are of one depth.
       rounding: the largest relative difference of a loss in float64: that of float32 where timm
         keeps constants in float32.
     """
@@ -43,6 +48,8 @@ class Kind:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     input_shape: tuple[int, int, int] = (32, 48, 3)
+    create: Callable[..., Any] | None = None
+    depths: bool = True
     rounding: float = 1e-9
 
 
@@ -119,6 +126,30 @@ def _plain(*names: str) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM) for name in names)
 
 
+def _metaformer(name: str, **options: Any) -> Kind:
+    """A MetaFormer: timm's functions of these names take neither depths nor widths.
+
+    Args:
+      name: of the architecture.
+      **options: its keywords in timm, classes of its module by name.
+    """
+
+    def of(module: Any, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [of(module, item) for item in value]
+        return operator.attrgetter(value)(module) if isinstance(value, str) else value
+
+    def create(name: str, **others: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.metaformer")
+        own = {key: of(module, value) for key, value in options.items()}
+        return module._create_metaformer(name, **own, **others)
+
+    sizes = {"widths": (8, 12, 16, 24), "layers": (1, 1, 1, 1)}
+    fields = {**sizes, **{key: options[key] for key in ("head_dim",) if key in options}}
+    timm = {"dims": sizes["widths"], "depths": sizes["layers"]}
+    return Kind(name, fields, timm, create=create, depths=False)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -176,6 +207,40 @@ FAMILIES: dict[str, Family] = {
         (4, 5),
         (7,),
         {"dropout": 0.5},
+    ),
+    "metaformer": Family(
+        "caformer_s18",
+        {
+            "layers": (1, 1, 1),
+            "widths": (8, 12, 16),
+            "mixers": ("conv", "pool", "attention"),
+            "residual_scales": (None, None, 1.0),
+            "head_dim": 8,
+            "layer_scale": 0.5,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (2, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            _metaformer(
+                "poolformer_s12",
+                norm_layers="GroupNorm1",
+                mlp_act="nn.GELU",
+                mlp_bias=True,
+                downsample_norm=None,
+                layer_scale_init_values=1e-5,
+                res_scale_init_values=None,
+                use_mlp_head=False,
+            ),
+            _metaformer("poolformerv2_s12", norm_layers="GroupNorm1NoBias", use_mlp_head=False),
+            _metaformer(
+                "caformer_s18",
+                token_mixers=("SepConv", "SepConv", "Attention", "Attention"),
+                norm_layers=(*("LayerNorm2dNoBias",) * 2, *("LayerNormNoBias",) * 2),
+                head_dim=8,
+            ),
+        ),
     ),
     "mlp": Family(
         "mlp",

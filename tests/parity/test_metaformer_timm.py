@@ -1,0 +1,140 @@
+"""MetaFormers against timm: images of odd sizes, the authors' files, features, first weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+metaformer = pytest.importorskip("timm.models.metaformer")
+
+pytestmark = pytest.mark.family("metaformer")
+
+NAME = "caformer_s18"
+SMALL = {"layers": (1, 1, 1, 1), "widths": (8, 16, 32, 64), "num_classes": 5}
+SMALL_TIMM = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 5}
+CONV, ATTENTION = metaformer.SepConv, metaformer.Attention
+KINDS = {
+    "caformer_s18": {
+        "token_mixers": [CONV, CONV, ATTENTION, ATTENTION],
+        "norm_layers": [metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2,
+    },
+    "poolformer_s12": {
+        "norm_layers": metaformer.GroupNorm1,
+        "mlp_act": torch.nn.GELU,
+        "mlp_bias": True,
+        "downsample_norm": None,
+        "layer_scale_init_values": 1e-5,
+        "res_scale_init_values": None,
+        "use_mlp_head": False,
+    },
+}
+
+
+def reference_of(name, **options):
+    # timm's functions of these names take neither depths nor widths.
+    reference = metaformer._create_metaformer(name, **{**KINDS[name], **SMALL_TIMM, **options})
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference.eval(), tensors
+
+
+@pytest.mark.parametrize("size", [(37, 61), (3, 40)])
+def test_images_of_any_size(size):
+    reference, tensors = reference_of(NAME)
+    model = with_reference(fz.models.get(NAME, **SMALL), tensors, source="random weights")
+    images = synthetic_images((2, *size, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+def test_without_classes_the_hidden_layer_is_gone():
+    reference, tensors = reference_of(NAME)
+    bare = fz.models.get(NAME, **{**SMALL, "num_classes": 0})
+    loaded = load(
+        bare.shapes(),
+        Weights(tensors, "memory", ours=False),
+        bare.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        fresh_classifier=True,
+    )
+    assert loaded[1] == ()
+    model = bare.with_variables(loaded[0])
+    reference.reset_classifier(0)
+    assert model.to_torch_state_dict(as_numpy=True).keys() == reference.state_dict().keys()
+    images = synthetic_images((2, 32, 32, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+def first_authors_names(key):
+    """PoolFormer's: what leads to a stage stands between the stages, in one list."""
+    key = re.sub(r"^stem\.conv", "patch_embed.proj", key)
+    key = re.sub(
+        r"^stages\.(\d)\.downsample\.conv", lambda m: f"network.{2 * int(m[1]) - 1}.proj", key
+    )
+    key = re.sub(r"^stages\.(\d)\.blocks", lambda m: f"network.{2 * int(m[1])}", key)
+    key = re.sub(r"layer_scale(\d)\.scale", r"layer_scale_\1", key)
+    return re.sub(r"^head\.(fc\.|(?=norm))", lambda m: "head." if m[1] else "", key)
+
+
+def later_authors_names(key):
+    key = re.sub(r"^stem\.", "downsample_layers.0.", key)
+    key = key.replace("downsample_layers.0.norm", "downsample_layers.0.post_norm")
+    key = re.sub(r"^stages\.(\d)\.downsample\.norm", r"downsample_layers.\1.pre_norm", key)
+    key = re.sub(r"^stages\.(\d)\.downsample", r"downsample_layers.\1", key)
+    key = re.sub(r"^stages\.(\d)\.blocks", r"stages.\1", key)
+    return re.sub(r"^head\.(fc\.|(?=norm))", lambda m: "head." if m[1] else "", key)
+
+
+@pytest.mark.parametrize(
+    ("name", "rename"),
+    [("poolformer_s12", first_authors_names), (NAME, later_authors_names)],
+)
+def test_the_authors_files(name, rename):
+    reference, tensors = reference_of(name)
+    old = {rename(key): value for key, value in tensors.items()}
+    if name == NAME:
+        # Theirs are linear layers everywhere.
+        old = {
+            key: value[:, :, 0, 0] if re.search(r"(pwconv|fc)\d\.weight", key) and value.ndim == 4
+            else value
+            for key, value in old.items()
+        }  # fmt: skip
+    assert "stem.conv.weight" not in old
+    state = {key: torch.tensor(value) for key, value in old.items()}
+    assert set(metaformer.checkpoint_filter_fn(state, reference)) == set(tensors)
+    bare = fz.models.get(name, **SMALL)
+    exported = with_reference(bare, old, source="an old file").to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    options = {**KINDS[name], **SMALL_TIMM}
+    theirs = metaformer._create_metaformer(name, **options).state_dict()
+    ours = fz.models.get(name, **SMALL).init(rng=0).to_torch_state_dict(as_numpy=True)
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(value, expected, key)
