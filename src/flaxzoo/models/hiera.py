@@ -140,7 +140,10 @@ class HieraBlock(TransformerBlock):
     number: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    # Its positions are the tokens' own.
+    def __call__(  # type: ignore[override]
+        self, x: jax.Array, train: bool = False
+    ) -> jax.Array:
         """Maps tokens ``[B, N, C]`` to ``[B, N / pool, features]``."""
         y = self.normalise(x, "norm1")
         if x.shape[-1] != self.features:
