@@ -120,6 +120,9 @@ _WINDOWS_TIMM = {
     "drop_path_rate": 0.0,
 }
 
+_DUAL = {"widths": (8, 12), "heads": (1, 2), "layers": (1, 2), "window_size": 3}
+_DUAL_TIMM = {"embed_dims": (8, 12), "num_heads": (1, 2), "depths": (1, 2), "window_size": 3}
+
 
 def _plain(*names: str) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
@@ -178,6 +181,18 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+    ),
+    "davit": Family(
+        "davit_tiny",
+        {"widths": (8, 12), "heads": (1, 2), "layers": (1, 1), "window_size": 3},
+        (16, 24, 3),
+        (20, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            Kind("davit_tiny", _DUAL, _DUAL_TIMM),
+            Kind("davit_base_fl", _DUAL, _DUAL_TIMM),
+        ),
     ),
     "deit": Family(
         "deit_tiny_distilled_patch16_224",

@@ -57,7 +57,7 @@ class SwinBlock(TransformerBlock):
     window: Grid = (7, 7)
     shift: Grid = (0, 0)
 
-    def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    def attention(self, x: jax.Array, name: str, train: bool, **_: Any) -> jax.Array:
         """Mixes the tokens ``[B, H, W, C]`` of each window."""
         attention = self.attention_module(name)
         return over_windows(

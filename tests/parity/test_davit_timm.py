@@ -1,0 +1,118 @@
+"""DaViT against timm: sizes, names, Microsoft's files, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.davit import _convert
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+davit = pytest.importorskip("timm.models.davit")
+
+pytestmark = pytest.mark.family("davit")
+
+SMALL = {"widths": (8, 12), "heads": (1, 2), "layers": (1, 2), "window_size": 4}
+SMALL_TIMM = {"embed_dims": (8, 12), "num_heads": (1, 2), "depths": (1, 2), "window_size": 4}
+both = pytest.mark.parametrize("name", ["davit_tiny", "davit_base_fl"])
+
+
+def pair(name):
+    """Ours and timm's with the same random weights, and these."""
+    reference = timm.create_model(name, num_classes=5, **SMALL_TIMM).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    model = fz.models.get(name, num_classes=5, **SMALL)
+    return with_reference(model, tensors, source="random weights"), reference, tensors
+
+
+@both
+def test_images_of_any_size(name):
+    model, reference, _ = pair(name)
+    for size in ((32, 48), (37, 30), (64, 20)):
+        images = synthetic_images((2, *size, 3), 0)
+        with torch.no_grad():
+            expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+        limit = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+@both
+def test_names_are_timms_in_both_directions(name):
+    model, _, tensors = pair(name)
+    rules = MODELS.architecture(name).reference
+    assert sorted(reference_name(path, rules) for path in flatten(model.shapes())) == sorted(
+        tensors
+    )
+    for key, value in model.to_torch_state_dict(as_numpy=True).items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def renamed(tensors, pairs):
+    """The tensors with parts of their names exchanged, one after the other."""
+    files = {}
+    for key, value in tensors.items():
+        for ours, theirs in pairs:
+            key = key.replace(ours, theirs)
+        files[key] = value
+    return files
+
+
+def test_the_authors_files():
+    _, reference, tensors = pair("davit_tiny")
+    files = renamed(
+        tensors,
+        (
+            *(("stem.", "patch_embeds.0."), ("stages.1.downsample.", "patch_embeds.1.")),
+            *(("s.0.conv.", "s.0.proj."), ("s.1.conv.", "s.1.proj."), ("head.norm.", "norms.")),
+            *(("stages.0.blocks", "main_blocks.0"), ("stages.1.blocks", "main_blocks.1")),
+            *(("cpe1", "cpe.0"), ("cpe2", "cpe.1"), ("head.fc.", "head.")),
+        ),
+    )
+    assert "main_blocks.1.0.1.cpe.0.proj.weight" in files
+    assert _convert(files, None).keys() == tensors.keys()
+    assert davit.checkpoint_filter_fn(files, reference).keys() == tensors.keys()
+
+
+def test_the_tower_in_florence_s_files():
+    _, reference, tensors = pair("davit_base_fl")
+    tower = {key: value for key, value in tensors.items() if not key.startswith("head")}
+    files = {}
+    for key, value in tower.items():
+        mixes = "window_attn" if "spatial" in key else "channel_attn"
+        (key,) = renamed(
+            {key: value},
+            (
+                *(("stem.conv", "convs.0.proj"), ("stem.", "convs.0.")),
+                *(("stages.1.downsample.conv", "convs.1.proj"), ("stages.1.downsample", "convs.1")),
+                *(("stages.0.blocks", "blocks.0"), ("stages.1.blocks", "blocks.1")),
+                *(("norm1.", f"{mixes}.norm."), (".attn.", f".{mixes}.fn.")),
+                *(("norm2.", "ffn.norm."), ("mlp.", "ffn.fn.net.")),
+                *(("cpe1.proj", "conv1.fn.dw"), ("cpe2.proj", "conv2.fn.dw")),
+            ),
+        )
+        files[f"vision_tower.{key}"] = value
+    files["language_model.lm_head.weight"] = np.zeros((2, 2))
+    assert "vision_tower.blocks.1.0.channel_block.channel_attn.fn.qkv.weight" in files
+    assert _convert(files, None).keys() == tower.keys()
+    assert davit.checkpoint_filter_fn(files, reference).keys() == tower.keys()
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    fields = {"widths": (32, 64), "heads": (2, 4), "layers": (1, 1)}
+    options = {"embed_dims": (32, 64), "num_heads": (2, 4), "depths": (1, 1)}
+    theirs = timm.create_model("davit_tiny", **options).state_dict()
+    model = fz.models.get("davit_tiny", **fields)
+    model = model.init(rng=0)
+    for key, value in model.to_torch_state_dict(as_numpy=True).items():
+        if value.ndim > 1:
+            assert value.std() == pytest.approx(theirs[key].numpy().std(), rel=0.2), key
+        elif "conv" not in key and "cpe" not in key:
+            np.testing.assert_array_equal(value, theirs[key].numpy(), err_msg=key)
