@@ -57,7 +57,14 @@ from flaxzoo._calls import apply_module
 from flaxzoo.layers import lowering
 from flaxzoo.models import catalog
 from flaxzoo.models.registry import MODELS, families
-from flaxzoo.verify import TOLERANCE, compare, import_timm, load_reference, with_reference
+from flaxzoo.verify import (
+    TOLERANCE,
+    compare,
+    import_timm,
+    load_reference,
+    shapes_of,
+    with_reference,
+)
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 LEDGERS = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
@@ -150,7 +157,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     classes = model.module.head.num_classes
     with configured(name, options) as keywords:
         reference = timm.create_model(name, num_classes=classes, **keywords).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    shapes = shapes_of(reference)
     gain = MODELS.architecture(name).reference.gain
     tensors = synthetic_tensors(shapes, seed, gain=gain)
     load_reference(reference, tensors, source="random weights")

@@ -181,7 +181,7 @@ def verify(
         # timm's own default is as wide as the weights that it would download.
         classes = bare.module.head.num_classes
         reference = timm.create_model(base, num_classes=classes, **options)
-        shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+        shapes = shapes_of(reference)
         what = f"random weights (seed {seed})"
         tensors: Mapping[str, Any] = synthetic_tensors(
             shapes, seed, gain=2.0 if rules is None else rules.gain
@@ -378,8 +378,16 @@ def _as_torch(tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def shapes_of(reference: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of timm's parameters and statistics by name, without counters and indices."""
+    state = reference.state_dict()
+    return {key: tuple(value.shape) for key, value in state.items() if value.is_floating_point()}
+
+
 def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
     """Loads tensors into timm's model, all of them and nothing else.
+
+    Integers that are not among them, counters and indices, stay as timm's code made them.
 
     Args:
       reference: timm's model.
@@ -389,14 +397,12 @@ def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source:
     Raises:
       CheckpointError: they don't fit it; the first ten keys that differ are listed.
     """
-    expected = {
-        key: value
-        for key, value in reference.state_dict().items()
-        # Files older than these counters lack them; torch starts them at 0.
-        if key in tensors or not key.endswith("num_batches_tracked")
-    }
+    state = reference.state_dict()
+    # Files older than the counters of batches lack them, too.
+    own = {k: v for k, v in state.items() if k not in tensors and not v.is_floating_point()}
+    expected = {key: value for key, value in state.items() if key not in own}
     compare_trees(expected, tensors, source=source, owner="timm's model")
-    reference.load_state_dict(_as_torch(tensors), strict=True)
+    reference.load_state_dict({**own, **_as_torch(tensors)}, strict=True)
 
 
 def import_timm() -> ModuleType:

@@ -19,7 +19,7 @@ from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.optimizers.decay_masks import PatternMask
 from flaxzoo.training.rates import rate_entries
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import load_reference, shapes_of, with_reference
 from flaxzoo.weights.names import reference_name, to_reference
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
@@ -43,7 +43,7 @@ def pair(name):
     size = {"img_size": kind.input_shape[:2]} if sized else {}
     create = kind.create or timm.create_model
     reference = create(name, num_classes=4, **size, **kind.timm)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    shapes = shapes_of(reference)
     tensors = synthetic_tensors(shapes, 0)
     load_reference(reference, tensors, source="random weights")
     model = fz.models.get(name, num_classes=4, input_shape=kind.input_shape, **kind.fields)

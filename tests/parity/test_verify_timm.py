@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 import flaxzoo as fz
 from flaxzoo.cli import main
 from flaxzoo.errors import CheckpointError, ShapeError, UnknownNameError
-from flaxzoo.verify import compare, load_reference, verify
+from flaxzoo.verify import compare, load_reference, shapes_of, verify
 from flaxzoo.weights import hub, pretrained
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4", "features", "logits"]
 IMAGES = synthetic_images((2, 64, 64, 3))
@@ -37,6 +37,19 @@ def test_random_weights(capsys):
     )
     assert [line.split()[0] for line in lines[2:-1]] == STAGES
     assert lines[-1].startswith("the same")
+
+
+def test_indices_of_timm_s_code_are_neither_drawn_nor_missed():
+    module = torch.nn.BatchNorm1d(3)
+    module.register_buffer("places", torch.tensor([2, 0, 1]))
+    shapes = shapes_of(module)
+    assert set(shapes) == {"weight", "bias", "running_mean", "running_var"}
+    tensors = synthetic_tensors(shapes)
+    load_reference(module, tensors, source="random weights")
+    np.testing.assert_array_equal(module.places, [2, 0, 1])
+    np.testing.assert_array_equal(module.weight.detach(), tensors["weight"])
+    with pytest.raises(CheckpointError, match="bias"):
+        load_reference(module, {"weight": tensors["weight"]}, source="half of them")
 
 
 def test_a_difference_is_the_exit_code(capsys):
