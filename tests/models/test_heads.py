@@ -89,11 +89,32 @@ def test_global_pool():
         ({"hidden_norm": "layer", "batch_norm": True}, "give hidden_norm or batch_norm"),
         ({"distilled": "both"}, "distilled must be one of 'mean', 'pair', got 'both'"),
         ({"distilled": "mean"}, "takes pooling='prefix' and prefix_tokens=2, got 'auto' and 0"),
+        ({"classifier_norm": "bach"}, "norm must be one of .*Did you mean 'batch'"),
     ],
 )
 def test_fields_out_of_range(fields, message):
     with pytest.raises(ValueError, match=message):
         Head(**{"num_classes": 2, **fields}).init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def test_two_classifiers_of_the_same_features():
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 5))
+    head = Head(2, pooling="avg", distilled="pair", classifier_norm="batch", dropout=0.5)
+    mean, variables = head.init_with_output(jax.random.key(1), x)
+    assert set(variables["params"]) == {"fc", "fc_norm", "fc_dist", "fc_dist_norm"}
+    rngs = {"dropout": jax.random.key(2)}
+    pair, updates = head.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
+    assert [leaf.shape for leaf in pair] == [(4, 2), (4, 2)]
+    # The norms' means are a tenth of the batch's.
+    expected = 0.1 * x.mean((0, 1, 2))
+    for name in ("fc_norm", "fc_dist_norm"):
+        np.testing.assert_allclose(updates["batch_stats"][name]["mean"], expected, atol=1e-6)
+    features = x.mean((1, 2)) / np.sqrt(1 + 1e-5)
+    logits = (features @ variables["params"][name]["kernel"] for name in ("fc", "fc_dist"))
+    np.testing.assert_allclose(mean, sum(logits) / 2, atol=1e-5)
+    # Features are what stands before the classifiers and their norms.
+    bare = Head(0, pooling="avg", distilled="pair", classifier_norm="batch")
+    np.testing.assert_allclose(bare.apply({}, x), x.mean((1, 2)), atol=1e-6)
 
 
 def test_none_by_name_is_no_pooling():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,8 @@ from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 
 _POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention")
 _DISTILLED = ("mean", "pair")
+# The poolings whose result both classifiers of a distilled head may see.
+_SHARED = ("avg", "max", "avg+max", None)
 # The layers that tell classes apart, the second of distilled heads: what num_classes exchanges.
 CLASSIFIERS = ("fc", "fc_dist")
 
@@ -50,11 +51,14 @@ class Head(Checked):
       dropout: rate in [0, 1) applied before each linear layer.
       activation: of the hidden layers, by name or callable.
       use_bias: whether ``fc`` has a bias.
-      distilled: None for one classifier. Otherwise ``fc`` sees the first token, the class token,
-        and another layer, ``fc_dist``, the second, which was taught by another network (DeiT,
-        https://arxiv.org/abs/2012.12877); ``pooling`` is ``"prefix"``. ``"mean"`` returns the mean
-        of their logits; ``"pair"`` does so in inference, and both, ``(logits, logits of
-        fc_dist)``, in training, as timm after ``set_distilled_training``.
+      distilled: None for one classifier. Otherwise another layer, ``fc_dist``, is taught by another
+        network (DeiT, https://arxiv.org/abs/2012.12877): with ``pooling="prefix"`` it sees the
+        second token and ``fc`` the first, the class token; with ``"avg"``, ``"max"``, ``"avg+max"``
+        or None both see the same features. ``"mean"`` returns the mean of their logits; ``"pair"``
+        does so in inference, and both, ``(logits, logits of fc_dist)``, in training, as timm after
+        ``set_distilled_training``.
+      classifier_norm: a norm before each classifier, by name or module, called ``fc_norm`` and
+        ``fc_dist_norm``; it belongs to the classifiers, so that features are those before it.
       attention: fields of the attention pooling, as pairs.
       hidden_norm: a norm behind the activation of each hidden layer, by name or module, called
         ``norm_0`` and so on; None for none.
@@ -84,6 +88,7 @@ class Head(Checked):
     attention: tuple[tuple[str, Any], ...] = ()
     hidden_norm: Any = None
     hidden_features: bool = True
+    classifier_norm: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -100,13 +105,17 @@ class Head(Checked):
             as_norm(self.hidden_norm)
             if self.batch_norm:
                 raise ArgumentError("hidden layers have one norm: give hidden_norm or batch_norm")
+        if self.classifier_norm is not None:
+            as_norm(self.classifier_norm)
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
-            if pooling != "prefix" or self.prefix_tokens != 2:
+            two_tokens = pooling == "prefix" and self.prefix_tokens == 2
+            if not two_tokens and pooling not in _SHARED:
                 raise ArgumentError(
                     "a distilled head reads the class and the distillation token: it takes "
                     f"pooling='prefix' and prefix_tokens=2, got {pooling!r} and "
-                    f"{self.prefix_tokens}"
+                    f"{self.prefix_tokens}; with pooling='avg', 'max', 'avg+max' or None both "
+                    "classifiers read the same features"
                 )
 
     @nn.compact
@@ -130,7 +139,7 @@ class Head(Checked):
             check_tokens(x, "attention")
             pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
             x = pool(x[:, self.prefix_tokens :], train)
-        elif self.distilled is not None:
+        elif self.reads_tokens:
             check_tokens(x, "prefix")
             x = x[:, : self.prefix_tokens]
         else:
@@ -150,14 +159,30 @@ class Head(Checked):
                 norm = make_norm(self.hidden_norm, f"norm_{i}", **dtypes)
                 x = call_norm(norm, x, train=train)
         if self.num_classes == 0:
-            return x if self.distilled is None else x.mean(1)
-        if self.dropout:
+            return x.mean(1) if self.reads_tokens else x
+        if self.dropout and self.classifier_norm is None:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        layer = functools.partial(Dense, self.num_classes, use_bias=self.use_bias, **dense)
         if self.distilled is None:
-            return layer(name="fc")(x)
-        both = layer(name="fc")(x[:, 0]), layer(name="fc_dist")(x[:, 1])
+            return self.classify(x, "fc", train)
+        first, second = (x[:, 0], x[:, 1]) if self.reads_tokens else (x, x)
+        both = self.classify(first, "fc", train), self.classify(second, "fc_dist", train)
         return both if train and self.distilled == "pair" else 0.5 * (both[0] + both[1])
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether each of two classifiers sees a token of its own."""
+        return self.distilled is not None and self.pooling == "prefix"
+
+    def classify(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+        """Computes the logits of a classifier, behind a norm of its own."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.classifier_norm is not None:
+            norm = make_norm(self.classifier_norm, f"{name}_norm", **dtypes)
+            x = call_norm(norm, x, train=train)
+            if self.dropout:
+                x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
+        return Dense(self.num_classes, name=name, **options)(x)
 
 
 class Identity(nn.Module):
