@@ -3,7 +3,7 @@
 Each reads as what it computes; how that runs on a CPU is the business of ``lowering``, which
 nobody needs to understand a model. Parameters have the names of timm's layer of the same name.
 
-- Images and maps: ``conv``, ``pool``, ``gates``, ``residual``,
+- Images and maps: ``conv``, ``conv_norm``, ``pool``, ``gates``, ``residual``,
   ``spatial_reduction`` (attention), ``windows``.
 - Tokens: ``patch_embed``, ``tokens``, ``pos_embed``, ``rotary``, ``attention``, ``attention_pool``,
   ``transformer`` (blocks).

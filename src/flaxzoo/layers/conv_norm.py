@@ -1,0 +1,78 @@
+"""A convolution, or a dense layer, and the norm behind it: one module of many networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxzoo.activations import as_activation
+from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.initializers import FanIn, ones
+from flaxzoo.layers.norm import as_norm, call_norm
+
+
+class ConvNorm(Checked):
+    """Computes ``activation(norm(conv(x)))``; the convolution has no bias.
+
+    Attributes:
+      features: the output's channels.
+      kernel_size: the kernel's height and width, or one number for both.
+      stride: the distances between windows, likewise.
+      groups: the number of groups that the channels are split into.
+      padding: the zeros around the image (``flaxzoo.layers.conv.Conv``).
+      as_dense: whether the layer is dense, over the last axis of whatever it gets, with the kernel
+        of one.
+      norm: by name or module (``flaxzoo.layers.norm``); None for none.
+      norm_epsilon: the norm's epsilon; None for its own.
+      activation: behind the norm, by name or callable; None for none.
+      names: those of the two submodules.
+      kernel_init: the initialiser of the kernel, by default that of PyTorch's layers.
+      scale_init: that of the norm's scale.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 1
+    stride: int = 1
+    groups: int = 1
+    padding: int | str | Sequence[Any] | None = None
+    as_dense: bool = False
+    norm: Any = "batch"
+    norm_epsilon: float | None = None
+    activation: str | Callable[[jax.Array], jax.Array] | None = None
+    names: tuple[str, str] = ("conv", "bn")
+    kernel_init: Any = FanIn()
+    scale_init: Any = ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[B, H, W, C]``, or ``[..., C]`` where the layer is dense, to as many axes.
+
+        Args:
+          x: maps or tokens.
+          train: whether a BatchNorm uses the batch's statistics.
+        """
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"use_bias": False, "kernel_init": self.kernel_init, **dtypes}
+        first, second = self.names
+        if self.as_dense:
+            x = Dense(self.features, name=first, **options)(x)
+        else:
+            size = (self.features, self.kernel_size, self.stride)
+            options |= {"groups": self.groups, "padding": self.padding}
+            x = Conv(*size, name=first, **options)(x)
+        if self.norm is not None:
+            epsilon = {} if self.norm_epsilon is None else {"epsilon": self.norm_epsilon}
+            kind = as_norm(self.norm)
+            norm = kind(name=second, scale_init=self.scale_init, **epsilon, **dtypes)
+            x = call_norm(norm, x, train=train)
+        return x if self.activation is None else as_activation(self.activation)(x)

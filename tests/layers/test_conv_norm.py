@@ -1,0 +1,27 @@
+import jax
+import numpy as np
+import pytest
+
+from flaxzoo.layers.conv_norm import ConvNorm
+from flaxzoo.layers.initializers import zeros
+
+MAPS = np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype(np.float32)
+
+
+def test_a_dense_layer_is_a_convolution_of_one_pixel():
+    options = {"activation": "relu", "names": ("linear", "bn")}
+    dense = ConvNorm(3, as_dense=True, **options)
+    out, variables = dense.init_with_output(jax.random.key(0), MAPS)
+    kernel = variables["params"]["linear"]["kernel"]
+    variables["params"]["linear"]["kernel"] = kernel[None, None]
+    np.testing.assert_allclose(ConvNorm(3, **options).apply(variables, MAPS), out, atol=1e-5)
+    assert out.min() == 0
+
+
+@pytest.mark.parametrize(("norm", "leaves"), [("batch", {"conv", "bn"}), (None, {"conv"})])
+def test_the_norm_may_be_none_or_begin_at_zero(norm, leaves):
+    module = ConvNorm(3, 3, 2, norm=norm, norm_epsilon=1e-3, scale_init=zeros)
+    out, variables = module.init_with_output(jax.random.key(0), MAPS)
+    assert out.shape == (2, 2, 3, 3)
+    assert variables["params"].keys() == leaves
+    assert (np.abs(out).max() == 0) == (norm is not None)
