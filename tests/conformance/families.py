@@ -153,6 +153,21 @@ def _metaformer(name: str, **options: Any) -> Kind:
     return Kind(name, fields, timm, create=create, depths=False)
 
 
+def _mvit(name: str) -> Kind:
+    """An MViT v2, whose sizes timm has in a table."""
+
+    def create(name: str, depths: Any, embed_dim: int, num_heads: int, **options: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.mvitv2")
+        usual = module.model_cfgs[name]
+        own = {"expand_attn": usual.expand_attn, "use_cls_token": usual.use_cls_token}
+        sizes = {"depths": depths, "embed_dim": embed_dim, "num_heads": num_heads}
+        return module.MultiScaleVit(module.MultiScaleVitCfg(**sizes, **own), **options)
+
+    fields = {"layers": (1, 2, 1, 1), "width": 16, "heads": 2}
+    timm = {"depths": fields["layers"], "embed_dim": 16, "num_heads": 2}
+    return Kind(name, fields, timm, (64, 64, 3), create=create)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -291,6 +306,15 @@ FAMILIES: dict[str, Family] = {
             )
             for name in ("pit_ti_224", "pit_ti_distilled_224")
         ),
+    ),
+    "mvitv2": Family(
+        "mvitv2_tiny",
+        {"layers": (1, 2), "width": 8, "key_stride": 2, "class_token": True},
+        (16, 16, 3),
+        None,
+        (24, 24, 3),
+        _RANDOM,
+        kinds=tuple(map(_mvit, ("mvitv2_tiny", "mvitv2_large", "mvitv2_small_cls"))),
     ),
     "pvt_v2": Family(
         "pvt_v2_b0",

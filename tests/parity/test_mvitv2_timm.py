@@ -1,0 +1,108 @@
+"""MViT v2 against timm: tables for images of another size, the authors' files, first weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+mvitv2 = pytest.importorskip("timm.models.mvitv2")
+
+pytestmark = pytest.mark.family("mvitv2")
+
+SMALL = {"layers": (1, 2), "width": 8, "key_stride": 2, "num_classes": 5}
+
+
+def reference_of(name, size):
+    # timm has the sizes in a table, not as keywords.
+    usual = mvitv2.model_cfgs[name]
+    config = mvitv2.MultiScaleVitCfg(
+        depths=(1, 2),
+        embed_dim=8,
+        stride_q=((1, 1), (2, 2)),
+        stride_kv_adaptive=(2, 2),
+        expand_attn=usual.expand_attn,
+        use_cls_token=usual.use_cls_token,
+    )
+    reference = mvitv2.MultiScaleVit(config, img_size=size, num_classes=5)
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference.eval(), tensors
+
+
+def check(model, reference):
+    images = synthetic_images((2, *model.spec.input_shape), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(("old", "new"), [(32, 48), (48, 24)])
+def test_weights_for_images_of_another_size(old, new):
+    name = "mvitv2_small_cls"
+    _, tensors = reference_of(name, (old, old))
+    model = fz.models.get(name, input_shape=(new, new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=((old, old, 3), (new, new, 3)),
+    )
+    assert missing == ()
+    reference, _ = reference_of(name, (new, new))
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    reference.load_state_dict(mvitv2.checkpoint_filter_fn(state, reference))
+    check(model.with_variables(variables), reference)
+
+
+@pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_large"])
+def test_the_authors_files(name):
+    reference, tensors = reference_of(name, (16, 16))
+    blocks = {"stages.0.blocks.0": "blocks.0", "stages.1.blocks.0": "blocks.1"}
+    blocks["stages.1.blocks.1"] = "blocks.2"
+
+    def old(key):
+        for new, place in blocks.items():
+            key = key.replace(f"{new}.", f"{place}.")
+        key = re.sub(r"shortcut_proj_(attn|mlp)", "proj", key)
+        return key.replace("head.fc", "head.projection")
+
+    authors = {old(key): value for key, value in tensors.items()}
+    assert "blocks.2.attn.proj.weight" in authors
+    assert set(mvitv2.checkpoint_filter_fn(authors, reference)) == set(tensors)
+    fields = {"heads": 1, **SMALL}
+    bare = fz.models.get(name, input_shape=(16, 16, 3), **fields)
+    exported = with_reference(bare, authors, source="an old file").to_torch_state_dict(
+        as_numpy=True
+    )
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    config = mvitv2.MultiScaleVitCfg(
+        depths=(1, 2), embed_dim=32, stride_q=((1, 1), (2, 2)), stride_kv_adaptive=(2, 2)
+    )
+    theirs = mvitv2.MultiScaleVit(config, img_size=(32, 32), num_classes=50).state_dict()
+    fields = {**SMALL, "width": 32, "num_classes": 50}
+    model = fz.models.get("mvitv2_tiny", input_shape=(32, 32, 3), **fields).init(rng=0)
+    for key, value in model.to_torch_state_dict(as_numpy=True).items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        elif value.ndim == 1 and "patch_embed" not in key:
+            np.testing.assert_array_equal(value, expected, key)
