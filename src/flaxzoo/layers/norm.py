@@ -212,6 +212,32 @@ class LayerScale(Checked):
         return x.astype(dtype) * per_channel(gamma, x).astype(dtype)
 
 
+def scaled_channels(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    init_value: float | None,
+    *,
+    param_dtype: Any = jnp.float32,
+) -> jax.Array:
+    """Scales each channel by a module's own parameter, where no submodule has it.
+
+    Args:
+      module: a bound module.
+      name: the parameter's name; its shape is ``[C]``.
+      x: ``[..., C]``.
+      init_value: the first value of the parameter; None for no scale.
+      param_dtype: the dtype of the parameter.
+
+    Returns:
+      ``[..., C]`` in the dtype of ``x``.
+    """
+    if init_value is None:
+        return x
+    scale = module.param(name, Constant(init_value), (x.shape[-1],), param_dtype)
+    return x * per_channel(scale, x).astype(x.dtype)
+
+
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
     "group": GroupNorm,

@@ -20,7 +20,7 @@ from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Constant, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp, SwiGLU
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.layers.rotary import Rotation
 
 MLPS: dict[str, Callable[..., nn.Module]] = {
@@ -189,10 +189,9 @@ class NumberedBlock(TransformerBlock):
 
     def branch(self, y: jax.Array, scale: str, drop: str, train: bool) -> jax.Array:
         """Scales what is added to the tokens, by the block's own parameters."""
-        if self.layer_scale is not None and (self.mlp_scale or scale == "ls1"):
-            name, init = scale.replace("ls", "gamma_"), Constant(self.layer_scale)
-            gamma = self.param(name, init, (y.shape[-1],), self.param_dtype)
-            y = y * per_channel(gamma, y).astype(y.dtype)
+        if self.mlp_scale or scale == "ls1":
+            name = scale.replace("ls", "gamma_")
+            y = scaled_channels(self, name, y, self.layer_scale, param_dtype=self.param_dtype)
         return DropPath(self.drop_path, name=drop)(y, deterministic=not train)
 
     @property
