@@ -7,6 +7,7 @@ import pytest
 
 from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
+from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
@@ -30,6 +31,7 @@ MASK = np.ones((9, 9), bool)
         (Attention(3), TOKENS, {"mask": MASK, "is_causal": True}),
         (Attention(3), TOKENS, {"mask": MASK.astype(np.float32)}),
         (AttentionPoolLatent(3), TOKENS, {}),
+        (ClassAttention(3, dropout=0.5), TOKENS, {"train": True}),
         (Conv(4, use_bias=True), MAPS, {}),
         (Conv(12, groups=12, use_bias=True), MAPS, {}),
         (Dense(4), TOKENS, {}),
