@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
+import jax
 
 from flaxzoo._checks import check_rate, check_size
 from flaxzoo.errors import ArgumentError
@@ -13,8 +14,8 @@ from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.models.backbone import Backbone
 
 
-class PatchBackbone(Backbone):
-    """A backbone of patches and a few tokens before them, and of blocks of one width.
+class GridBackbone(Backbone):
+    """A backbone of patches on the grid of one size of images, and of blocks of one width.
 
     It has no fields: a family declares those named below, with defaults of its own.
     """
@@ -24,10 +25,6 @@ class PatchBackbone(Backbone):
         patch_size: int
         width: int
         depth: int
-        heads: int
-        pooling: str | None
-        fc_norm: bool | None
-        position_dropout: float
         drop_path: float
 
     @property
@@ -39,6 +36,37 @@ class PatchBackbone(Backbone):
     def grid_of(self, shape: tuple[int, ...]) -> Grid:
         """The rows and columns of patches of images ``[H, W, ...]``."""
         return shape[0] // self.patch_size, shape[1] // self.patch_size
+
+    @nn.nowrap
+    def whole_patches(self, x: jax.Array) -> jax.Array:
+        """Images ``[B, H, W, C]`` without what is no whole patch, below and at the right."""
+        rows, columns = self.grid
+        return x[:, : rows * self.patch_size, : columns * self.patch_size]
+
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raises ValueError for what a field does not take."""
+        for name in ("patch_size", "width", "depth"):
+            check_size(name, getattr(self, name))
+        check_rate("drop_path", self.drop_path)
+        if len(self.input_shape) != 3 or not math.prod(self.grid):
+            raise ArgumentError(
+                "input_shape must be (height, width, channels), of at least one patch of "
+                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
+            )
+
+
+class PatchBackbone(GridBackbone):
+    """A backbone of a grid of patches, a few tokens before them, and attention.
+
+    It has no fields: a family declares those named below and above, with defaults of its own.
+    """
+
+    if TYPE_CHECKING:
+        heads: int
+        pooling: str | None
+        fc_norm: bool | None
+        position_dropout: float
 
     @property
     def prefix(self) -> int:
@@ -60,15 +88,8 @@ class PatchBackbone(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        for name in ("patch_size", "width", "depth"):
-            check_size(name, getattr(self, name))
-        for name in ("position_dropout", "drop_path"):
-            check_rate(name, getattr(self, name))
-        if len(self.input_shape) != 3 or not math.prod(self.grid):
-            raise ArgumentError(
-                "input_shape must be (height, width, channels), of at least one patch of "
-                f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
-            )
+        check_rate("position_dropout", self.position_dropout)
+        super().check_fields()
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
