@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conformance.families import (
     FAMILIES,
+    backbone,
     batch_of,
     every,
     get,
@@ -107,10 +108,18 @@ def test_layer_decay_follows_the_depth(family):
     params = model.variables["params"]
     rate_of = {p: rate for group, rate in rates.items() for p in matching_paths(params, group)}
     assert set(rate_of) == set(flatten(params))
-    by_stage = [{rate_of[p] for p in paths} for paths in stage_paths(model.module, params).values()]
-    by_stage = [rates for rates in by_stage if rates]
-    assert all(len(rates) == 1 for rates in by_stage)
-    sequence = [rates.pop() for rates in by_stage]
+    by_stage = {
+        name: {rate_of[p] for p in paths}
+        for name, paths in stage_paths(model.module, params).items()
+        if paths
+    }
+    assert all(len(rates) == 1 for rates in by_stage.values())
+    network = backbone(family)
+    shared = {} if network is None else network.depths()
+    # A class token that comes in late is as deep as the patches' embedding.
+    for name, rates in by_stage.items():
+        assert rates == by_stage[shared.get(name, name)]
+    sequence = [rates.pop() for name, rates in by_stage.items() if shared.get(name, name) == name]
     assert sequence == sorted(sequence)
     assert sequence[-1] == 1.0
     assert sequence[0] < 1.0
