@@ -129,6 +129,15 @@ def _plain(*names: str) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM) for name in names)
 
 
+def _of_two_blocks(name: str, **options: Any) -> Any:
+    """The reference's first two blocks: timm's functions of some names take no depth."""
+    import timm
+
+    reference = timm.create_model(name, **options)
+    reference.blocks, reference.feature_info = reference.blocks[:2], reference.feature_info[:2]
+    return reference
+
+
 def _metaformer(name: str, **options: Any) -> Kind:
     """A MetaFormer: timm's functions of these names take neither depths nor widths.
 
@@ -279,6 +288,18 @@ FAMILIES: dict[str, Family] = {
         None,
         (4, 5, 3),
         {"dropout": 0.5},
+    ),
+    "mlp_mixer": Family(
+        "gmixer_12_224",
+        {"patch_size": 8, "width": 8, "depth": 2},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"block_dropout": 0.5, **_RANDOM},
+        kinds=tuple(
+            Kind(name, {"depth": 2}, create=_of_two_blocks)
+            for name in ("mixer_s16_224", "gmixer_12_224", "resmlp_12_224", "gmlp_ti16_224")
+        ),
     ),
     "pit": Family(
         "pit_ti_distilled_224",
