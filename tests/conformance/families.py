@@ -190,6 +190,20 @@ FAMILIES: dict[str, Family] = {
         {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("beit_base_patch16_224"),
     ),
+    "cait": Family(
+        "cait_xxs24_224",
+        {"patch_size": 8, "width": 8, "depth": 2, "class_depth": 1, "heads": 2, "layer_scale": 0.5},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=_plain("cait_xxs24_224"),
+    ),
     "cnn": Family(
         "cnn",
         {"features": (4, 6), "hidden": (8,), "batch_norm": True},

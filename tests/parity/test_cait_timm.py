@@ -1,0 +1,89 @@
+"""CaiT against timm: other image sizes, the authors' files, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+cait = pytest.importorskip("timm.models.cait")
+layers = pytest.importorskip("timm.layers")
+
+pytestmark = pytest.mark.family("cait")
+
+NAME = "cait_xxs24_224"
+SMALL = {"num_classes": 5, "depth": 1, "class_depth": 1}
+SMALL_TIMM = {"num_classes": 5, "depth": 1, "depth_token_only": 1}
+
+
+def reference_of(size):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+def test_images_that_are_not_of_whole_patches():
+    reference, tensors = reference_of((37, 50))
+    model = fz.models.get(NAME, input_shape=(37, 50, 3), **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, 37, 50, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 112)), ((48, 80), (112, 96))])
+def test_positions_for_images_of_another_size(old, new):
+    """timm refuses such weights: here their positions are resampled as those of a ViT."""
+    _, tensors = reference_of(old)
+    model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    expected = layers.resample_abs_pos_embed(
+        torch.tensor(tensors["pos_embed"]),
+        (new[0] // 16, new[1] // 16),
+        old_size=(old[0] // 16, old[1] // 16),
+        num_prefix_tokens=0,
+    )
+    positions = flatten(variables)["params/backbone/pos_embed"]
+    np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_authors_files():
+    reference, tensors = reference_of((32, 32))
+    authors = {f"module.{key}": value for key, value in tensors.items()}
+    assert set(cait.checkpoint_filter_fn(dict(authors), reference)) == set(tensors)
+    model = fz.models.get(NAME, input_shape=(32, 32, 3), **SMALL)
+    model = with_reference(model, authors, source="the authors' file")
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME, img_size=64, **SMALL_TIMM).state_dict()
+    model = fz.models.get(NAME, input_shape=(64, 64, 3), **SMALL).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        if expected.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 6 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        elif "gamma" in key:
+            np.testing.assert_allclose(ours[key], expected.numpy(), rtol=1e-6)
