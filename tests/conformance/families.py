@@ -489,6 +489,28 @@ FAMILIES: dict[str, Family] = {
             "vit_base_patch16_xp_224",
         ),
     ),
+    "xcit": Family(
+        "xcit_tiny_12_p8_224",
+        {"width": 8, "depth": 2, "class_depth": 1, "heads": 2, "layer_scale": 0.5},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=tuple(
+            Kind(
+                name,
+                {"width": 32, "depth": 2, "heads": 4},
+                {"embed_dim": 32, "depth": 2, "num_heads": 4},
+                rounding=1e-6,
+            )
+            for name in ("xcit_nano_12_p8_224", "xcit_tiny_12_p16_224")
+        ),
+    ),
 }
 
 

@@ -1,0 +1,66 @@
+"""XCiT against timm: images of any size, the authors' files, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+xcit = pytest.importorskip("timm.models.xcit")
+
+pytestmark = pytest.mark.family("xcit")
+
+SMALL = {"num_classes": 5, "depth": 1, "class_depth": 1}
+SMALL_TIMM = {"num_classes": 5, "depth": 1, "cls_attn_layers": 1}
+
+
+def reference_of(name):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(name, **SMALL_TIMM).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "xcit_tiny_12_p16_224"])
+def test_images_of_any_size(name):
+    reference, tensors = reference_of(name)
+    model = with_reference(fz.models.get(name, **SMALL), tensors, source="random weights")
+    for size in ((40, 75), (64, 33)):
+        differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+        assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+def test_the_authors_files():
+    name = "xcit_tiny_12_p16_224"
+    reference, tensors = reference_of(name)
+    authors = {key.replace("pos_embed.", "pos_embeder."): value for key, value in tensors.items()}
+    for leaf in ("weight", "bias"):
+        names = [f"cls_attn_blocks.0.attn.{letter}.{leaf}" for letter in "qkv"]
+        qkv = np.concatenate([authors.pop(key) for key in names])
+        authors[f"cls_attn_blocks.0.attn.qkv.{leaf}"] = qkv
+    theirs = {key: torch.tensor(value) for key, value in authors.items()}
+    assert set(xcit.checkpoint_filter_fn(theirs, reference)) == set(tensors)
+    model = with_reference(fz.models.get(name, **SMALL), authors, source="the authors' file")
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    name = "xcit_tiny_24_p8_224"
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, **SMALL_TIMM).state_dict()
+    ours = fz.models.get(name, **SMALL).init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        if expected.ndim > 1 and "temperature" not in key:
+            # A deviation is known the better the more numbers there are.
+            rel = 6 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        elif "gamma" in key or "temperature" in key:
+            np.testing.assert_allclose(ours[key], expected.numpy(), rtol=1e-6)
