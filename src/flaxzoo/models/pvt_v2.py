@@ -72,7 +72,7 @@ class PvtBlock(TransformerBlock):
     key_stride: int = 1
     linear: bool = False
 
-    def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    def attention(self, x: jax.Array, name: str, train: bool, **_: Any) -> jax.Array:
         """Mixes the pixels of ``[B, H, W, C]``."""
         mix = SpatialReductionAttention(
             self.heads,

@@ -29,7 +29,7 @@ from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
 from flaxzoo.layers.transformer import TransformerBlock
-from flaxzoo.layers.windows import join_windows, split_windows
+from flaxzoo.layers.windows import over_windows
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -52,7 +52,7 @@ class TwinsBlock(TransformerBlock):
     window: int | None = None
     key_stride: int = 1
 
-    def attention(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    def attention(self, x: jax.Array, name: str, train: bool, **_: Any) -> jax.Array:
         """Mixes the pixels of ``[B, H, W, C]``; zeros fill windows up below and at the right."""
         options: dict[str, Any] = {
             "attention_dropout": self.attention_dropout,
@@ -63,13 +63,9 @@ class TwinsBlock(TransformerBlock):
         }
         if self.window is None:
             return SpatialReductionAttention(self.heads, self.key_stride, **options)(x, train)
-        height, width, channels = x.shape[1:]
-        size, below, right = self.window, -height % self.window, -width % self.window
-        x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
-        windows = split_windows(x, (size, size))
-        tokens = windows.reshape(len(windows), size * size, channels)
-        y = Attention(self.heads, **options)(tokens, train).reshape(windows.shape)
-        return join_windows(y, (height + below, width + right))[:, :height, :width]
+        attend = Attention(self.heads, **options)
+        size = (self.window, self.window)
+        return over_windows(x, size, (0, 0), lambda tokens, _: attend(tokens, train))
 
 
 class PositionConv(Checked):
