@@ -241,6 +241,40 @@ FAMILIES: dict[str, Family] = {
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
     ),
+    "efficientvit_msra": Family(
+        "efficientvit_m0",
+        {
+            "layers": (1, 1),
+            "widths": (16, 24),
+            "heads": (2, 2),
+            "key_dims": (4, 4),
+            "windows": (2, 2),
+            "kernel_sizes": (3, 3),
+        },
+        (32, 32, 3),
+        (48, 32, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "efficientvit_m0",
+                {
+                    "layers": (1, 2),
+                    "widths": (16, 24),
+                    "heads": (2, 3),
+                    "key_dims": (4, 4),
+                    "windows": (3, 3),
+                },
+                {
+                    "depth": (1, 2),
+                    "embed_dim": (16, 24),
+                    "num_heads": (2, 3),
+                    "key_dim": (4, 4),
+                    "window_size": (3, 3),
+                },
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "hiera": Family(
         "hiera_tiny_224",
         {"layers": (1, 2), "width": 8, "window_attention": (True, False), "layer_scale": 0.5},
