@@ -379,8 +379,8 @@ def _patch_grid(
     """Rows and columns of the patches that are the keys, and the number of tokens before them."""
     prefix, grid_of = getattr(backbone, "prefix", 0), getattr(backbone, "grid_of", None)
     grid = None if grid_of is None else tuple(grid_of(size))
-    # Class attention has a class token that the patches' own backbone has not.
-    prefixes = [] if grid is None else [p for p in (prefix, 1) if p + math.prod(grid) == keys]
+    # A class token that comes in late is a key of some blocks, and not of others.
+    prefixes = [] if grid is None else [p for p in (prefix, 1, 0) if p + math.prod(grid) == keys]
     if grid is None or not prefixes:
         raise ShapeError(
             f"attention {name!r} of a {type(backbone).__name__} has {keys} keys, which are not the "

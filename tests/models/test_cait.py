@@ -24,6 +24,16 @@ def test_maps_tokens_and_weights_of_attention():
     np.testing.assert_allclose(weights["blocks_token_only_1/attn"].sum(-1), 1, rtol=1e-5)
 
 
+def test_attention_is_drawn_before_the_class_token_and_behind_it():
+    model = fz.models.get("cait_xxs24_224", num_classes=3, **TINY).init(rng=0)
+    figure = fz.plots.attention(model, IMAGES[0])
+    assert "blocks_token_only_1/attn: class token" in figure.get_suptitle()
+    figure = fz.plots.attention(model, IMAGES[0], block="blocks_1/attn", token=(1, 2))
+    assert "row 1, column 2" in figure.get_suptitle()
+    figure = fz.plots.attention(model, IMAGES[0], block="blocks_1/attn", rollout=True)
+    assert "mean of all patches" in figure.get_suptitle()
+
+
 def test_heads_talk_in_the_dtype_of_the_logits():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
     module = HeadMixing(param_dtype=jax.numpy.bfloat16)
