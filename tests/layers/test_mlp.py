@@ -69,3 +69,13 @@ def test_how_its_layers_begin():
 def test_fields_that_it_does_not_take():
     with pytest.raises(ValueError, match="hidden must be an int of at least 1, got 0"):
         Mlp(0).init(jax.random.key(0), X)
+
+
+def test_gates_that_begin_open():
+    module = GluMlp(2000, open_gates=True)
+    variables = module.init(jax.random.key(0), X)
+    layer = variables["params"]["fc1"]
+    np.testing.assert_array_equal(layer["bias"], np.repeat([0, 1], 1000))
+    values, gates = np.split(np.asarray(layer["kernel"]), 2, axis=-1)
+    assert values.std() == pytest.approx(0.02, rel=0.1)
+    assert gates.std() == pytest.approx(1e-6, rel=0.1)

@@ -86,7 +86,7 @@ def test_the_files_of_resmlp_s_authors():
         np.testing.assert_array_equal(value, tensors[key])
 
 
-@pytest.mark.parametrize("name", ["mixer_s16_224", "resmlp_12_224", "gmlp_ti16_224"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_first_weights_are_spread_as_timm_s(name):
     torch.manual_seed(0)
     theirs = reference_of(name, (64, 64)).state_dict()

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxzoo.layers.lowering.drawing import Distribution, initialise_p, is_staged
 
@@ -151,6 +152,34 @@ class FanIn(Initializer):
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
         return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves(Initializer):
+    """The second half of the last axis begins otherwise than the first.
+
+    Attributes:
+      first: the initialiser of the first half, which sees the shape of both; one without a cut.
+      second: that of the second half, likewise.
+    """
+
+    first: Any
+    second: Any
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the distribution of each place of the last axis."""
+        both = [half.distribution(shape) for half in (self.first, self.second)]
+        counts = (shape[-1] // 2, shape[-1] - shape[-1] // 2)
+        return Distribution(
+            std=np.repeat([half.std for half in both], counts),
+            mean=np.repeat([half.mean for half in both], counts),
+        )
+
+    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Draws both by JAX."""
+        keys, half = jax.random.split(key), shape[-1] // 2
+        first = self.first.draw(keys[0], shape, dtype)[..., :half]
+        return jnp.concatenate([first, self.second.draw(keys[1], shape, dtype)[..., half:]], -1)
 
 
 zeros = Constant(0.0)

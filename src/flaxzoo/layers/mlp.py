@@ -13,7 +13,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.initializers import Halves, Normal, ones, zeros
 from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
 
@@ -87,13 +87,18 @@ class Mlp(Checked):
         """Makes a layer, dense or a 1 x 1 convolution."""
         options = {
             "use_bias": self.use_bias,
-            "bias_init": self.bias_init,
             "name": name,
+            **self.initialisers(name),
             **self.dtypes(),
         }
-        last = name == "fc2" and self.last_init is not None
-        options["kernel_init"] = self.last_init if last else self.kernel_init
         return Conv(features, 1, **options) if self.as_conv else Dense(features, **options)
+
+    @nn.nowrap
+    def initialisers(self, name: str) -> dict[str, Any]:
+        """Returns how a layer begins, as keywords."""
+        last = name == "fc2" and self.last_init is not None
+        kernel = self.last_init if last else self.kernel_init
+        return {"kernel_init": kernel, "bias_init": self.bias_init}
 
     @nn.nowrap
     def dtypes(self) -> dict[str, Any]:
@@ -118,10 +123,21 @@ class GluMlp(Mlp):
     Attributes:
       hidden: the width of both halves together.
       gate_last: whether the second half goes through the activation, or the first one.
+      open_gates: whether the second half begins with ones, next to nothing of the input.
     """
 
     activation: Any = "sigmoid"
     gate_last: bool = True
+    open_gates: bool = False
+
+    @nn.nowrap
+    def initialisers(self, name: str) -> dict[str, Any]:
+        """Returns how a layer begins, as keywords."""
+        options = super().initialisers(name)
+        if name == "fc1" and self.open_gates:
+            gates = {"kernel_init": Normal(1e-6), "bias_init": ones}
+            options = {key: Halves(init, gates[key]) for key, init in options.items()}
+        return options
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
         """Computes what stands between the two layers, of half the width.

@@ -36,7 +36,10 @@ from flaxzoo.models.patch_backbone import GridBackbone
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
-MLPS: dict[str, type[Mlp]] = {"mlp": Mlp, "glu": GluMlp}
+MLPS: dict[str, Callable[..., Mlp]] = {
+    "mlp": Mlp,
+    "glu": functools.partial(GluMlp, open_gates=True),
+}
 
 # What a block gets from the network as it is.
 _PASSED_ON = (

@@ -43,14 +43,15 @@ class Distribution:
     """The distribution of an array's elements, which are independent of each other.
 
     Attributes:
-      std: the standard deviation; 0 for a constant.
-      mean: the mean.
+      std: the standard deviation; 0 for a constant. An array has one for each place of the last
+        axis.
+      mean: the mean, likewise.
       cut: how many deviations of the uncut normal distribution an element may be from the mean;
         None for any. ``std`` is what remains after the cut.
     """
 
-    std: float
-    mean: float = 0.0
+    std: float | np.ndarray
+    mean: float | np.ndarray = 0.0
     cut: float | None = None
 
 
@@ -66,7 +67,7 @@ def draw_on_host(
     Raises:
       ValueError: the distribution is cut elsewhere than at two deviations.
     """
-    if not distribution.std:
+    if not np.any(distribution.std):
         return np.full(shape, distribution.mean, dtype)
     numbers = _standard_normal(generator, shape, dtype)
     std = distribution.std
@@ -75,9 +76,9 @@ def draw_on_host(
             raise ValueError(f"cut must be 2 or None, got {distribution.cut!r}")
         while (outside := np.abs(numbers) > 2).any():
             numbers[outside] = _standard_normal(generator, (int(outside.sum()),), dtype)
-        std /= STD_OF_CUT
+        std = std / STD_OF_CUT
     numbers *= numbers.dtype.type(std)
-    if distribution.mean:
+    if np.any(distribution.mean):
         numbers += numbers.dtype.type(distribution.mean)
     return numbers.astype(dtype, copy=False)
 
