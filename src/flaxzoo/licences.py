@@ -61,6 +61,12 @@ LICENCES: dict[str, Licence] = {
             "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
         ),
         Licence(
+            "sapiens2-license",
+            False,
+            "Meta's own terms; read them before any use, and pass them on with the weights",
+            "https://github.com/facebookresearch/sapiens2/blob/main/LICENSE.md",
+        ),
+        Licence(
             "fair-noncommercial-research-license",
             False,
             "noncommercial research only, within Meta's terms; pass them on with the weights",

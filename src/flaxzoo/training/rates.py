@@ -191,8 +191,7 @@ def decay_factors(module: nn.Module, params: Mapping[str, Any], decay: float) ->
             inside.setdefault(group, set()).add(stage_of.get(path))
     factors: dict[str, float] = {}
     depth_of = depths_of(module)
-    # What counts with the head may stand anywhere.
-    depths = sorted(dict.fromkeys(depth_of[name] for name in stages), key="head".__eq__)
+    depths = list(dict.fromkeys(depth_of[name] for name in stages))
     for name, paths in stages.items():
         for path in paths:
             # The largest group around it that belongs to its stage as a whole.
