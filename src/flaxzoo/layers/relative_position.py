@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.initializers import zeros
+from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.initializers import FanIn, Normal, zeros
+from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.pos_embed import Grid, square
 
 NAME = "relative_position_bias_table"
@@ -47,6 +49,98 @@ def relative_bias(
     table = jnp.asarray(module.param(NAME, init, shape, param_dtype))
     index = relative_index(tuple(grid), class_token)
     return jnp.moveaxis(table.at[index].get(mode="promise_in_bounds"), -1, 0)[None]
+
+
+class RelativeTable(Checked):
+    """The biases of ``relative_bias`` as a module by itself, as timm's ``RelPosBias``.
+
+    Attributes:
+      heads: the number of heads.
+      init: the initialiser of the table.
+      param_dtype: its dtype.
+    """
+
+    heads: int
+    init: Any = Normal(0.02)
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, grid: Grid, class_token: bool = False, train: bool = False) -> jax.Array:
+        """Returns the biases ``[1, heads, N, N]``.
+
+        Args:
+          grid: the rows and columns of patches.
+          class_token: whether a class token stands before them.
+          train: plays no part.
+        """
+        del train
+        options = {"init": self.init, "param_dtype": self.param_dtype}
+        return relative_bias(self, grid, self.heads, class_token=class_token, **options)
+
+
+class RelativeMlp(Checked):
+    """Biases that two layers, ``mlp``, make of the logarithms of how far two patches are apart.
+
+    Liu et al. 2021 (Swin V2, section 3.3), https://arxiv.org/abs/2111.09883, in the form of timm's
+    ``RelPosMlp``. A class token has none.
+
+    Attributes:
+      heads: the number of heads.
+      hidden: the units between the layers.
+      dropout: the rate at which these are dropped.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    heads: int
+    hidden: int = 128
+    dropout: float = 0.125
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, grid: Grid, class_token: bool = False, train: bool = False) -> jax.Array:
+        """Returns the biases ``[1, heads, N, N]``.
+
+        Args:
+          grid: the rows and columns of patches.
+          class_token: whether a class token stands before them.
+          train: whether units are dropped.
+        """
+        mlp = _HiddenDropout(
+            self.hidden,
+            self.heads,
+            activation="relu",
+            dropout=self.dropout,
+            kernel_init=FanIn(),
+            name="mlp",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        biases = mlp(jnp.asarray(log_distances(tuple(grid)), self.param_dtype), train)
+        index = relative_index(tuple(grid))
+        biases = jnp.moveaxis(biases.at[index].get(mode="promise_in_bounds"), -1, 0)[None]
+        return jnp.pad(biases, ((0, 0), (0, 0), *((int(class_token), 0),) * 2))
+
+
+class _HiddenDropout(Mlp):
+    """An ``Mlp`` that drops hidden units alone."""
+
+    def drop(self, y: jax.Array, name: str, train: bool) -> jax.Array:
+        """Drops units, but not of the output."""
+        return super().drop(y, name, train) if name == "drop1" else y
+
+
+@functools.lru_cache(maxsize=64)
+def log_distances(grid: Grid) -> np.ndarray:
+    """Returns ``sign(x) log(1 + |x|)`` of each relative position, float32 ``[positions, 2]``.
+
+    Args:
+      grid: the rows and columns of patches.
+    """
+    axes = (np.arange(1 - count, count, dtype=np.float32) for count in grid)
+    steps = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.sign(steps) * np.log1p(np.abs(steps))
 
 
 def table_length(grid: Grid, class_token: bool) -> int:

@@ -105,13 +105,17 @@ class TransformerBlock(Checked):
     @nn.nowrap
     def attention_module(self, name: str) -> Attention:
         """Makes the attention."""
+        return self.attention_kind(name=name, **self.attention_fields())
+
+    @nn.nowrap
+    def attention_fields(self) -> dict[str, Any]:
+        """Returns the fields of the attention but its name."""
         own = (
             *("heads", "qkv_bias", "proj_bias", "qk_norm", "scale_norm", "norm", "norm_epsilon"),
             *("attention_dropout", "implementation"),
         )
         fields: dict[str, Any] = {field: getattr(self, field) for field in own}
-        fields |= {"dropout": self.block_dropout, **self.attention_options(), **self.dtypes}
-        return self.attention_kind(name=name, **fields)
+        return {**fields, "dropout": self.block_dropout, **self.attention_options(), **self.dtypes}
 
     @property
     def attention_kind(self) -> type[Attention]:

@@ -24,11 +24,11 @@ from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
-from flaxzoo.layers.relative_position import NAME, resample_table, table_length
+from flaxzoo.layers.relative_position import NAME
 from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import NumberedBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone
+from flaxzoo.models.patch_backbone import PatchBackbone, resize_table
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -155,20 +155,12 @@ class Beit(PatchBackbone):
         return ("cls_token", f"blocks_*/attn/{NAME}")
 
 
-def _resize(table: Any, shape: Any, backbone: Beit, old: Any, new: Any) -> Any:
-    """A file's table for images of another size; see ``flaxzoo.models.reference.Resize``."""
-    old_grid = None if old is None else backbone.grid_of(old)
-    if old_grid is not None and table_length(old_grid, True) != table.shape[0]:
-        old_grid = None
-    return resample_table(table, backbone.grid_of(new), old_grid=old_grid, class_token=True)
-
-
 REFERENCE = Reference(
     stem=("patch_embed/proj",),
     classifier="head",
     head=(("norm", "fc_norm"),),
     ignored=("*.num_batches_tracked", "*.relative_position_index"),
-    resized=((f"params/backbone/blocks_*/attn/{NAME}", _resize),),
+    resized=((f"params/backbone/blocks_*/attn/{NAME}", resize_table),),
     patches=("patch_embed/proj", resample_kernel),
 )
 

@@ -11,6 +11,7 @@ import jax
 from flaxzoo._checks import check_rate, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.pos_embed import Grid, resample_positions
+from flaxzoo.layers.relative_position import resample_table, table_length
 from flaxzoo.models.backbone import Backbone
 
 
@@ -69,6 +70,11 @@ class PatchBackbone(GridBackbone):
         position_dropout: float
 
     @property
+    def reduction(self) -> int:
+        """By how much maps are smaller than images."""
+        return self.patch_size
+
+    @property
     def prefix(self) -> int:
         """The number of tokens before those of the patches: the class token."""
         return 1
@@ -105,3 +111,13 @@ def resize_positions(
         old_grid = None
     grid = backbone.grid_of(new)
     return resample_positions(positions, grid, prefix=prefix, old_grid=old_grid, method=method)
+
+
+def resize_table(table: Any, shape: Any, backbone: Any, old: Any, new: Any) -> Any:
+    """A file's relative positions for images of another size; see ``resize_positions``."""
+    class_token = backbone.prefix == 1
+    old_grid = None if old is None else backbone.grid_of(old)
+    if old_grid is not None and table_length(old_grid, class_token) != table.shape[0]:
+        old_grid = None
+    grid = backbone.grid_of(new)
+    return resample_table(table, grid, old_grid=old_grid, class_token=class_token)

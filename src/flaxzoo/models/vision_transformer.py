@@ -139,7 +139,7 @@ class VisionTransformer(PatchBackbone):
                 functools.partial(build, drop_path=rate),
                 takes="tokens",
                 map=f"blocks_{i}",
-                reduction=self.patch_size,
+                reduction=self.reduction,
                 view=lambda x: tokens_to_map(x, grid[0], grid[1], self.prefix),
                 remat=self.remat,
             )
