@@ -44,6 +44,11 @@ def test_width_between_the_layers(channels, ratio, width):
     assert shapes["params"]["fc1"]["kernel"].shape == (1, 1, channels, width)
 
 
+def test_the_width_itself():
+    shapes = jax.eval_shape(SqueezeExcite(width=3).init, jax.random.key(0), maps(16))
+    assert shapes["params"]["fc1"]["kernel"].shape == (1, 1, 16, 3)
+
+
 def test_divisible():
     assert [divisible(w) for w in (1, 11.9, 12, 19, 20, 100)] == [8, 8, 16, 16, 24, 104]
     assert divisible(33, minimum=32) == 32

@@ -25,12 +25,14 @@ class SqueezeExcite(Checked):
     Attributes:
       ratio: the width between the two layers, as a part of the channels; it is rounded to a
         multiple of 8.
+      width: this width itself, instead of ``ratio``.
       activation: the function between the two layers, by name or callable.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
 
     ratio: float = 1 / 16
+    width: int | None = None
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -40,8 +42,9 @@ class SqueezeExcite(Checked):
         """Scales ``[B, H, W, C]``, to the same shape."""
         channels = x.shape[-1]
         options = {"use_bias": True, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        width = divisible(channels * self.ratio) if self.width is None else self.width
         gate = x.mean((1, 2), keepdims=True)
-        gate = Conv(divisible(channels * self.ratio), 1, name="fc1", **options)(gate)
+        gate = Conv(width, 1, name="fc1", **options)(gate)
         gate = as_activation(self.activation)(gate)
         gate = Conv(channels, 1, name="fc2", **options)(gate)
         return x * nn.sigmoid(gate)

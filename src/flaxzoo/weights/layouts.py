@@ -72,6 +72,12 @@ LAYOUTS: dict[str, Layout] = {
         _map_ours,
         _map_theirs,
     ),
+    # A map of channels [C, H, W] without an axis of images; of another rank, the leaf as it is.
+    "planes": Layout(
+        lambda shape: (shape[2], *shape[:2]) if len(shape) == 3 else shape,
+        lambda x: np.moveaxis(x, 0, -1) if x.ndim == 3 else x,
+        lambda x: np.moveaxis(x, -1, 0) if x.ndim == 3 else x,
+    ),
     # A transposed convolution, IO... to ...IO with its kernel turned round.
     "transposed": Layout(
         lambda shape: (shape[-2], shape[-1], *shape[:-2]), _transposed_ours, _transposed_theirs
