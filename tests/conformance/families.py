@@ -321,6 +321,22 @@ FAMILIES: dict[str, Family] = {
             Kind("hiera_small_abswin_256", _UNITS, _UNITS_TIMM),
         ),
     ),
+    "levit": Family(
+        "levit_128s",
+        {"layers": (1, 1), "widths": (16, 16), "heads": (1, 2), "key_width": 8, "stem_stride": 8},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"drop_path": 0.5},
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (1, 1), "widths": (16, 24), "heads": (2, 3), "key_width": 8},
+                {"depth": (1, 1), "embed_dim": (16, 24), "num_heads": (2, 3), "key_dim": 8},
+            )
+            for name in ("levit_128s", "levit_conv_512_s8")
+        ),
+    ),
     "lstm": Family(
         "lstm",
         {"hidden_size": 6, "num_layers": 2, "bidirectional": True},

@@ -1,0 +1,129 @@
+"""LeViT against timm: images that are not square, other sizes at load, older files."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+levit = pytest.importorskip("timm.models.levit")
+layers = pytest.importorskip("timm.layers")
+
+pytestmark = pytest.mark.family("levit")
+
+SMALL = {"layers": (1, 1), "widths": (16, 24), "heads": (2, 3), "key_width": 8, "num_classes": 5}
+SMALL_TIMM = {
+    "depth": (1, 1),
+    "embed_dim": (16, 24),
+    "num_heads": (2, 3),
+    "key_dim": 8,
+    "num_classes": 5,
+}
+
+
+def reference_of(name, size, **options):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(name, img_size=size, **SMALL_TIMM, **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize("name", ["levit_384_s8", "levit_conv_256"])
+def test_images_that_are_not_square(name):
+    reference, tensors = reference_of(name, (48, 80))
+    model = fz.models.get(name, input_shape=(48, 80, 3), **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, 48, 80, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 96)), ((64, 32), (48, 80))])
+def test_biases_for_images_of_another_size(old, new):
+    """Such weights timm refuses: here they are resampled as timm resamples those of TinyViT."""
+    name = "levit_128s"
+    _, tensors = reference_of(name, old)
+    model = fz.models.get(name, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    leaves = flatten(variables)
+    for module, halved in (
+        ("stages_0_blocks_0/attn", 0),
+        ("stages_1_downsample/attn_downsample", 0),
+        ("stages_1_blocks_0/attn", 1),
+    ):
+        path = f"params/backbone/{module}/attention_biases"
+        ours = np.asarray(leaves[path])
+        key = reference_name(path, MODELS.architecture(name).reference)
+        table = torch.tensor(tensors[key])
+        before, after = ([-(-n // 16 // (1 + halved)) for n in size] for size in (old, new))
+        if old[0] == old[1]:
+            expected = layers.resize_rel_pos_bias_table_levit(table.T, ours.T.shape).T
+        else:
+            cells = torch.nn.functional.interpolate(
+                table.reshape(1, -1, *before), size=after, mode="bicubic", antialias=True
+            )
+            expected = cells.flatten(2)[0]
+        np.testing.assert_allclose(ours, expected.numpy(), rtol=0, atol=1e-6)
+
+
+def test_indices_of_older_files_are_ignored():
+    name = "levit_conv_512"
+    reference, tensors = reference_of(name, (32, 32))
+    key = "stages.0.blocks.0.attn.attention_bias_idxs"
+    older = {**tensors, key: np.zeros((4, 4), np.int64)}
+    assert levit.checkpoint_filter_fn(older, reference).keys() == tensors.keys()
+    model = fz.models.get(name, input_shape=(32, 32, 3), **SMALL)
+    exported = with_reference(model, older, source="a file").to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for name, value in exported.items():
+        np.testing.assert_array_equal(value, tensors[name])
+
+
+def test_another_number_of_classes_keeps_the_norms_of_the_classifiers():
+    name = "levit_128s"
+    _, tensors = reference_of(name, (32, 32))
+    model = fz.models.get(name, input_shape=(32, 32, 3), **{**SMALL, "num_classes": 7})
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        fresh_classifier=True,
+    )
+    assert {path.split("/")[2] for path in missing} == {"fc", "fc_dist"}
+    kept = flatten(variables)["batch_stats/head/fc_dist_norm/mean"]
+    np.testing.assert_array_equal(kept, tensors["head_dist.bn.running_mean"])
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    name = "levit_128s"
+    options = {"embed_dim": (64, 96), "num_heads": (4, 6), "depth": (1, 1), "key_dim": 16}
+    theirs = timm.create_model(name, img_size=32, num_classes=50, **options).state_dict()
+    fields = {"widths": (64, 96), "heads": (4, 6), "layers": (1, 1), "key_width": 16}
+    model = fz.models.get(name, input_shape=(32, 32, 3), num_classes=50, **fields).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        if expected.ndim > 1 and not key.endswith("attention_biases"):
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        elif key.endswith("bn.weight"):
+            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
