@@ -595,6 +595,31 @@ FAMILIES: dict[str, Family] = {
             for name in ("xcit_nano_12_p8_224", "xcit_tiny_12_p16_224")
         ),
     ),
+    "vision_transformer_relpos": Family(
+        "vit_srelpos_small_patch16_224",
+        {
+            "patch_size": 8,
+            "width": 8,
+            "depth": 2,
+            "heads": 2,
+            "layer_scale": 0.5,
+            "class_token": True,
+            "position_width": 8,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=tuple(
+            Kind(name, {**_PLAIN, "position_mlp_dropout": 0.0}, _PLAIN_TIMM)
+            for name in (
+                "vit_relpos_small_patch16_224",
+                "vit_srelpos_small_patch16_224",
+                "vit_relpos_medium_patch16_cls_224",
+                "vit_relpos_small_patch16_rpn_224",
+            )
+        ),
+    ),
 }
 
 

@@ -1,0 +1,78 @@
+"""ViTs with relative positions against timm: images of another size, tables, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+relpos = pytest.importorskip("timm.models.vision_transformer_relpos")
+
+pytestmark = pytest.mark.family("vision_transformer_relpos")
+
+FIELDS = {"num_classes": 5, "width": 24, "depth": 2, "heads": 3}
+TIMM = {"num_classes": 5, "embed_dim": 24, "depth": 2, "num_heads": 3}
+TABLE = {"rel_pos_type": "bias"}
+CLS = "vit_relpos_base_patch16_clsgap_224"
+
+
+def check(model, reference):
+    images = synthetic_images((2, *model.spec.input_shape), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "options", "old", "new"),
+    [
+        ("vit_relpos_small_patch16_224", {}, {}, (32, 48), (64, 32)),
+        ("vit_srelpos_small_patch16_224", {}, {}, (32, 32), (48, 64)),
+        (CLS, {"positions": "table"}, TABLE, (64, 64), (48, 96)),
+        (CLS, {"positions": "table"}, TABLE, (32, 64), (64, 48)),
+        ("vit_srelpos_small_patch16_224", {"positions": "table"}, TABLE, (64, 64), (32, 96)),
+    ],
+)
+def test_weights_for_images_of_another_size(name, fields, options, old, new):
+    reference = timm.create_model(name, img_size=old, **TIMM, **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    model = fz.models.get(name, input_shape=(*new, 3), **FIELDS, **fields)
+    older = {"blocks.0.attn.rel_pos.relative_position_index": np.zeros((4, 4), np.int64)}
+    variables, missing = load(
+        model.shapes(),
+        Weights({**tensors, **older}, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    reference.set_input_size(new)
+    check(model.with_variables(variables), reference)
+    if old[0] == old[1]:
+        # What timm makes of a file, whose size it does not know.
+        fresh = timm.create_model(name, img_size=new, **TIMM, **options).eval()
+        state = {key: torch.tensor(value) for key, value in tensors.items()}
+        fresh.load_state_dict(relpos.checkpoint_filter_fn(state, fresh))
+        check(model.with_variables(variables), fresh)
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    name = "vit_relpos_medium_patch16_cls_224"
+    theirs = timm.create_model(name, img_size=32, depth=2).state_dict()
+    model = fz.models.get(name, input_shape=(32, 32, 3), num_classes=1000, depth=2).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key in ours:
+        if key.endswith(".weight") and ours[key].size > 1000:
+            assert ours[key].std() == pytest.approx(theirs[key].numpy().std(), rel=0.06), key
+        elif key.endswith("gamma"):
+            np.testing.assert_array_equal(ours[key], theirs[key].numpy())
