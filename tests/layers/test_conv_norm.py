@@ -18,6 +18,11 @@ def test_a_dense_layer_is_a_convolution_of_one_pixel():
     assert out.min() == 0
 
 
+def test_the_convolution_may_have_a_bias():
+    variables = ConvNorm(3, use_bias=True).init(jax.random.key(0), MAPS)
+    assert variables["params"]["conv"]["bias"].shape == (3,)
+
+
 @pytest.mark.parametrize(("norm", "leaves"), [("batch", {"conv", "bn"}), (None, {"conv"})])
 def test_the_norm_may_be_none_or_begin_at_zero(norm, leaves):
     module = ConvNorm(3, 3, 2, norm=norm, norm_epsilon=1e-3, scale_init=zeros)

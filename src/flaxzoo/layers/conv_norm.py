@@ -18,7 +18,7 @@ from flaxzoo.layers.norm import as_norm, call_norm
 
 
 class ConvNorm(Checked):
-    """Computes ``activation(norm(conv(x)))``; the convolution has no bias.
+    """Computes ``activation(norm(conv(x)))``.
 
     Attributes:
       features: the output's channels.
@@ -26,6 +26,7 @@ class ConvNorm(Checked):
       stride: the distances between windows, likewise.
       groups: the number of groups that the channels are split into.
       padding: the zeros around the image (``flaxzoo.layers.conv.Conv``).
+      use_bias: whether the convolution has a bias.
       as_dense: whether the layer is dense, over the last axis of whatever it gets, with the kernel
         of one.
       norm: by name or module (``flaxzoo.layers.norm``); None for none.
@@ -43,6 +44,7 @@ class ConvNorm(Checked):
     stride: int = 1
     groups: int = 1
     padding: int | str | Sequence[Any] | None = None
+    use_bias: bool = False
     as_dense: bool = False
     norm: Any = "batch"
     norm_epsilon: float | None = None
@@ -62,7 +64,7 @@ class ConvNorm(Checked):
           train: whether a BatchNorm uses the batch's statistics.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"use_bias": False, "kernel_init": self.kernel_init, **dtypes}
+        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
         first, second = self.names
         if self.as_dense:
             x = Dense(self.features, name=first, **options)(x)
