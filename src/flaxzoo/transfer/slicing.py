@@ -186,7 +186,8 @@ def _slice_module(module: nn.Module, start: int, stop: int) -> nn.Module:
 def _for_any_features(module: Classifier) -> nn.Module:
     """A head by itself takes pooled features as well, such as ``extract_features`` makes.
 
-    That of tokens takes tokens alone: they have as many axes as batches of vectors may have.
+    That of tokens takes tokens alone: they have as many axes as batches of vectors may have. One of
+    two classifiers says what both read, and stays as it is.
     """
     head, backbone = module.head, module.backbone
     # That of a slice which was sliced before.
@@ -194,7 +195,7 @@ def _for_any_features(module: Classifier) -> nn.Module:
     parts = list(backbone.parts()) if isinstance(backbone, Backbone) else []
     tokens = bool(parts) and parts[-1].takes == "tokens"
     averages = isinstance(head, Head) and head.pooling == "avg" and not tokens
-    return head.clone(pooling="auto") if averages else head
+    return head.clone(pooling="auto") if averages and head.distilled is None else head
 
 
 def _slice_backbone(
