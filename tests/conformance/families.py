@@ -241,6 +241,55 @@ FAMILIES: dict[str, Family] = {
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
     ),
+    "efficientformer": Family(
+        "efficientformer_l1",
+        {"layers": (1, 2), "widths": (8, 12), "mlp_ratio": 2.0, "layer_scale": 0.5},
+        (16, 16, 3),
+        None,
+        (24, 16, 3),
+        {"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "efficientformer_l1",
+                {"layers": (1, 1, 1, 3), "widths": (8, 12, 16, 24), "attending": 2},
+                {"depths": (1, 1, 1, 3), "embed_dims": (8, 12, 16, 24), "num_vit": 2},
+                (224, 224, 3),
+            ),
+        ),
+    ),
+    "efficientformer_v2": Family(
+        "efficientformerv2_s0",
+        {
+            "layers": (1, 1, 1, 1),
+            "widths": (4, 4, 4, 8),
+            "mlp_ratios": (2, 2, 2, 2),
+            "attending": 1,
+            "heads": 2,
+            "layer_scale": 0.5,
+        },
+        (32, 32, 3),
+        None,
+        (64, 32, 3),
+        {"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "efficientformerv2_s0",
+                {
+                    "layers": (1, 1, 2, 2),
+                    "widths": (8, 12, 16, 24),
+                    "mlp_ratios": (2, 2, (3, 2), 2),
+                    "attending": 1,
+                },
+                {
+                    "depths": (1, 1, 2, 2),
+                    "embed_dims": (8, 12, 16, 24),
+                    "mlp_ratios": (2, 2, (3, 2), 2),
+                    "num_vit": 1,
+                },
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "efficientvit_msra": Family(
         "efficientvit_m0",
         {

@@ -1,0 +1,87 @@
+"""EfficientFormer against timm: the size of its weights, the authors' files, first weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import ShapeError
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, shapes_of, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+efficientformer = pytest.importorskip("timm.models.efficientformer")
+
+pytestmark = pytest.mark.family("efficientformer")
+
+NAME = "efficientformer_l1"
+SMALL = {"layers": (1, 1, 1, 3), "widths": (8, 12, 16, 24), "num_classes": 5}
+SMALL_TIMM = {"depths": (1, 1, 1, 3), "embed_dims": (8, 12, 16, 24), "num_classes": 5}
+
+
+def reference_of():
+    reference = timm.create_model(NAME, **SMALL_TIMM)
+    tensors = synthetic_tensors(shapes_of(reference), 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+def test_biases_are_for_one_size():
+    _, tensors = reference_of()
+    model = fz.models.get(NAME, input_shape=(224, 256, 3), **SMALL)
+    with pytest.raises(ShapeError, match="attend on a grid of 7 x 7, which is of images of 224"):
+        load(
+            model.shapes(),
+            Weights(tensors, "memory", ours=False),
+            model.module,
+            name=NAME,
+            reference=MODELS.architecture(NAME).reference,
+            image_sizes=((224, 224, 3), (224, 256, 3)),
+        )
+
+
+def test_the_authors_files():
+    reference, tensors = reference_of()
+    stem = {"conv1": 0, "norm1": 1, "conv2": 3, "norm2": 4}
+
+    def old(key):
+        key = re.sub(r"^stem\.(\w+)", lambda m: f"patch_embed.{stem[m[1]]}", key)
+        key = re.sub(r"^stages\.(\d)\.blocks", lambda m: f"network.{2 * int(m[1])}", key)
+        key = re.sub(
+            r"^stages\.(\d)\.downsample\.(conv|norm)",
+            lambda m: f"network.{2 * int(m[1]) - 1}.{'proj' if m[2] == 'conv' else 'norm'}",
+            key,
+        )
+        return re.sub(r"ls(\d)\.gamma", r"layer_scale_\1", key).replace("head_dist", "dist_head")
+
+    authors = {old(key): value for key, value in tensors.items()}
+    assert {"patch_embed.3.weight", "network.5.proj.bias", "network.6.3.layer_scale_1"} <= set(
+        authors
+    )
+    assert set(efficientformer.checkpoint_filter_fn(authors, reference)) == set(tensors)
+    authors["network.6.3.token_mixer.attention_bias_idxs"] = np.zeros((49, 49), np.int64)
+    bare = fz.models.get(NAME, **SMALL)
+    exported = with_reference(bare, authors, source="an old file").to_torch_state_dict(
+        as_numpy=True
+    )
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value)
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME, **SMALL_TIMM).state_dict()
+    ours = fz.models.get(NAME, **SMALL).init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1 and expected.std():
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        elif not re.search(r"(conv\d?|blocks\.\d\.mlp\.fc\d)\.bias", key):
+            # PyTorch's own biases of convolutions are left.
+            np.testing.assert_array_equal(value, expected, key)

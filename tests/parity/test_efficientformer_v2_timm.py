@@ -1,0 +1,73 @@
+"""EfficientFormer V2 against timm: other images, the size of its weights, first weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import ShapeError
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import load_reference, shapes_of, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.family("efficientformer_v2")
+
+NAME = "efficientformerv2_s0"
+SHARED = {"mlp_ratios": (2, 2, 2, 2), "num_classes": 5}
+SMALL = {"layers": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "attending": 1, **SHARED}
+SMALL_TIMM = {"depths": (1, 1, 1, 1), "embed_dims": (8, 8, 8, 8), "num_vit": 1, **SHARED}
+
+
+def reference_of(size):
+    reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM)
+    tensors = synthetic_tensors(shapes_of(reference), 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference.eval(), tensors
+
+
+def test_images_that_are_not_square():
+    reference, tensors = reference_of((96, 32))
+    bare = fz.models.get(NAME, input_shape=(96, 32, 3), **SMALL)
+    model = with_reference(bare, tensors, source="random weights")
+    images = synthetic_images((2, 96, 32, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+    exported = model.to_torch_state_dict(as_numpy=True)
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value)
+
+
+def test_biases_are_for_one_size():
+    _, tensors = reference_of((32, 64))
+    model = fz.models.get(NAME, input_shape=(64, 64, 3), **SMALL)
+    with pytest.raises(ShapeError, match="biases for 2 places, not 4, and are not resampled from"):
+        load(
+            model.shapes(),
+            Weights(tensors, "memory", ours=False),
+            model.module,
+            name=NAME,
+            reference=MODELS.architecture(NAME).reference,
+            image_sizes=((32, 64, 3), (64, 64, 3)),
+        )
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME, img_size=32, **SMALL_TIMM).state_dict()
+    model = fz.models.get(NAME, input_shape=(32, 32, 3), **SMALL).init(rng=0)
+    for key, value in model.to_torch_state_dict(as_numpy=True).items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1 and expected.std():
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=rel), key
+        elif not re.search(r"(conv|local|talking_head\d)\.bias", key):
+            # PyTorch's own biases of convolutions are left.
+            np.testing.assert_array_equal(value, expected, key)
