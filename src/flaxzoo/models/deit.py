@@ -20,6 +20,7 @@ import flax.linen as nn
 
 from flaxzoo.errors import ArgumentError
 from flaxzoo.models import vision_transformer
+from flaxzoo.models.patch_backbone import BASE, HUGE, LARGE, MEDIUM, SMALL, TINY
 from flaxzoo.models.registry import row, variants
 from flaxzoo.models.vision_transformer import VisionTransformer
 
@@ -76,23 +77,17 @@ REFERENCE = dataclasses.replace(
 # For scripts/certify.py: timm's distilled class does not spell its keywords out.
 CUT = {"depth": "depth"}
 
-# What names have in common: sizes, and the habits of the third generation.
-_TI: dict[str, Any] = {"width": 192, "depth": 12, "heads": 3}
-_S: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6}
-_M: dict[str, Any] = {"width": 512, "depth": 12, "heads": 8}
-_B: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12}
-_L: dict[str, Any] = {"width": 1024, "depth": 24, "heads": 16}
-_H: dict[str, Any] = {"width": 1280, "depth": 32, "heads": 16}
+# The habits of the third generation.
 _III: dict[str, Any] = {"position_prefix": False, "layer_scale": 1e-6}
 _384 = (384, 384, 3)
 
 variants(
     VisionTransformer,
     {
-        "deit_tiny_patch16_224": row("DeiT-Ti/16", patch_size=16, **_TI),
-        "deit_small_patch16_224": row("DeiT-S/16", patch_size=16, **_S),
-        "deit_base_patch16_224": row("DeiT-B/16", patch_size=16, **_B),
-        "deit_base_patch16_384": row("DeiT-B/16", patch_size=16, input_shape=_384, **_B),
+        "deit_tiny_patch16_224": row("DeiT-Ti/16", patch_size=16, **TINY),
+        "deit_small_patch16_224": row("DeiT-S/16", patch_size=16, **SMALL),
+        "deit_base_patch16_224": row("DeiT-B/16", patch_size=16, **BASE),
+        "deit_base_patch16_384": row("DeiT-B/16", patch_size=16, input_shape=_384, **BASE),
     },
     paper="https://arxiv.org/abs/2012.12877",
     reference=REFERENCE,
@@ -100,11 +95,11 @@ variants(
 variants(
     DistilledVisionTransformer,
     {
-        "deit_tiny_distilled_patch16_224": row("DeiT-Ti/16, distilled", patch_size=16, **_TI),
-        "deit_small_distilled_patch16_224": row("DeiT-S/16, distilled", patch_size=16, **_S),
-        "deit_base_distilled_patch16_224": row("DeiT-B/16, distilled", patch_size=16, **_B),
+        "deit_tiny_distilled_patch16_224": row("DeiT-Ti/16, distilled", patch_size=16, **TINY),
+        "deit_small_distilled_patch16_224": row("DeiT-S/16, distilled", patch_size=16, **SMALL),
+        "deit_base_distilled_patch16_224": row("DeiT-B/16, distilled", patch_size=16, **BASE),
         "deit_base_distilled_patch16_384": row(
-            "DeiT-B/16, distilled", patch_size=16, input_shape=_384, **_B
+            "DeiT-B/16, distilled", patch_size=16, input_shape=_384, **BASE
         ),
     },
     paper="https://arxiv.org/abs/2012.12877",
@@ -113,20 +108,20 @@ variants(
 variants(
     VisionTransformer,
     {
-        "deit3_small_patch16_224": row("DeiT III-S/16", patch_size=16, **_S, **_III),
+        "deit3_small_patch16_224": row("DeiT III-S/16", patch_size=16, **SMALL, **_III),
         "deit3_small_patch16_384": row(
-            "DeiT III-S/16", patch_size=16, input_shape=_384, **_S, **_III
+            "DeiT III-S/16", patch_size=16, input_shape=_384, **SMALL, **_III
         ),
-        "deit3_medium_patch16_224": row("DeiT III-M/16", patch_size=16, **_M, **_III),
-        "deit3_base_patch16_224": row("DeiT III-B/16", patch_size=16, **_B, **_III),
+        "deit3_medium_patch16_224": row("DeiT III-M/16", patch_size=16, **MEDIUM, **_III),
+        "deit3_base_patch16_224": row("DeiT III-B/16", patch_size=16, **BASE, **_III),
         "deit3_base_patch16_384": row(
-            "DeiT III-B/16", patch_size=16, input_shape=_384, **_B, **_III
+            "DeiT III-B/16", patch_size=16, input_shape=_384, **BASE, **_III
         ),
-        "deit3_large_patch16_224": row("DeiT III-L/16", patch_size=16, **_L, **_III),
+        "deit3_large_patch16_224": row("DeiT III-L/16", patch_size=16, **LARGE, **_III),
         "deit3_large_patch16_384": row(
-            "DeiT III-L/16", patch_size=16, input_shape=_384, **_L, **_III
+            "DeiT III-L/16", patch_size=16, input_shape=_384, **LARGE, **_III
         ),
-        "deit3_huge_patch14_224": row("DeiT III-H/14", patch_size=14, **_H, **_III),
+        "deit3_huge_patch14_224": row("DeiT III-H/14", patch_size=14, **HUGE, **_III),
     },
     paper="https://arxiv.org/abs/2204.07118",
     reference=REFERENCE,

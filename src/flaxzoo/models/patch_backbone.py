@@ -14,6 +14,14 @@ from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.layers.relative_position import resample_table, table_length
 from flaxzoo.models.backbone import Backbone
 
+# The sizes that names speak of.
+TINY: dict[str, Any] = {"width": 192, "depth": 12, "heads": 3}
+SMALL: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6}
+MEDIUM: dict[str, Any] = {"width": 512, "depth": 12, "heads": 8}
+BASE: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12}
+LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "heads": 16}
+HUGE: dict[str, Any] = {"width": 1280, "depth": 32, "heads": 16}
+
 
 class GridBackbone(Backbone):
     """A backbone of patches on the grid of one size of images, and of blocks of one width.

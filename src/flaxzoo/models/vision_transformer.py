@@ -34,7 +34,16 @@ from flaxzoo.layers.patch_embed import (
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone, resize_positions
+from flaxzoo.models.patch_backbone import (
+    BASE,
+    HUGE,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    TINY,
+    PatchBackbone,
+    resize_positions,
+)
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -274,12 +283,6 @@ LEFT_OUT = {
 }
 
 # What names have in common: sizes, and the habits of groups.
-_TI: dict[str, Any] = {"width": 192, "depth": 12, "heads": 3}
-_S: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6}
-_M: dict[str, Any] = {"width": 512, "depth": 12, "heads": 8}
-_B: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12}
-_L: dict[str, Any] = {"width": 1024, "depth": 24, "heads": 16}
-_H: dict[str, Any] = {"width": 1280, "depth": 32, "heads": 16}
 _SO400M: dict[str, Any] = {"width": 1152, "depth": 27, "heads": 16}
 _G_OPT: dict[str, Any] = {"width": 1536, "depth": 40, "heads": 16}
 _AIMV2: dict[str, Any] = {
@@ -317,24 +320,24 @@ _SBB: dict[str, Any] = {
 _add = functools.partial(variants, VisionTransformer, reference=REFERENCE)
 _add(
     {
-        "vit_tiny_patch16_224": row("ViT-Ti/16", patch_size=16, **_TI),
-        "vit_tiny_patch16_384": row("ViT-Ti/16", patch_size=16, input_shape=(384, 384, 3), **_TI),
-        "vit_small_patch32_224": row("ViT-S/32", patch_size=32, **_S),
-        "vit_small_patch32_384": row("ViT-S/32", patch_size=32, input_shape=(384, 384, 3), **_S),
-        "vit_small_patch16_224": row("ViT-S/16", patch_size=16, **_S),
-        "vit_small_patch16_384": row("ViT-S/16", patch_size=16, input_shape=(384, 384, 3), **_S),
-        "vit_small_patch8_224": row("ViT-S/8", patch_size=8, **_S),
-        "vit_base_patch32_224": row("ViT-B/32", patch_size=32, **_B),
-        "vit_base_patch32_384": row("ViT-B/32", patch_size=32, input_shape=(384, 384, 3), **_B),
-        "vit_base_patch16_224": row("ViT-B/16", patch_size=16, **_B),
-        "vit_base_patch16_384": row("ViT-B/16", patch_size=16, input_shape=(384, 384, 3), **_B),
-        "vit_base_patch8_224": row("ViT-B/8", patch_size=8, **_B),
-        "vit_large_patch32_224": row("ViT-L/32", patch_size=32, **_L),
-        "vit_large_patch32_384": row("ViT-L/32", patch_size=32, input_shape=(384, 384, 3), **_L),
-        "vit_large_patch16_224": row("ViT-L/16", patch_size=16, **_L),
-        "vit_large_patch16_384": row("ViT-L/16", patch_size=16, input_shape=(384, 384, 3), **_L),
-        "vit_large_patch14_224": row("ViT-L/14", patch_size=14, **_L),
-        "vit_huge_patch14_224": row("ViT-H/14", patch_size=14, **_H),
+        "vit_tiny_patch16_224": row("ViT-Ti/16", patch_size=16, **TINY),
+        "vit_tiny_patch16_384": row("ViT-Ti/16", patch_size=16, input_shape=(384, 384, 3), **TINY),
+        "vit_small_patch32_224": row("ViT-S/32", patch_size=32, **SMALL),
+        "vit_small_patch32_384": row("ViT-S/32", patch_size=32, input_shape=(384, 384, 3), **SMALL),
+        "vit_small_patch16_224": row("ViT-S/16", patch_size=16, **SMALL),
+        "vit_small_patch16_384": row("ViT-S/16", patch_size=16, input_shape=(384, 384, 3), **SMALL),
+        "vit_small_patch8_224": row("ViT-S/8", patch_size=8, **SMALL),
+        "vit_base_patch32_224": row("ViT-B/32", patch_size=32, **BASE),
+        "vit_base_patch32_384": row("ViT-B/32", patch_size=32, input_shape=(384, 384, 3), **BASE),
+        "vit_base_patch16_224": row("ViT-B/16", patch_size=16, **BASE),
+        "vit_base_patch16_384": row("ViT-B/16", patch_size=16, input_shape=(384, 384, 3), **BASE),
+        "vit_base_patch8_224": row("ViT-B/8", patch_size=8, **BASE),
+        "vit_large_patch32_224": row("ViT-L/32", patch_size=32, **LARGE),
+        "vit_large_patch32_384": row("ViT-L/32", patch_size=32, input_shape=(384, 384, 3), **LARGE),
+        "vit_large_patch16_224": row("ViT-L/16", patch_size=16, **LARGE),
+        "vit_large_patch16_384": row("ViT-L/16", patch_size=16, input_shape=(384, 384, 3), **LARGE),
+        "vit_large_patch14_224": row("ViT-L/14", patch_size=14, **LARGE),
+        "vit_huge_patch14_224": row("ViT-H/14", patch_size=14, **HUGE),
         "vit_giant_patch14_224": row(
             "ViT-g/14", patch_size=14, width=1408, depth=40, heads=16, mlp_ratio=48 / 11
         ),
@@ -342,7 +345,7 @@ _add(
             "ViT-G/14", patch_size=14, width=1664, depth=48, heads=16, mlp_ratio=64 / 13
         ),
         "vit_base_patch16_224_miil": row(
-            "ViT-B/16, no biases before attention", patch_size=16, qkv_bias=False, **_B
+            "ViT-B/16, no biases before attention", patch_size=16, qkv_bias=False, **BASE
         ),
         "vit_medium_patch16_gap_240": row(
             "ViT-M/16, averages",
@@ -350,7 +353,7 @@ _add(
             qkv_bias=False,
             layer_scale=1e-06,
             input_shape=(240, 240, 3),
-            **_M,
+            **MEDIUM,
             **_GAP,
         ),
         "vit_medium_patch16_gap_256": row(
@@ -359,7 +362,7 @@ _add(
             qkv_bias=False,
             layer_scale=1e-06,
             input_shape=(256, 256, 3),
-            **_M,
+            **MEDIUM,
             **_GAP,
         ),
         "vit_medium_patch16_gap_384": row(
@@ -368,7 +371,7 @@ _add(
             qkv_bias=False,
             layer_scale=1e-06,
             input_shape=(384, 384, 3),
-            **_M,
+            **MEDIUM,
             **_GAP,
         ),
         "vit_betwixt_patch16_gap_256": row(
@@ -385,9 +388,9 @@ _add(
         "vit_base_patch16_gap_224": row(
             "ViT-B/16, averages", patch_size=16, width=768, depth=12, heads=16, **_GAP
         ),
-        "vit_huge_patch14_gap_224": row("ViT-H/14, averages", patch_size=14, **_H, **_GAP),
+        "vit_huge_patch14_gap_224": row("ViT-H/14, averages", patch_size=14, **HUGE, **_GAP),
         "vit_huge_patch16_gap_448": row(
-            "ViT-H/16, averages", patch_size=16, input_shape=(448, 448, 3), **_H, **_GAP
+            "ViT-H/16, averages", patch_size=16, input_shape=(448, 448, 3), **HUGE, **_GAP
         ),
         "vit_giant_patch16_gap_224": row(
             "ViT-g/16, averages",
@@ -424,7 +427,7 @@ _add(
             class_token=False,
             block="post",
             pooling="avg",
-            **_B,
+            **BASE,
         ),
         "vit_base_patch14_reg1_tipsv2": row(
             "TIPSv2-B/14",
@@ -433,7 +436,7 @@ _add(
             register_tokens=1,
             position_prefix=False,
             input_shape=(448, 448, 3),
-            **_B,
+            **BASE,
         ),
         "vit_large_patch14_reg1_tipsv2": row(
             "TIPSv2-L/14",
@@ -442,7 +445,7 @@ _add(
             register_tokens=1,
             position_prefix=False,
             input_shape=(448, 448, 3),
-            **_L,
+            **LARGE,
         ),
         "vit_so400m_patch14_reg1_tipsv2": row(
             "TIPSv2-SO400M/14",
@@ -527,24 +530,24 @@ _add(
         "vit_xsmall_patch16_clip_224": row(
             "CLIP-XS/16", patch_size=16, width=256, depth=10, heads=4, **_CLIP
         ),
-        "vit_medium_patch32_clip_224": row("CLIP-M/32", patch_size=32, **_M, **_CLIP),
-        "vit_medium_patch16_clip_224": row("CLIP-M/16", patch_size=16, **_M, **_CLIP),
+        "vit_medium_patch32_clip_224": row("CLIP-M/32", patch_size=32, **MEDIUM, **_CLIP),
+        "vit_medium_patch16_clip_224": row("CLIP-M/16", patch_size=16, **MEDIUM, **_CLIP),
         "vit_betwixt_patch32_clip_224": row(
             "CLIP-b/32", patch_size=32, width=640, depth=12, heads=10, **_CLIP
         ),
-        "vit_base_patch32_clip_224": row("CLIP-B/32", patch_size=32, **_B, **_CLIP),
+        "vit_base_patch32_clip_224": row("CLIP-B/32", patch_size=32, **BASE, **_CLIP),
         "vit_base_patch32_clip_256": row(
-            "CLIP-B/32", patch_size=32, input_shape=(256, 256, 3), **_B, **_CLIP
+            "CLIP-B/32", patch_size=32, input_shape=(256, 256, 3), **BASE, **_CLIP
         ),
         "vit_base_patch32_clip_384": row(
-            "CLIP-B/32", patch_size=32, input_shape=(384, 384, 3), **_B, **_CLIP
+            "CLIP-B/32", patch_size=32, input_shape=(384, 384, 3), **BASE, **_CLIP
         ),
         "vit_base_patch32_clip_448": row(
-            "CLIP-B/32", patch_size=32, input_shape=(448, 448, 3), **_B, **_CLIP
+            "CLIP-B/32", patch_size=32, input_shape=(448, 448, 3), **BASE, **_CLIP
         ),
-        "vit_base_patch16_clip_224": row("CLIP-B/16", patch_size=16, **_B, **_CLIP),
+        "vit_base_patch16_clip_224": row("CLIP-B/16", patch_size=16, **BASE, **_CLIP),
         "vit_base_patch16_clip_384": row(
-            "CLIP-B/16", patch_size=16, input_shape=(384, 384, 3), **_B, **_CLIP
+            "CLIP-B/16", patch_size=16, input_shape=(384, 384, 3), **BASE, **_CLIP
         ),
         "vit_base_patch16_plus_clip_240": row(
             "CLIP-B/16+",
@@ -555,16 +558,16 @@ _add(
             input_shape=(240, 240, 3),
             **_CLIP,
         ),
-        "vit_large_patch14_clip_224": row("CLIP-L/14", patch_size=14, **_L, **_CLIP),
+        "vit_large_patch14_clip_224": row("CLIP-L/14", patch_size=14, **LARGE, **_CLIP),
         "vit_large_patch14_clip_336": row(
-            "CLIP-L/14", patch_size=14, input_shape=(336, 336, 3), **_L, **_CLIP
+            "CLIP-L/14", patch_size=14, input_shape=(336, 336, 3), **LARGE, **_CLIP
         ),
-        "vit_huge_patch14_clip_224": row("CLIP-H/14", patch_size=14, **_H, **_CLIP),
+        "vit_huge_patch14_clip_224": row("CLIP-H/14", patch_size=14, **HUGE, **_CLIP),
         "vit_huge_patch14_clip_336": row(
-            "CLIP-H/14", patch_size=14, input_shape=(336, 336, 3), **_H, **_CLIP
+            "CLIP-H/14", patch_size=14, input_shape=(336, 336, 3), **HUGE, **_CLIP
         ),
         "vit_huge_patch14_clip_378": row(
-            "CLIP-H/14", patch_size=14, input_shape=(378, 378, 3), **_H, **_CLIP
+            "CLIP-H/14", patch_size=14, input_shape=(378, 378, 3), **HUGE, **_CLIP
         ),
         "vit_giant_patch14_clip_224": row(
             "CLIP-g/14", patch_size=14, width=1408, depth=40, heads=16, mlp_ratio=48 / 11, **_CLIP
@@ -583,31 +586,31 @@ _add(
             **_CLIP,
         ),
         "vit_base_patch32_clip_quickgelu_224": row(
-            "CLIP-B/32, quick GELU", patch_size=32, activation="quick_gelu", **_B, **_CLIP
+            "CLIP-B/32, quick GELU", patch_size=32, activation="quick_gelu", **BASE, **_CLIP
         ),
         "vit_base_patch16_clip_quickgelu_224": row(
-            "CLIP-B/16, quick GELU", patch_size=16, activation="quick_gelu", **_B, **_CLIP
+            "CLIP-B/16, quick GELU", patch_size=16, activation="quick_gelu", **BASE, **_CLIP
         ),
         "vit_large_patch14_clip_quickgelu_224": row(
-            "CLIP-L/14, quick GELU", patch_size=14, activation="quick_gelu", **_L, **_CLIP
+            "CLIP-L/14, quick GELU", patch_size=14, activation="quick_gelu", **LARGE, **_CLIP
         ),
         "vit_large_patch14_clip_quickgelu_336": row(
             "CLIP-L/14, quick GELU",
             patch_size=14,
             activation="quick_gelu",
             input_shape=(336, 336, 3),
-            **_L,
+            **LARGE,
             **_CLIP,
         ),
         "vit_huge_patch14_clip_quickgelu_224": row(
-            "CLIP-H/14, quick GELU", patch_size=14, activation="quick_gelu", **_H, **_CLIP
+            "CLIP-H/14, quick GELU", patch_size=14, activation="quick_gelu", **HUGE, **_CLIP
         ),
         "vit_huge_patch14_clip_quickgelu_378": row(
             "CLIP-H/14, quick GELU",
             patch_size=14,
             activation="quick_gelu",
             input_shape=(378, 378, 3),
-            **_H,
+            **HUGE,
             **_CLIP,
         ),
         "vit_gigantic_patch14_clip_quickgelu_224": row(
@@ -651,8 +654,8 @@ _add(
 )
 _add(
     {
-        "beit3_base_patch16_224": row("BEiT-3-B/16", patch_size=16, **_B, **_BEIT3),
-        "beit3_large_patch16_224": row("BEiT-3-L/16", patch_size=16, **_L, **_BEIT3),
+        "beit3_base_patch16_224": row("BEiT-3-B/16", patch_size=16, **BASE, **_BEIT3),
+        "beit3_large_patch16_224": row("BEiT-3-L/16", patch_size=16, **LARGE, **_BEIT3),
         "beit3_giant_patch14_224": row(
             "BEiT-3-g/14", patch_size=14, width=1408, depth=40, heads=16, mlp_ratio=4.3637, **_BEIT3
         ),
@@ -676,14 +679,14 @@ _add(
             patch_size=14,
             pooling="avg",
             input_shape=(196, 196, 3),
-            **_L,
+            **LARGE,
         ),
         "eva_large_patch14_336": row(
             "EVA-L/14, from masked images",
             patch_size=14,
             pooling="avg",
             input_shape=(336, 336, 3),
-            **_L,
+            **LARGE,
         ),
     },
     paper="https://arxiv.org/abs/2211.07636",
@@ -692,13 +695,13 @@ variants(
     VisionTransformer,
     {
         "flexivit_small": row(
-            "FlexiViT-S", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **_S
+            "FlexiViT-S", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **SMALL
         ),
         "flexivit_base": row(
-            "FlexiViT-B", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **_B
+            "FlexiViT-B", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **BASE
         ),
         "flexivit_large": row(
-            "FlexiViT-L", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **_L
+            "FlexiViT-L", patch_size=16, position_prefix=False, input_shape=(240, 240, 3), **LARGE
         ),
     },
     paper="https://arxiv.org/abs/2212.08013",
@@ -706,9 +709,9 @@ variants(
 )
 _add(
     {
-        "vit_base_patch16_xp_224": row("ViT-B/16, parallel blocks", patch_size=16, **_B, **_XP),
-        "vit_large_patch14_xp_224": row("ViT-L/14, parallel blocks", patch_size=14, **_L, **_XP),
-        "vit_huge_patch14_xp_224": row("ViT-H/14, parallel blocks", patch_size=14, **_H, **_XP),
+        "vit_base_patch16_xp_224": row("ViT-B/16, parallel blocks", patch_size=16, **BASE, **_XP),
+        "vit_large_patch14_xp_224": row("ViT-L/14, parallel blocks", patch_size=14, **LARGE, **_XP),
+        "vit_huge_patch14_xp_224": row("ViT-H/14, parallel blocks", patch_size=14, **HUGE, **_XP),
     },
     paper="https://arxiv.org/abs/2302.05442",
 )
@@ -719,31 +722,31 @@ _add(
             patch_size=32,
             activation="gelu_tanh",
             input_shape=(256, 256, 3),
-            **_B,
+            **BASE,
             **_SIGLIP,
         ),
-        "vit_base_patch16_siglip_224": row("SigLIP-B/16", patch_size=16, **_B, **_SIGLIP),
+        "vit_base_patch16_siglip_224": row("SigLIP-B/16", patch_size=16, **BASE, **_SIGLIP),
         "vit_base_patch16_siglip_256": row(
-            "SigLIP-B/16", patch_size=16, input_shape=(256, 256, 3), **_B, **_SIGLIP
+            "SigLIP-B/16", patch_size=16, input_shape=(256, 256, 3), **BASE, **_SIGLIP
         ),
         "vit_base_patch16_siglip_384": row(
-            "SigLIP-B/16", patch_size=16, input_shape=(384, 384, 3), **_B, **_SIGLIP
+            "SigLIP-B/16", patch_size=16, input_shape=(384, 384, 3), **BASE, **_SIGLIP
         ),
         "vit_base_patch16_siglip_512": row(
-            "SigLIP-B/16", patch_size=16, input_shape=(512, 512, 3), **_B, **_SIGLIP
+            "SigLIP-B/16", patch_size=16, input_shape=(512, 512, 3), **BASE, **_SIGLIP
         ),
         "vit_large_patch16_siglip_256": row(
-            "SigLIP-L/16", patch_size=16, input_shape=(256, 256, 3), **_L, **_SIGLIP
+            "SigLIP-L/16", patch_size=16, input_shape=(256, 256, 3), **LARGE, **_SIGLIP
         ),
         "vit_large_patch16_siglip_384": row(
-            "SigLIP-L/16", patch_size=16, input_shape=(384, 384, 3), **_L, **_SIGLIP
+            "SigLIP-L/16", patch_size=16, input_shape=(384, 384, 3), **LARGE, **_SIGLIP
         ),
         "vit_large_patch16_siglip_512": row(
             "SigLIP-L/16",
             patch_size=16,
             activation="gelu_tanh",
             input_shape=(512, 512, 3),
-            **_L,
+            **LARGE,
             **_SIGLIP,
         ),
         "vit_so400m_patch14_siglip_224": row(
@@ -813,33 +816,33 @@ _add(
             patch_size=32,
             activation="gelu_tanh",
             input_shape=(256, 256, 3),
-            **_B,
+            **BASE,
             **_GAP,
         ),
         "vit_base_patch16_siglip_gap_224": row(
-            "SigLIP-B/16, averages", patch_size=16, **_B, **_GAP
+            "SigLIP-B/16, averages", patch_size=16, **BASE, **_GAP
         ),
         "vit_base_patch16_siglip_gap_256": row(
-            "SigLIP-B/16, averages", patch_size=16, input_shape=(256, 256, 3), **_B, **_GAP
+            "SigLIP-B/16, averages", patch_size=16, input_shape=(256, 256, 3), **BASE, **_GAP
         ),
         "vit_base_patch16_siglip_gap_384": row(
-            "SigLIP-B/16, averages", patch_size=16, input_shape=(384, 384, 3), **_B, **_GAP
+            "SigLIP-B/16, averages", patch_size=16, input_shape=(384, 384, 3), **BASE, **_GAP
         ),
         "vit_base_patch16_siglip_gap_512": row(
-            "SigLIP-B/16, averages", patch_size=16, input_shape=(512, 512, 3), **_B, **_GAP
+            "SigLIP-B/16, averages", patch_size=16, input_shape=(512, 512, 3), **BASE, **_GAP
         ),
         "vit_large_patch16_siglip_gap_256": row(
-            "SigLIP-L/16, averages", patch_size=16, input_shape=(256, 256, 3), **_L, **_GAP
+            "SigLIP-L/16, averages", patch_size=16, input_shape=(256, 256, 3), **LARGE, **_GAP
         ),
         "vit_large_patch16_siglip_gap_384": row(
-            "SigLIP-L/16, averages", patch_size=16, input_shape=(384, 384, 3), **_L, **_GAP
+            "SigLIP-L/16, averages", patch_size=16, input_shape=(384, 384, 3), **LARGE, **_GAP
         ),
         "vit_large_patch16_siglip_gap_512": row(
             "SigLIP-L/16, averages",
             patch_size=16,
             activation="gelu_tanh",
             input_shape=(512, 512, 3),
-            **_L,
+            **LARGE,
             **_GAP,
         ),
         "vit_so400m_patch14_siglip_gap_224": row(
@@ -926,13 +929,13 @@ _add(
 _add(
     {
         "vit_small_patch14_dinov2": row(
-            "DINOv2-S/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **_S
+            "DINOv2-S/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **SMALL
         ),
         "vit_base_patch14_dinov2": row(
-            "DINOv2-B/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **_B
+            "DINOv2-B/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **BASE
         ),
         "vit_large_patch14_dinov2": row(
-            "DINOv2-L/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **_L
+            "DINOv2-L/14", patch_size=14, layer_scale=1e-05, input_shape=(518, 518, 3), **LARGE
         ),
         "vit_giant_patch14_dinov2": row(
             "DINOv2-g/14",
@@ -952,7 +955,7 @@ _add(
             register_tokens=4,
             position_prefix=False,
             input_shape=(518, 518, 3),
-            **_S,
+            **SMALL,
         ),
         "vit_base_patch14_reg4_dinov2": row(
             "DINOv2-B/14, 4 registers",
@@ -961,7 +964,7 @@ _add(
             register_tokens=4,
             position_prefix=False,
             input_shape=(518, 518, 3),
-            **_B,
+            **BASE,
         ),
         "vit_large_patch14_reg4_dinov2": row(
             "DINOv2-L/14, 4 registers",
@@ -970,7 +973,7 @@ _add(
             register_tokens=4,
             position_prefix=False,
             input_shape=(518, 518, 3),
-            **_L,
+            **LARGE,
         ),
         "vit_giant_patch14_reg4_dinov2": row(
             "DINOv2-g/14, 4 registers",
@@ -1040,7 +1043,7 @@ _add(
             patch_size=16,
             register_tokens=1,
             input_shape=(256, 256, 3),
-            **_M,
+            **MEDIUM,
             **_SBB,
         ),
         "vit_medium_patch16_reg4_gap_256": row(
@@ -1048,7 +1051,7 @@ _add(
             patch_size=16,
             register_tokens=4,
             input_shape=(256, 256, 3),
-            **_M,
+            **MEDIUM,
             **_SBB,
         ),
         "vit_mediumd_patch16_reg4_gap_256": row(
@@ -1109,7 +1112,7 @@ _add(
             pooling="avg",
             register_tokens=4,
             input_shape=(256, 256, 3),
-            **_B,
+            **BASE,
         ),
         "vit_so150m_patch16_reg4_map_256": row(
             "ViT-SO150M/16, 4 registers, attention pooling",
@@ -1198,7 +1201,7 @@ _add(
             final_norm=False,
             dynamic_size=True,
             input_shape=(448, 448, 3),
-            **_L,
+            **LARGE,
         ),
     },
     paper="https://arxiv.org/abs/2312.14238",
