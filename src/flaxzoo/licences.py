@@ -77,6 +77,12 @@ LICENCES: dict[str, Licence] = {
             True,
             "any use; keep the notice, do not advertise with Apple's name; no patents are licensed",
         ),
+        Licence(
+            "nvidia-open-model-license",
+            True,
+            "commercial use within NVIDIA's terms; keep the notice",
+            "https://www.nvidia.com/en-us/agreements/enterprise-software/nvidia-open-model-license/",
+        ),
         Licence("apple-amlr", False, "for research alone; read the model card"),
         Licence("other", False, "terms of their own; read the model card"),
         Licence("unknown", False, "nobody has said; ask the authors before you rely on them"),

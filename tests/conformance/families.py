@@ -124,9 +124,9 @@ _DUAL = {"widths": (8, 12), "heads": (1, 2), "layers": (1, 2), "window_size": 3}
 _DUAL_TIMM = {"embed_dims": (8, 12), "num_heads": (1, 2), "depths": (1, 2), "window_size": 3}
 
 
-def _plain(*names: str) -> tuple[Kind, ...]:
+def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
-    return tuple(Kind(name, _PLAIN, _PLAIN_TIMM) for name in names)
+    return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
 
 
 def _of_two_blocks(name: str, **options: Any) -> Any:
@@ -620,7 +620,8 @@ FAMILIES: dict[str, Family] = {
             "vit_base_patch16_rpn_224",
             "vit_small_patch16_18x2_224",
             "vit_base_patch16_xp_224",
-        ),
+        )
+        + _plain("vit_dwee_patch16_reg1_gap_256", "vit_dpwee_patch16_reg1_gap_256", rounding=1e-6),
     ),
     "xcit": Family(
         "xcit_tiny_12_p8_224",

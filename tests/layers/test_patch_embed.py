@@ -93,5 +93,5 @@ def test_an_enlarged_patch_gives_the_token_that_it_gave(method):
 
 
 def test_another_way_of_resampling():
-    with pytest.raises(ValueError, match="method must be one of 'bicubic', 'bilinear'"):
+    with pytest.raises(ValueError, match="method must be one of 'bicubic', 'bilinear', 'aligned'"):
         resample_kernel(np.zeros((2, 2, 3, 4)), (4, 4), method="nearest")

@@ -5,6 +5,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
+from flaxzoo.models import catalog
 from flaxzoo.models.registry import MODELS
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.pretrained import Weights, load
@@ -153,3 +154,93 @@ def test_images_of_no_whole_patches():
     model = fz.models.get(name, num_classes=5, input_shape=(*size, 3), **fields)
     images = synthetic_images((1, *size, 3), 0)
     assert_close(loaded(model, tensors, None, name)(images), outputs(reference, images))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 48)])
+@pytest.mark.parametrize("name", ["vit_base_patch16_radio_v3", "vit_so400m_patch16_radio_v4"])
+def test_files_of_radio_itself(name, size, tmp_path):
+    """The grid is resampled for a square, with corners aligned or not, and cut."""
+    registers = 7 if name.endswith("v3") else 9
+    fields = {"width": 16, "heads": 2, "depth": 1}
+    reference = timm.create_model(
+        name, img_size=size, embed_dim=16, num_heads=2, depth=1, num_classes=0
+    )
+    rng = np.random.default_rng(0)
+    prefix = "radio_model.model."
+    tensors = {
+        f"{prefix}patch_generator.embedder.weight": rng.standard_normal((16, 3 * 16 * 16)) * 0.05,
+        f"{prefix}patch_generator.pos_embed": rng.standard_normal((1, 128 * 128, 16)),
+        f"{prefix}patch_generator.cls_token.token": rng.standard_normal((1 + registers, 16)),
+        "radio_model.input_conditioner.norm_mean": np.zeros((3, 1, 1)),
+        "radio_model.summary_idxs": np.arange(3),
+    }
+    for key, value in tensors_of(reference).items():
+        if key.startswith("blocks."):
+            tensors[prefix + key.replace(".gamma", ".grandma")] = value
+    tensors = {
+        key: value if "idxs" in key else value.astype(np.float32) for key, value in tensors.items()
+    }
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    method = {
+        "interpolation": "bilinear",
+        "antialias": False,
+        "align_corners": "v3" in name,
+    }
+    reference.load_state_dict(vision_transformer.checkpoint_filter_fn(state, reference, **method))
+    file = tmp_path / "radio.npz"
+    np.savez(file, **tensors)
+    model = fz.models.get(
+        name, pretrained=str(file), num_classes=0, input_shape=(*size, 3), **fields
+    )
+    images = synthetic_images((2, *size, 3), 0)
+    assert_close(model(images), outputs(reference, images))
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_positions_of_radio_in_timm_s_names(align):
+    """They are resampled directly, bilinearly."""
+    name = "vit_base_patch16_radio_v3" if align else "vit_large_patch16_radio_v3"
+    positions = np.random.default_rng(0).standard_normal((1, 32 * 32, 8)).astype(np.float32)
+    ((_, resize),) = MODELS.architecture(name).reference.resized
+    backbone = fz.models.get(name).module.backbone
+    theirs = vision_transformer.resample_abs_pos_embed(
+        torch.tensor(positions),
+        new_size=(20, 9),
+        num_prefix_tokens=0,
+        interpolation="bilinear",
+        antialias=False,
+        align_corners=align,
+    )
+    ours = resize(positions, (1, 180, 8), backbone, (512, 512), (320, 144))
+    assert_close(ours, theirs.numpy())
+
+
+def test_towers_return_their_embeddings():
+    """CLIP's as wide as its projection, SigLIP's what its attention pools; timm's heads."""
+    for key, width, options in (
+        ("vit_base_patch16_clip_224.openai", 512, {"img_size": 32, "num_classes": 512}),
+        ("vit_base_patch16_siglip_224.webli", 768, {"img_size": 32, "num_classes": 0}),
+    ):
+        name = key.partition(".")[0]
+        reference = timm.create_model(name, depth=1, **options)
+        tensors = tensors_of(reference)
+        reference.load_state_dict({k: torch.tensor(value) for k, value in tensors.items()})
+        model = fz.models.get(key, input_shape=(32, 32, 3), depth=1)
+        assert model.spec.task == "features"
+        images = synthetic_images((2, 32, 32, 3), 0)
+        model = loaded(model, tensors, None, name)
+        embeddings = model.predict(images)
+        assert embeddings.shape == (2, width)
+        assert_close(embeddings, outputs(reference, images))
+
+
+def test_every_embedding_is_as_wide_as_timm_s():
+    """CLIP's, SigLIP's and all others that are no classifiers."""
+    keys = [key for key, family in catalog.weights() if family == "vision_transformer"]
+    towers = [k for k in keys if ("clip" in k or "siglip" in k) and "_ft_" not in k]
+    assert len(towers) > 90
+    for key in towers:
+        config = timm.models.get_pretrained_cfg(key)
+        model = fz.models.get(key)
+        assert model.spec.task == "features", key
+        assert model.module.head.num_classes == config.num_classes, key

@@ -226,9 +226,7 @@ class Attention(Checked):
         k, v = self.for_every_head(k), self.for_every_head(v)
         if self.grid is not None:
             mask = self.positioned(x, mask)
-        drop = weight_hook(self, self.attention_dropout, train)
-        options: dict[str, Any] = {"is_causal": is_causal, "implementation": self.implementation}
-        y = attend(q, k, v, mask=mask, drop=drop, **options)
+        y = self.attended(q, k, v, train, mask=mask, is_causal=is_causal)
         if self.scale_norm:
             y = self.normalise(y, "norm")
         if self.gated:
@@ -263,7 +261,14 @@ class Attention(Checked):
     def for_every_head(self, x: jax.Array) -> jax.Array:
         """Returns keys or values ``[B, N, heads, D]``, where several heads share one."""
         shared = self.heads // x.shape[2]
-        return x if shared == 1 else jnp.repeat(x, shared, axis=2)
+        return x if shared <= 1 else jnp.repeat(x, shared, axis=2)
+
+    def attended(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool, **options: Any
+    ) -> jax.Array:
+        """Returns what is attended to, ``[B, N, heads * D]``; ``options`` are ``attend``'s."""
+        drop = weight_hook(self, self.attention_dropout, train)
+        return attend(q, k, v, drop=drop, implementation=self.implementation, **options)
 
     def positioned(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Returns the bias of the relative positions, with the mask."""

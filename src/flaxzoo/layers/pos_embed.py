@@ -82,8 +82,9 @@ def resample_positions(
       prefix: the number of positions at the beginning that belong to no patch; they stay as they
         are.
       old_grid: the rows and columns that there are; None where the grid is square.
-      method: ``"bicubic"``, or ``"bilinear"``: between the nearest two, not antialiased, as
-        FlexiViT's weights want it.
+      method: ``"bicubic"``; ``"bilinear"``: between the nearest two, not antialiased, as
+        FlexiViT's weights want it; or ``"aligned"``: likewise, with the first and the last cells of
+        both grids on one another.
 
     Returns:
       ``[1, prefix + rows * columns, C]``, of the same dtype.
@@ -118,7 +119,7 @@ def resize_weights(method: str) -> Callable[[int, int], np.ndarray]:
     """Returns a function of two lengths, ``(old, new)``, to the weights of a resize along an axis.
 
     Args:
-      method: ``"bicubic"`` or ``"bilinear"``; see ``resample_positions``.
+      method: ``"bicubic"``, ``"bilinear"`` or ``"aligned"``; see ``resample_positions``.
 
     Returns:
       The function, whose arrays ``[new, old]``, float32, say how much each old cell counts in each
@@ -187,11 +188,22 @@ def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
 def _linear_weights(old: int, new: int) -> np.ndarray:
     """Returns how much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
     centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
-    nearest = np.clip(centres - np.float32(0.5), 0, old - 1)
+    return _between(centres - np.float32(0.5), old)
+
+
+def _aligned_weights(old: int, new: int) -> np.ndarray:
+    """Returns the same where the first and the last cells lie on one another."""
+    return _between(np.arange(new, dtype=np.float32) * np.float32((old - 1) / max(new - 1, 1)), old)
+
+
+def _between(places: np.ndarray, old: int) -> np.ndarray:
+    """Returns how much each of ``old`` cells counts at these places among them."""
+    nearest = np.clip(places, 0, old - 1)
     return np.maximum(0, 1 - np.abs(np.arange(old, dtype=np.float32) - nearest[:, None]))
 
 
 _METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": _cubic_weights,
     "bilinear": _linear_weights,
+    "aligned": _aligned_weights,
 }

@@ -17,6 +17,11 @@ from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention, attend, weight_
 from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.differential_attention import (
+    DifferentialAttention,
+    attend_differentially,
+    halved,
+)
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Constant, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp, SwiGLU
@@ -262,21 +267,36 @@ class ParallelBlock(TransformerBlock):
         y = self.dense(hidden + 3 * width, "in_proj", self.qkv_bias)(self.normalise(x, "in_norm"))
         y, q, k, v = jnp.split(y, [hidden, hidden + width, hidden + 2 * width], axis=-1)
         q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k, v))
-        if self.qk_norm:
-            q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
-        if positions is not None:
-            q, k = positions.turn(q), positions.turn(k)
-        drop = weight_hook(self, self.attention_dropout, train)
-        attended = attend(q, k, v, drop=drop, implementation=self.implementation)
+        attended = self.attended(q, k, v, train, positions)
         if not self.qkv_bias:
             bias = self.param("mlp_bias", zeros, (hidden,), self.param_dtype)
             y = y + per_channel(bias, y).astype(y.dtype)
         y = as_activation(self.activation)(y)
         y = nn.Dropout(self.block_dropout, name="mlp_drop")(y, deterministic=not train)
-        y = self.dense(width, "attn_out_proj", self.proj_bias)(attended) + self.dense(
+        return x + self.branch(self.joined(attended, y), "ls", "drop_path", train)
+
+    def attended(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        train: bool,
+        positions: Rotation | None = None,
+    ) -> jax.Array:
+        """Returns what is attended to, ``[B, N, C]``."""
+        if self.qk_norm:
+            q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        if positions is not None:
+            q, k = positions.turn(q), positions.turn(k)
+        drop = weight_hook(self, self.attention_dropout, train)
+        return attend(q, k, v, drop=drop, implementation=self.implementation)
+
+    def joined(self, attended: jax.Array, hidden: jax.Array) -> jax.Array:
+        """Returns the sum of both ways, as wide as the tokens."""
+        width = attended.shape[-1]
+        return self.dense(width, "attn_out_proj", self.proj_bias)(attended) + self.dense(
             width, "mlp_out_proj", self.proj_bias
-        )(y)
-        return x + self.branch(y, "ls", "drop_path", train)
+        )(hidden)
 
     @nn.nowrap
     def dense(self, features: int, name: str, use_bias: bool) -> Dense:
@@ -290,9 +310,64 @@ def _given(positions: Rotation | None) -> dict[str, Any]:
     return {} if positions is None else {"positions": positions}
 
 
+class DifferentialBlock(TransformerBlock):
+    """A ``TransformerBlock`` of differential attention.
+
+    Attributes:
+      number: how many blocks stand before it, as ``DifferentialAttention`` takes it.
+    """
+
+    number: int = 0
+
+    @property
+    def attention_kind(self) -> type[Attention]:
+        """Differential attention."""
+        return DifferentialAttention
+
+    @nn.nowrap
+    def attention_options(self) -> dict[str, Any]:
+        """Returns what differential attention has."""
+        return {"number": self.number}
+
+
+class DifferentialParallelBlock(ParallelBlock):
+    """A ``ParallelBlock`` of differential attention, with one layer behind both ways, too.
+
+    Parameters are named as timm's ``DiffParallelScalingBlock``.
+
+    Attributes:
+      number: how many blocks stand before it, as ``DifferentialAttention`` takes it.
+    """
+
+    number: int = 0
+
+    def attended(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        train: bool,
+        positions: Rotation | None = None,
+    ) -> jax.Array:
+        """Returns what is attended to, ``[B, N, C]``."""
+        q, k = halved(q), halved(k)
+        if self.qk_norm:
+            q, k = self.normalise(q, "q_norm"), self.normalise(k, "k_norm")
+        if positions is not None:
+            q, k = positions.turn(q), positions.turn(k)
+        return attend_differentially(self, q, k, v, train=train)
+
+    def joined(self, attended: jax.Array, hidden: jax.Array) -> jax.Array:
+        """Returns the sum of both ways, as wide as the tokens."""
+        both = jnp.concatenate([attended, hidden], axis=-1)
+        return self.dense(attended.shape[-1], "out_proj", self.proj_bias)(both)
+
+
 BLOCKS: dict[str, type[TransformerBlock]] = {
     "pre": TransformerBlock,
     "post": PostNormBlock,
     "pairs": PairsBlock,
     "parallel": ParallelBlock,
+    "differential": DifferentialBlock,
+    "differential_parallel": DifferentialParallelBlock,
 }

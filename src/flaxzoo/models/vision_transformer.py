@@ -7,6 +7,7 @@ References:
   ViT: https://arxiv.org/abs/2010.11929
   CLIP and SigLIP: https://arxiv.org/abs/2103.00020 and https://arxiv.org/abs/2303.15343
   DINOv2 and registers: https://arxiv.org/abs/2304.07193 and https://arxiv.org/abs/2309.16588
+  RADIO: https://arxiv.org/abs/2412.07679 and https://arxiv.org/abs/2601.17237
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from flaxzoo._checks import check_choice, check_rate, check_size
-from flaxzoo.errors import ArgumentError
+from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.norm import as_norm
@@ -31,6 +33,7 @@ from flaxzoo.layers.patch_embed import (
     check_image_size,
     resample_kernel,
 )
+from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
 from flaxzoo.models.backbone import Part, tokens_to_map
@@ -69,7 +72,8 @@ class VisionTransformer(PatchBackbone):
       width: of a token.
       depth: number of blocks.
       block: their kind, of ``flaxzoo.layers.transformer.BLOCKS``: ``"pre"``, ``"post"``,
-        ``"pairs"`` or ``"parallel"``. ``TransformerBlock`` says what ``heads``, ``mlp``,
+        ``"pairs"``, ``"parallel"``, ``"differential"`` or ``"differential_parallel"``.
+        ``TransformerBlock`` says what ``heads``, ``mlp``,
         ``mlp_ratio``, ``activation``, ``qkv_bias``, ``proj_bias``, ``qk_norm``, ``scale_norm``,
         ``layer_scale``, ``norm``, ``norm_epsilon``, ``attention_dropout``, ``block_dropout`` and
         ``implementation`` are; the norms are the whole network's.
@@ -142,10 +146,12 @@ class VisionTransformer(PatchBackbone):
         if self.pre_norm:
             yield Part("embed", functools.partial(self._norm, "norm_pre"), owns=("norm_pre",))
         build = functools.partial(BLOCKS[self.block], **{k: getattr(self, k) for k in _PASSED_ON})
+        numbered = hasattr(BLOCKS[self.block], "number")
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
+            number = {"number": i} if numbered else {}
             yield Part(
                 f"blocks_{i}",
-                functools.partial(build, drop_path=rate),
+                functools.partial(build, drop_path=rate, **number),
                 takes="tokens",
                 map=f"blocks_{i}",
                 reduction=self.reduction,
@@ -163,6 +169,11 @@ class VisionTransformer(PatchBackbone):
             check_image_size(x, self.input_shape, ", or dynamic_size=True")
             # What is no whole patch is not seen.
             x = x[:, : self.grid[0] * size, : self.grid[1] * size]
+        elif x.shape[1] % size or x.shape[2] % size:
+            raise ShapeError(
+                f"images must be of whole patches of patch_size={size}, got {list(x.shape)}: "
+                "crop or resize them"
+            )
         norm = {"norm": self.norm, "norm_epsilon": self.norm_epsilon} if self.patch_norm else {}
         options = {"use_bias": not self.pre_norm, **norm, **self.dtypes}
         return PatchEmbed(self.width, size, name="patch_embed", **options)(x, train)
@@ -226,6 +237,8 @@ class VisionTransformer(PatchBackbone):
 
 def _convert(tensors: Mapping[str, Any], backbone: VisionTransformer) -> dict[str, Any]:
     """Today's names for the tensors of timm's older files, and of DINOv2's own."""
+    if any(name.startswith(_RADIO) for name in tensors):
+        return _convert_radio(tensors)
     converted = {
         name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
         for name, tensor in tensors.items()
@@ -245,7 +258,44 @@ def _convert(tensors: Mapping[str, Any], backbone: VisionTransformer) -> dict[st
     return converted
 
 
+def _convert_radio(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of timm for NVIDIA's own tensors of RADIO, whose teachers' heads are left out."""
+    converted = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(_RADIO)
+        if name.startswith("blocks."):
+            converted[name.replace(".grandma", ".gamma")] = tensor
+    patches = f"{_RADIO}patch_generator."
+    kernel, tokens = tensors[f"{patches}embedder.weight"], tensors[f"{patches}cls_token.token"]
+    side = math.isqrt(kernel.shape[1] // 3)
+    return {
+        **converted,
+        "patch_embed.proj.weight": kernel.reshape(kernel.shape[0], 3, side, side),
+        "patch_embed.proj.bias": np.zeros(kernel.shape[0], kernel.dtype),
+        "pos_embed": tensors[f"{patches}pos_embed"],
+        # The first teacher's class token; those of the others serve as registers.
+        "cls_token": tokens[None, :1],
+        "reg_token": tokens[None, 1:],
+    }
+
+
+def _resize_radio(
+    positions: Any, shape: Any, backbone: Any, old: Any, new: Any, method: str = "bilinear"
+) -> Any:
+    """A file's positions of RADIO: NVIDIA's are resampled for a square, of which a part is cut."""
+    if positions.shape[1] != math.prod(_RADIO_GRID):
+        return resize_positions(positions, shape, backbone, old, new, method)
+    rows, columns = backbone.grid_of(new)
+    side = max(rows, columns)
+    cells = resample_positions(positions, (side, side), method=method)
+    cells = cells.reshape(1, side, side, -1)[:, :rows, :columns]
+    return cells.reshape(1, rows * columns, -1)
+
+
 _POSITIONS = "params/backbone/pos_embed"
+# Where NVIDIA's own files keep what they share with ViT, and the grid of their positions.
+_RADIO = "radio_model.model."
+_RADIO_GRID = (128, 128)
 REFERENCE = Reference(
     stem=("patch_embed/proj",),
     classifier="head",
@@ -261,21 +311,14 @@ _FLEXIBLE = dataclasses.replace(
     resized=((_POSITIONS, functools.partial(resize_positions, method="bilinear")),),
     patches=("patch_embed/proj", functools.partial(resample_kernel, method="bilinear")),
 )
+_BILINEAR = dataclasses.replace(_FLEXIBLE, resized=((_POSITIONS, _resize_radio),))
+_ALIGNED = dataclasses.replace(
+    _FLEXIBLE, resized=((_POSITIONS, functools.partial(_resize_radio, method="aligned")),)
+)
 
-# Names of timm's that are not here, and weights, with the reason.
-_DIFFERENTIAL = "differential attention, which no weights but one experiment's need"
-_RADIO = "its 128 x 128 positions are fitted to a model's grid in a way of their own"
+# Weights of timm's that are not here, with the reason.
 _IJEPA = "a file of Meta's, in no repository of the Hub"
 LEFT_OUT = {
-    "vit_dwee_patch16_reg1_gap_256": _DIFFERENTIAL,
-    "vit_dpwee_patch16_reg1_gap_256": _DIFFERENTIAL,
-    "vit_dlittle_patch16_reg1_gap_256": _DIFFERENTIAL,
-    "vit_base_patch16_radio_v3": _RADIO,
-    "vit_large_patch16_radio_v3": _RADIO,
-    "vit_huge_patch16_radio_v3": _RADIO,
-    "vit_giant_patch16_radio_v3": _RADIO,
-    "vit_so400m_patch16_radio_v4": _RADIO,
-    "vit_huge_patch16_radio_v4": _RADIO,
     "vit_huge_patch14_gap_224.in1k_ijepa": _IJEPA,
     "vit_huge_patch14_gap_224.in22k_ijepa": _IJEPA,
     "vit_huge_patch16_gap_448.in1k_ijepa": _IJEPA,
@@ -310,6 +353,14 @@ _GLU: dict[str, Any] = {"mlp": "glu", "activation": "silu"}
 _CLIP: dict[str, Any] = {"pre_norm": True, "norm_epsilon": 1e-05}
 _SIGLIP: dict[str, Any] = {"class_token": False, "pooling": "attention"}
 _GAP: dict[str, Any] = {"class_token": False, "pooling": "avg", "fc_norm": False}
+_RADIO_V3: dict[str, Any] = {
+    "patch_size": 16,
+    "register_tokens": 7,
+    "position_prefix": False,
+    "final_norm": False,
+    "input_shape": (512, 512, 3),
+}
+_RADIO_V4: dict[str, Any] = {**_RADIO_V3, "register_tokens": 9}
 _SBB: dict[str, Any] = {
     "class_token": False,
     "pooling": "avg",
@@ -1004,6 +1055,18 @@ _add(
             input_shape=(256, 256, 3),
             **_SBB,
         ),
+        "vit_dwee_patch16_reg1_gap_256": row(
+            "ViT-Wee/16, differential attention",
+            patch_size=16,
+            width=256,
+            depth=14,
+            heads=4,
+            mlp_ratio=5,
+            register_tokens=1,
+            block="differential",
+            input_shape=(256, 256, 3),
+            **_SBB,
+        ),
         "vit_pwee_patch16_reg1_gap_256": row(
             "ViT-Wee/16, parallel blocks",
             patch_size=16,
@@ -1016,6 +1079,18 @@ _add(
             input_shape=(256, 256, 3),
             **_SBB,
         ),
+        "vit_dpwee_patch16_reg1_gap_256": row(
+            "ViT-Wee/16, parallel blocks of differential attention",
+            patch_size=16,
+            width=256,
+            depth=16,
+            heads=4,
+            mlp_ratio=5,
+            register_tokens=1,
+            block="differential_parallel",
+            input_shape=(256, 256, 3),
+            **_SBB,
+        ),
         "vit_little_patch16_reg1_gap_256": row(
             "ViT-Little/16, 1 register, averages",
             patch_size=16,
@@ -1024,6 +1099,18 @@ _add(
             heads=5,
             mlp_ratio=5.6,
             register_tokens=1,
+            input_shape=(256, 256, 3),
+            **_SBB,
+        ),
+        "vit_dlittle_patch16_reg1_gap_256": row(
+            "ViT-Little/16, differential attention",
+            patch_size=16,
+            width=320,
+            depth=14,
+            heads=5,
+            mlp_ratio=5.6,
+            register_tokens=1,
+            block="differential",
             input_shape=(256, 256, 3),
             **_SBB,
         ),
@@ -1302,4 +1389,34 @@ _add(
         ),
     },
     paper="https://arxiv.org/abs/2411.14402",
+)
+_add(
+    {
+        "vit_base_patch16_radio_v3": row("C-RADIOv3-B/16", layer_scale=1e-05, **BASE, **_RADIO_V3),
+        "vit_huge_patch16_radio_v3": row("C-RADIOv3-H/16", **HUGE, **_RADIO_V3),
+    },
+    paper="https://arxiv.org/abs/2412.07679",
+    reference=_ALIGNED,
+)
+_add(
+    {
+        "vit_large_patch16_radio_v3": row(
+            "C-RADIOv3-L/16", layer_scale=1e-05, **LARGE, **_RADIO_V3
+        ),
+        "vit_giant_patch16_radio_v3": row(
+            "C-RADIOv3-g/16", width=1536, depth=40, heads=24, **_RADIO_V3
+        ),
+    },
+    paper="https://arxiv.org/abs/2412.07679",
+    reference=_BILINEAR,
+)
+_add(
+    {
+        "vit_so400m_patch16_radio_v4": row(
+            "C-RADIOv4-SO400M/16", mlp_ratio=4304 / 1152, **_SO400M, **_RADIO_V4
+        ),
+        "vit_huge_patch16_radio_v4": row("C-RADIOv4-H/16", **HUGE, **_RADIO_V4),
+    },
+    paper="https://arxiv.org/abs/2601.17237",
+    reference=_BILINEAR,
 )
