@@ -71,3 +71,22 @@ def test_fields_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             VisionTransformer(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_vit", r"whole patches of patch_size=16, got \[1, 40, 48, 3\]: crop or resize them"),
+        ("vit_tiny_patch16_224", r"must be of 32 x 48, got \[1, 40, 48, 3\]: give get\(\) their"),
+        ("deit_tiny_patch16_224", r"must be of 32 x 48, got .*input_shape=, or dynamic_size=True"),
+        ("beit_base_patch16_224", r"must be of 32 x 48, got .*: give get\(\) their input_shape="),
+    ],
+)
+def test_what_is_no_image_of_its(name, message):
+    """Of a size that patches do not divide, and tokens instead of images."""
+    fields = {"width": 8, "depth": 1, "heads": 2, "num_classes": 3}
+    model = fz.models.get(name, input_shape=(32, 48, 3), **fields).init(rng=0)
+    with pytest.raises(ShapeError, match=message):
+        model(jnp.zeros((1, 40, 48, 3)))
+    with pytest.raises(ShapeError, match=r"images must have shape \[B, H, W, C\], got \[1, 7, 8\]"):
+        model(jnp.zeros((1, 7, 8)))
