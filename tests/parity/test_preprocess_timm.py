@@ -15,12 +15,14 @@ from PIL import Image, ImageDraw
 
 import flaxzoo as fz
 from flaxzoo.classes import class_ids, class_names
+from flaxzoo.models import catalog
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
 from timm.data import ImageNetInfo, create_transform, resolve_data_config  # noqa: E402
+from timm.models import get_pretrained_cfg  # noqa: E402
 
 ROOT = Path(__file__).parent.parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -186,3 +188,20 @@ def test_class_tables_are_what_the_script_writes(tmp_path):
     for path in written:
         packaged = ROOT / "src" / "flaxzoo" / "weights" / "classes" / path.name
         assert packaged.read_bytes() == path.read_bytes()
+
+
+def test_every_tag_is_prepared_as_timm_prepares_it():
+    """All tags by their settings, and each setting once by its pixels."""
+    data = encoded(picture((333, 251)), "PNG")
+    seen = set()
+    for key, _ in catalog.weights():
+        if "hub" not in catalog.entry(*key.split(".", 1)):
+            continue
+        config = resolve_data_config(pretrained_cfg=get_pretrained_cfg(key).to_dict())
+        preprocess = fz.models.get(key).spec.preprocess
+        ours = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.to_timm().items()}
+        assert ours == config, key
+        if preprocess not in seen:
+            seen.add(preprocess)
+            np.testing.assert_array_equal(preprocess(data)[0], reference(data, config), key)
+    assert len(seen) > 50
