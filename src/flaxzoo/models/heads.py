@@ -109,13 +109,14 @@ class Head(Checked):
             as_norm(self.classifier_norm)
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
-            two_tokens = pooling == "prefix" and self.prefix_tokens == 2
-            if not two_tokens and pooling not in _SHARED:
+            # Where there is a distillation token, its classifier reads that.
+            two_tokens = self.prefix_tokens == 2
+            if pooling != "prefix" if two_tokens else pooling not in _SHARED:
                 raise ArgumentError(
                     "a distilled head reads the class and the distillation token: it takes "
                     f"pooling='prefix' and prefix_tokens=2, got {pooling!r} and "
-                    f"{self.prefix_tokens}; with pooling='avg', 'max', 'avg+max' or None both "
-                    "classifiers read the same features"
+                    f"{self.prefix_tokens}; without these tokens pooling='avg', 'max', 'avg+max' "
+                    "and None give both classifiers the same features"
                 )
 
     @nn.compact
