@@ -523,6 +523,32 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
     ),
+    "tiny_vit": Family(
+        "tiny_vit_5m_224",
+        {"layers": (1, 1), "widths": (8, 16), "heads": (1, 2), "window_size": 3, "mlp_ratio": 2},
+        (16, 24, 3),
+        (24, 24, 3),
+        (24, 24),
+        {"block_dropout": 0.5, "drop_path": 0.5},
+        kinds=(
+            Kind(
+                "tiny_vit_5m_224",
+                {
+                    "layers": (1, 2),
+                    "widths": (8, 16),
+                    "heads": (1, 2),
+                    "window_size": ((7, 7), (3, 3)),
+                },
+                {
+                    "depths": (1, 2),
+                    "embed_dims": (8, 16),
+                    "num_heads": (1, 2),
+                    "window_sizes": (7, 3),
+                    "drop_path_rate": 0.0,
+                },
+            ),
+        ),
+    ),
     "twins": Family(
         "twins_svt_small",
         {

@@ -1,0 +1,97 @@
+"""TinyViT against timm: any size of images, windows of another size, older files, first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.errors import ShapeError
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+tiny_vit = pytest.importorskip("timm.models.tiny_vit")
+
+pytestmark = pytest.mark.family("tiny_vit")
+
+NAME = "tiny_vit_11m_224"
+SMALL = {"layers": (1, 1), "widths": (16, 32), "heads": (1, 2), "num_classes": 5}
+SMALL_TIMM = {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (1, 2), "num_classes": 5}
+
+
+def reference_of(window):
+    """timm's with random weights, and these."""
+    options = {"window_sizes": (7, window), "drop_path_rate": 0.0}
+    reference = timm.create_model(NAME, **SMALL_TIMM, **options).eval()
+    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
+    tensors = synthetic_tensors(shapes, 0)
+    load_reference(reference, tensors, source="random weights")
+    return reference, tensors
+
+
+@pytest.mark.parametrize("size", [(24, 24), (45, 70)])
+def test_images_of_any_size(size):
+    """The first fills one window; the other none."""
+    reference, tensors = reference_of(3)
+    model = fz.models.get(NAME, window_size=((7, 7), (3, 3)), input_shape=(*size, 3), **SMALL)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+def loaded(tensors, window):
+    """Ours for windows of another size, with these weights."""
+    size = (24, 24, 3)
+    model = fz.models.get(NAME, window_size=((7, 7), (window, window)), input_shape=size, **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=(None, size),
+    )
+    assert missing == ()
+    return model.with_variables(variables)
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 7), (6, 3)])
+def test_biases_of_windows_of_another_size(old, new):
+    _, tensors = reference_of(old)
+    wanted, _ = reference_of(new)
+    expected = tiny_vit.checkpoint_filter_fn(
+        {key: torch.tensor(value) for key, value in tensors.items()}, wanted
+    )
+    file = {**tensors, "stages.1.blocks.0.attn.attention_bias_idxs": np.zeros((9, 9), np.int64)}
+    exported = loaded(file, new).to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == expected.keys()
+    for key, value in exported.items():
+        np.testing.assert_allclose(value, expected[key].numpy(), rtol=0, atol=1e-6, err_msg=key)
+
+
+def test_biases_of_windows_that_are_not_square():
+    _, tensors = reference_of(4)
+    key = "stages.1.blocks.0.attn.attention_biases"
+    file = {**tensors, key: tensors[key][:, :12]}
+    with pytest.raises(ShapeError, match="12 patches are no square grid"):
+        loaded(file, 5)
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    options = {"depths": (1, 1), "embed_dims": (64, 96), "num_heads": (1, 2), "num_classes": 50}
+    theirs = timm.create_model(NAME, window_sizes=(7, 3), **options).state_dict()
+    fields = {"layers": (1, 1), "widths": (64, 96), "heads": (1, 2), "num_classes": 50}
+    model = fz.models.get(
+        NAME, window_size=((7, 7), (3, 3)), input_shape=(24, 24, 3), **fields
+    ).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        if expected.ndim > 1 and not key.endswith("attention_biases"):
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        elif key.endswith("bn.weight"):
+            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
