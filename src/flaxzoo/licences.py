@@ -83,6 +83,12 @@ LICENCES: dict[str, Licence] = {
             "commercial use within NVIDIA's terms; keep the notice",
             "https://www.nvidia.com/en-us/agreements/enterprise-software/nvidia-open-model-license/",
         ),
+        Licence(
+            "fastvit-license",
+            False,
+            "Apple's own terms; read them before any use, and pass them on with the weights",
+            "https://github.com/apple/ml-fastvit/blob/main/LICENSE",
+        ),
         Licence("apple-amlr", False, "for research alone; read the model card"),
         Licence("other", False, "terms of their own; read the model card"),
         Licence("unknown", False, "nobody has said; ask the authors before you rely on them"),

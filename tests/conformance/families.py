@@ -358,6 +358,33 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "fastvit": Family(
+        "fastvit_sa12",
+        {
+            "layers": (1, 1),
+            "widths": (8, 8),
+            "mlp_ratios": (1, 1),
+            "mixers": ("convolution", "attention"),
+            "gated": (False, True),
+            "head_width": 4,
+        },
+        (16, 24, 3),
+        (24, 24, 3),
+        (24, 24),
+        {"block_dropout": 0.5, "attention_dropout": 0.5, "drop_path": 0.5},
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": count, "widths": widths, "mlp_ratios": count},
+                {"layers": count, "embed_dims": widths, "mlp_ratios": count},
+            )
+            for name, count, widths in (
+                ("fastvit_t8", (1,) * 4, (8, 8, 8, 8)),
+                ("fastvit_mci0", (1,) * 4, (8, 8, 16, 32)),
+                ("fastvit_mci3", (1,) * 5, (8, 8, 8, 32, 32)),
+            )
+        ),
+    ),
     "hiera": Family(
         "hiera_tiny_224",
         {"layers": (1, 2), "width": 8, "window_attention": (True, False), "layer_scale": 0.5},
