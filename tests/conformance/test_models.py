@@ -24,7 +24,7 @@ from conformance.families import (
 import flaxzoo as fz
 from flaxzoo import model as model_module
 from flaxzoo._calls import apply_module
-from flaxzoo._trees import flatten
+from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import ShapeError
 from flaxzoo.models import Head
 from flaxzoo.models.stages import stages_of
@@ -230,3 +230,16 @@ def test_features_probe_and_neighbours(family):
     )
     whole = model.replace_head(Head(2)).with_variables(joined)
     np.testing.assert_array_equal(np.argmax(whole(x), -1), labels)
+
+
+@only(taking("implementation"))
+def test_attention_weights_sum_to_1(family):
+    weights = tiny(family).attention_weights(inputs(family, 2))
+    assert weights
+    for path, array in weights.items():
+        assert array.ndim == 4, path
+        np.testing.assert_allclose(array.sum(-1), 1, rtol=1e-5, err_msg=path)
+    network = backbone(family)
+    owners = [child for children in network.stages().values() for child in children]
+    places = [max(owners.index(p) for p in prefixes(path) if p in owners) for path in weights]
+    assert places == sorted(places)
