@@ -115,6 +115,13 @@ def test_licences_are_those_of_the_one_table(script):
         assert LICENCES[name].terms == terms
 
 
+def test_the_readme_counts_timm_s_architectures():
+    documents = [catalog.document(family) for family in families()]
+    timms = [d for d in documents if d.get("source", {}).get("package") == "timm"]
+    count = sum(len(document["architectures"]) for document in timms)
+    assert f"{count} of timm's architectures" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_what_is_left_out_has_a_reason(script):
     rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", script.left_out(), re.MULTILINE)
     reasons = {}
