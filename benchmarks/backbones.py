@@ -20,16 +20,16 @@ BASELINE = "resnet50"
 BATCH = 8
 # From the smallest to the largest; two or three of each family, at the sizes that are compared.
 NAMES = (
-    *("efficientvit_m5", "mobilevit_s", "levit_256", "pit_xs_224", "deit_tiny_patch16_224"),
-    *("tiny_vit_5m_224", "convnext_atto", "fastvit_t8", "pvt_v2_b0", "xcit_nano_12_p16_224"),
-    *("resnet18", "vit_small_patch16_224", "deit3_small_patch16_224", "convnext_tiny"),
-    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "caformer_s18", "fastvit_sa12"),
-    *("twins_svt_small", "hiera_tiny_224", "pvt_v2_b2", "tiny_vit_21m_224", "maxvit_tiny_tf_224"),
-    *("cait_s24_224", "xcit_small_12_p8_224", "davit_tiny", "mixer_b16_224"),
-    *("vit_base_patch16_224", "vit_base_patch16_clip_224", "beitv2_base_patch16_224"),
-    *("deit3_base_patch16_224", "convnext_base", "swin_base_patch4_window7_224", "caformer_b36"),
-    *("eva02_base_patch14_224", "vit_base_patch16_dinov3", "resnet152", "volo_d1_224"),
+    *("efficientvit_m5", "levit_256", "deit_tiny_patch16_224", "tiny_vit_5m_224"),
+    *("convnext_atto", "fastvit_t8", "pvt_v2_b0", "resnet18"),
+    *("vit_small_patch16_224", "convnext_tiny", "swin_tiny_patch4_window7_224"),
+    *("swinv2_tiny_window8_256", "caformer_s18", "twins_svt_small", "hiera_tiny_224"),
+    *("mvitv2_tiny", "cait_xxs24_224", "xcit_small_12_p16_224", "davit_tiny", "mixer_b16_224"),
+    *("vit_base_patch16_224", "convnext_base", "swin_base_patch4_window7_224"),
+    *("eva02_base_patch14_224", "vit_base_patch16_dinov3", "resnet152"),
 )
+# Candidates that live at the same time, and share one baseline.
+TOGETHER = 6
 
 
 def candidate(name: str) -> Candidate:
@@ -48,23 +48,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="all of the page by default")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="for the rounds of a name")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of a group")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     names = options.names or NAMES
     env = environment(("jax", "jaxlib", "flax"))
     rows = []
-    for name in names:
-        start = [sys.executable, here("backbones.py"), "--serve"]
-        commands = {BASELINE: [*start, BASELINE], name: [*start, name]}
+    start = [sys.executable, here("backbones.py"), "--serve"]
+    for first in range(0, len(names), TOGETHER):
+        group = (BASELINE, *names[first : first + TOGETHER])
+        commands = {name: [*start, name] for name in group}
         measured = measure(commands, rounds=options.rounds, seconds=options.seconds)
-        rows += results(measured.timings, measured.missing, work=name)
-        timings = measured.timings
-        if name in timings:
-            ratio = np.divide(timings[name].seconds, timings[BASELINE].seconds)
-            print(f"{name}: {np.median(ratio):.2f} of {BASELINE}", flush=True)
-        else:
-            print(f"{name}: {measured.missing[name]}", flush=True)
+        rows += results(measured.timings, measured.missing, work=f"group {first // TOGETHER}")
+        base = measured.timings[BASELINE].seconds
+        for name in group[1:]:
+            if name in measured.timings:
+                ratio = np.median(np.divide(measured.timings[name].seconds, base))
+                print(f"{name}: {ratio:.2f} of {BASELINE}", flush=True)
+            else:
+                print(f"{name}: {measured.missing[name]}", flush=True)
     if options.json:
         arguments = {"names": list(names), "rounds": options.rounds, "seconds": options.seconds}
         write_results(options.json, env, arguments, rows)

@@ -75,16 +75,15 @@ the weights may be used commercially; [the zoo](zoo.md#licences) has the terms.
 
 def rows(path: Path = RESULTS) -> dict[str, float]:
     """The time of each name that was measured, relative to the baseline's."""
-    seconds: dict[str, dict[str, list[float]]] = {}
+    groups: dict[str, dict[str, list[float]]] = {}
     for row in json.loads(path.read_text("utf-8"))["results"]:
         if "seconds" in row:
-            seconds.setdefault(row["work"], {})[row["name"]] = row["seconds"]
+            groups.setdefault(row["work"], {})[row["name"]] = row["seconds"]
     return {
-        name: statistics.median(
-            own / base for own, base in zip(times[name], times[BASELINE], strict=True)
-        )
-        for name, times in seconds.items()
-        if name in times and BASELINE in times
+        name: statistics.median(a / b for a, b in zip(own, times[BASELINE], strict=True))
+        for times in groups.values()
+        for name, own in times.items()
+        if name != BASELINE
     }
 
 
