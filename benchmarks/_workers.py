@@ -193,9 +193,10 @@ def serve(start: Any) -> None:
     Args:
       start: makes the ``Candidate``; what it raises becomes the reason why it is missing.
     """
-    # Libraries print: that goes to the error output.
+    # Libraries print: that goes to the error output, in order, so that what ends a process is last.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)
     try:
         candidate = start()
         values = []
