@@ -50,7 +50,7 @@ def softmax(x: jax.Array) -> jax.Array:
 def _softmax_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     y = jax.lax.optimization_barrier(softmax(x))
-    return y, y * (dx - (y * dx).sum(-1, keepdims=True))
+    return y, y * (dx - jnp.sum(y * dx, -1, keepdims=True))
 
 
 def standardise(x: jax.Array, epsilon: float) -> jax.Array:
@@ -73,13 +73,13 @@ def _standardise_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     y = jax.lax.optimization_barrier(_standardise(epsilon, x))
     inverse = jax.lax.optimization_barrier(_with_inverse(epsilon, x)[1])
-    shared = dx.mean(-1, keepdims=True) + y * (y * dx).mean(-1, keepdims=True)
+    shared = jnp.mean(dx, -1, keepdims=True) + y * jnp.mean(y * dx, -1, keepdims=True)
     return y, inverse * (dx - shared)
 
 
 def _with_inverse(epsilon: float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The standardised array, and the inverse of its deviation."""
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
+    centred = x - jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), -1, keepdims=True)
     inverse = jax.lax.rsqrt(variance + epsilon)
     return centred * inverse, inverse
