@@ -339,8 +339,8 @@ FAMILIES: dict[str, Family] = {
         },
         kinds=(
             Kind("eva_giant_patch14_224", _PLAIN, _PLAIN_TIMM, (28, 42, 3)),
-            Kind("eva02_tiny_patch14_224", _PLAIN, _PLAIN_TIMM, (28, 42, 3), 1e-6),
-            Kind("eva02_base_patch16_clip_224", _PLAIN, _PLAIN_TIMM, (32, 48, 3), 1e-6),
+            Kind("eva02_tiny_patch14_224", _PLAIN, _PLAIN_TIMM, (28, 42, 3), rounding=1e-6),
+            Kind("eva02_base_patch16_clip_224", _PLAIN, _PLAIN_TIMM, rounding=1e-6),
             Kind("eva02_enormous_patch14_clip_224", _PLAIN, _PLAIN_TIMM, (28, 42, 3)),
             Kind(
                 "vit_pe_core_base_patch16_224",
