@@ -21,14 +21,13 @@ import jax.numpy as jnp
 
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
-from flaxzoo.layers.norm import as_norm
-from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
+from flaxzoo.layers.patch_embed import PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME
 from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import NumberedBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone, resize_table
+from flaxzoo.models.patch_backbone import BASE, LARGE, PatchBackbone, resize_table
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -128,19 +127,14 @@ class Beit(PatchBackbone):
             )
         if not self.norm_pooled:
             last = f"blocks_{self.depth - 1}"
-            yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
+            yield Part("norm", self.normalise, owns=("norm",), takes="tokens", depth=last)
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
-        check_image_size(x, self.input_shape)
-        # What is no whole patch is not seen.
-        x = x[:, : self.grid[0] * self.patch_size, : self.grid[1] * self.patch_size]
+        x = self.whole_patches(x)
         x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
         token = learnt_tokens(self, "cls_token", 1, x, param_dtype=self.param_dtype)
         x = jnp.concatenate([token, x.reshape(x.shape[0], -1, self.width)], axis=1)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
-
-    def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
-        return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
@@ -164,8 +158,8 @@ REFERENCE = Reference(
     patches=("patch_embed/proj", resample_kernel),
 )
 
-_B: dict[str, Any] = {"patch_size": 16, "width": 768, "depth": 12, "heads": 12}
-_L: dict[str, Any] = {"patch_size": 16, "width": 1024, "depth": 24, "heads": 16}
+_B: dict[str, Any] = {"patch_size": 16, **BASE}
+_L: dict[str, Any] = {"patch_size": 16, **LARGE}
 _384, _512 = (384, 384, 3), (512, 512, 3)
 
 variants(

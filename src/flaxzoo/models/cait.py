@@ -27,13 +27,12 @@ from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import FanIn, Normal, zeros
-from flaxzoo.layers.norm import as_norm, scaled_channels
-from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
+from flaxzoo.layers.norm import scaled_channels
+from flaxzoo.layers.patch_embed import PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import learnt_positions
-from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import GridBackbone, resize_positions
+from flaxzoo.models.patch_backbone import GridBackbone, LateTokenBackbone, resize_positions
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -163,7 +162,7 @@ class ClassBlock(CaitBlock):
         return ClassAttention(**self.attention_fields(), name=name)(x, train)
 
 
-class Cait(GridBackbone):
+class Cait(LateTokenBackbone, GridBackbone):
     """A CaiT without its classifier: patches, blocks, those of the class token, and the last norm.
 
     It maps images ``[B, H, W, C]`` to tokens ``[B, 1 + rows * columns, width]``, the class token
@@ -210,7 +209,6 @@ class Cait(GridBackbone):
     remat: bool | str = False
 
     # No fields: the class token comes in behind the positions.
-    prefix = 1
     position_prefix = False
 
     @nn.nowrap
@@ -242,10 +240,9 @@ class Cait(GridBackbone):
                 remat=self.remat,
             )
         last = f"blocks_{self.depth - 1}"
-        yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
+        yield Part("norm", self.normalise, owns=("norm",), takes="tokens", depth=last)
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
-        check_image_size(x, self.input_shape)
         x = self.whole_patches(x)
         options: dict[str, Any] = {"kernel_init": FanIn(), "name": "patch_embed", **self.dtypes}
         x = PatchEmbed(self.width, self.patch_size, **options)(x, train)
@@ -257,23 +254,7 @@ class Cait(GridBackbone):
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
 
     def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        token = learnt_tokens(
-            self, "cls_token", 1, x, init=Normal(0.02), param_dtype=self.param_dtype
-        )
-        return jnp.concatenate([token, x], axis=1)
-
-    def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
-        return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
-
-    @nn.nowrap
-    def pooling_options(self) -> dict[str, Any]:
-        """The fields of a ``Head`` that takes the class token."""
-        return {"pooling": "token", "prefix_tokens": self.prefix}
-
-    @nn.nowrap
-    def head_options(self) -> dict[str, Any]:
-        """The fields of the ``Head`` of timm's classifiers."""
-        return {**self.pooling_options(), "kernel_init": Normal(0.02)}
+        return self.with_class_token(x)
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:

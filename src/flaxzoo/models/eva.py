@@ -30,11 +30,9 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateAttention
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import FanIn, Normal
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.patch_embed import (
     PatchDropout,
     PatchEmbed,
-    check_image_size,
     resample_kernel,
 )
 from flaxzoo.layers.pos_embed import Grid
@@ -42,7 +40,7 @@ from flaxzoo.layers.rotary import COORDINATES, RotaryPositions, Rotation
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import NumberedBlock, PostNormBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone, resize_positions
+from flaxzoo.models.patch_backbone import BASE, LARGE, SMALL, TINY, PatchBackbone, resize_positions
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -243,7 +241,9 @@ class Eva(PatchBackbone):
         names = ("patch_embed", "cls_token", "reg_token", "pos_embed")
         yield Part("embed", embed, owns=names, takes="images")
         if self.pre_norm:
-            yield Part("embed", functools.partial(self._norm, "norm_pre"), owns=("norm_pre",))
+            yield Part(
+                "embed", functools.partial(self.normalise, name="norm_pre"), owns=("norm_pre",)
+            )
         shares = ("rope",) if self.rope == "mixed" else ()
         build = functools.partial(
             _BLOCKS[self.block], **{name: getattr(self, name) for name in _PASSED_ON}
@@ -262,21 +262,16 @@ class Eva(PatchBackbone):
                 shares=shares,
             )
         if self.final_norm and not self.norm_pooled:
-            norm = functools.partial(self._norm, "norm")
             last = f"blocks_{self.depth - 1}"
-            yield Part("norm", norm, owns=("norm",), takes="tokens", depth=last)
+            yield Part("norm", self.normalise, owns=("norm",), takes="tokens", depth=last)
         if shares:
             # All blocks read them; timm counts them with the head.
             yield Part("rope", lambda x, _: x, owns=shares, takes="tokens", depth="head")
 
     def _patches(self, x: jax.Array, train: bool) -> jax.Array:
-        size = self.patch_size
-        if not self.dynamic_size:
-            check_image_size(x, self.input_shape, ", or dynamic_size=True")
-            # What is no whole patch is not seen.
-            x = x[:, : self.grid[0] * size, : self.grid[1] * size]
+        x = self.whole_patches(x)
         options = {"use_bias": not self.pre_norm, "kernel_init": FanIn(), **self.dtypes}
-        return PatchEmbed(self.width, size, name="patch_embed", **options)(x, train)
+        return PatchEmbed(self.width, self.patch_size, name="patch_embed", **options)(x, train)
 
     def _tokens(self, x: jax.Array, train: bool) -> jax.Array:
         x = patch_tokens(
@@ -313,9 +308,6 @@ class Eva(PatchBackbone):
             name="rope",
             **{name: getattr(self, f"rope_{name}") for name in (*fields, *changes)},
         )
-
-    def _norm(self, name: str, x: jax.Array, _train: bool) -> jax.Array:
-        return as_norm(self.norm)(epsilon=self.norm_epsilon, name=name, **self.dtypes)(x)
 
     @nn.nowrap
     def _key_heads(self) -> Sequence[int | None]:
@@ -466,11 +458,7 @@ REFERENCE = Reference(
 CUT = {"depth": "depth", "key_heads": "num_kv_heads"}
 
 # What names have in common: sizes, and the habits of groups.
-_TI: dict[str, Any] = {"width": 192, "depth": 12, "heads": 3}
-_S: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6}
 _M: dict[str, Any] = {"width": 512, "heads": 8}
-_B: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12}
-_L: dict[str, Any] = {"width": 1024, "depth": 24, "heads": 16}
 _H: dict[str, Any] = {"width": 1280, "depth": 32, "heads": 20}
 _G: dict[str, Any] = {"patch_size": 14, "width": 1408, "depth": 40, "heads": 16}
 _G |= {"mlp_ratio": 6144 / 1408}
@@ -562,24 +550,26 @@ _add(
 )
 _add(
     {
-        "eva02_tiny_patch14_224": row("EVA-02-Ti/14", **_TI, **_02_S),
-        "eva02_small_patch14_224": row("EVA-02-S/14", **_S, **_02_S),
-        "eva02_base_patch14_224": row("EVA-02-B/14", **_B, **_02_L),
-        "eva02_large_patch14_224": row("EVA-02-L/14", **_L, **_02_L),
-        "eva02_tiny_patch14_336": row("EVA-02-Ti/14", input_shape=(336, 336, 3), **_TI, **_02_S),
-        "eva02_small_patch14_336": row("EVA-02-S/14", input_shape=(336, 336, 3), **_S, **_02_S),
-        "eva02_base_patch14_448": row("EVA-02-B/14", input_shape=(448, 448, 3), **_B, **_02_L),
-        "eva02_large_patch14_448": row("EVA-02-L/14", input_shape=(448, 448, 3), **_L, **_02_L),
+        "eva02_tiny_patch14_224": row("EVA-02-Ti/14", **TINY, **_02_S),
+        "eva02_small_patch14_224": row("EVA-02-S/14", **SMALL, **_02_S),
+        "eva02_base_patch14_224": row("EVA-02-B/14", **BASE, **_02_L),
+        "eva02_large_patch14_224": row("EVA-02-L/14", **LARGE, **_02_L),
+        "eva02_tiny_patch14_336": row("EVA-02-Ti/14", input_shape=(336, 336, 3), **TINY, **_02_S),
+        "eva02_small_patch14_336": row("EVA-02-S/14", input_shape=(336, 336, 3), **SMALL, **_02_S),
+        "eva02_base_patch14_448": row("EVA-02-B/14", input_shape=(448, 448, 3), **BASE, **_02_L),
+        "eva02_large_patch14_448": row("EVA-02-L/14", input_shape=(448, 448, 3), **LARGE, **_02_L),
     },
     paper="https://arxiv.org/abs/2303.11331",
 )
 _add(
     {
         "eva_giant_patch14_clip_224": row("EVA-CLIP-g/14", pooling="token", **_G),
-        "eva02_base_patch16_clip_224": row("EVA-02-CLIP-B/16", **{**_B, **_CLIP, "patch_size": 16}),
-        "eva02_large_patch14_clip_224": row("EVA-02-CLIP-L/14", **_L, **_CLIP),
+        "eva02_base_patch16_clip_224": row(
+            "EVA-02-CLIP-B/16", **{**BASE, **_CLIP, "patch_size": 16}
+        ),
+        "eva02_large_patch14_clip_224": row("EVA-02-CLIP-L/14", **LARGE, **_CLIP),
         "eva02_large_patch14_clip_336": row(
-            "EVA-02-CLIP-L/14", input_shape=(336, 336, 3), **_L, **_CLIP
+            "EVA-02-CLIP-L/14", input_shape=(336, 336, 3), **LARGE, **_CLIP
         ),
         "eva02_enormous_patch14_clip_224": row(
             "EVA-02-CLIP-E/14",
@@ -605,25 +595,29 @@ _add(
         "vit_betwixt_patch16_rope_reg4_gap_256": row(
             "RoPE-ViT between M and B", width=640, depth=12, heads=10, register_tokens=4, **_SBB
         ),
-        "vit_base_patch16_rope_reg1_gap_256": row("RoPE-ViT-B/16", register_tokens=1, **_B, **_SBB),
+        "vit_base_patch16_rope_reg1_gap_256": row(
+            "RoPE-ViT-B/16", register_tokens=1, **BASE, **_SBB
+        ),
     },
     paper="https://arxiv.org/abs/2303.11331",
 )
 _add(
     {
         "vit_pe_core_tiny_patch16_384": row(
-            "PE-core-Ti/16", input_shape=(384, 384, 3), rope_reference=(24, 24), **_TI, **_CORE
+            "PE-core-Ti/16", input_shape=(384, 384, 3), rope_reference=(24, 24), **TINY, **_CORE
         ),
         "vit_pe_core_small_patch16_384": row(
-            "PE-core-S/16", input_shape=(384, 384, 3), rope_reference=(24, 24), **_S, **_CORE
+            "PE-core-S/16", input_shape=(384, 384, 3), rope_reference=(24, 24), **SMALL, **_CORE
         ),
-        "vit_pe_core_base_patch16_224": row("PE-core-B/16", rope_reference=(14, 14), **_B, **_CORE),
+        "vit_pe_core_base_patch16_224": row(
+            "PE-core-B/16", rope_reference=(14, 14), **BASE, **_CORE
+        ),
         "vit_pe_core_large_patch14_336": row(
             "PE-core-L/14",
             patch_size=14,
             input_shape=(336, 336, 3),
             rope_reference=(24, 24),
-            **_L,
+            **LARGE,
             **_CORE,
         ),
         "vit_pe_core_gigantic_patch14_448": row(
@@ -638,7 +632,7 @@ _add(
             patch_size=14,
             input_shape=(448, 448, 3),
             layer_scale=0.1,
-            **{**_L, **_BARE, "depth": 23},
+            **{**LARGE, **_BARE, "depth": 23},
         ),
         "vit_pe_lang_gigantic_patch14_448": row(
             "PE-lang-G/14",
@@ -648,16 +642,16 @@ _add(
             **{**_BARE, **_PE_G},
         ),
         "vit_pe_spatial_tiny_patch16_512": row(
-            "PE-spatial-Ti/16", input_shape=(512, 512, 3), **_TI, **_BARE
+            "PE-spatial-Ti/16", input_shape=(512, 512, 3), **TINY, **_BARE
         ),
         "vit_pe_spatial_small_patch16_512": row(
-            "PE-spatial-S/16", input_shape=(512, 512, 3), **_S, **_BARE
+            "PE-spatial-S/16", input_shape=(512, 512, 3), **SMALL, **_BARE
         ),
         "vit_pe_spatial_base_patch16_512": row(
-            "PE-spatial-B/16", input_shape=(512, 512, 3), **_B, **_BARE
+            "PE-spatial-B/16", input_shape=(512, 512, 3), **BASE, **_BARE
         ),
         "vit_pe_spatial_large_patch14_448": row(
-            "PE-spatial-L/14", patch_size=14, input_shape=(448, 448, 3), **_L, **_BARE
+            "PE-spatial-L/14", patch_size=14, input_shape=(448, 448, 3), **LARGE, **_BARE
         ),
         "vit_pe_spatial_gigantic_patch14_448": row(
             "PE-spatial-G/14",
@@ -671,46 +665,46 @@ _add(
 )
 _add(
     {
-        "vit_small_patch16_rope_224": row("RoPE-ViT-S/16, axial", **_S, **_ROPE),
-        "vit_base_patch16_rope_224": row("RoPE-ViT-B/16, axial", **_B, **_ROPE),
-        "vit_large_patch16_rope_224": row("RoPE-ViT-L/16, axial", **_L, **_ROPE),
+        "vit_small_patch16_rope_224": row("RoPE-ViT-S/16, axial", **SMALL, **_ROPE),
+        "vit_base_patch16_rope_224": row("RoPE-ViT-B/16, axial", **BASE, **_ROPE),
+        "vit_large_patch16_rope_224": row("RoPE-ViT-L/16, axial", **LARGE, **_ROPE),
         "vit_small_patch16_rope_ape_224": row(
-            "RoPE-ViT-S/16, axial, with learnt positions", **_S, **{**_ROPE, **_APE}
+            "RoPE-ViT-S/16, axial, with learnt positions", **SMALL, **{**_ROPE, **_APE}
         ),
         "vit_base_patch16_rope_ape_224": row(
-            "RoPE-ViT-B/16, axial, with learnt positions", **_B, **{**_ROPE, **_APE}
+            "RoPE-ViT-B/16, axial, with learnt positions", **BASE, **{**_ROPE, **_APE}
         ),
         "vit_large_patch16_rope_ape_224": row(
-            "RoPE-ViT-L/16, axial, with learnt positions", **_L, **{**_ROPE, **_APE}
+            "RoPE-ViT-L/16, axial, with learnt positions", **LARGE, **{**_ROPE, **_APE}
         ),
-        "vit_small_patch16_rope_mixed_224": row("RoPE-ViT-S/16, mixed axes", **_S, **_MIXED),
-        "vit_base_patch16_rope_mixed_224": row("RoPE-ViT-B/16, mixed axes", **_B, **_MIXED),
-        "vit_large_patch16_rope_mixed_224": row("RoPE-ViT-L/16, mixed axes", **_L, **_MIXED),
+        "vit_small_patch16_rope_mixed_224": row("RoPE-ViT-S/16, mixed axes", **SMALL, **_MIXED),
+        "vit_base_patch16_rope_mixed_224": row("RoPE-ViT-B/16, mixed axes", **BASE, **_MIXED),
+        "vit_large_patch16_rope_mixed_224": row("RoPE-ViT-L/16, mixed axes", **LARGE, **_MIXED),
         "vit_small_patch16_rope_mixed_ape_224": row(
-            "RoPE-ViT-S/16, mixed axes, with learnt positions", **_S, **{**_MIXED, **_APE}
+            "RoPE-ViT-S/16, mixed axes, with learnt positions", **SMALL, **{**_MIXED, **_APE}
         ),
         "vit_base_patch16_rope_mixed_ape_224": row(
-            "RoPE-ViT-B/16, mixed axes, with learnt positions", **_B, **{**_MIXED, **_APE}
+            "RoPE-ViT-B/16, mixed axes, with learnt positions", **BASE, **{**_MIXED, **_APE}
         ),
         "vit_large_patch16_rope_mixed_ape_224": row(
-            "RoPE-ViT-L/16, mixed axes, with learnt positions", **_L, **{**_MIXED, **_APE}
+            "RoPE-ViT-L/16, mixed axes, with learnt positions", **LARGE, **{**_MIXED, **_APE}
         ),
     },
     paper="https://arxiv.org/abs/2403.13298",
 )
 _add(
     {
-        "vit_tiny_patch16_dinov3_qkvb": row("DINOv3-Ti/16, qkv with bias", **_TI, **_DINO),
-        "vit_small_patch16_dinov3": row("DINOv3-S/16", **_S, **_DINO, **_PLAIN),
-        "vit_small_patch16_dinov3_qkvb": row("DINOv3-S/16, qkv with bias", **_S, **_DINO),
-        "vit_small_plus_patch16_dinov3": row("DINOv3-S+/16", **_S, **_DINO, **_PLAIN, **_SWIGLU),
+        "vit_tiny_patch16_dinov3_qkvb": row("DINOv3-Ti/16, qkv with bias", **TINY, **_DINO),
+        "vit_small_patch16_dinov3": row("DINOv3-S/16", **SMALL, **_DINO, **_PLAIN),
+        "vit_small_patch16_dinov3_qkvb": row("DINOv3-S/16, qkv with bias", **SMALL, **_DINO),
+        "vit_small_plus_patch16_dinov3": row("DINOv3-S+/16", **SMALL, **_DINO, **_PLAIN, **_SWIGLU),
         "vit_small_plus_patch16_dinov3_qkvb": row(
-            "DINOv3-S+/16, qkv with bias", **_S, **_DINO, **_SWIGLU
+            "DINOv3-S+/16, qkv with bias", **SMALL, **_DINO, **_SWIGLU
         ),
-        "vit_base_patch16_dinov3": row("DINOv3-B/16", **_B, **_DINO, **_PLAIN),
-        "vit_base_patch16_dinov3_qkvb": row("DINOv3-B/16, qkv with bias", **_B, **_DINO),
-        "vit_large_patch16_dinov3": row("DINOv3-L/16", **_L, **_DINO, **_PLAIN),
-        "vit_large_patch16_dinov3_qkvb": row("DINOv3-L/16, qkv with bias", **_L, **_DINO),
+        "vit_base_patch16_dinov3": row("DINOv3-B/16", **BASE, **_DINO, **_PLAIN),
+        "vit_base_patch16_dinov3_qkvb": row("DINOv3-B/16, qkv with bias", **BASE, **_DINO),
+        "vit_large_patch16_dinov3": row("DINOv3-L/16", **LARGE, **_DINO, **_PLAIN),
+        "vit_large_patch16_dinov3_qkvb": row("DINOv3-L/16, qkv with bias", **LARGE, **_DINO),
         "vit_huge_plus_patch16_dinov3": row("DINOv3-H+/16", **_H, **_DINO, **_PLAIN, **_SWIGLU),
         "vit_huge_plus_patch16_dinov3_qkvb": row(
             "DINOv3-H+/16, qkv with bias", **_H, **_DINO, **_SWIGLU
@@ -730,9 +724,9 @@ _add(
 )
 _add(
     {
-        "vit_small_patch16_lingbot": row("LingBot-Vision-S/16", **_S, **_LINGBOT),
-        "vit_base_patch16_lingbot": row("LingBot-Vision-B/16", **_B, **_LINGBOT),
-        "vit_large_patch16_lingbot": row("LingBot-Vision-L/16", **_L, **_LINGBOT),
+        "vit_small_patch16_lingbot": row("LingBot-Vision-S/16", **SMALL, **_LINGBOT),
+        "vit_base_patch16_lingbot": row("LingBot-Vision-B/16", **BASE, **_LINGBOT),
+        "vit_large_patch16_lingbot": row("LingBot-Vision-L/16", **LARGE, **_LINGBOT),
         "vit_giant_patch16_lingbot": row(
             "LingBot-Vision-g/16",
             width=1536,
@@ -748,9 +742,9 @@ _add(
 )
 _add(
     {
-        "vit_base_patch16_sapiens2": row("Sapiens2-B/16", key_heads=(12,) * 12, **_B, **_SAPIENS),
+        "vit_base_patch16_sapiens2": row("Sapiens2-B/16", key_heads=(12,) * 12, **BASE, **_SAPIENS),
         "vit_large_patch16_sapiens2": row(
-            "Sapiens2-L/16", key_heads=_ends(16, 8, 24), **_L, **_SAPIENS
+            "Sapiens2-L/16", key_heads=_ends(16, 8, 24), **LARGE, **_SAPIENS
         ),
         "vit_huge_patch16_sapiens2": row(
             "Sapiens2-H/16", width=1280, depth=32, heads=16, key_heads=_ends(16, 8, 32), **_SAPIENS

@@ -30,7 +30,7 @@ from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import GlorotNormal, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp
 from flaxzoo.layers.norm import LayerNorm, as_norm, call_norm, make_norm, scaled_channels
-from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
+from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.models.backbone import Part, tokens_to_map
 from flaxzoo.models.patch_backbone import GridBackbone
 from flaxzoo.models.reference import Reference
@@ -268,7 +268,6 @@ class MlpMixer(GridBackbone):
         yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        check_image_size(x, self.input_shape)
         patches = PatchEmbed(self.width, self.patch_size, name="stem", **self.dtypes)
         x = patches(self.whole_patches(x), train)
         return x.reshape(x.shape[0], math.prod(self.grid), self.width)

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from flaxzoo._checks import check_rate, check_size
 from flaxzoo.errors import ArgumentError
+from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.norm import make_norm
+from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.layers.relative_position import resample_table, table_length
+from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.models.backbone import Backbone
 
 # The sizes that names speak of.
@@ -35,6 +40,11 @@ class GridBackbone(Backbone):
         width: int
         depth: int
         drop_path: float
+        norm: Any
+        norm_epsilon: float
+
+    # No field: most families take images of one size.
+    dynamic_size = False
 
     @property
     def grid(self) -> Grid:
@@ -48,9 +58,23 @@ class GridBackbone(Backbone):
 
     @nn.nowrap
     def whole_patches(self, x: jax.Array) -> jax.Array:
-        """Images ``[B, H, W, C]`` without what is no whole patch, below and at the right."""
+        """Images ``[B, H, W, C]`` without what is no whole patch, below and at the right.
+
+        Those of a dynamic size stay as they are.
+
+        Raises:
+          ShapeError: they are of another size than ``input_shape``.
+        """
+        if self.dynamic_size:
+            return x
+        instead = ", or dynamic_size=True" if "dynamic_size" in self.__dataclass_fields__ else ""
+        check_image_size(x, self.input_shape, instead)
         rows, columns = self.grid
         return x[:, : rows * self.patch_size, : columns * self.patch_size]
+
+    def normalise(self, x: jax.Array, _train: bool, name: str = "norm") -> jax.Array:
+        """Normalises the last axis, by the norm of this name."""
+        return make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)(x)
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -107,6 +131,30 @@ class PatchBackbone(GridBackbone):
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
+
+
+class LateTokenBackbone(Backbone):
+    """A backbone whose class token comes in behind the patches' blocks, and is pooled."""
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens before those of the patches: the class token."""
+        return 1
+
+    def with_class_token(self, x: jax.Array) -> jax.Array:
+        """Tokens ``[B, N, C]`` with the class token before them, ``[B, 1 + N, C]``."""
+        options: dict[str, Any] = {"init": Normal(0.02), "param_dtype": self.param_dtype}
+        return jnp.concatenate([learnt_tokens(self, "cls_token", 1, x, **options), x], axis=1)
+
+    @nn.nowrap
+    def pooling_options(self) -> dict[str, Any]:
+        """The fields of a ``Head`` that takes the class token."""
+        return {"pooling": "token", "prefix_tokens": self.prefix}
+
+    @nn.nowrap
+    def head_options(self) -> dict[str, Any]:
+        """The fields of the ``Head`` of timm's classifiers."""
+        return {**self.pooling_options(), "kernel_init": Normal(0.02)}
 
 
 def resize_positions(

@@ -26,11 +26,9 @@ from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.patch_embed import (
     PatchDropout,
     PatchEmbed,
-    check_image_size,
     resample_kernel,
 )
 from flaxzoo.layers.pos_embed import resample_positions
@@ -144,7 +142,9 @@ class VisionTransformer(PatchBackbone):
         names = ("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed")
         yield Part("embed", embed, owns=names, takes="images")
         if self.pre_norm:
-            yield Part("embed", functools.partial(self._norm, "norm_pre"), owns=("norm_pre",))
+            yield Part(
+                "embed", functools.partial(self.normalise, name="norm_pre"), owns=("norm_pre",)
+            )
         build = functools.partial(BLOCKS[self.block], **{k: getattr(self, k) for k in _PASSED_ON})
         numbered = hasattr(BLOCKS[self.block], "number")
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
@@ -159,17 +159,12 @@ class VisionTransformer(PatchBackbone):
                 remat=self.remat,
             )
         if self.final_norm and not self.norm_pooled:
-            norm = functools.partial(self._norm, "norm")
             last = f"blocks_{self.depth - 1}"
-            yield Part("norm", norm, owns=("norm",), takes="tokens", depth=last)
+            yield Part("norm", self.normalise, owns=("norm",), takes="tokens", depth=last)
 
     def _patches(self, x: jax.Array, train: bool) -> jax.Array:
-        size = self.patch_size
-        if not self.dynamic_size:
-            check_image_size(x, self.input_shape, ", or dynamic_size=True")
-            # What is no whole patch is not seen.
-            x = x[:, : self.grid[0] * size, : self.grid[1] * size]
-        elif x.shape[1] % size or x.shape[2] % size:
+        x, size = self.whole_patches(x), self.patch_size
+        if x.shape[1] % size or x.shape[2] % size:
             raise ShapeError(
                 f"images must be of whole patches of patch_size={size}, got {list(x.shape)}: "
                 "crop or resize them"
@@ -192,9 +187,6 @@ class VisionTransformer(PatchBackbone):
         x = nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
         drop = PatchDropout(self.patch_dropout, prefix_tokens=self.prefix, name="patch_drop")
         return drop(x, deterministic=not train)
-
-    def _norm(self, name: str, x: jax.Array, _train: bool) -> jax.Array:
-        return as_norm(self.norm)(epsilon=self.norm_epsilon, name=name, **self.dtypes)(x)
 
     @property
     def prefix(self) -> int:

@@ -24,14 +24,13 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import FanIn
-from flaxzoo.layers.norm import as_norm
-from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
+from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, RelativeMlp, RelativeTable
 from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import PostNormBlock, TransformerBlock
 from flaxzoo.models.backbone import Part, tokens_to_map
-from flaxzoo.models.patch_backbone import PatchBackbone, resize_table
+from flaxzoo.models.patch_backbone import BASE, MEDIUM, SMALL, PatchBackbone, resize_table
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -205,7 +204,7 @@ class RelPosVisionTransformer(PatchBackbone):
             )
         if not self.norm_pooled:
             last = f"blocks_{self.depth - 1}"
-            yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
+            yield Part("norm", self.normalise, owns=("norm",), takes="tokens", depth=last)
         if self.shared_positions:
             # All blocks read them; timm counts them with the head.
             name = "shared_rel_pos"
@@ -219,9 +218,7 @@ class RelPosVisionTransformer(PatchBackbone):
         return functools.partial(RelativeMlp, self.heads, self.position_width, **options)
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
-        check_image_size(x, self.input_shape)
-        # What is no whole patch is not seen.
-        x = x[:, : self.grid[0] * self.patch_size, : self.grid[1] * self.patch_size]
+        x = self.whole_patches(x)
         options = {"kernel_init": FanIn(), "name": "patch_embed", **self.dtypes}
         x = PatchEmbed(self.width, self.patch_size, **options)(x, train)
         x = x.reshape(x.shape[0], -1, self.width)
@@ -229,9 +226,6 @@ class RelPosVisionTransformer(PatchBackbone):
             token = learnt_tokens(self, "cls_token", 1, x, param_dtype=self.param_dtype)
             x = jnp.concatenate([token, x], axis=1)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
-
-    def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
-        return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
 
     @property
     def prefix(self) -> int:
@@ -280,9 +274,9 @@ REFERENCE = Reference(
     gain=1.0,
 )
 
-_S: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6, "qkv_bias": False}
-_M: dict[str, Any] = {"width": 512, "depth": 12, "heads": 8, "qkv_bias": False}
-_B: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12, "qkv_bias": False}
+_S: dict[str, Any] = {**SMALL, "qkv_bias": False}
+_M: dict[str, Any] = {**MEDIUM, "qkv_bias": False}
+_B: dict[str, Any] = {**BASE, "qkv_bias": False}
 _PLUS: dict[str, Any] = {"width": 896, "depth": 12, "heads": 14}
 _CLS: dict[str, Any] = {"class_token": True, "pooling": "token"}
 

@@ -33,9 +33,9 @@ from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import FanIn, Normal, ones, zeros
 from flaxzoo.layers.norm import BatchNorm, as_norm, scaled_channels
 from flaxzoo.layers.pos_embed import Grid
-from flaxzoo.layers.tokens import learnt_tokens
 from flaxzoo.layers.transformer import TransformerBlock
-from flaxzoo.models.backbone import Backbone, Part
+from flaxzoo.models.backbone import Part
+from flaxzoo.models.patch_backbone import LateTokenBackbone
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
@@ -284,7 +284,7 @@ class ClassBlock(XcitBlock):
         return ClassAttention(**self.attention_fields(), name=name)(x, train)
 
 
-class Xcit(Backbone):
+class Xcit(LateTokenBackbone):
     """An XCiT without its classifier: stem, blocks, those of the class token, and the last norm.
 
     It maps images ``[B, H, W, C]`` of any size to tokens ``[B, 1 + rows * columns, width]``, the
@@ -331,11 +331,6 @@ class Xcit(Backbone):
     drop_path: float = 0.0
     remat: bool | str = False
 
-    @property
-    def prefix(self) -> int:
-        """The number of tokens before those of the patches: the class token."""
-        return 1
-
     @nn.nowrap
     def grid_of(self, shape: tuple[int, ...]) -> Grid:
         """The rows and columns of patches of images ``[H, W, ...]``."""
@@ -373,24 +368,10 @@ class Xcit(Backbone):
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
 
     def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        token = learnt_tokens(
-            self, "cls_token", 1, x, init=Normal(0.02), param_dtype=self.param_dtype
-        )
-        x = x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
-        return jnp.concatenate([token, x], axis=1)
+        return self.with_class_token(x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3]))
 
     def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
         return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
-
-    @nn.nowrap
-    def pooling_options(self) -> dict[str, Any]:
-        """The fields of a ``Head`` that takes the class token."""
-        return {"pooling": "token", "prefix_tokens": self.prefix}
-
-    @nn.nowrap
-    def head_options(self) -> dict[str, Any]:
-        """The fields of the ``Head`` of timm's classifiers."""
-        return {**self.pooling_options(), "kernel_init": Normal(0.02)}
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:
