@@ -15,7 +15,7 @@ from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
-from flaxzoo.layers.lowering.derivatives import is_ours, softmax
+from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.lowering.switch import is_plain
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import Grid
@@ -119,7 +119,7 @@ def _by_einsum(q: Any, k: Any, v: Any, bias: Any, drop: Any) -> jax.Array:
     logits = jnp.einsum(tokens, q, k, preferred_element_type=wide)
     if bias is not None:
         logits = logits + bias.astype(wide)
-    weights = (softmax if is_ours(logits) else nn.softmax)(logits).astype(q.dtype)
+    weights = softmax(logits).astype(q.dtype)
     if drop is not None:
         weights = drop(weights)
     out = jnp.einsum(summed, weights, v)

@@ -22,13 +22,22 @@ def is_ours(x: Any) -> bool:
     return not is_plain() and jnp.result_type(x) in (jnp.float32, jnp.float64)
 
 
-@jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns ``x * Phi(x)`` by the error function, as PyTorch computes it, elementwise."""
+    """Returns ``x * Phi(x)``, by the error function as PyTorch computes it, elementwise."""
+    return _gelu(x) if is_ours(x) else jax.nn.gelu(x, approximate=False)
+
+
+def softmax(x: jax.Array) -> jax.Array:
+    """Returns the softmax over the last axis, of the same shape."""
+    return _softmax(x) if is_ours(x) else jax.nn.softmax(x)
+
+
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
     return x * _normal_cdf(x)
 
 
-@gelu.defjvp
+@_gelu.defjvp
 def _gelu_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     cdf = _normal_cdf(x)
@@ -41,15 +50,14 @@ def _normal_cdf(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def softmax(x: jax.Array) -> jax.Array:
-    """Returns the softmax over the last axis, of the same shape."""
+def _softmax(x: jax.Array) -> jax.Array:
     return jax.nn.softmax(x)
 
 
-@softmax.defjvp
+@_softmax.defjvp
 def _softmax_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    y = jax.lax.optimization_barrier(softmax(x))
+    y = jax.lax.optimization_barrier(_softmax(x))
     return y, y * (dx - jnp.sum(y * dx, -1, keepdims=True))
 
 
@@ -71,8 +79,7 @@ def _standardise(epsilon: float, x: jax.Array) -> jax.Array:
 @_standardise.defjvp
 def _standardise_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    y = jax.lax.optimization_barrier(_standardise(epsilon, x))
-    inverse = jax.lax.optimization_barrier(_with_inverse(epsilon, x)[1])
+    y, inverse = jax.lax.optimization_barrier(_with_inverse(epsilon, x))
     shared = jnp.mean(dx, -1, keepdims=True) + y * jnp.mean(y * dx, -1, keepdims=True)
     return y, inverse * (dx - shared)
 
