@@ -60,12 +60,11 @@ from flaxzoo.models.registry import MODELS, families
 from flaxzoo.verify import (
     TOLERANCE,
     compare,
+    fill_reference,
     import_timm,
-    load_reference,
-    shapes_of,
     with_reference,
 )
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 LEDGERS = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 # Of images for networks that take any size.
@@ -157,10 +156,8 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     classes = model.module.head.num_classes
     with configured(name, options) as keywords:
         reference = timm.create_model(name, num_classes=classes, **keywords).eval()
-    shapes = shapes_of(reference)
     gain = MODELS.architecture(name).reference.gain
-    tensors = synthetic_tensors(shapes, seed, gain=gain)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference, seed, gain=gain)
     model = with_reference(model, tensors, source="random weights")
     differences = compare(model, reference, synthetic_images((2, *shape), seed))
     relative = {key: _rounded(found.relative) for key, found in differences.items()}

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxzoo.verify import import_timm, load_reference, reference_outputs
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import fill_reference, import_timm, reference_outputs
+from flaxzoo.weights.synthetic import synthetic_images
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "resnet.json"
 # What a model of the list has unless it says otherwise.
@@ -63,8 +63,7 @@ def compute(name: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
     if options.get("global_pool") == "avg+max":
         options["global_pool"] = "avgmax"
     reference = timm.create_model(name, **options)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    load_reference(reference, synthetic_tensors(shapes), source="synthetic weights")
+    fill_reference(reference)
     images = synthetic_images((2, *size, config.get("in_channels", 3)))
     *maps, features, logits = reference_outputs(reference, images)
     return digest(dict(zip(STAGES, maps, strict=True)), features, logits)

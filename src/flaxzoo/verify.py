@@ -181,12 +181,9 @@ def verify(
         # timm's own default is as wide as the weights that it would download.
         classes = bare.module.head.num_classes
         reference = timm.create_model(base, num_classes=classes, **options)
-        shapes = shapes_of(reference)
         what = f"random weights (seed {seed})"
-        tensors: Mapping[str, Any] = synthetic_tensors(
-            shapes, seed, gain=2.0 if rules is None else rules.gain
-        )
-        model = with_reference(bare, tensors, source=what)
+        gain = (rules or Reference()).gain
+        model = with_reference(bare, fill_reference(reference, seed, gain=gain), source=what)
     else:
         origin = open_source(architecture, source, tag)
         # A large file is read once, for both.
@@ -199,7 +196,7 @@ def verify(
         if rules is not None:
             tensors = to_reference(tensors, rules) if read.ours else tensors
             tensors = _for_timm(reference, tensors, model, rules)
-    load_reference(reference, tensors, source=what)
+        load_reference(reference, tensors, source=what)
     height, width, _ = model.spec.input_shape or (96, 96, 3)
     if not sized:
         height = width = 96 if size is None else size
@@ -378,10 +375,22 @@ def _as_torch(tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shapes_of(reference: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of timm's parameters and statistics by name, without counters and indices."""
+def fill_reference(reference: Any, seed: int = 0, *, gain: float = 2.0) -> dict[str, np.ndarray]:
+    """Gives timm's model random weights and statistics; its counters and indices stay.
+
+    Args:
+      reference: timm's model.
+      seed: of the weights (``flaxzoo.weights.synthetic``).
+      gain: how large kernels are.
+
+    Returns:
+      The tensors by the reference's names.
+    """
     state = reference.state_dict()
-    return {key: tuple(value.shape) for key, value in state.items() if value.is_floating_point()}
+    shapes = {key: tuple(v.shape) for key, v in state.items() if v.is_floating_point()}
+    tensors = synthetic_tensors(shapes, seed, gain=gain)
+    load_reference(reference, tensors, source="random weights")
+    return tensors
 
 
 def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:

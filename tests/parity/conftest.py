@@ -37,15 +37,12 @@ def pair():
     import timm
 
     import flaxzoo as fz
-    from flaxzoo.verify import load_reference, with_reference
-    from flaxzoo.weights.synthetic import synthetic_tensors
+    from flaxzoo.verify import fill_reference, with_reference
 
     def build(name, *, seed=0, **config):
         config = {"num_classes": 7, **config}
         reference = timm.create_model(name, **in_timm_s_terms(config)).eval()
-        shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-        tensors = synthetic_tensors(shapes, seed)
-        load_reference(reference, tensors, source="random weights")
+        tensors = fill_reference(reference, seed)
         shape = (64, 64, config.get("in_channels", 3))
         model = fz.models.get(name, input_shape=shape, **config)
         return with_reference(model, tensors, source="random weights"), reference

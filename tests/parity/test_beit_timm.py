@@ -6,10 +6,10 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -24,9 +24,7 @@ SMALL = {"num_classes": 5, "depth": 1}
 def reference_of(size):
     """timm's with random weights, and these."""
     reference = timm.create_model(NAME, img_size=size, **SMALL)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 
@@ -74,9 +72,7 @@ def test_weights_for_images_of_another_size(old, new):
 def test_pooling(pooling):
     options = {"global_pool": pooling, "img_size": (32, 48), **SMALL}
     reference = timm.create_model(NAME, use_fc_norm=pooling == "avg", **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     head = None if pooling == "avg" else pooling
     fields = {"pooling": head, "fc_norm": False} if head else {}
     model = fz.models.get(NAME, input_shape=(32, 48, 3), **fields, **SMALL)

@@ -6,9 +6,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.verify import compare, fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,9 +25,7 @@ SMALL_TIMM = {"num_classes": 5, "depth": 1, "depth_token_only": 1}
 def reference_of(size):
     """timm's with random weights, and these."""
     reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference, tensors
 
 

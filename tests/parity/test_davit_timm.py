@@ -7,9 +7,9 @@ import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.davit import _convert
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,9 +25,7 @@ both = pytest.mark.parametrize("name", ["davit_tiny", "davit_base_fl"])
 def pair(name):
     """Ours and timm's with the same random weights, and these."""
     reference = timm.create_model(name, num_classes=5, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     model = fz.models.get(name, num_classes=5, **SMALL)
     return with_reference(model, tensors, source="random weights"), reference, tensors
 

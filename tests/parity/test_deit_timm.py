@@ -7,9 +7,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -24,9 +24,7 @@ IMAGES = synthetic_images((2, 32, 48, 3), 0)
 def pair(name, **options):
     """Our model and timm's of two blocks, with the same weights, and these."""
     reference = timm.create_model(name, img_size=(32, 48), num_classes=5, depth=2)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     model = fz.models.get(name, input_shape=(32, 48, 3), num_classes=5, depth=2, **options)
     return with_reference(model, tensors, source="random weights"), reference, tensors
 

@@ -8,9 +8,8 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, shapes_of, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_tensors
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,8 +24,7 @@ SMALL_TIMM = {"depths": (1, 1, 1, 3), "embed_dims": (8, 12, 16, 24), "num_classe
 
 def reference_of():
     reference = timm.create_model(NAME, **SMALL_TIMM)
-    tensors = synthetic_tensors(shapes_of(reference), 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference, tensors
 
 

@@ -8,9 +8,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, shapes_of, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,8 +25,7 @@ SMALL_TIMM = {"depths": (1, 1, 1, 1), "embed_dims": (8, 8, 8, 8), "num_vit": 1, 
 
 def reference_of(size):
     reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM)
-    tensors = synthetic_tensors(shapes_of(reference), 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 

@@ -6,9 +6,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.models.eva import Eva
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -27,9 +27,7 @@ POOL = {"attn_pool_num_heads": 2}
 def reference_of(name, size, **options):
     """timm's with random weights, and these."""
     reference = timm.create_model(name, img_size=size, **TIMM, **options)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 

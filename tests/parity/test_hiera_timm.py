@@ -6,9 +6,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, load_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -23,9 +23,7 @@ SMALL_TIMM = {"stages": (1, 1, 1, 1), "embed_dim": 8, "num_classes": 5}
 
 def reference_of(name, size):
     reference = timm.create_model(name, img_size=size, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference, tensors
 
 

@@ -19,9 +19,9 @@ from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.optimizers.decay_masks import PatternMask
 from flaxzoo.training.rates import rate_entries
-from flaxzoo.verify import load_reference, shapes_of, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name, to_reference
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -43,9 +43,7 @@ def pair(name):
     size = {"img_size": kind.input_shape[:2]} if sized else {}
     create = kind.create or timm.create_model
     reference = create(name, num_classes=4, **size, **kind.timm)
-    shapes = shapes_of(reference)
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     # Some networks drop without being asked to.
     for module in reference.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -7,9 +7,9 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 metaformer = pytest.importorskip("timm.models.metaformer")
@@ -40,9 +40,7 @@ KINDS = {
 def reference_of(name, **options):
     # timm's functions of these names take neither depths nor widths.
     reference = metaformer._create_metaformer(name, **{**KINDS[name], **SMALL_TIMM, **options})
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 

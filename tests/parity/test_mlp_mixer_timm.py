@@ -6,9 +6,9 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -27,10 +27,7 @@ def reference_of(name, size, **options):
 
 
 def tensors_of(reference):
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
-    return tensors
+    return fill_reference(reference)
 
 
 def model_of(name, size):

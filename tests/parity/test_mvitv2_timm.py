@@ -7,9 +7,9 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 mvitv2 = pytest.importorskip("timm.models.mvitv2")
@@ -31,9 +31,7 @@ def reference_of(name, size):
         use_cls_token=usual.use_cls_token,
     )
     reference = mvitv2.MultiScaleVit(config, img_size=size, num_classes=5)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 

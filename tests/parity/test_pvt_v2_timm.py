@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.verify import load_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -22,9 +22,7 @@ SMALL_TIMM = {"depths": (1, 1, 2, 1), "num_classes": 5}
 
 def reference_of(name, **options):
     reference = timm.create_model(name, **SMALL_TIMM, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference, tensors
 
 

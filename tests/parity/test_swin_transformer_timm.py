@@ -7,10 +7,10 @@ import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference, with_reference
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -27,9 +27,7 @@ def reference_of(size, window, **options):
     """timm's with random weights, and these."""
     options = {"img_size": size, "window_size": window, **SMALL_TIMM, **options}
     reference = timm.create_model(NAME, **options)
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference.eval(), tensors
 
 

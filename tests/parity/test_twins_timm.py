@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.verify import compare, load_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -34,9 +34,7 @@ SMALL_TIMM = {
 def reference_of(**options):
     """timm's with random weights, and these."""
     reference = timm.create_model(SVT, num_classes=5, **{**SMALL_TIMM, **options}).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     return reference, tensors
 
 

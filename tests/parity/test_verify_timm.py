@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 import flaxzoo as fz
 from flaxzoo.cli import main
 from flaxzoo.errors import CheckpointError, ShapeError, UnknownNameError
-from flaxzoo.verify import compare, load_reference, shapes_of, verify
+from flaxzoo.verify import compare, fill_reference, load_reference, verify
 from flaxzoo.weights import hub, pretrained
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4", "features", "logits"]
 IMAGES = synthetic_images((2, 64, 64, 3))
@@ -42,10 +42,8 @@ def test_random_weights(capsys):
 def test_indices_of_timm_s_code_are_neither_drawn_nor_missed():
     module = torch.nn.BatchNorm1d(3)
     module.register_buffer("places", torch.tensor([2, 0, 1]))
-    shapes = shapes_of(module)
-    assert set(shapes) == {"weight", "bias", "running_mean", "running_var"}
-    tensors = synthetic_tensors(shapes)
-    load_reference(module, tensors, source="random weights")
+    tensors = fill_reference(module)
+    assert set(tensors) == {"weight", "bias", "running_mean", "running_var"}
     np.testing.assert_array_equal(module.places, [2, 0, 1])
     np.testing.assert_array_equal(module.weight.detach(), tensors["weight"])
     with pytest.raises(CheckpointError, match="bias"):

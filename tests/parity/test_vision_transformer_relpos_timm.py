@@ -5,9 +5,9 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import load_reference
+from flaxzoo.verify import fill_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -41,9 +41,7 @@ def check(model, reference):
 )
 def test_weights_for_images_of_another_size(name, fields, options, old, new):
     reference = timm.create_model(name, img_size=old, **TIMM, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
+    tensors = fill_reference(reference)
     model = fz.models.get(name, input_shape=(*new, 3), **FIELDS, **fields)
     older = {"blocks.0.attn.rel_pos.relative_position_index": np.zeros((4, 4), np.int64)}
     variables, missing = load(
