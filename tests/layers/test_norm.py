@@ -13,6 +13,7 @@ from flaxzoo.layers.norm import (
     GroupNorm,
     LayerNorm,
     LayerScale,
+    OneGroupNorm,
     RMSNorm,
     SimpleNorm,
     as_norm,
@@ -195,13 +196,25 @@ def test_group_norm_is_pytorchs(random_variables):
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_one_group_is_all_of_an_example(random_variables):
+    # A mean far from zero: the mean of the squares has no digits left for the variance.
+    x = 1000 + batch(2, 3, 3, 5)
+    variables = random_variables(OneGroupNorm(), x)
+    values = np.asarray(x, np.float64)
+    mean, var = (f((1, 2, 3), keepdims=True) for f in (values.mean, values.var))
+    expected = (values - mean) / np.sqrt(var + 1e-5)
+    expected = expected * variables["params"]["scale"] + variables["params"]["bias"]
+    np.testing.assert_allclose(OneGroupNorm().apply(variables, x), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_norms_by_name():
     assert as_norm("batch") is BatchNorm
     assert as_norm("group") is GroupNorm
+    assert as_norm("group1") is OneGroupNorm
     assert as_norm(nn.LayerNorm) is nn.LayerNorm
     message = (
-        "norm must be one of batch, group, layer, rms, simple or a module, got 'batchnorm'. "
-        "Did you mean 'batch'"
+        "norm must be one of batch, group, group1, layer, rms, simple or a module, got "
+        "'batchnorm'. Did you mean 'batch'"
     )
     with pytest.raises(ValueError, match=message):
         as_norm("batchnorm")

@@ -92,6 +92,17 @@ class GroupNorm(nn.GroupNorm):
     bias_init: Any = zeros
 
 
+class OneGroupNorm(GroupNorm):
+    """A GroupNorm of one group: all that an example has, with a scale and a bias for each channel.
+
+    The variance is the mean of the squared distances from the mean, as ``LayerNorm``'s. It is
+    timm's ``GroupNorm1``.
+    """
+
+    num_groups: int | None = 1
+    use_fast_variance: bool = False
+
+
 class LayerNorm(nn.LayerNorm):
     """Flax's LayerNorm (https://arxiv.org/abs/1607.06450) with PyTorch's variance.
 
@@ -241,6 +252,7 @@ def scaled_channels(
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
     "group": GroupNorm,
+    "group1": OneGroupNorm,
     "layer": LayerNorm,
     "rms": RMSNorm,
     "simple": SimpleNorm,
