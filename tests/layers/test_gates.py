@@ -33,6 +33,16 @@ def test_squeeze_and_excitation_by_its_formula(random_variables):
     np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-6)
 
 
+def test_first_weights_as_pytorchs():
+    module = SqueezeExcite(width=400, plain_init=True)
+    params = module.init(jax.random.key(0), maps(300))["params"]
+    for name, fan_in in (("fc1", 300), ("fc2", 400)):
+        # Uniform numbers up to one over the root of the fan-in.
+        deviation = 1 / np.sqrt(3 * fan_in)
+        assert params[name]["kernel"].std() == pytest.approx(deviation, rel=0.02)
+        assert params[name]["bias"].std() == pytest.approx(deviation, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("channels", "ratio", "width"),
     # The nearest multiple of 8, ties upwards, at least 8.

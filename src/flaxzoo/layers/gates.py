@@ -14,6 +14,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
+from flaxzoo.layers.initializers import FanIn, Normal
 
 
 class SqueezeExcite(Checked):
@@ -27,6 +28,7 @@ class SqueezeExcite(Checked):
         multiple of 8.
       width: this width itself, instead of ``ratio``.
       activation: the function between the two layers, by name or callable.
+      plain_init: whether both layers begin as PyTorch's convolutions do, rather than as a ResNet's.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -34,6 +36,7 @@ class SqueezeExcite(Checked):
     ratio: float = 1 / 16
     width: int | None = None
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
+    plain_init: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -41,13 +44,18 @@ class SqueezeExcite(Checked):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales ``[B, H, W, C]``, to the same shape."""
         channels = x.shape[-1]
-        options = {"use_bias": True, "dtype": self.dtype, "param_dtype": self.param_dtype}
         width = divisible(channels * self.ratio) if self.width is None else self.width
-        gate = x.mean((1, 2), keepdims=True)
-        gate = Conv(width, 1, name="fc1", **options)(gate)
+        gate = self._layer(width, "fc1", channels)(x.mean((1, 2), keepdims=True))
         gate = as_activation(self.activation)(gate)
-        gate = Conv(channels, 1, name="fc2", **options)(gate)
-        return x * nn.sigmoid(gate)
+        return x * nn.sigmoid(self._layer(channels, "fc2", width)(gate))
+
+    @nn.nowrap
+    def _layer(self, features: int, name: str, fan_in: int) -> Conv:
+        options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.plain_init:
+            bias = Normal(1 / math.sqrt(3 * fan_in))
+            options |= {"kernel_init": FanIn(), "bias_init": bias}
+        return Conv(features, 1, use_bias=True, name=name, **options)
 
 
 class EfficientChannelAttention(Checked):
