@@ -89,6 +89,12 @@ LICENCES: dict[str, Licence] = {
             "Apple's own terms; read them before any use, and pass them on with the weights",
             "https://github.com/apple/ml-fastvit/blob/main/LICENSE",
         ),
+        Licence(
+            "cvnets-license",
+            False,
+            "Apple's own terms; read them before any use, and pass them on with the weights",
+            "https://github.com/apple/ml-cvnets/blob/main/LICENSE",
+        ),
         Licence("apple-amlr", False, "for research alone; read the model card"),
         Licence("other", False, "terms of their own; read the model card"),
         Licence("unknown", False, "nobody has said; ask the authors before you rely on them"),

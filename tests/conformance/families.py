@@ -129,6 +129,27 @@ def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
 
 
+def _small_mobilevit(name: str, **options: Any) -> Any:
+    """The reference of three stages: timm's functions take no other structure."""
+    byobnet, mobilevit = map(
+        importlib.import_module, ("timm.models.byobnet", "timm.models.mobilevit")
+    )
+    bottlenecks, second = mobilevit._inverted_residual_block, "v2" in name
+    kind = mobilevit._mobilevitv2_block if second else mobilevit._mobilevit_block
+    own = {} if second else {"transformer_dim": 24, "patch_size": 2, "br": 2.0}
+    config = dataclasses.replace(
+        mobilevit.model_cfgs[name],
+        stem_chs=8,
+        num_features=0 if second else 32,
+        blocks=(
+            bottlenecks(d=1, c=8, s=1, br=2.0),
+            bottlenecks(d=2, c=8, s=2, br=2.0),
+            kind(d=1, c=16, s=2, transformer_depth=2, **own),
+        ),
+    )
+    return byobnet.ByobNet(config, **options)
+
+
 def _of_two_blocks(name: str, **options: Any) -> Any:
     """The reference's first two blocks: timm's functions of some names take no depth."""
     import timm
@@ -500,6 +521,39 @@ FAMILIES: dict[str, Family] = {
                 {"depth": (1, 2), "base_dims": (8, 8), "heads": (1, 2)},
             )
             for name in ("pit_ti_224", "pit_ti_distilled_224")
+        ),
+    ),
+    "mobilevit": Family(
+        "mobilevit_xxs",
+        {
+            "layers": (1, 2, 1),
+            "widths": (8, 8, 16),
+            "attention_layers": (0, 0, 1),
+            "token_widths": (16,),
+            "stem_width": 8,
+            "final_width": 24,
+            "heads": 2,
+        },
+        (16, 32, 3),
+        (24, 16, 3),
+        random={"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=tuple(
+            Kind(
+                name,
+                {
+                    "layers": (1, 2, 1),
+                    "widths": (8, 8, 16),
+                    "attention_layers": (0, 0, 2),
+                    "stem_width": 8,
+                    **fields,
+                },
+                input_shape=(32, 40, 3),
+                create=_small_mobilevit,
+            )
+            for name, fields in (
+                ("mobilevit_xxs", {"token_widths": (24,), "final_width": 32}),
+                ("mobilevitv2_050", {}),
+            )
         ),
     ),
     "mvitv2": Family(

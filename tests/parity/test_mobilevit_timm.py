@@ -1,0 +1,52 @@
+"""MobileViT against timm: images of any size, names in both directions, the first weights."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm.models.mobilevit")
+
+pytestmark = pytest.mark.family("mobilevit")
+
+KINDS = {kind.name: kind for kind in FAMILIES["mobilevit"].kinds}
+
+
+def pair(name, **options):
+    """Ours and timm's of three stages."""
+    kind = KINDS[name]
+    model = fz.models.get(name, num_classes=50, input_shape=(32, 48, 3), **kind.fields)
+    return model, kind.create(name, num_classes=50, **options).eval()
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("size", [(32, 48), (36, 57), (8, 9)])
+def test_images_of_any_size(name, size):
+    """The last ones' maps are of one row."""
+    model, reference = pair(name)
+    tensors = fill_reference(reference)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == reference.state_dict().keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    model, reference = pair(name)
+    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, expected in reference.state_dict().items():
+        if expected.ndim > 1:
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
