@@ -656,6 +656,38 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "shvit": Family(
+        "shvit_s1",
+        {
+            "layers": (1, 2),
+            "widths": (8, 16),
+            "partial_widths": (4, 6),
+            "attention": (False, True),
+            "key_width": 4,
+        },
+        (32, 48, 3),
+        (48, 32, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "shvit_s1",
+                {
+                    "layers": (1, 2),
+                    "widths": (16, 24),
+                    "partial_widths": (8, 10),
+                    "attention": (False, True),
+                },
+                {
+                    "depth": (1, 2),
+                    "embed_dim": (16, 24),
+                    "partial_dim": (8, 10),
+                    "qk_dim": (16, 16),
+                    "types": ("i", "s"),
+                },
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "swin_transformer": Family(
         "swin_tiny_patch4_window7_224",
         {"width": 4, "heads": (1, 2), "layers": (2, 1), "window_size": 3},
