@@ -48,6 +48,23 @@ def test_hidden_layers_of_the_classifier():
     )
 
 
+def test_a_layer_before_the_pooling_and_norms_before_activations():
+    fields = {"hidden": (8,), "hidden_norm": "layer", "hidden_norm_first": True}
+    fields |= {"hidden_norm_epsilon": 0.1, "hidden_bias": False, "pooling": "avg"}
+    x = jax.random.normal(jax.random.key(0), (4, 2, 3, 5))
+    head = Head(0, map_width=6, **fields)
+    variables = head.init(jax.random.key(1), x)
+    params = variables["params"]
+    assert set(params) == {"in_conv", "dense_0", "norm_0"}
+    assert set(params["dense_0"]) == {"kernel"}
+    y = np.maximum(x @ params["in_conv"]["conv"]["kernel"][0, 0] / np.sqrt(1 + 1e-5), 0)
+    y = y.mean((1, 2)) @ params["dense_0"]["kernel"]
+    y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 0.1)
+    np.testing.assert_allclose(head.apply(variables, x), np.maximum(y, 0), atol=1e-5)
+    with pytest.raises(ShapeError, match=r"map_width=6 takes maps .* got \[4, 5\]; use map_width="):
+        head.apply(variables, x[:, 0, 0])
+
+
 def test_no_classes_returns_pooled_features():
     x = jax.random.normal(jax.random.key(0), (4, 7, 7, 16))
     out, variables = Head(0, pooling="max").init_with_output(jax.random.key(1), x)
@@ -85,6 +102,7 @@ def test_global_pool():
         ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\), got 1.5"),
         ({"dropout": "a"}, "dropout must be .*, got 'a'"),
         ({"pooling": "avrg"}, "got 'avrg'. Did you mean 'avg'"),
+        ({"map_width": 0}, "map_width must be an int of at least 1 or None, got 0"),
         ({"hidden_norm": "layr"}, "norm must be one of .*'layr'. Did you mean 'layer'"),
         ({"hidden_norm": "layer", "batch_norm": True}, "give hidden_norm or batch_norm"),
         ({"distilled": "both"}, "distilled must be one of 'mean', 'pair', got 'both'"),

@@ -13,7 +13,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import FanIn, ones
+from flaxzoo.layers.initializers import FanIn, ones, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
 
 
@@ -34,6 +34,7 @@ class ConvNorm(Checked):
       activation: behind the norm, by name or callable; None for none.
       names: those of the two submodules.
       kernel_init: the initialiser of the kernel, by default that of PyTorch's layers.
+      bias_init: that of the bias.
       scale_init: that of the norm's scale.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
@@ -51,6 +52,7 @@ class ConvNorm(Checked):
     activation: str | Callable[[jax.Array], jax.Array] | None = None
     names: tuple[str, str] = ("conv", "bn")
     kernel_init: Any = FanIn()
+    bias_init: Any = zeros
     scale_init: Any = ones
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -64,7 +66,8 @@ class ConvNorm(Checked):
           train: whether a BatchNorm uses the batch's statistics.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options = {"use_bias": self.use_bias, **inits, **dtypes}
         first, second = self.names
         if self.as_dense:
             x = Dense(self.features, name=first, **options)(x)

@@ -15,6 +15,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
 from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 
@@ -62,8 +63,13 @@ class Head(Checked):
       attention: fields of the attention pooling, as pairs.
       hidden_norm: a norm behind the activation of each hidden layer, by name or module, called
         ``norm_0`` and so on; None for none.
+      hidden_norm_epsilon: its epsilon; None for its own.
+      hidden_norm_first: whether it stands before the activation instead.
+      hidden_bias: whether the hidden layers have biases.
       hidden_features: whether the hidden layers stay where ``num_classes`` is 0; else they belong
         to the classifier, and the features are what they would see.
+      map_width: the channels of a layer on each pixel of a map before the pooling, called
+        ``in_conv``, with a BatchNorm and the activation behind it; None for none.
       kernel_init: of all kernels.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
@@ -87,7 +93,11 @@ class Head(Checked):
     norm_epsilon: float | None = None
     attention: tuple[tuple[str, Any], ...] = ()
     hidden_norm: Any = None
+    hidden_norm_epsilon: float | None = None
+    hidden_norm_first: bool = False
+    hidden_bias: bool = True
     hidden_features: bool = True
+    map_width: int | None = None
     classifier_norm: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -98,6 +108,7 @@ class Head(Checked):
         check_size("num_classes", self.num_classes, minimum=0)
         check_size("prefix_tokens", self.prefix_tokens, minimum=0)
         check_widths("hidden", self.hidden, allow_empty=True)
+        check_size("map_width", self.map_width, optional=True)
         check_rate("dropout", self.dropout)
         pooling = as_choice("pooling", self.pooling, _POOLINGS)
         as_activation(self.activation)
@@ -132,10 +143,13 @@ class Head(Checked):
           ``distilled="pair"`` two arrays of logits in training.
 
         Raises:
-          ShapeError: ``pooling`` is set and ``x`` has no axis to pool.
+          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, or ``map_width`` and it is no
+            map.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
+        if self.map_width is not None:
+            x = self.widened(x, train)
         if self.pooling == "attention":
             check_tokens(x, "attention")
             pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
@@ -152,13 +166,16 @@ class Head(Checked):
         for i, width in enumerate(self.hidden if stays else ()):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = Dense(width, name=f"dense_{i}", **dense)(x)
+            x = Dense(width, use_bias=self.hidden_bias, name=f"dense_{i}", **dense)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
-            x = as_activation(self.activation)(x)
+            if not self.hidden_norm_first:
+                x = as_activation(self.activation)(x)
             if self.hidden_norm is not None:
-                norm = make_norm(self.hidden_norm, f"norm_{i}", **dtypes)
-                x = call_norm(norm, x, train=train)
+                options = {"epsilon": self.hidden_norm_epsilon, **dtypes}
+                x = call_norm(make_norm(self.hidden_norm, f"norm_{i}", **options), x, train=train)
+            if self.hidden_norm_first:
+                x = as_activation(self.activation)(x)
         if self.num_classes == 0:
             return x.mean(1) if self.reads_tokens else x
         if self.dropout and self.classifier_norm is None:
@@ -173,6 +190,23 @@ class Head(Checked):
     def reads_tokens(self) -> bool:
         """Whether each of two classifiers sees a token of its own."""
         return self.distilled is not None and self.pooling == "prefix"
+
+    def widened(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes the layer before the pooling."""
+        if x.ndim != 4:
+            raise ShapeError(
+                f"map_width={self.map_width} takes maps of shape [B, H, W, C], got "
+                f"{list(x.shape)}; use map_width=None for tokens and pooled features"
+            )
+        return ConvNorm(
+            self.map_width or x.shape[-1],
+            activation=self.activation,
+            names=("conv", "norm"),
+            kernel_init=self.kernel_init,
+            name="in_conv",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )(x, train)
 
     def classify(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Computes the logits of a classifier, behind a norm of its own."""
