@@ -143,8 +143,8 @@ class Head(Checked):
           ``distilled="pair"`` two arrays of logits in training.
 
         Raises:
-          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, or ``map_width`` and it is no
-            map.
+          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, or ``map_width`` is and it
+            is no map.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
