@@ -71,6 +71,7 @@ class Head(Checked):
       map_width: the channels of a layer on each pixel of a map before the pooling, called
         ``in_conv``, with a BatchNorm and the activation behind it; None for none.
       kernel_init: of all kernels.
+      bias_init: of the classifiers' biases.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
 
@@ -98,6 +99,7 @@ class Head(Checked):
     hidden_bias: bool = True
     hidden_features: bool = True
     map_width: int | None = None
+    bias_init: Any = nn.initializers.zeros
     classifier_norm: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -216,7 +218,8 @@ class Head(Checked):
             x = call_norm(norm, x, train=train)
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options = {"use_bias": self.use_bias, **inits, **dtypes}
         return Dense(self.num_classes, name=name, **options)(x)
 
 
