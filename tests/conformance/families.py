@@ -129,6 +129,21 @@ def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
 
 
+def _of_wide_attention(name: str, **options: Any) -> Any:
+    """The reference, whose linear attention is of its inputs' dtype: timm's is float32."""
+    import timm
+
+    def attended(epsilon: float, q: Any, k: Any, v: Any) -> Any:
+        sums = q @ (k.transpose(-1, -2) @ v)
+        return sums[..., :-1] / (sums[..., -1:] + epsilon)
+
+    reference = timm.create_model(name, **options)
+    for module in reference.modules():
+        if hasattr(module, "_attn"):
+            module._attn = functools.partial(attended, module.eps)
+    return reference
+
+
 def _small_mobilevit(name: str, **options: Any) -> Any:
     """The reference of three stages: timm's functions take no other structure."""
     byobnet, mobilevit = map(
@@ -308,6 +323,61 @@ FAMILIES: dict[str, Family] = {
                     "num_vit": 1,
                 },
                 (64, 96, 3),
+            ),
+        ),
+    ),
+    "efficientvit_mit": Family(
+        "efficientvit_b0",
+        {
+            "layers": (1, 1),
+            "widths": (8, 16),
+            "kinds": ("fused", "attention"),
+            "expansions": (2, 2),
+            "down_expansions": (2, 2),
+            "head_width": 8,
+            "classifier_widths": (16, 24),
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "efficientvit_b0",
+                {
+                    "layers": (1, 0, 2),
+                    "widths": (8, 16, 16),
+                    "kinds": ("inverted", "inverted", "attention"),
+                    "expansions": (4, 4, 4),
+                    "down_expansions": (4, 4, 4),
+                    "head_width": 8,
+                    "classifier_widths": (24, 32),
+                },
+                {
+                    "depths": (1, 2, 1, 2),
+                    "widths": (8, 8, 16, 16),
+                    "head_dim": 8,
+                    "head_widths": (24, 32),
+                },
+                (64, 96, 3),
+                create=_of_wide_attention,
+            ),
+            Kind(
+                "efficientvit_l1",
+                {
+                    "layers": (1, 1, 1, 1),
+                    "widths": (8, 8, 8, 16),
+                    "stem_width": 8,
+                    "head_width": 8,
+                    "classifier_widths": (24, 32),
+                },
+                {
+                    "depths": (1, 1, 1, 1, 1),
+                    "widths": (8, 8, 8, 8, 16),
+                    "head_dim": 8,
+                    "head_widths": (24, 32),
+                },
+                (64, 96, 3),
+                create=_of_wide_attention,
             ),
         ),
     ),
