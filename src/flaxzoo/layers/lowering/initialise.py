@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 from flaxzoo._calls import apply_module
 from flaxzoo._programs import Jitted, cleared, computing, once
 from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
+from flaxzoo.layers.lowering.repeats import initial_shapes
 from flaxzoo.layers.lowering.switch import is_plain
 
 _JITS = ("jit", "pjit", "closed_call", "core_call")
@@ -57,15 +58,24 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
 def variable_shapes(module: nn.Module, sample: Any) -> Any:
     """Returns the variables' ``jax.ShapeDtypeStruct`` for inputs of a shape, and remembers them."""
     inputs = _structure(sample)
-    return _variable_shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
+    return _shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))[1]
+
+
+def output_and_variable_shapes(module: nn.Module, sample: Any) -> tuple[Any, Any]:
+    """Returns what ``variable_shapes`` does, behind the shapes of the module's output."""
+    inputs = _structure(sample)
+    return _shapes(module, inputs, jax.dtypes.canonicalize_dtype(np.float64))
 
 
 @functools.lru_cache(maxsize=32)
-def _variable_shapes(module: nn.Module, inputs: Any, widest: Any) -> Any:
-    return jax.eval_shape(functools.partial(_init, module, inputs=inputs), jax.random.PRNGKey(0))
+def _shapes(module: nn.Module, inputs: Any, widest: Any) -> tuple[Any, Any]:
+    def initial(key: Any) -> Any:
+        return initial_shapes(module, key, _zeros(inputs))
+
+    return jax.eval_shape(initial, jax.random.PRNGKey(0))
 
 
-cleared(_variable_shapes.cache_clear)
+cleared(_shapes.cache_clear)
 
 
 def filled(function: Callable[..., Any], *args: Any) -> Any:
@@ -111,12 +121,15 @@ def _structure(sample: Any) -> Any:
     return treedef, tuple((x.shape, x.dtype) for x in leaves)
 
 
-def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
+def _zeros(inputs: Any) -> Any:
+    """Inputs for an initialiser, in which their values play no part."""
     treedef, leaves = inputs
-    # Inputs go in as their shapes: their values play no part in any initialiser.
-    zeros = [jnp.zeros(shape, dtype) for shape, dtype in leaves]
-    sample = jax.tree.unflatten(treedef, zeros)
-    return apply_module(module, None, sample, rngs={"params": key, "dropout": key})
+    return jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves])
+
+
+def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
+    rngs = {"params": key, "dropout": key}
+    return apply_module(module, None, _zeros(inputs), rngs=rngs)
 
 
 _init_jit = Jitted(_init, lambda module, *_: (module,), static_argnums=(0, 2))
