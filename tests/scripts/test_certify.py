@@ -97,6 +97,18 @@ def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
     assert script.in_timms_words("resnet50", {"widths": (2,)}) == {"channels": (2,)}
 
 
+def test_some_of_each_family_are_asked_and_all_without_a_certificate(script):
+    names = ["resnet18", "resnet34", "resnet50", "resnest14d", "resnest26d"]
+    assert script.some_of_each(names, 0, "a") == names
+    script.write("resnet", {name: LINE for name in names[:3]})
+    script.write("resnest", {name: LINE for name in names[3:]})
+    assert script.some_of_each(names, 0, "a") == []
+    assert script.some_of_each(names, 9, "a") == names
+    drawn = {tuple(script.some_of_each(names, 1, str(seed))) for seed in range(40)}
+    assert {len(some) for some in drawn} == {2}
+    assert {name for some in drawn for name in some} == set(names)
+
+
 def test_what_has_changed_is_run_again_and_some_by_lot(script, monkeypatch):
     names = [f"resnet{depth}" for depth in (18, 26, 34, 50)]
     monkeypatch.setattr(script, "fingerprint", lambda name, shape: f"print of {name}")
