@@ -56,20 +56,20 @@ demo: $(STAMPS)/demo
 	$(BIN)/python examples/digits_transfer/main.py --run-dir runs/demo/transfer | tee runs/demo/transfer.txt
 
 test: $(STAMPS)/test
-	$(PYTEST) --durations=20 $(ARGS)
+	$(PYTEST) --families=none --durations=20 $(ARGS)
 
 # Without the tests that train, start processes or compile for seconds.
 test-fast: $(STAMPS)/test
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) --families=none -m "not slow" $(ARGS)
 
 # Writes down which tests are slow, for test-fast: those above SLOWER seconds of processor time.
 SLOWER ?= 0.25
 slow: $(STAMPS)/test
 	$(PYTEST) --write-slow=$(SLOWER)
 
-# The scripts and notebooks of examples/, from top to bottom.
+# The scripts and notebooks of examples/ and the pages of docs/, from top to bottom.
 examples: $(STAMPS)/test
-	$(PYTEST) --durations=20 tests/examples $(ARGS)
+	$(PYTEST) --families=none --durations=20 tests/examples $(ARGS)
 
 # The oldest versions that pyproject.toml allows, all at once.
 test-lowest: $(LOWEST)/stamp
@@ -79,10 +79,10 @@ test-lowest: $(LOWEST)/stamp
 test-latest: $(LATEST)/stamp
 	$(LATEST)/bin/python $(SHARED) --durations=20 tests tests/examples $(ARGS)
 
-ifneq ($(wildcard tests/conformance),)
+# Every promise for each family, and what is tested of one alone, with its page.
 conformance: $(STAMPS)/test
-	$(PYTEST) --durations=20 --families=$(FAMILIES) tests/conformance $(ARGS)
-endif
+	$(PYTEST) --dist=loadgroup --durations=20 --families=$(FAMILIES) -m family tests/conformance \
+		tests/models tests/examples/test_pages.py $(ARGS)
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check .

@@ -5,9 +5,10 @@
 A family is a file of ``flaxzoo/models`` that registers names. A change touches it if it changes
 that file, its catalogue, or a file that it imports, directly or not; a change of any other source
 file, of what the tests share or of what is installed touches all of them, since every promise of
-the library is one for every family. Files that the package does not import, such as pages, touch
-none. The lot is drawn by ``--seed``, the commit by default, so that each commit draws others and a
-failure can be repeated.
+the library is one for every family. Of files that the package does not import a page of docs/ is
+of the families for which the table in docs/models.md links it; the others touch none. The lot is
+drawn by ``--seed``, the commit by default, so that each commit draws others and a failure can be
+repeated.
 
 It needs git and nothing that has to be installed.
 """
@@ -16,6 +17,7 @@ import argparse
 import ast
 import functools
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -25,6 +27,9 @@ MODELS = "src/flaxzoo/models"
 # What changes no number of any model.
 APART = ("docs/", "examples/", "benchmarks/", ".github/", "README.md", "CHANGELOG.md")
 APART += ("CONTRIBUTING.md", "LICENSE", "mkdocs.yml", ".gitignore", ".pre-commit-config.yaml")
+
+_FAMILY = re.compile(r"`flaxzoo\.models\.(\w+)\.")
+_PAGE = re.compile(r"\((\w+)\.md\) \|")
 
 
 def git(*arguments: str) -> str:
@@ -45,6 +50,16 @@ def families() -> dict[str, Path]:
     """Returns the files of the families by their names."""
     files = sorted(path for path in (ROOT / MODELS).rglob("*.py") if path.stem != "__init__")
     return {path.stem: path for path in files if registers(ast.parse(path.read_text("utf-8")))}
+
+
+def pages() -> dict[str, set[str]]:
+    """Returns the families that a page of docs/ is about, by its name, as docs/models.md says."""
+    about: dict[str, set[str]] = {}
+    for row in (ROOT / "docs/models.md").read_text("utf-8").splitlines():
+        page, family = _PAGE.search(row), _FAMILY.search(row)
+        if row.startswith("|") and page and family:
+            about.setdefault(page[1], set()).add(family[1])
+    return about
 
 
 def file_of(module: str) -> Path | None:
@@ -86,7 +101,10 @@ def touched(changed: list[str], files: dict[str, Path]) -> set[str]:
     """Returns the names of the families that a change of these paths can touch."""
     reaches = {name: reach(path) for name, path in files.items()}
     names = set()
+    pages_of = pages()
     for path in changed:
+        if path.startswith("docs/"):
+            names |= pages_of.get(Path(path).stem, set())
         if path.startswith(APART):
             continue
         own = owner(path, files)

@@ -1,86 +1,11 @@
-"""Runs every Python block of the README and the docs pages, top to bottom, page by page."""
+"""The README and the docs pages: what they name, and where they lead. tests/examples runs them."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 import types
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: Path) -> list[str]:
-    return _BLOCK.findall(page.read_text("utf-8"))
-
-
-# Runs the pages that it is told, one line of JSON each, and answers with a traceback or null.
-INTERPRETER = """
-import json, os, sys, traceback
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-for line in sys.stdin:
-    name, directory, source = json.loads(line)
-    os.chdir(directory)
-    try:
-        exec(compile(source, name, "exec"), {"__name__": "doc"})
-        error = None
-    except BaseException:
-        error = traceback.format_exc()
-    print(json.dumps(error), file=answers, flush=True)
-# What all pages compiled takes seconds to let go of, one by one.
-os._exit(0)
-"""
-
-
-@pytest.fixture(scope="module")
-def interpreter(tmp_path_factory):
-    """A process for all pages, which share its imports and what it has compiled.
-
-    Pages register names of their own, so they do not share the test process.
-    """
-    errors = tmp_path_factory.mktemp("docs") / "errors.txt"
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERPRETER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            env={**os.environ, "MPLBACKEND": "Agg"},
-        )
-    yield process, errors
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
-)
-def test_page_runs(page, interpreter, tmp_path):
-    """Top to bottom, in a namespace and a directory of its own."""
-    process, errors = interpreter
-    # Lines of the traceback are those of the page.
-    source, end = [], 0
-    text = page.read_text("utf-8")
-    for match in _BLOCK.finditer(text):
-        source.append("\n" * (text.count("\n", end, match.start(1))) + match[1])
-        end = match.end(1)
-    print(json.dumps([page.name, str(tmp_path), "".join(source)]), file=process.stdin, flush=True)
-    answer = process.stdout.readline()
-    assert answer, f"the process died at {page.name}: {errors.read_text()[-6000:]}"
-    error = json.loads(answer)
-    assert error is None, error
-
-
-def test_most_pages_have_blocks():
-    assert sum(bool(blocks(page)) for page in PAGES) > 10
 
 
 def is_defined_in(item, module):

@@ -1,10 +1,12 @@
 """That every family of the package is in the table."""
 
+import pytest
 from conformance.families import FAMILIES, every, get, only
 
 from flaxzoo.models.registry import families
 
 
+@pytest.mark.family(*families())
 def test_every_family_has_a_row():
     missing = set(families()) - set(FAMILIES)
     assert not missing, (

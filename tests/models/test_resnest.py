@@ -12,6 +12,8 @@ from flaxzoo.models.resnest import (
     SplitAttention,
 )
 
+pytestmark = pytest.mark.family("resnest")
+
 
 def maps(channels, batch=2, height=6, width=5):
     values = np.random.default_rng(0).standard_normal((batch, height, width, channels))

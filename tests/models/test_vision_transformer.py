@@ -8,6 +8,8 @@ from flaxzoo.errors import ShapeError, UnknownArgumentError
 from flaxzoo.models.heads import Head
 from flaxzoo.models.vision_transformer import VisionTransformer
 
+pytestmark = pytest.mark.family("vision_transformer")
+
 TINY = {"width": 8, "depth": 2, "heads": 2, "patch_size": 8, "input_shape": (16, 24, 3)}
 
 

@@ -34,6 +34,9 @@ def test_families_are_the_files_that_register(files):
         ("tests/models/test_cnn.py", {"cnn"}),
         ("tests/models/test_resnest.py", {"resnest"}),
         ("docs/training.md", set()),
+        ("docs/models.md", set()),
+        ("docs/vit.md", {"vision_transformer"}),
+        ("docs/swin.md", {"swin_transformer", "swin_transformer_v2"}),
         ("README.md", set()),
     ],
 )
