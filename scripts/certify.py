@@ -307,7 +307,7 @@ def pending(names: Sequence[str], lot: int, seed: str) -> tuple[list[str], dict[
 
 
 def some_of_each(names: Sequence[str], number: int, seed: str) -> list[str]:
-    """At most ``number`` of each family's names, drawn by ``seed``, and those without a certificate.
+    """At most ``number`` names of each family, drawn by ``seed``, and all without a certificate.
 
     What changes a family's computation by accident changes most of its names, and the fingerprint
     of each takes a trace of the whole network.

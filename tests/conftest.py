@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config, items):
         if function_of(item.nodeid) in slow:
             item.add_marker(pytest.mark.slow)
         if names := families_of(item):
-            # For -m family, and so that one process builds and compiles what a family's tests share.
+            # For -m family; and one process builds and compiles what a family's tests share.
             item.add_marker(pytest.mark.family)
             item.add_marker(pytest.mark.xdist_group(min(names)))
     chosen = config.getoption("--families")

@@ -100,8 +100,8 @@ def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
 def test_some_of_each_family_are_asked_and_all_without_a_certificate(script):
     names = ["resnet18", "resnet34", "resnet50", "resnest14d", "resnest26d"]
     assert script.some_of_each(names, 0, "a") == names
-    script.write("resnet", {name: LINE for name in names[:3]})
-    script.write("resnest", {name: LINE for name in names[3:]})
+    script.write("resnet", dict.fromkeys(names[:3], LINE))
+    script.write("resnest", dict.fromkeys(names[3:], LINE))
     assert script.some_of_each(names, 0, "a") == []
     assert script.some_of_each(names, 9, "a") == names
     drawn = {tuple(script.some_of_each(names, 1, str(seed))) for seed in range(40)}
