@@ -41,6 +41,8 @@ def test_first_weights_as_pytorchs():
         deviation = 1 / np.sqrt(3 * fan_in)
         assert params[name]["kernel"].std() == pytest.approx(deviation, rel=0.02)
         assert params[name]["bias"].std() == pytest.approx(deviation, rel=0.2)
+    bare = SqueezeExcite(plain_init=True, use_bias=False).init(jax.random.key(0), maps(8))
+    assert all(set(layer) == {"kernel"} for layer in bare["params"].values())
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,21 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, Normal
+from flaxzoo.layers.initializers import FanIn, plain_bias
 
 
 class SqueezeExcite(Checked):
     """Scales channels by gates computed from their means over the image.
 
     Hu et al. 2018, https://arxiv.org/abs/1709.01507. Parameters are named as timm's ``SEModule``:
-    ``fc1``, ``fc2``, 1 x 1 convolutions with bias.
+    ``fc1``, ``fc2``, 1 x 1 convolutions.
 
     Attributes:
       ratio: the width between the two layers, as a part of the channels; it is rounded to a
         multiple of 8.
       width: this width itself, instead of ``ratio``.
       activation: the function between the two layers, by name or callable.
+      use_bias: whether the layers have biases.
       plain_init: whether both layers begin as PyTorch's convolutions do, rather than as a ResNet's.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
@@ -36,6 +37,7 @@ class SqueezeExcite(Checked):
     ratio: float = 1 / 16
     width: int | None = None
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
+    use_bias: bool = True
     plain_init: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -53,9 +55,8 @@ class SqueezeExcite(Checked):
     def _layer(self, features: int, name: str, fan_in: int) -> Conv:
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.plain_init:
-            bias = Normal(1 / math.sqrt(3 * fan_in))
-            options |= {"kernel_init": FanIn(), "bias_init": bias}
-        return Conv(features, 1, use_bias=True, name=name, **options)
+            options |= {"kernel_init": FanIn(), "bias_init": plain_bias(fan_in)}
+        return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
 
 
 class EfficientChannelAttention(Checked):

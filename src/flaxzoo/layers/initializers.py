@@ -154,6 +154,15 @@ class FanIn(Initializer):
         return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])))
 
 
+def plain_bias(fan_in: int) -> Normal:
+    """Returns the initialiser of a bias that has the variance of PyTorch's own layers'.
+
+    Args:
+      fan_in: how many inputs each of the layer's outputs sees.
+    """
+    return Normal(1 / math.sqrt(3 * fan_in))
+
+
 @dataclasses.dataclass(frozen=True)
 class Halves(Initializer):
     """The second half of the last axis begins otherwise than the first.

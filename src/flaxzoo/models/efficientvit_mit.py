@@ -11,7 +11,6 @@ References:
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, zeros
+from flaxzoo.layers.initializers import FanIn, plain_bias, zeros
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -78,7 +77,7 @@ class _Layers(Checked):
         """Makes a convolution of ``x``; without a norm where ``options`` ask for a bias."""
         bare = options.get("use_bias", False)
         fan_in = size * size * x.shape[-1] // options.get("groups", 1)
-        bias = Normal(1 / math.sqrt(3 * fan_in)) if bare else zeros
+        bias = plain_bias(fan_in) if bare else zeros
         options |= {"norm": None if bare else self.norm, "norm_epsilon": self.norm_epsilon}
         options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": bias}
         return ConvNorm(features, size, names=("conv", "norm"), name=name, **options)
@@ -289,7 +288,7 @@ class EfficientVit(Backbone):
         if self.classifier_widths is not None:
             first, width = self.classifier_widths
             hidden |= {"map_width": first, "hidden": (width,)}
-        inits = {"kernel_init": FanIn(), "bias_init": Normal(1 / math.sqrt(3 * width))}
+        inits = {"kernel_init": FanIn(), "bias_init": plain_bias(width)}
         return {**super().head_options(), **hidden, **inits}
 
     @nn.nowrap
