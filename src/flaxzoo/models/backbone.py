@@ -260,16 +260,26 @@ class Backbone(Checked, kw_only=True):
         if kind is None:
             return part.run(x, train)
         fields = functools.partial(part.run)
-        # Initialisation has no backward pass. Whether a block trains decides what is traced, so
-        # that ``train``, the third argument with the module itself, is static.
-        build = kind
-        if part.remat and not self.is_initializing():
-            policy = None if part.remat is True else as_remat_policy(part.remat)
-            build = nn.remat(kind, static_argnums=(2,), policy=policy)
-        module = build(*fields.args, **fields.keywords, name=part.name)
+        module = self.stored(kind, part.remat)(*fields.args, **fields.keywords, name=part.name)
         if part.context is not None:
             return module(x, train, *part.context(x, train))
         return module(x, train) if _takes_train(kind) else module(x)
+
+    @nn.nowrap
+    def stored(self, kind: Any, remat: Any) -> Any:
+        """A block's class that stores what the backward pass wants as ``Part.remat`` says.
+
+        Args:
+          kind: a Linen module class, called with ``(x, train)`` and more.
+          remat: as ``Part.remat``.
+        """
+        # Initialisation has no backward pass.
+        if not remat or self.is_initializing():
+            return kind
+        policy = None if remat is True else as_remat_policy(remat)
+        # Whether a block trains decides what is traced, so that ``train``, the third argument with
+        # the module itself, is static.
+        return nn.remat(kind, static_argnums=(2,), policy=policy)
 
     @nn.nowrap
     def _check_maps(self, every: Sequence[Part], parts: Sequence[Part]) -> None:
