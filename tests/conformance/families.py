@@ -129,6 +129,26 @@ def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
 
 
+def _small_nextvit(name: str, **options: Any) -> Any:
+    """The reference of two stages: timm's class takes no other channels."""
+    import timm
+
+    nextvit, torch = map(importlib.import_module, ("timm.models.nextvit", "torch"))
+    own = {"stem_chs": (8, 8, 16), "depths": (1, 1, 5, 1), "drop_path_rate": 0.0}
+    reference = timm.create_model(name, **own, **options)
+    kinds = (nextvit.NextConvBlock, nextvit.NextTransformerBlock)
+    stage = functools.partial(nextvit.NextStage, head_dim=16, mix_block_ratio=0.75)
+    reference.stages = torch.nn.Sequential(
+        stage(16, [32], kinds[:1], stride=1),
+        stage(32, [48, 48, 128], (*kinds[:1] * 2, kinds[1]), sr_ratio=2),
+    )
+    reference.norm = torch.nn.BatchNorm2d(128)
+    reference.head = nextvit.ClassifierHead(128, options["num_classes"])
+    reference.feature_info = [{"reduction": 4}, {"reduction": 8}]
+    reference._initialize_weights()
+    return reference
+
+
 def _of_wide_attention(name: str, **options: Any) -> Any:
     """The reference, whose linear attention is of its inputs' dtype: timm's is float32."""
     import timm
@@ -564,6 +584,39 @@ FAMILIES: dict[str, Family] = {
         kinds=tuple(
             Kind(name, {"depth": 2}, create=_of_two_blocks)
             for name in ("mixer_s16_224", "gmixer_12_224", "resmlp_12_224", "gmlp_ti16_224")
+        ),
+    ),
+    "nextvit": Family(
+        "nextvit_small",
+        {
+            "layers": (1, 2),
+            "widths": (16, 24),
+            "attention_widths": (64, 64),
+            "attention_every": (0, 2),
+            "key_strides": (2, 2),
+            "attention_share": 0.5,
+            "stem_widths": (8, 16),
+            "head_width": 8,
+            "attention_mlp_ratio": 1,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random={"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "nextvit_small",
+                {
+                    "layers": (1, 3),
+                    "widths": (32, 48),
+                    "attention_widths": (64, 128),
+                    "attention_every": (0, 3),
+                    "key_strides": (8, 2),
+                    "stem_widths": (8, 8, 16),
+                    "head_width": 16,
+                },
+                input_shape=(36, 44, 3),
+                create=_small_nextvit,
+            ),
         ),
     ),
     "pit": Family(
