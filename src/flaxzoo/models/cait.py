@@ -23,7 +23,7 @@ from flaxzoo._checks import check_rate, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import head_width, weight_hook
 from flaxzoo.layers.checked import Checked
-from flaxzoo.layers.class_attention import ClassAttention
+from flaxzoo.layers.class_attention import ClassBlock
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import FanIn, Normal, zeros
@@ -139,27 +139,11 @@ class CaitBlock(TransformerBlock):
         return DropPath(self.drop_path, name=drop)(y, deterministic=not train)
 
 
-class ClassBlock(CaitBlock):
-    """A block that changes the class token alone, the first one.
+class CaitClassBlock(ClassBlock, CaitBlock):
+    """A block that changes the class token alone, with scales of its own.
 
     Parameters are named as timm's ``LayerScaleBlockClassAttn``.
     """
-
-    # Its positions are the tokens' own.
-    @nn.compact
-    def __call__(  # type: ignore[override]
-        self, x: jax.Array, train: bool = False
-    ) -> jax.Array:
-        """Maps tokens ``[B, 1 + N, C]`` to the same shape."""
-        y = self.attention(self.normalise(x, "norm1"), "attn", train)
-        token = x[:, :1] + self.branch(y, "ls1", "drop_path1", train)
-        y = self.feed_forward(self.normalise(token, "norm2"), "mlp", train)
-        token = token + self.branch(y, "ls2", "drop_path2", train)
-        return jnp.concatenate([token, x[:, 1:]], axis=1)
-
-    def attention(self, x: jax.Array, name: str, train: bool, **_: Any) -> jax.Array:
-        """Returns what the class token finds."""
-        return ClassAttention(**self.attention_fields(), name=name)(x, train)
 
 
 class Cait(LateTokenBackbone, GridBackbone):
@@ -233,7 +217,7 @@ class Cait(LateTokenBackbone, GridBackbone):
         for i in range(self.class_depth):
             yield Part(
                 f"blocks_token_only_{i}",
-                functools.partial(ClassBlock, **fields),
+                functools.partial(CaitClassBlock, **fields),
                 takes="tokens",
                 # The last of them is as deep as the last of the patches'.
                 depth=f"blocks_{max(self.depth - self.class_depth + i, 0)}",
