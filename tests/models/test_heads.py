@@ -107,6 +107,11 @@ def test_global_pool():
         ({"hidden_norm": "layer", "batch_norm": True}, "give hidden_norm or batch_norm"),
         ({"distilled": "both"}, "distilled must be one of 'mean', 'pair', got 'both'"),
         ({"distilled": "mean"}, "takes pooling='prefix' and prefix_tokens=2, got 'auto' and 0"),
+        ({"token_labels": 1}, "token_labels must be True or False, got 1"),
+        (
+            {"token_labels": True, "distilled": "mean", "pooling": "avg"},
+            "distilled or has token_labels",
+        ),
         ({"classifier_norm": "bach"}, "norm must be one of .*Did you mean 'batch'"),
     ],
 )
@@ -133,6 +138,25 @@ def test_two_classifiers_of_the_same_features():
     # Features are what stands before the classifiers and their norms.
     bare = Head(0, pooling="avg", distilled="pair", classifier_norm="batch")
     np.testing.assert_allclose(bare.apply({}, x), x.mean((1, 2)), atol=1e-6)
+
+
+def test_each_token_has_a_label_of_its_own():
+    x = jax.random.normal(jax.random.key(0), (4, 6, 5))
+    head = Head(3, pooling="token", token_labels=True)
+    logits, variables = head.init_with_output(jax.random.key(1), x)
+    first, labels = (variables["params"][name]["kernel"] for name in ("fc", "fc_aux"))
+    expected = x[:, 0] @ first + 0.5 * (x[:, 1:] @ labels).max(1)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    # Without pooling all tokens are classified by one layer, and the other has no part in it.
+    np.testing.assert_allclose(
+        head.clone(pooling=None).apply(variables, x), x @ first, rtol=1e-5, atol=1e-6
+    )
+    assert head.clone(num_classes=0).apply({}, x).shape == (4, 5)
+    rngs = {"dropout": jax.random.key(2)}
+    dropped = head.clone(dropout=0.5).apply(variables, x, train=True, rngs=rngs)
+    assert np.abs(dropped - logits).max() > 1e-3
+    with pytest.raises(ShapeError, match="token_labels=True takes tokens .*use token_labels=False"):
+        Head(3, token_labels=True).init(jax.random.key(0), x[:, 0])
 
 
 def test_none_by_name_is_no_pooling():

@@ -9,7 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import as_choice, check_choice, check_rate, check_size, check_widths
+from flaxzoo._checks import (
+    as_choice,
+    check_choice,
+    check_flag,
+    check_rate,
+    check_size,
+    check_widths,
+)
 from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
@@ -23,8 +30,8 @@ _POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention")
 _DISTILLED = ("mean", "pair")
 # The poolings whose result both classifiers of a distilled head may see.
 _SHARED = ("avg", "max", "avg+max", None)
-# The layers that tell classes apart, the second of distilled heads: what num_classes exchanges.
-CLASSIFIERS = ("fc", "fc_dist")
+# The layers that tell classes apart, the others of special heads: what num_classes exchanges.
+CLASSIFIERS = ("fc", "fc_dist", "fc_aux")
 
 
 @explained
@@ -60,6 +67,10 @@ class Head(Checked):
         ``set_distilled_training``.
       classifier_norm: a norm before each classifier, by name or module, called ``fc_norm`` and
         ``fc_dist_norm``; it belongs to the classifiers, so that features are those before it.
+      token_labels: whether another layer, ``fc_aux``, classifies each token behind the class token
+        (Jiang et al. 2021, https://arxiv.org/abs/2104.10858), as VOLO's ``aux_head``: half of the
+        largest logit that any of them has for a class is added to that of ``fc``, where features
+        are pooled.
       attention: fields of the attention pooling, as pairs.
       hidden_norm: a norm behind the activation of each hidden layer, by name or module, called
         ``norm_0`` and so on; None for none.
@@ -101,6 +112,7 @@ class Head(Checked):
     map_width: int | None = None
     bias_init: Any = nn.initializers.zeros
     classifier_norm: Any = None
+    token_labels: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -120,6 +132,9 @@ class Head(Checked):
                 raise ArgumentError("hidden layers have one norm: give hidden_norm or batch_norm")
         if self.classifier_norm is not None:
             as_norm(self.classifier_norm)
+        check_flag("token_labels", self.token_labels)
+        if self.token_labels and self.distilled is not None:
+            raise ArgumentError("a head is distilled or has token_labels, not both")
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
             # Where there is a distillation token, its classifier reads that.
@@ -145,22 +160,13 @@ class Head(Checked):
           ``distilled="pair"`` two arrays of logits in training.
 
         Raises:
-          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, or ``map_width`` is and it
-            is no map.
+          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, ``map_width`` is and it
+            is no map, or ``token_labels`` and it is no tokens.
         """
+        tokens = x
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
-        if self.map_width is not None:
-            x = self.widened(x, train)
-        if self.pooling == "attention":
-            check_tokens(x, "attention")
-            pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
-            x = pool(x[:, self.prefix_tokens :], train)
-        elif self.reads_tokens:
-            check_tokens(x, "prefix")
-            x = x[:, : self.prefix_tokens]
-        else:
-            x = global_pool(x, self.pooling, self.prefix_tokens)
+        x = self.pooled(x, train)
         if self.norm is not None:
             norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
             x = call_norm(norm, x, train=train)
@@ -182,6 +188,8 @@ class Head(Checked):
             return x.mean(1) if self.reads_tokens else x
         if self.dropout and self.classifier_norm is None:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        if self.token_labels:
+            return self.with_token_labels(self.classify(x, "fc", train), tokens, train)
         if self.distilled is None:
             return self.classify(x, "fc", train)
         first, second = (x[:, 0], x[:, 1]) if self.reads_tokens else (x, x)
@@ -192,6 +200,20 @@ class Head(Checked):
     def reads_tokens(self) -> bool:
         """Whether each of two classifiers sees a token of its own."""
         return self.distilled is not None and self.pooling == "prefix"
+
+    def pooled(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes what ``pooling`` says."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.map_width is not None:
+            x = self.widened(x, train)
+        if self.pooling == "attention":
+            check_tokens(x, "attention")
+            pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
+            return pool(x[:, self.prefix_tokens :], train)
+        if self.reads_tokens:
+            check_tokens(x, "prefix")
+            return x[:, : self.prefix_tokens]
+        return global_pool(x, self.pooling, self.prefix_tokens)
 
     def widened(self, x: jax.Array, train: bool) -> jax.Array:
         """Computes the layer before the pooling."""
@@ -209,6 +231,19 @@ class Head(Checked):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )(x, train)
+
+    def with_token_labels(self, logits: jax.Array, tokens: jax.Array, train: bool) -> jax.Array:
+        """Adds what the tokens say to logits ``[B, num_classes]``, and nothing to those of each."""
+        if tokens.ndim != 3:
+            raise ShapeError(
+                f"token_labels=True takes tokens of shape [B, N, C], got {list(tokens.shape)}; use "
+                "token_labels=False for maps and pooled features"
+            )
+        tokens = tokens[:, 1:]
+        if self.dropout:
+            tokens = nn.Dropout(self.dropout)(tokens, deterministic=not train)
+        labels = self.classify(tokens, "fc_aux", train)
+        return logits + 0.5 * labels.max(1) if logits.ndim == 2 else logits
 
     def classify(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Computes the logits of a classifier, behind a norm of its own."""
