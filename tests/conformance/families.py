@@ -233,6 +233,17 @@ def _mvit(name: str) -> Kind:
     return Kind(name, fields, timm, (64, 64, 3), create=create)
 
 
+def _volo(name: str) -> Kind:
+    """A VOLO: timm's functions of these names take neither layers nor widths."""
+
+    def create(name: str, **options: Any) -> Any:
+        return importlib.import_module("timm.models.volo")._create_volo(name, **options)
+
+    fields = {"layers": (2, 1, 1), "widths": (8, 12), "heads": (2, 3), "stem_width": 8}
+    timm = {"layers": fields["layers"], "embed_dims": (8, 12, 12), "num_heads": (2, 3, 3)}
+    return Kind(name, fields, {**timm, "stem_hidden_dim": 8}, create=create)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -884,6 +895,22 @@ FAMILIES: dict[str, Family] = {
             "vit_base_patch16_xp_224",
         )
         + _plain("vit_dwee_patch16_reg1_gap_256", "vit_dpwee_patch16_reg1_gap_256", rounding=1e-6),
+    ),
+    "volo": Family(
+        "volo_d1_224",
+        {
+            "patch_size": 4,
+            "stem_width": 4,
+            "layers": (1, 1),
+            "widths": (4, 8),
+            "heads": (1, 2),
+            "class_depth": 1,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"position_dropout": 0.5, "attention_dropout": 0.5, **_RANDOM},
+        kinds=(_volo("volo_d1_224"),),
     ),
     "xcit": Family(
         "xcit_tiny_12_p8_224",
