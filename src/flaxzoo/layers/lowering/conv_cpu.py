@@ -257,7 +257,7 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *window.padding, (0, 0))))
     height, width = (n - k + 1 for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
     terms = (
-        x[:, i : i + height, j : j + width] * kernel[i, j, 0]
+        x[:, i : i + height, j : j + width] * kernel[i, j, 0].reshape(1, 1, 1, -1)
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     )
@@ -301,7 +301,7 @@ def _joined(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
     joined = groups // blocks
     parts = kernel.reshape(height, width, channels, blocks, joined, features // groups)
     parts = parts.transpose(3, 0, 1, 4, 2, 5)
-    diagonal = jnp.eye(joined, dtype=kernel.dtype)[:, None, :, None]
+    diagonal = jnp.eye(joined, dtype=kernel.dtype).reshape(1, 1, 1, joined, 1, joined, 1)
     full = parts[..., None, :] * diagonal
     return full.reshape(blocks, height, width, joined * channels, -1)
 
