@@ -129,6 +129,11 @@ def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
 
 
+def _global_context(_name: str, **options: Any) -> Any:
+    """The reference's class itself: timm's functions of names take no other depths."""
+    return importlib.import_module("timm.models.gcvit").GlobalContextVit(**options)
+
+
 def _small_nextvit(name: str, **options: Any) -> Any:
     """The reference of two stages: timm's class takes no other channels."""
     import timm
@@ -505,6 +510,52 @@ FAMILIES: dict[str, Family] = {
                 ("fastvit_mci0", (1,) * 4, (8, 8, 16, 32)),
                 ("fastvit_mci3", (1,) * 5, (8, 8, 8, 32, 32)),
             )
+        ),
+    ),
+    "gcvit": Family(
+        "gcvit_small",
+        {
+            "layers": (2, 2),
+            "width": 8,
+            "heads": (1, 2),
+            "window_ratios": (8, 8),
+            "layer_scale": 0.5,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "gcvit_xxtiny",
+                {"layers": (2, 2), "width": 16, "heads": (1, 2), "window_ratios": (16, 8)},
+                {
+                    "depths": (2, 2),
+                    "embed_dim": 16,
+                    "num_heads": (1, 2),
+                    "window_ratio": (16, 8),
+                },
+                create=_global_context,
+            ),
+            Kind(
+                "gcvit_small",
+                {
+                    "layers": (2, 1),
+                    "width": 16,
+                    "heads": (1, 2),
+                    "window_size": ((2, 3), (4, 6)),
+                    "layer_scale": 0.5,
+                },
+                {
+                    "depths": (2, 1),
+                    "embed_dim": 16,
+                    "num_heads": (1, 2),
+                    "window_size": ((2, 3), (4, 6)),
+                    "mlp_ratio": 2,
+                    "layer_scale": 0.5,
+                },
+                create=_global_context,
+            ),
         ),
     ),
     "hiera": Family(

@@ -1,0 +1,80 @@
+"""GCViT against timm: its images, names, windows of another size, the first weights."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm.models.gcvit")
+layers = pytest.importorskip("timm.layers")
+
+pytestmark = pytest.mark.family("gcvit")
+
+KINDS = {kind.name: kind for kind in FAMILIES["gcvit"].kinds}
+NAME = "gcvit_xxtiny"
+
+
+def pair(name, size=(32, 48)):
+    """Ours and timm's of two stages."""
+    kind = KINDS[name]
+    model = fz.models.get(name, num_classes=50, input_shape=(*size, 3), **kind.fields)
+    return model, kind.create(name, num_classes=50, img_size=size, **kind.timm).eval()
+
+
+@pytest.mark.parametrize(("name", "size"), [(NAME, (48, 32)), ("gcvit_small", (32, 48))])
+def test_the_same_numbers_and_names(name, size):
+    model, reference = pair(name, size)
+    tensors = fill_reference(reference, gain=1.0)
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == reference.state_dict().keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize(("old", "new"), [((32, 32), (48, 64)), ((32, 48), (64, 48))])
+def test_biases_for_images_of_another_size(old, new):
+    """timm has the function, but does not call it for this family."""
+    tensors = fill_reference(pair(NAME, old)[1])
+    model, reference = pair(NAME, new)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    exported = model.with_variables(variables).to_torch_state_dict(as_numpy=True)
+    for key, value in reference.state_dict().items():
+        expected = torch.tensor(tensors[key])
+        if key.endswith("table"):
+            windows = model.module.backbone.windows()[int(key.split(".")[1])]
+            former = (windows[0] * old[0] // new[0], windows[1] * old[1] // new[1])
+            expected = layers.resize_rel_pos_bias_table(
+                expected, windows, tuple(value.shape), old_window_size=former
+            )
+        np.testing.assert_allclose(exported[key], expected.numpy(), atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    model, reference = pair(name)
+    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, expected in reference.state_dict().items():
+        if expected.ndim > 1 or (key.endswith("bias") and "norm" not in key):
+            # A deviation is known the better the more numbers there are.
+            rel = 4 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
