@@ -92,6 +92,16 @@ def test_bilinear_is_between_the_nearest_two():
         resample_positions(positions((2, 2)), (4, 4), method="nearest")
 
 
+def test_cubic_is_through_the_nearest_four():
+    taps = np.eye(4, dtype=np.float32).reshape(1, 4, 4)
+    out = resample_positions(taps, (8, 1), old_grid=(4, 1), method="cubic")[0]
+    # The numbers of torch.nn.functional.interpolate(scale_factor=2, mode="bicubic").
+    np.testing.assert_array_equal(out[3], [-0.10546875, 0.87890625, 0.26171875, -0.03515625])
+    # Beyond the edge the last cell stands again.
+    np.testing.assert_array_equal(out[0], [1.10546875, -0.10546875, 0, 0])
+    np.testing.assert_array_equal(out.sum(1), np.ones(8))
+
+
 def test_positions_that_lie_on_their_grid():
     parameter = positions((4, 6))
     expected = resample_positions(parameter, (5, 3), old_grid=(4, 6))

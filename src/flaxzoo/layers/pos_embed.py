@@ -83,8 +83,9 @@ def resample_positions(
         are.
       old_grid: the rows and columns that there are; None where the grid is square.
       method: ``"bicubic"``; ``"bilinear"``: between the nearest two, not antialiased, as
-        FlexiViT's weights want it; or ``"aligned"``: likewise, with the first and the last cells of
-        both grids on one another.
+        FlexiViT's weights want it; ``"aligned"``: likewise, with the first and the last cells of
+        both grids on one another; or ``"cubic"``: through the nearest four, not antialiased, with
+        a = -0.75, as PyTorch's ``mode="bicubic"`` without further words.
 
     Returns:
       ``[1, prefix + rows * columns, C]``, of the same dtype.
@@ -119,7 +120,8 @@ def resize_weights(method: str) -> Callable[[int, int], np.ndarray]:
     """Returns a function of two lengths, ``(old, new)``, to the weights of a resize along an axis.
 
     Args:
-      method: ``"bicubic"``, ``"bilinear"`` or ``"aligned"``; see ``resample_positions``.
+      method: ``"bicubic"``, ``"bilinear"``, ``"aligned"`` or ``"cubic"``; see
+        ``resample_positions``.
 
     Returns:
       The function, whose arrays ``[new, old]``, float32, say how much each old cell counts in each
@@ -131,12 +133,13 @@ def resize_weights(method: str) -> Callable[[int, int], np.ndarray]:
     return _METHODS[check_choice("method", method, _METHODS)]
 
 
-def resample_map(positions: Any, grid: Grid) -> Any:
+def resample_map(positions: Any, grid: Grid, *, method: str = "bicubic") -> Any:
     """Returns positions that lie on their grid, for another grid, as ``resample_positions`` does.
 
     Args:
       positions: ``[1, old rows, old columns, C]``.
       grid: the rows and columns wanted.
+      method: as ``resample_positions`` takes it.
 
     Returns:
       ``[1, rows, columns, C]``, of the same dtype.
@@ -148,7 +151,8 @@ def resample_map(positions: Any, grid: Grid) -> Any:
         raise ShapeError(f"positions must have shape [1, H, W, C], got {list(positions.shape)}")
     _, rows, columns, width = positions.shape
     flat = positions.reshape(1, rows * columns, width)
-    return resample_positions(flat, grid, old_grid=(rows, columns)).reshape(1, *grid, width)
+    flat = resample_positions(flat, grid, old_grid=(rows, columns), method=method)
+    return flat.reshape(1, *grid, width)
 
 
 def square(count: int) -> Grid:
@@ -185,6 +189,17 @@ def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
+def _plain_cubic_weights(old: int, new: int) -> np.ndarray:
+    """Returns the same for four cells, those beyond the edge being the last one."""
+    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
+    places = (centres - np.float32(0.5))[:, None]
+    nearest = np.floor(places).astype(int) + np.arange(-1, 3)
+    weights = np.zeros((new, old), np.float32)
+    values = _keys_cubic(np.abs(nearest - places), a=-0.75).astype(np.float32)
+    np.add.at(weights, (np.arange(new)[:, None], nearest.clip(0, old - 1)), values)
+    return weights
+
+
 def _linear_weights(old: int, new: int) -> np.ndarray:
     """Returns how much each of ``old`` cells counts in each of ``new`` ones, ``[new, old]``."""
     centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
@@ -206,4 +221,5 @@ _METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": _cubic_weights,
     "bilinear": _linear_weights,
     "aligned": _aligned_weights,
+    "cubic": _plain_cubic_weights,
 }
