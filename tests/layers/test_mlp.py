@@ -79,3 +79,12 @@ def test_gates_that_begin_open():
     values, gates = np.split(np.asarray(layer["kernel"]), 2, axis=-1)
     assert values.std() == pytest.approx(0.02, rel=0.1)
     assert gates.std() == pytest.approx(1e-6, rel=0.1)
+
+
+def test_layers_that_begin_as_pytorch_s():
+    module = Mlp(400, features=300, plain_width=100)
+    layers = module.init(jax.random.key(0), jnp.zeros((1, 100)))["params"]
+    for name, fan_in in (("fc1", 100), ("fc2", 400)):
+        # Uniform numbers up to one over the root of what each output sees.
+        for leaf in layers[name].values():
+            assert np.std(leaf) == pytest.approx(1 / np.sqrt(3 * fan_in), rel=0.15)

@@ -13,7 +13,7 @@ import numpy as np
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
-from flaxzoo.layers.initializers import HeNormal, LecunNormal
+from flaxzoo.layers.initializers import HeNormal, LecunNormal, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import resize_weights
 
@@ -33,6 +33,7 @@ class PatchEmbed(Checked):
       norm_epsilon: the epsilon of this normalisation; None for its own.
       pad: whether images are filled up with zeros, below and at the right, to whole patches.
       kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
+      bias_init: that of the bias.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -44,6 +45,7 @@ class PatchEmbed(Checked):
     norm_epsilon: float | None = None
     pad: bool = False
     kernel_init: Any = LecunNormal()
+    bias_init: Any = zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -60,7 +62,8 @@ class PatchEmbed(Checked):
         """
         size = as_pair("patch_size", self.patch_size)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"use_bias": self.use_bias, "kernel_init": self.kernel_init, **dtypes}
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options = {"use_bias": self.use_bias, **inits, **dtypes}
         x = self._whole(x, size)
         x = Conv(self.features, size, stride=size, padding=0, name="proj", **options)(x)
         if self.norm is None:

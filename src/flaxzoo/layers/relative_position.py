@@ -88,6 +88,7 @@ class RelativeMlp(Checked):
       heads: the number of heads.
       hidden: the units between the layers.
       dropout: the rate at which these are dropped.
+      plain_biases: whether the layers' biases begin as PyTorch's own, rather than with zeros.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -95,6 +96,7 @@ class RelativeMlp(Checked):
     heads: int
     hidden: int = 128
     dropout: float = 0.125
+    plain_biases: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -113,6 +115,7 @@ class RelativeMlp(Checked):
             activation="relu",
             dropout=self.dropout,
             kernel_init=FanIn(),
+            plain_width=2 if self.plain_biases else None,
             name="mlp",
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -80,6 +80,7 @@ class PatchMerging(Checked):
       norm_first: whether the norm stands before the layer.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
+      kernel_init: the initialiser of the layer's kernel.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -88,6 +89,7 @@ class PatchMerging(Checked):
     norm_first: bool = True
     norm: Any = "layer"
     norm_epsilon: float | None = None
+    kernel_init: Any = Normal(0.02)
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -101,7 +103,7 @@ class PatchMerging(Checked):
         # The upper and the lower patch of the left column come before those of the right one.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
         norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
-        options = {"use_bias": False, "kernel_init": Normal(0.02), **dtypes}
+        options = {"use_bias": False, "kernel_init": self.kernel_init, **dtypes}
         reduction = Dense(self.features, name="reduction", **options)
         if self.norm_first:
             return reduction(call_norm(norm, x, train=False))
@@ -157,40 +159,55 @@ class SwinTransformer(Backbone):
     implementation: str = "einsum"
     remat: bool | str = False
 
+    # No fields: what the stages are called, and whether a norm stands behind the last one.
+    stage_name = "layers"
+    last_norm = True
+
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
         """The patches, then the blocks ``layers_0_blocks_0`` and so on, with what leads to each."""
         yield Part("embed", self._embed, owns=("patch_embed",), takes="images")
         rates = iter(drop_path_rates(self.drop_path, sum(self.layers)))
         for stage, count in enumerate(self.layers):
-            prefix = f"layers_{stage}"
+            prefix = f"{self.stage_name}_{stage}"
             if stage:
                 merge = functools.partial(self._merge, stage)
                 yield Part(f"{prefix}_blocks_0", merge, owns=(f"{prefix}_downsample",))
             for i in range(count):
                 yield Part(
                     f"{prefix}_blocks_{i}",
-                    functools.partial(self.block(stage, i % 2 == 1), drop_path=next(rates)),
+                    functools.partial(self.block(stage, i), drop_path=next(rates)),
                     map=prefix if i == count - 1 else None,
                     reduction=self.patch_size << stage,
                     remat=self.remat,
                 )
-        yield Part("norm", self._norm, owns=("norm",), depth=f"{prefix}_blocks_{count - 1}")
+        if self.last_norm:
+            yield Part("norm", self._norm, owns=("norm",), depth=f"{prefix}_blocks_{count - 1}")
 
     @nn.nowrap
-    def block(self, stage: int, shifted: bool) -> functools.partial[Any]:
-        """Returns what makes the blocks of a stage, but for their rate of stochastic depth."""
+    def block(self, stage: int, number: int) -> functools.partial[Any]:
+        """Returns what makes a block of a stage, but for its rate of stochastic depth."""
         window, shift = self.window(stage)
         fields = {name: getattr(self, name) for name in _PASSED_ON}
-        fields.update(window=window, shift=shift if shifted else (0, 0), heads=self.heads[stage])
+        fields.update(window=window, shift=shift if number % 2 else (0, 0), heads=self.heads[stage])
         return functools.partial(SwinBlock, **fields)
 
     @nn.nowrap
     def window(self, stage: int) -> tuple[Grid, Grid]:
         """The rows and columns of a stage's windows, and by how many every other is shifted."""
         rows, columns = (-(-(n // self.patch_size) // 2**stage) for n in self.input_shape[:2])
-        window = stage_windows(self.window_size, len(self.layers))[stage]
+        window = self.windows()[stage]
         return fit_window((rows, columns), window, always=self.always_partition)
+
+    @nn.nowrap
+    def windows(self) -> tuple[Grid, ...]:
+        """The rows and columns of windows that each stage has where its map is no smaller."""
+        return stage_windows(self.window_size, len(self.layers))
+
+    @property
+    def embed_options(self) -> dict[str, Any]:
+        """Other fields of the ``PatchEmbed``."""
+        return {}
 
     @property
     def merge_options(self) -> dict[str, Any]:
@@ -203,11 +220,11 @@ class SwinTransformer(Backbone):
             check_image_size(x, self.input_shape, ", or dynamic_size=True")
             # What is no whole patch is not seen.
             x = x[:, : x.shape[1] // size * size, : x.shape[2] // size * size]
-        options = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, **self.dtypes}
-        return PatchEmbed(self.width, size, name="patch_embed", **options)(x, train)
+        options = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, **self.embed_options}
+        return PatchEmbed(self.width, size, name="patch_embed", **options, **self.dtypes)(x, train)
 
     def _merge(self, stage: int, x: jax.Array, _train: bool) -> jax.Array:
-        name = f"layers_{stage}_downsample"
+        name = f"{self.stage_name}_{stage}_downsample"
         return PatchMerging(self.width << stage, name=name, **self.merge_options)(x)
 
     def _norm(self, x: jax.Array, train: bool) -> jax.Array:
@@ -233,14 +250,14 @@ class SwinTransformer(Backbone):
         for name, value in lists.items():
             check_widths(name, value)
         check_lengths(**lists)
-        stage_windows(self.window_size, len(self.layers))
+        self.windows()
         check_heads([self.width << stage for stage in range(len(self.heads))], self.heads)
         if len(self.input_shape) != 3 or min(self.input_shape[:2]) < self.patch_size:
             raise ArgumentError(
                 "input_shape must be (height, width, channels), of at least one patch of "
                 f"{self.patch_size} x {self.patch_size}, got {self.input_shape}"
             )
-        self.block(0, shifted=False)(parent=None).check_fields()
+        self.block(0, 0)(parent=None).check_fields()
 
 
 def convert(tensors: Mapping[str, Any], _backbone: Any) -> dict[str, Any]:

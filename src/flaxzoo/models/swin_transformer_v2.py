@@ -51,10 +51,15 @@ class CosineAttention(Attention):
     key_bias: bool = False
     pretrained_window: int | None = None
 
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """The shape of the parameter ``logit_scale``."""
+        return (self.heads, 1, 1)
+
     def comparable(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns queries and keys whose products are scaled cosines."""
-        shape = (self.heads, 1, 1)
-        scale = self.param("logit_scale", Constant(math.log(10)), shape, self.param_dtype)
+        init = Constant(math.log(10))
+        scale = self.param("logit_scale", init, self.scale_shape, self.param_dtype)
         scale = jnp.exp(jnp.minimum(jnp.asarray(scale), math.log(100)))
         # The product is divided by the root again.
         scale = scale.reshape(1, 1, self.heads, 1) * math.sqrt(q.shape[-1])
@@ -148,9 +153,9 @@ class SwinTransformerV2(SwinTransformer):
     pretrained_window_sizes: Sequence[int] | None = None
 
     @nn.nowrap
-    def block(self, stage: int, shifted: bool) -> functools.partial[Any]:
-        """Returns what makes the blocks of a stage, but for their rate of stochastic depth."""
-        fields = super().block(stage, shifted).keywords
+    def block(self, stage: int, number: int) -> functools.partial[Any]:
+        """Returns what makes a block of a stage, but for its rate of stochastic depth."""
+        fields = super().block(stage, number).keywords
         trained = self.pretrained_window_sizes
         return functools.partial(
             SwinV2Block, **fields, pretrained_window=None if trained is None else trained[stage]
