@@ -134,6 +134,13 @@ def _global_context(_name: str, **options: Any) -> Any:
     return importlib.import_module("timm.models.gcvit").GlobalContextVit(**options)
 
 
+def _small_nest(name: str, **options: Any) -> Any:
+    """The reference of other sizes than its functions have."""
+    module: Any = importlib.import_module("timm.models.nest")
+    padding = "same" if name.endswith("_jx") else ""
+    return module._create_nest(name, drop_path_rate=0.0, pad_type=padding, **options)
+
+
 def _small_nextvit(name: str, **options: Any) -> Any:
     """The reference of two stages: timm's class takes no other channels."""
     import timm
@@ -646,6 +653,24 @@ FAMILIES: dict[str, Family] = {
         kinds=tuple(
             Kind(name, {"depth": 2}, create=_of_two_blocks)
             for name in ("mixer_s16_224", "gmixer_12_224", "resmlp_12_224", "gmlp_ti16_224")
+        ),
+    ),
+    "nest": Family(
+        "nest_tiny",
+        {"patch_size": 2, "layers": (1, 2), "widths": (8, 12), "heads": (1, 2)},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (1, 2), "widths": (8, 12), "heads": (1, 2)},
+                {"num_levels": 2, "depths": (1, 2), "embed_dims": (8, 12), "num_heads": (1, 2)},
+                (32, 32, 3),
+                create=_small_nest,
+            )
+            for name in ("nest_tiny", "nest_tiny_jx")
         ),
     ),
     "nextvit": Family(
