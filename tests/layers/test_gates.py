@@ -6,6 +6,7 @@ import pytest
 
 from flaxzoo.layers.gates import (
     EfficientChannelAttention,
+    GlobalContext,
     SqueezeExcite,
     as_gate,
     divisible,
@@ -66,6 +67,10 @@ def test_divisible():
     assert divisible(33, minimum=32) == 32
     assert divisible(5, minimum=32) == 32
     assert divisible(7, by=2, minimum=2) == 8
+    assert divisible(11.2) == 8
+    assert divisible(11.2, limit=0.9) == 16
+    assert divisible(9.0, limit=0.9) == 16
+    assert divisible(8.8, limit=0.9) == 8
 
 
 # |log2(C) / 2 + 1 / 2|_odd of the paper, section 3.2.
@@ -90,7 +95,28 @@ def test_eca_by_its_formula(random_variables):
     np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("gate", [SqueezeExcite, EfficientChannelAttention])
+def test_global_context_by_its_formula(random_variables):
+    x = maps(16)
+    module = GlobalContext(ratio=0.25, activation="silu", gate_activation="hard_sigmoid")
+    variables = random_variables(module, x)
+    out = jax.jit(module.apply)(variables, x)
+    attention, mlp = (variables["params"][name] for name in ("conv_attn", "mlp_scale"))
+    tokens = x.reshape(2, 12, 16)
+    logits = tokens @ attention["kernel"][0, 0, :, 0] + attention["bias"]
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    context = np.einsum("bn,bnc->bc", weights, tokens)
+    hidden = context @ mlp["fc1"]["kernel"][0, 0] + mlp["fc1"]["bias"]
+    assert hidden.shape == (2, 4)
+    centred = hidden - hidden.mean(-1, keepdims=True)
+    hidden = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    hidden = hidden * mlp["norm"]["scale"] + mlp["norm"]["bias"]
+    gate = hidden * sigmoid(hidden) @ mlp["fc2"]["kernel"][0, 0] + mlp["fc2"]["bias"]
+    gate = np.clip(gate / 6 + 0.5, 0, 1)
+    np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", [SqueezeExcite, EfficientChannelAttention, GlobalContext])
 def test_dtypes(gate):
     module = gate(dtype=jnp.bfloat16)
     x = maps(16).astype(jnp.bfloat16)
@@ -102,8 +128,9 @@ def test_dtypes(gate):
 def test_gate_by_name():
     assert as_gate("se") is SqueezeExcite
     assert as_gate("eca") is EfficientChannelAttention
+    assert as_gate("gc") is GlobalContext
     assert as_gate(None) is None
     assert as_gate(nn.Dense) is nn.Dense
-    message = "gate must be one of se, eca, None or a module, got 'sse'. Did you mean 'se'"
+    message = "gate must be one of se, eca, gc, None or a module, got 'sse'. Did you mean 'se'"
     with pytest.raises(ValueError, match=message):
         as_gate("sse")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo.errors import ShapeError
 from flaxzoo.layers.norm import (
     BatchNorm,
+    EvoNormS0,
     GlobalResponseNorm,
     GroupNorm,
     LayerNorm,
@@ -19,6 +21,7 @@ from flaxzoo.layers.norm import (
     as_norm,
     call_norm,
     make_norm,
+    normalise_and_activate,
 )
 from flaxzoo.training.modes import training_modes
 
@@ -213,7 +216,7 @@ def test_norms_by_name():
     assert as_norm("group1") is OneGroupNorm
     assert as_norm(nn.LayerNorm) is nn.LayerNorm
     message = (
-        "norm must be one of batch, group, group1, layer, rms, simple or a module, got "
+        "norm must be one of batch, evo_s0, group, group1, layer, rms, simple or a module, got "
         "'batchnorm'. Did you mean 'batch'"
     )
     with pytest.raises(ValueError, match=message):
@@ -298,3 +301,39 @@ def test_norms_are_made_with_their_own_epsilon_or_another():
     assert make_norm("batch", "norm").epsilon == 1e-5
     made = make_norm("rms", "q_norm", epsilon=1e-3, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     assert made == RMSNorm(epsilon=1e-3, dtype=jnp.bfloat16, name="q_norm")
+
+
+def test_evo_norm_by_its_formula(random_variables):
+    x = batch(2, 3, 5, 12)
+    module = EvoNormS0(group_size=4, epsilon=0.1)
+    variables = random_variables(module, x)
+    v, scale, bias = (variables["params"][name] for name in ("v", "scale", "bias"))
+    variance = x.reshape(2, 15, 3, 4).var((1, 3))
+    deviation = np.repeat(np.sqrt(variance + 0.1), 4, axis=-1)[:, None, None]
+    expected = x / (1 + np.exp(-v * x)) / deviation * scale + bias
+    np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+    plain = EvoNormS0(group_size=4, active=False)
+    variables = random_variables(plain, x)
+    assert set(variables["params"]) == {"scale", "bias"}
+    scale, bias = (variables["params"][name] for name in ("scale", "bias"))
+    np.testing.assert_allclose(plain.apply(variables, x), x * scale + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_evo_norm_whose_groups_do_not_divide_the_channels():
+    with pytest.raises(ShapeError, match="10 channels are not divided by groups of 4"):
+        EvoNormS0(group_size=4).init(jax.random.key(0), batch(2, 3, 5, 10))
+
+
+@pytest.mark.parametrize("kind", ["batch", "evo_s0"])
+@pytest.mark.parametrize("activation", [None, jax.nn.relu])
+def test_a_norm_brings_its_activation_or_gets_one(kind, activation):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return normalise_and_activate(kind, "bn", x, activation, train=False)
+
+    x = batch(2, 3, 5, 8)
+    out, variables = Network().init_with_output(jax.random.key(0), x)
+    assert ("v" in variables["params"]["bn"]) == (kind == "evo_s0" and activation is not None)
+    # EvoNorm has its own, which goes below zero.
+    assert (out >= 0).all() == (kind == "batch" and activation is not None)

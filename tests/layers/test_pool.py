@@ -96,6 +96,12 @@ def test_anti_aliasing_by_name(rng):
     x = rng.standard_normal((2, 6, 6, 3)).astype(np.float32)
     np.testing.assert_array_equal(anti_alias(x, "blur", 2), blur_pool(x))
     np.testing.assert_array_equal(anti_alias(x, "avg", 2), avg_pool(x, 2, 2))
+    zeros = blur_pool(x, edges="constant")
+    np.testing.assert_array_equal(anti_alias(x, "blur_zeros", 2), zeros)
+    # The two differ at the edges alone.
+    np.testing.assert_array_equal(zeros[:, 1:, 1:], blur_pool(x)[:, 1:, 1:])
+    corner = (4 * x[:, 0, 0] + 2 * x[:, 0, 1] + 2 * x[:, 1, 0] + x[:, 1, 1]) / 16
+    np.testing.assert_allclose(zeros[:, 0, 0], corner, rtol=1e-5, atol=1e-6)
     # In a dilated stage nothing is dropped.
     np.testing.assert_array_equal(anti_alias(x, "avg", 1), x)
 

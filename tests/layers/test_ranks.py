@@ -11,9 +11,17 @@ from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
+from flaxzoo.layers.gates import EfficientChannelAttention, GlobalContext, SqueezeExcite
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
-from flaxzoo.layers.norm import BatchNorm, GroupNorm, LayerNorm, LayerScale, RMSNorm, SimpleNorm
+from flaxzoo.layers.norm import (
+    BatchNorm,
+    EvoNormS0,
+    GroupNorm,
+    LayerNorm,
+    LayerScale,
+    RMSNorm,
+    SimpleNorm,
+)
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, PatchDropout, PatchEmbed
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
@@ -41,6 +49,8 @@ MASK = np.ones((9, 9), bool)
         (DropPath(0.5), MAPS, {"deterministic": False}),
         (EfficientChannelAttention(), MAPS, {}),
         (SqueezeExcite(), MAPS, {}),
+        (GlobalContext(), MAPS, {}),
+        (EvoNormS0(group_size=4), MAPS, {}),
         (GlobalResponseNormMlp(8), MAPS, {}),
         (GluMlp(8), TOKENS, {}),
         (Mlp(8, norm="layer", dropout=0.5), TOKENS, {"train": True}),

@@ -1,4 +1,4 @@
-"""Gates over the channels: squeeze-and-excitation and its one-convolution sibling."""
+"""Gates over the channels: squeeze-and-excitation, its one-convolution sibling, global context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
+from flaxzoo.layers.norm import LayerNorm
 
 
 class SqueezeExcite(Checked):
@@ -29,6 +30,7 @@ class SqueezeExcite(Checked):
       width: this width itself, instead of ``ratio``.
       activation: the function between the two layers, by name or callable.
       use_bias: whether the layers have biases.
+      gate_activation: the function that makes gates of what the second gives.
       plain_init: whether both layers begin as PyTorch's convolutions do, rather than as a ResNet's.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
@@ -38,6 +40,7 @@ class SqueezeExcite(Checked):
     width: int | None = None
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
+    gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
     plain_init: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -49,7 +52,7 @@ class SqueezeExcite(Checked):
         width = divisible(channels * self.ratio) if self.width is None else self.width
         gate = self._layer(width, "fc1", channels)(x.mean((1, 2), keepdims=True))
         gate = as_activation(self.activation)(gate)
-        return x * nn.sigmoid(self._layer(channels, "fc2", width)(gate))
+        return x * as_activation(self.gate_activation)(self._layer(channels, "fc2", width)(gate))
 
     @nn.nowrap
     def _layer(self, features: int, name: str, fan_in: int) -> Conv:
@@ -90,9 +93,73 @@ class EfficientChannelAttention(Checked):
         return x * nn.sigmoid(gate)[:, None, None, :, 0]
 
 
+class GlobalContext(Checked):
+    """Scales channels by gates computed from a mean over the image that is weighed by attention.
+
+    Cao et al. 2019, https://arxiv.org/abs/1904.11492. Parameters are named as timm's
+    ``GlobalContext``: ``conv_attn``, and in ``mlp_scale`` the layers ``fc1`` and ``fc2`` with
+    ``norm`` between them.
+
+    Attributes:
+      ratio: the width between the two layers, as a part of the channels.
+      width: this width itself, instead of ``ratio``.
+      activation: the function between the two layers, by name or callable.
+      gate_activation: the function that makes gates of what the second gives.
+      kernel_init: the initialiser of all kernels; None for those of timm's module.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    ratio: float = 1 / 8
+    width: int | None = None
+    activation: str | Callable[[jax.Array], jax.Array] = "relu"
+    gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
+    kernel_init: Any = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales ``[B, H, W, C]``, to the same shape."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        images, channels = x.shape[0], x.shape[-1]
+        width = max(1, int(channels * self.ratio + 0.5)) if self.width is None else self.width
+        own = self.kernel_init or HeNormal("fan_in")
+        options: dict[str, Any] = {"use_bias": True, "kernel_init": own, **dtypes}
+        logits = Conv(1, 1, name="conv_attn", **options)(x)
+        # Few numbers of large sums: in float32 at least.
+        wide = jnp.promote_types(logits.dtype, jnp.float32)
+        weights = nn.softmax(logits.astype(wide).reshape(images, -1), -1).astype(x.dtype)
+        tokens = x.reshape(images, -1, channels)
+        context = jnp.einsum("bn,bnc->bc", weights, tokens)[:, None, None, :]
+        own = self.kernel_init or FanIn()
+        gate = _ScaleMlp(width, self.activation, own, name="mlp_scale", **dtypes)(context)
+        return x * as_activation(self.gate_activation)(gate)
+
+
+class _ScaleMlp(nn.Module):
+    """``fc1``, ``norm``, the activation and ``fc2``, on each pixel."""
+
+    width: int
+    activation: Any
+    kernel_init: Any
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, 1, 1, C]`` to the same shape."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"use_bias": True, "kernel_init": self.kernel_init, **dtypes}
+        y = Conv(self.width, 1, name="fc1", **options)(x)
+        y = as_activation(self.activation)(LayerNorm(name="norm", **dtypes)(y))
+        return Conv(x.shape[-1], 1, name="fc2", **options)(y)
+
+
 GATES: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcite,
     "eca": EfficientChannelAttention,
+    "gc": GlobalContext,
 }
 
 
@@ -100,8 +167,9 @@ def as_gate(gate: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Mod
     """Returns the gate that a name stands for; a module class is returned as it is.
 
     Args:
-      gate: ``"se"`` or ``"eca"``, None for none, or a Linen module class (or partial) that takes
-        ``name``, ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same shape.
+      gate: ``"se"``, ``"eca"`` or ``"gc"``, None for none, or a Linen module class (or partial)
+        that takes ``name``, ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same
+        shape.
 
     Raises:
       ValueError: no gate has that name, or what was passed makes no module.
@@ -118,6 +186,10 @@ def as_gate(gate: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Mod
     return GATES[gate]
 
 
-def divisible(width: float, by: int = 8, minimum: int = 8) -> int:
-    """Returns the multiple of ``by`` nearest to ``width``, at least ``minimum``."""
-    return max(minimum, int(width + by / 2) // by * by)
+def divisible(width: float, by: int = 8, minimum: int = 8, limit: float = 0.0) -> int:
+    """Returns the multiple of ``by`` nearest to ``width``, at least ``minimum``.
+
+    Where that is less than ``limit`` times ``width``, it is the next larger one.
+    """
+    rounded = max(minimum, int(width + by / 2) // by * by)
+    return rounded + by if rounded < limit * width else rounded

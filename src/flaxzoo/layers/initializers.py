@@ -164,6 +164,25 @@ def plain_bias(fan_in: int) -> Normal:
 
 
 @dataclasses.dataclass(frozen=True)
+class FanOut(Initializer):
+    """Normal numbers of variance ``scale`` / fan-out.
+
+    Of scale 1/3 they have the variance of the uniform numbers that TensorFlow's EfficientNets
+    begin their classifiers with.
+
+    Attributes:
+      scale: the variance times the fan-out.
+    """
+
+    scale: float = 1 / 3
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        fan = shape[-1] * math.prod(shape[:-2])
+        return Distribution(std=math.sqrt(self.scale / fan))
+
+
+@dataclasses.dataclass(frozen=True)
 class Halves(Initializer):
     """The second half of the last axis begins otherwise than the first.
 

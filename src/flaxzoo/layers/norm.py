@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from flaxzoo._calls import call_module
-from flaxzoo.errors import did_you_mean
+from flaxzoo.errors import ShapeError, did_you_mean
 from flaxzoo.layers.channels import per_channel
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.initializers import Constant, ones, zeros
@@ -200,6 +200,60 @@ class GlobalResponseNorm(Checked):
         return x + (bias + scale * (x * share.astype(x.dtype)))
 
 
+class EvoNormS0(Checked):
+    """A norm and an activation in one, ``x * sigmoid(v * x) / std``, then a scale and a bias.
+
+    The deviation is that of each example's groups of channels. "Evolving Normalization-Activation
+    Layers", Liu et al. 2020, https://arxiv.org/abs/2004.02967. Where the activation is left out,
+    what remains is the scale and the bias, as in timm's ``EvoNorm2dS0``.
+
+    Attributes:
+      group_size: the channels of each group.
+      epsilon: is added to the variance.
+      active: whether the activation is computed, and the deviation divided by.
+      scale_init: the initialiser of the scale.
+      dtype: the dtype of the result; None for that of the inputs.
+      param_dtype: the dtype of the parameters ``v``, ``scale`` and ``bias``.
+    """
+
+    activates: ClassVar[bool] = True
+
+    group_size: int = 8
+    epsilon: float = 1e-5
+    active: bool = True
+    scale_init: Any = ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to the same shape.
+
+        Raises:
+          ShapeError: the groups do not divide the channels.
+        """
+        channels = x.shape[-1]
+        if channels % self.group_size:
+            raise ShapeError(f"{channels} channels are not divided by groups of {self.group_size}")
+        x = x if self.dtype is None else x.astype(self.dtype)
+        if self.active:
+            v = self.param("v", ones, (channels,), self.param_dtype)
+            gated = x * nn.sigmoid(x * per_channel(v, x).astype(x.dtype))
+            x = gated / self._deviation(x)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        bias = self.param("bias", zeros, (channels,), self.param_dtype)
+        return x * per_channel(scale, x).astype(x.dtype) + per_channel(bias, x).astype(x.dtype)
+
+    @nn.nowrap
+    def _deviation(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        groups = wide.reshape(*x.shape[:-1], x.shape[-1] // self.group_size, self.group_size)
+        variance = groups.var((1, 2, 4), keepdims=True)
+        deviation = jnp.sqrt(variance + jnp.asarray(self.epsilon, variance.dtype))
+        repeated = jnp.broadcast_to(deviation, (*deviation.shape[:-1], self.group_size))
+        return repeated.reshape(x.shape[0], 1, 1, x.shape[-1]).astype(x.dtype)
+
+
 class LayerScale(Checked):
     """Scales each channel by a learnt ``gamma``.
 
@@ -251,6 +305,7 @@ def scaled_channels(
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
+    "evo_s0": EvoNormS0,
     "group": GroupNorm,
     "group1": OneGroupNorm,
     "layer": LayerNorm,
@@ -290,6 +345,35 @@ def make_norm(
     """
     options = {} if epsilon is None else {"epsilon": epsilon}
     return as_norm(norm)(name=name, **options, **dtypes)
+
+
+def normalise_and_activate(
+    norm: str | Callable[..., nn.Module],
+    name: str,
+    x: jax.Array,
+    activation: Callable[[jax.Array], jax.Array] | None,
+    *,
+    train: bool,
+    epsilon: float | None = None,
+    **dtypes: Any,
+) -> jax.Array:
+    """Applies the norm ``name`` of a parent module, and an activation where it brings none itself.
+
+    Args:
+      norm: the kind, as ``as_norm`` takes it.
+      name: the submodule's name.
+      x: ``[B, ..., C]``.
+      activation: a function; None for none, not even that of a norm such as ``EvoNormS0``.
+      train: whether a BatchNorm uses the batch's statistics.
+      epsilon: a small number that is added to the variance; None for the normalisation's own.
+      **dtypes: ``dtype`` and ``param_dtype``.
+    """
+    kind: Any = as_norm(norm)
+    if getattr(getattr(kind, "func", kind), "activates", False):
+        options = dict(dtypes) if epsilon is None else {"epsilon": epsilon, **dtypes}
+        return call_norm(kind(name=name, active=activation is not None, **options), x, train=train)
+    x = call_norm(make_norm(kind, name, epsilon=epsilon, **dtypes), x, train=train)
+    return x if activation is None else activation(x)
 
 
 def call_norm(norm: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:

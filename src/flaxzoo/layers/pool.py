@@ -88,12 +88,18 @@ def shortcut_pool(x: jax.Array, stride: int) -> jax.Array:
     return pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:
-    """Blurs by a binomial 3 x 3 kernel with reflected edges, and takes every ``stride``-th pixel.
+def blur_pool(x: jax.Array, stride: int = 2, *, edges: str = "reflect") -> jax.Array:
+    """Blurs by a binomial 3 x 3 kernel, and takes every ``stride``-th pixel.
 
     "Making Convolutional Networks Shift-Invariant Again", https://arxiv.org/abs/1904.11486
+
+    Args:
+      x: maps ``[B, H, W, C]``.
+      stride: the distance between pixels that stay.
+      edges: what lies around the map, as ``jax.numpy.pad`` takes it: ``"reflect"``, its own pixels,
+        or ``"constant"``, zeros.
     """
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=edges)
     for axis in (1, 2):
         # (1, 2, 1) / 4 along one axis after the other is the outer product's blur.
         size = x.shape[axis] - 2
@@ -105,5 +111,14 @@ def blur_pool(x: jax.Array, stride: int = 2) -> jax.Array:
 
 
 def anti_alias(x: jax.Array, kind: str, stride: int) -> jax.Array:
-    """Reduces the size by ``stride`` with little aliasing: ``"avg"`` or ``"blur"``."""
-    return blur_pool(x, stride) if kind == "blur" else avg_pool(x, stride, stride)
+    """Reduces the size by ``stride`` with little aliasing.
+
+    Args:
+      x: maps ``[B, H, W, C]``.
+      kind: ``"avg"``; ``"blur"``, which reflects the map at its edges; or ``"blur_zeros"``, which
+        has zeros around it.
+      stride: by how much the map becomes smaller.
+    """
+    if kind == "avg":
+        return avg_pool(x, stride, stride)
+    return blur_pool(x, stride, edges="constant" if kind == "blur_zeros" else "reflect")
