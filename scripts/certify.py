@@ -155,10 +155,11 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
         options["img_size"] = shape[:2]
     # timm's own default is as wide as the weights that it would download.
     classes = model.module.head.num_classes
+    rules = MODELS.architecture(name).reference
     with configured(name, options) as keywords:
-        reference = timm.create_model(name, num_classes=classes, **keywords).eval()
-    gain = MODELS.architecture(name).reference.gain
-    tensors = fill_reference(reference, seed, gain=gain)
+        own = dict(rules.options)
+        reference = timm.create_model(name, num_classes=classes, **own, **keywords).eval()
+    tensors = fill_reference(reference, seed, gain=rules.gain)
     model = with_reference(model, tensors, source="random weights")
     differences = compare(model, reference, synthetic_images((2, *shape), seed))
     relative = {key: _rounded(found.relative) for key, found in differences.items()}

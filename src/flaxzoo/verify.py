@@ -174,7 +174,8 @@ def verify(
     base, rules = architecture.name, architecture.reference
     sized = "input_shape" in MODELS.parameters(base)
     shape = (size, size, 3) if sized and size is not None else None
-    options = {"img_size": size} if shape else {}
+    options: dict[str, Any] = {"img_size": size} if shape else {}
+    options |= dict(rules.options) if rules is not None else {}
     source = weights if weights is not None else tag is not None
     if source is False:
         bare = zoo.get(base, input_shape=shape)

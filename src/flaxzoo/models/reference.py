@@ -40,6 +40,8 @@ class Reference:
         ``flaxzoo.layers.patch_embed.resample_kernel``; None where it can't be fitted.
       gain: how large the random kernels are in comparisons with the reference
         (``flaxzoo.weights.synthetic``).
+      options: keywords, as pairs, with which the reference makes what its published weights want,
+        where that is not what it makes by default.
     """
 
     stem: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class Reference:
     resized: tuple[tuple[str, Resize], ...] = ()
     patches: tuple[str, Callable[[Any, tuple[int, int]], Any]] | None = None
     gain: float = 2.0
+    options: tuple[tuple[str, Any], ...] = ()
 
     def head_name(self, path: str) -> str | None:
         """The reference's name of a module below ``head``; None if it is not one of its own."""
