@@ -31,6 +31,7 @@ _CORE = frozenset(
         "catalog",
         "classifier",
         "heads",
+        "mobile_backbone",
         "patch_backbone",
         "reference",
         "registry",
