@@ -256,6 +256,31 @@ def _volo(name: str) -> Kind:
     return Kind(name, fields, {**timm, "stem_hidden_dim": 8}, create=create)
 
 
+def _mobile(name: str, blocks: Any, **own: Any) -> Kind:
+    """A small network of mobile blocks, whose lines timm reads as we do.
+
+    ``own`` are fields of ours and, under ``timm``, keywords of timm's class.
+    """
+
+    def create(_name: str, *, num_classes: int, **keywords: Any) -> Any:
+        module = importlib.import_module("timm.models.efficientnet")
+        layers = importlib.import_module("timm.layers")
+        act = layers.get_act_layer(keywords.pop("act_layer", "silu"))
+        lines = module.decode_arch_def([list(stage) for stage in blocks])
+        sizes = {"stem_size": 8, "num_features": 16}
+        return module.EfficientNet(
+            lines,
+            num_classes,
+            act_layer=act,
+            round_chs_fn=lambda width: width,
+            **{**sizes, **keywords},
+        )
+
+    timm = own.pop("timm", {})
+    sizes = {"stem_width": 8, "head_width": 16, "activation": "silu"}
+    return Kind(name, {"blocks": blocks, **sizes, **own}, timm, create=create)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -366,6 +391,55 @@ FAMILIES: dict[str, Family] = {
                     "num_vit": 1,
                 },
                 (64, 96, 3),
+            ),
+        ),
+    ),
+    "efficientnet": Family(
+        "test_efficientnet",
+        {
+            "blocks": (("ds_c8_se0.25",), ("ir_r2_s2_e2_c12_se0.25", "er_e2_c12")),
+            "stem_width": 8,
+            "head_width": 16,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _mobile(
+                "efficientnet_b0",
+                (
+                    ("cn_r1_k3_s1_c8_skip",),
+                    ("ds_r2_k3_s2_c8_se0.25",),
+                    ("er_r2_k3_s2_e2_c16_se0.25",),
+                    ("ir_r2_k5_s2_e3_c16_se0.25", "ir_r1_k3_s1_e2_c24_noskip_nre"),
+                ),
+            ),
+            _mobile(
+                "tf_efficientnet_cc_b0_4e",
+                (("ds_r1_k3_s1_c8",), ("ir_r2_k3_s2_e2_c8_se0.25_cc4",)),
+                padding="SAME",
+                norm_epsilon=None,
+                timm={"pad_type": "same"},
+            ),
+            _mobile(
+                "mixnet_s",
+                (("ds_r1_k3_s2_c8",), ("ir_r2_k3.5.7_a1.1_p1.1_s2_e3_c16_se0.5",)),
+                activation="relu",
+                timm={"act_layer": "relu"},
+            ),
+            _mobile(
+                "efficientnet_x_b3",
+                (
+                    ("ds_r2_k3_s1_c8_se0.25_d1",),
+                    ("er_r2_k3_s2_e4_c16_se0.25",),
+                    ("ir_r1_k3_s2_e2_c16",),
+                ),
+            ),
+            _mobile(
+                "mobilenetv1_100",
+                (("dsa_r1_k3_s1_c8",), ("dsa_r2_k3_s2_c16",)),
+                head_width=None,
+                timm={"num_features": 0},
             ),
         ),
     ),
