@@ -123,6 +123,32 @@ _WINDOWS_TIMM = {
 _DUAL = {"widths": (8, 12), "heads": (1, 2), "layers": (1, 2), "window_size": 3}
 _DUAL_TIMM = {"embed_dims": (8, 12), "num_heads": (1, 2), "depths": (1, 2), "window_size": 3}
 
+_EDGE = {
+    "layers": (1, 2),
+    "widths": (8, 16),
+    "attending": (0, 1),
+    "heads": (2, 2),
+    "scales": (2, 3),
+    "positions": (False, True),
+}
+# timm's are of four stages.
+_EDGES = {
+    "layers": (1, 1, 2, 2),
+    "widths": (8, 8, 16, 16),
+    "attending": (0, 1, 1, 1),
+    "heads": (2, 2, 2, 4),
+    "scales": (2, 2, 3, 4),
+    "positions": (False, True, False, False),
+}
+_EDGES_TIMM = {
+    "depths": (1, 1, 2, 2),
+    "dims": (8, 8, 16, 16),
+    "global_block_counts": (0, 1, 1, 1),
+    "heads": (2, 2, 2, 4),
+    "d2_scales": (2, 2, 3, 4),
+    "use_pos_emb": (False, True, False, False),
+}
+
 
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
@@ -344,6 +370,23 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
+    ),
+    "edgenext": Family(
+        "edgenext_xx_small",
+        {**_EDGE, "kernel_sizes": (3, 5), "layer_scale": 0.5},
+        (16, 24, 3),
+        (24, 16, 3),
+        random={"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind("edgenext_xx_small", _EDGES, _EDGES_TIMM, (64, 96, 3), rounding=1e-7),
+            Kind(
+                "edgenext_small_rw",
+                {**_EDGES, "layers": (1, 2, 2, 2)},
+                {**_EDGES_TIMM, "depths": (1, 2, 2, 2)},
+                (64, 96, 3),
+                rounding=1e-7,
+            ),
+        ),
     ),
     "efficientformer": Family(
         "efficientformer_l1",

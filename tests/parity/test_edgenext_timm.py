@@ -1,0 +1,94 @@
+"""EdgeNeXt against timm: sizes of images, names, the authors' files, the first weights."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+edgenext = pytest.importorskip("timm.models.edgenext")
+
+pytestmark = pytest.mark.family("edgenext")
+
+KINDS = {kind.name: kind for kind in FAMILIES["edgenext"].kinds}
+
+
+def pair(name):
+    """Our small network without variables, timm's with random weights, and these."""
+    kind = KINDS[name]
+    reference = timm.create_model(name, num_classes=4, **kind.timm).eval()
+    return fz.models.get(name, num_classes=4, **kind.fields), reference, fill_reference(reference)
+
+
+def check(model, reference, shape):
+    images = synthetic_images((2, *shape, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_images_of_any_size(name):
+    model, reference, tensors = pair(name)
+    model = with_reference(model, tensors, source="random weights")
+    for shape in ((64, 96), (70, 41)):
+        check(model, reference, shape)
+
+
+def test_groups_of_channels_of_unequal_width():
+    fields = {**KINDS["edgenext_xx_small"].fields, "widths": (8, 8, 20, 12)}
+    options = {**KINDS["edgenext_xx_small"].timm, "dims": (8, 8, 20, 12)}
+    reference = timm.create_model("edgenext_xx_small", num_classes=4, **options).eval()
+    model = fz.models.get("edgenext_xx_small", num_classes=4, **fields)
+    model = with_reference(model, fill_reference(reference), source="random weights")
+    check(model, reference, (64, 64))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_names_are_timms_in_both_directions(name):
+    model, _, tensors = pair(name)
+    model = with_reference(model, tensors, source="random weights")
+    reference = MODELS.architecture(name).reference
+    assert {reference_name(path, reference) for path in flatten(model.shapes())} == set(tensors)
+    exported = model.to_torch_state_dict(as_numpy=True)
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value)
+
+
+def test_the_authors_files():
+    model, reference, tensors = pair("edgenext_xx_small")
+    old = {}
+    for key, value in tensors.items():
+        key = key.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.")
+        key = key.replace("head.fc.", "head.").replace("conv_dw", "dwconv")
+        key = key.replace(".blocks.", ".").replace("mlp.fc", "pwconv")
+        if ".downsample." in key:
+            stage, rest = key.removeprefix("stages.").split(".downsample.")
+            key = f"downsample_layers.{stage}.{rest}"
+        old[key] = value
+    state = {key: torch.tensor(value) for key, value in old.items()}
+    assert set(edgenext.checkpoint_filter_fn(state, reference)) == set(tensors)
+    check(with_reference(model, old, source="old"), reference, (64, 64))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name).state_dict()
+    ours = fz.models.get(name).init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if value.ndim > 1 and "temperature" not in key:
+            # The deviation of n numbers is off by one part in sqrt(2 n).
+            limit = 0.1 + 5 / np.sqrt(2 * value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=limit), key
+        else:
+            np.testing.assert_array_equal(value, expected, err_msg=key)
