@@ -63,7 +63,7 @@ class Conv(nn.Module):
         size = as_pair("kernel_size", self.kernel_size)
         dilation = as_pair("dilation", self.dilation)
         shape = (*size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = self.prepare(self.param("kernel", self.kernel_init, shape, self.param_dtype))
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
@@ -80,6 +80,11 @@ class Conv(nn.Module):
         )
         y = y if x.ndim == 4 else y.reshape(*x.shape[:-3], *y.shape[1:])
         return y if bias is None else y + per_channel(bias, y)
+
+    @nn.nowrap
+    def prepare(self, kernel: jax.Array) -> jax.Array:
+        """Returns the kernel that is convolved with, for layers that do not take it as it is."""
+        return kernel
 
 
 def as_pair(name: str, value: Any) -> Pair:
