@@ -159,7 +159,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     with configured(name, options) as keywords:
         own = dict(rules.options)
         reference = timm.create_model(name, num_classes=classes, **own, **keywords).eval()
-    tensors = fill_reference(reference, seed, gain=rules.gain)
+    tensors = fill_reference(reference, seed, **rules.random)
     model = with_reference(model, tensors, source="random weights")
     differences = compare(model, reference, synthetic_images((2, *shape), seed))
     relative = {key: _rounded(found.relative) for key, found in differences.items()}

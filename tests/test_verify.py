@@ -137,6 +137,9 @@ def test_synthetic_tensors_by_kind():
     assert found["fc.weight"].var() == pytest.approx(2 / 512, rel=0.05)
     halved = synthetic_tensors({"fc.weight": (10, 512)}, gain=1)["fc.weight"]
     np.testing.assert_allclose(halved, found["fc.weight"] / np.sqrt(2), rtol=1e-6)
+    quiet = synthetic_tensors(shapes, scales=(("*1.weight", 0.25),))
+    np.testing.assert_array_equal(quiet["bn1.weight"], found["bn1.weight"] / 4)
+    np.testing.assert_array_equal(quiet["fc.weight"], found["fc.weight"])
     ranges = {"weight": (0.5, 1), "bias": (-0.25, 0.25), "running_mean": (-0.25, 0.25)}
     ranges |= {"running_var": (0.5, 1.5), "scale": (0.75, 1.25)}
     for leaf, (low, high) in ranges.items():

@@ -13,7 +13,7 @@ import inspect
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -183,8 +183,8 @@ def verify(
         classes = bare.module.head.num_classes
         reference = timm.create_model(base, num_classes=classes, **options)
         what = f"random weights (seed {seed})"
-        gain = (rules or Reference()).gain
-        model = with_reference(bare, fill_reference(reference, seed, gain=gain), source=what)
+        made = fill_reference(reference, seed, **(rules or Reference()).random)
+        model = with_reference(bare, made, source=what)
     else:
         origin = open_source(architecture, source, tag)
         # A large file is read once, for both.
@@ -376,20 +376,27 @@ def _as_torch(tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fill_reference(reference: Any, seed: int = 0, *, gain: float = 2.0) -> dict[str, np.ndarray]:
+def fill_reference(
+    reference: Any,
+    seed: int = 0,
+    *,
+    gain: float = 2.0,
+    scales: Sequence[tuple[str, float]] = (),
+) -> dict[str, np.ndarray]:
     """Gives timm's model random weights and statistics; its counters and indices stay.
 
     Args:
       reference: timm's model.
       seed: of the weights (``flaxzoo.weights.synthetic``).
       gain: how large kernels are.
+      scales: what some tensors are multiplied by (``flaxzoo.models.reference.Reference``).
 
     Returns:
       The tensors by the reference's names.
     """
     state = reference.state_dict()
     shapes = {key: tuple(v.shape) for key, v in state.items() if v.is_floating_point()}
-    tensors = synthetic_tensors(shapes, seed, gain=gain)
+    tensors = synthetic_tensors(shapes, seed, gain=gain, scales=scales)
     load_reference(reference, tensors, source="random weights")
     return tensors
 

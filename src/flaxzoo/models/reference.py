@@ -40,6 +40,8 @@ class Reference:
         ``flaxzoo.layers.patch_embed.resample_kernel``; None where it can't be fitted.
       gain: how large the random kernels are in comparisons with the reference
         (``flaxzoo.weights.synthetic``).
+      scales: pairs of a glob over the reference's names and a number that these tensors are
+        multiplied by there.
       options: keywords, as pairs, with which the reference makes what its published weights want,
         where that is not what it makes by default.
     """
@@ -55,7 +57,13 @@ class Reference:
     resized: tuple[tuple[str, Resize], ...] = ()
     patches: tuple[str, Callable[[Any, tuple[int, int]], Any]] | None = None
     gain: float = 2.0
+    scales: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def random(self) -> dict[str, Any]:
+        """The keywords of random tensors for comparisons (``flaxzoo.weights.synthetic``)."""
+        return {"gain": self.gain, "scales": self.scales}
 
     def head_name(self, path: str) -> str | None:
         """The reference's name of a module below ``head``; None if it is not one of its own."""

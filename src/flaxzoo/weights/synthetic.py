@@ -7,6 +7,7 @@ mistakes in their use.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,11 @@ import numpy as np
 
 
 def synthetic_tensors(
-    shapes: Mapping[str, Sequence[int]], seed: int = 0, *, gain: float = 2.0
+    shapes: Mapping[str, Sequence[int]],
+    seed: int = 0,
+    *,
+    gain: float = 2.0,
+    scales: Sequence[tuple[str, float]] = (),
 ) -> dict[str, np.ndarray]:
     """A reference checkpoint of uniform random numbers.
 
@@ -38,11 +43,16 @@ def synthetic_tensors(
       seed: another number draws other tensors.
       gain: 2 as of He et al.; less where branches that are added up and not normalised would grow
         until a softmax of them turns a rounding error into another answer.
+      scales: pairs of a glob over names and a number that these tensors are multiplied by.
 
     Returns:
       ``float32`` arrays by name, in the order of ``shapes``.
     """
-    return {name: _tensor(name, tuple(shape), seed, gain) for name, shape in shapes.items()}
+    tensors = {name: _tensor(name, tuple(shape), seed, gain) for name, shape in shapes.items()}
+    for glob, scale in scales:
+        for name in fnmatch.filter(tensors, glob):
+            tensors[name] *= np.float32(scale)
+    return tensors
 
 
 def synthetic_images(shape: Sequence[int], seed: int = 0) -> np.ndarray:
