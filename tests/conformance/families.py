@@ -187,6 +187,21 @@ def _small_nextvit(name: str, **options: Any) -> Any:
     return reference
 
 
+def _small_hybrid(name: str, **options: Any) -> Any:
+    """The reference on a network of two stages, or on narrower convolutions."""
+    hybrid = importlib.import_module("timm.models.vision_transformer_hybrid")
+    if name == "vit_base_mci_224":
+        sizes: dict[str, Any] = {"kernel_size": (4, 2, 2), "stride": (4, 2, 2), "padding": 0}
+        gelu = importlib.import_module("torch").nn.GELU
+        trunk = hybrid.ConvStem(channels=(6, 6, 24), act_layer=gelu, **sizes)
+        options |= {"no_embed_class": True, "embed_args": {"proj": False}}
+    elif "resnet26d" in name:
+        trunk = hybrid.resnet26d(layers=(1, 1, 1, 1), features_only=True, out_indices=[2])
+    else:
+        trunk = hybrid._resnetv2((1, 1))
+    return hybrid._create_vision_transformer_hybrid(name, backbone=trunk, **options)
+
+
 def _of_wide_attention(name: str, **options: Any) -> Any:
     """The reference, whose linear attention is of its inputs' dtype: timm's is float32."""
     import timm
@@ -1104,6 +1119,30 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         {"position_dropout": 0.5, "attention_dropout": 0.5, **_RANDOM},
         kinds=(_volo("volo_d1_224"),),
+    ),
+    "vision_transformer_hybrid": Family(
+        "vit_small_r26_s32_224",
+        {
+            "trunk_layers": (1,),
+            "trunk_widths": (128,),
+            "trunk_stem": 32,
+            "width": 8,
+            "depth": 2,
+            "heads": 2,
+            "dynamic_size": True,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind("vit_tiny_r_s16_p8_224", _PLAIN, _PLAIN_TIMM, input_shape=(32, 64, 3)),
+            Kind("vit_base_mci_224", _PLAIN, _PLAIN_TIMM, create=_small_hybrid),
+            *(
+                Kind(name, {"trunk_layers": (1, 1), **_PLAIN}, _PLAIN_TIMM, create=_small_hybrid)
+                for name in ("vit_small_r26_s32_224", "vit_base_resnet26d_224")
+            ),
+        ),
     ),
     "xcit": Family(
         "xcit_tiny_12_p8_224",

@@ -1,0 +1,120 @@
+"""Hybrids against timm: images of other sizes, Apple's files, the first weights."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+hybrid = pytest.importorskip("timm.models.vision_transformer_hybrid")
+
+pytestmark = pytest.mark.family("vision_transformer_hybrid")
+
+KINDS = {kind.name: kind for kind in FAMILIES["vision_transformer_hybrid"].kinds}
+
+
+def reference_of(name, size, **options):
+    """timm's small network for images of a size."""
+    kind = KINDS[name]
+    create = kind.create or timm.create_model
+    return create(name, num_classes=5, img_size=size, **kind.timm, **options).eval()
+
+
+def close(model, reference, size):
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("vit_tiny_r_s16_p8_224", (64, 64), (96, 32)),
+        ("vit_base_mci_224", (64, 64), (50, 100)),
+        ("vit_base_resnet26d_224", (32, 32), (33, 52)),
+        ("vit_small_r26_s32_224", (32, 32), (33, 52)),
+    ],
+)
+def test_weights_for_images_of_another_size(name, old, new):
+    reference = reference_of(name, old)
+    tensors = fill_reference(reference)
+    model = fz.models.get(name, input_shape=(*new, 3), num_classes=5, **KINDS[name].fields)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=name,
+        reference=MODELS.architecture(name).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    fresh = reference_of(name, new)
+    state = {key: torch.tensor(value) for key, value in tensors.items()}
+    fresh.load_state_dict(hybrid.checkpoint_filter_fn(state, fresh), strict=False)
+    model = model.with_variables(variables)
+    close(model, fresh, new)
+    # At call, with weights of the old size.
+    fields = {"input_shape": (*old, 3), "num_classes": 5, **KINDS[name].fields}
+    dynamic = fz.models.get(name, dynamic_size=True, **fields)
+    dynamic = with_reference(dynamic, tensors, source="memory")
+    free = reference_of(name, old, dynamic_img_size=True)
+    free.load_state_dict(state, strict=False)
+    # timm takes the sides of its maps as rounded down, of whichever network.
+    close(dynamic, free, tuple(side // 8 * 8 for side in new))
+
+
+def authors(tensors):
+    """Apple's names of MobileCLIP-B's tensors, whose projection has no bias."""
+    older = {}
+    for key, value in tensors.items():
+        if key == "head.bias":
+            continue
+        if key == "head.weight":
+            key, value = "classifier.proj", value.T
+        elif key == "pos_embed":
+            key, value = "pos_embed.pos_embed.pos_embed", value[None]
+        for ours, theirs in (
+            *(("patch_embed.backbone.", "patch_emb."), (".conv.", ".block.conv.")),
+            *((".bn.", ".block.norm."), (".norm1.", ".pre_norm_mha.0.")),
+            *((".norm2.", ".pre_norm_ffn.0."), (".attn.proj.", ".attn.out_proj.")),
+            *((".qkv.", ".qkv_proj."), (".attn.", ".pre_norm_mha.1.")),
+            *((".mlp.fc1.", ".pre_norm_ffn.1."), (".mlp.fc2.", ".pre_norm_ffn.4.")),
+        ):
+            key = key.replace(ours, theirs)
+        for ours, theirs in (("norm.", "post_transformer_norm."), ("blocks.", "transformer.")):
+            key = theirs + key.removeprefix(ours) if key.startswith(ours) else key
+        older[f"image_encoder.model.{key}"] = value
+    return older
+
+
+def test_the_authors_files():
+    name, size = "vit_base_mci_224", (32, 32)
+    reference = reference_of(name, size)
+    tensors = fill_reference(reference)
+    tensors["head.bias"] = np.zeros(5, np.float32)
+    file = {**authors(tensors), "text_encoder.scale": np.ones(1, np.float32)}
+    assert "image_encoder.model.patch_emb.0.block.conv.weight" in file
+    state = {key: torch.tensor(value) for key, value in file.items()}
+    assert hybrid.checkpoint_filter_fn(state, reference).keys() == tensors.keys()
+    model = fz.models.get(name, input_shape=(*size, 3), num_classes=5, **KINDS[name].fields)
+    exported = with_reference(model, file, source="a file").to_torch_state_dict(as_numpy=True)
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    theirs = reference_of(name, (32, 64)).state_dict()
+    model = fz.models.get(name, input_shape=(32, 64, 3), num_classes=5, **KINDS[name].fields)
+    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        # A deviation is known the better the more numbers there are.
+        rel = 5 / np.sqrt(expected.numel())
+        spread = expected.float().std(correction=0).item()
+        assert ours[key].std() == pytest.approx(spread, rel=rel, abs=1e-6), key
