@@ -10,6 +10,7 @@ import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.norm import (
     BatchNorm,
+    ChannelScale,
     EvoNormS0,
     GlobalResponseNorm,
     GroupNorm,
@@ -275,6 +276,14 @@ def test_norms_of_the_last_axis_by_their_formulas(random_variables):
         assert half.dtype == jnp.bfloat16
     assert LayerScale(0.1).init(jax.random.key(0), x)["params"]["gamma"][0] == np.float32(0.1)
     assert LayerScale().apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_scales_of_channels_that_are_kept_as_maps():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4, 5)), jnp.bfloat16)
+    out, variables = ChannelScale(0.5).init_with_output(jax.random.key(0), x)
+    assert variables["params"]["gamma"].shape == (1, 1, 5)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out, 0.5 * x)
 
 
 def test_global_response_norm_by_its_formula(random_variables):

@@ -277,6 +277,28 @@ class LayerScale(Checked):
         return x.astype(dtype) * per_channel(gamma, x).astype(dtype)
 
 
+class ChannelScale(Checked):
+    """Scales each channel by a learnt ``gamma`` ``[1, 1, C]``, which timm keeps as a map.
+
+    Attributes:
+      init_value: the first value of ``gamma``.
+      dtype: the dtype of the result; None for that of the inputs.
+      param_dtype: the dtype of ``gamma``.
+    """
+
+    init_value: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales ``[B, H, W, C]``, to the same shape."""
+        shape = (1, 1, x.shape[-1])
+        gamma = self.param("gamma", Constant(self.init_value), shape, self.param_dtype)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        return x.astype(dtype) * gamma[None].astype(dtype)
+
+
 def scaled_channels(
     module: nn.Module,
     name: str,

@@ -33,9 +33,9 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
-from flaxzoo.layers.initializers import Constant, FanIn, Normal
+from flaxzoo.layers.initializers import FanIn, Normal
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import BatchNorm, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import BatchNorm, ChannelScale, as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -136,28 +136,6 @@ class LargeKernelConv(Checked):
         if self.gate:
             y = SqueezeExcite(0.25, name="se", **dtypes)(y)
         return y if self.activation is None else as_activation(self.activation)(y)
-
-
-class ChannelScale(Checked):
-    """Scales each channel by a learnt ``gamma`` ``[1, 1, C]``, which timm keeps as a map.
-
-    Attributes:
-      init_value: the first value of ``gamma``.
-      dtype: the dtype of the result; None for that of the inputs.
-      param_dtype: the dtype of ``gamma``.
-    """
-
-    init_value: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Scales ``[B, H, W, C]``, to the same shape."""
-        shape = (1, 1, x.shape[-1])
-        gamma = self.param("gamma", Constant(self.init_value), shape, self.param_dtype)
-        dtype = x.dtype if self.dtype is None else self.dtype
-        return x.astype(dtype) * gamma[None].astype(dtype)
 
 
 class ConvMlp(Mlp):
