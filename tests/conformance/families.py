@@ -1030,6 +1030,27 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "swiftformer": Family(
+        "swiftformer_xs",
+        {
+            "layers": (1, 2),
+            "widths": (8, 12),
+            "downsamples": (False, True),
+            "mlp_ratio": 2.0,
+            "layer_scale": 0.5,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random={"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "swiftformer_xs",
+                {"layers": (1, 2, 1, 2), "widths": (8, 12, 16, 24)},
+                {"layers": (1, 2, 1, 2), "embed_dims": (8, 12, 16, 24)},
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "swin_transformer": Family(
         "swin_tiny_patch4_window7_224",
         {"width": 4, "heads": (1, 2), "layers": (2, 1), "window_size": 3},
