@@ -12,6 +12,7 @@ from flaxzoo.layers.norm import (
     BatchNorm,
     ChannelScale,
     EvoNormS0,
+    FilterResponseNorm,
     GlobalResponseNorm,
     GroupNorm,
     LayerNorm,
@@ -217,8 +218,8 @@ def test_norms_by_name():
     assert as_norm("group1") is OneGroupNorm
     assert as_norm(nn.LayerNorm) is nn.LayerNorm
     message = (
-        "norm must be one of batch, evo_s0, group, group1, layer, rms, simple or a module, got "
-        "'batchnorm'. Did you mean 'batch'"
+        "norm must be one of batch, evo_s0, frn, group, group1, layer, rms, simple or a module, "
+        "got 'batchnorm'. Did you mean 'batch'"
     )
     with pytest.raises(ValueError, match=message):
         as_norm("batchnorm")
@@ -346,3 +347,22 @@ def test_a_norm_brings_its_activation_or_gets_one(kind, activation):
     assert ("v" in variables["params"]["bn"]) == (kind == "evo_s0" and activation is not None)
     # EvoNorm has its own, which goes below zero.
     assert (out >= 0).all() == (kind == "batch" and activation is not None)
+
+
+def test_filter_responses_are_divided_by_their_root_mean_square():
+    x = batch(2, 3, 5, 4)
+    params = {"scale": np.full(4, 2.0), "bias": np.full(4, 0.5), "tau": np.full(4, -0.25)}
+    y = FilterResponseNorm(epsilon=0.1).apply({"params": params}, x)
+    root = np.sqrt(np.square(x).mean((1, 2), keepdims=True) + 0.1)
+    np.testing.assert_allclose(y, np.maximum(2 * x / root + 0.5, -0.25), rtol=1e-5, atol=1e-6)
+    plain = FilterResponseNorm(active=False)
+    assert "tau" not in plain.init(jax.random.key(0), x)["params"]
+
+
+def test_groups_of_evonorm_by_their_number():
+    x = batch(2, 3, 5, 12)
+    params = EvoNormS0(groups=3).init(jax.random.key(0), x)
+    expected = EvoNormS0(group_size=4).apply(params, x)
+    np.testing.assert_array_equal(EvoNormS0(groups=3).apply(params, x), expected)
+    with pytest.raises(ShapeError, match="12 channels are not divided by 5 groups"):
+        EvoNormS0(groups=5).init(jax.random.key(0), x)

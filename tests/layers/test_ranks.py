@@ -16,6 +16,7 @@ from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import (
     BatchNorm,
     EvoNormS0,
+    FilterResponseNorm,
     GroupNorm,
     LayerNorm,
     LayerScale,
@@ -51,6 +52,7 @@ MASK = np.ones((9, 9), bool)
         (SqueezeExcite(), MAPS, {}),
         (GlobalContext(), MAPS, {}),
         (EvoNormS0(group_size=4), MAPS, {}),
+        (FilterResponseNorm(), MAPS, {}),
         (GlobalResponseNormMlp(8), MAPS, {}),
         (GluMlp(8), TOKENS, {}),
         (Mlp(8, norm="layer", dropout=0.5), TOKENS, {"train": True}),

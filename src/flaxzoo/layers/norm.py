@@ -209,6 +209,7 @@ class EvoNormS0(Checked):
 
     Attributes:
       group_size: the channels of each group.
+      groups: the number of groups, where that is given and their size follows.
       epsilon: is added to the variance.
       active: whether the activation is computed, and the deviation divided by.
       scale_init: the initialiser of the scale.
@@ -219,6 +220,7 @@ class EvoNormS0(Checked):
     activates: ClassVar[bool] = True
 
     group_size: int = 8
+    groups: int | None = None
     epsilon: float = 1e-5
     active: bool = True
     scale_init: Any = ones
@@ -233,8 +235,9 @@ class EvoNormS0(Checked):
           ShapeError: the groups do not divide the channels.
         """
         channels = x.shape[-1]
-        if channels % self.group_size:
-            raise ShapeError(f"{channels} channels are not divided by groups of {self.group_size}")
+        if channels % (self.groups or self.group_size):
+            parts = f"{self.groups} groups" if self.groups else f"groups of {self.group_size}"
+            raise ShapeError(f"{channels} channels are not divided by {parts}")
         x = x if self.dtype is None else x.astype(self.dtype)
         if self.active:
             v = self.param("v", ones, (channels,), self.param_dtype)
@@ -247,11 +250,52 @@ class EvoNormS0(Checked):
     @nn.nowrap
     def _deviation(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        groups = wide.reshape(*x.shape[:-1], x.shape[-1] // self.group_size, self.group_size)
+        size = x.shape[-1] // self.groups if self.groups else self.group_size
+        groups = wide.reshape(*x.shape[:-1], x.shape[-1] // size, size)
         variance = groups.var((1, 2, 4), keepdims=True)
         deviation = jnp.sqrt(variance + jnp.asarray(self.epsilon, variance.dtype))
-        repeated = jnp.broadcast_to(deviation, (*deviation.shape[:-1], self.group_size))
+        repeated = jnp.broadcast_to(deviation, (*deviation.shape[:-1], size))
         return repeated.reshape(x.shape[0], 1, 1, x.shape[-1]).astype(x.dtype)
+
+
+class FilterResponseNorm(Checked):
+    """Divides each channel of an image by its root mean square; a learnt threshold activates.
+
+    "Filter Response Normalization Layer", Singh and Krishnan 2019, https://arxiv.org/abs/1911.09737.
+    The mean is float32 at least, and nothing is centred.
+
+    Attributes:
+      epsilon: is added to the mean of the squares.
+      active: whether the result is at least the threshold ``tau``.
+      scale_init: the initialiser of the scale.
+      dtype: the dtype of the result; None for that of the inputs.
+      param_dtype: the dtype of the parameters ``scale``, ``bias`` and ``tau``.
+    """
+
+    activates: ClassVar[bool] = True
+
+    epsilon: float = 1e-5
+    active: bool = True
+    scale_init: Any = ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[B, H, W, C]`` to the same shape."""
+        x = x if self.dtype is None else x.astype(self.dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.square(wide).mean((1, 2), keepdims=True)
+        x = x * jax.lax.rsqrt(mean + jnp.asarray(self.epsilon, mean.dtype)).astype(x.dtype)
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", zeros, shape, self.param_dtype)
+        x = x * per_channel(scale, x).astype(x.dtype) + per_channel(bias, x).astype(x.dtype)
+        if not self.active:
+            return x
+        return jnp.maximum(
+            x, per_channel(self.param("tau", zeros, shape, self.param_dtype), x).astype(x.dtype)
+        )
 
 
 class LayerScale(Checked):
@@ -328,6 +372,7 @@ def scaled_channels(
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
     "evo_s0": EvoNormS0,
+    "frn": FilterResponseNorm,
     "group": GroupNorm,
     "group1": OneGroupNorm,
     "layer": LayerNorm,
