@@ -6,7 +6,8 @@ Kolesnikov et al. 2019 (BiT), https://arxiv.org/abs/1912.11370. Parameters are n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +21,10 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import HeNormal, ones, zeros
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
-from flaxzoo.layers.norm import GroupNorm
+from flaxzoo.layers.norm import GroupNorm, normalise_and_activate
+
+# Of 32 groups, as PyTorch computes them.
+GROUPS = functools.partial(GroupNorm, use_fast_variance=False)
 
 
 class StdConv(Conv):
@@ -43,15 +47,23 @@ class StdConv(Conv):
         return (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(kernel.dtype)
 
 
-class _V2(Checked):
-    """Layers in the module's dtypes, padded as TensorFlow does.
+class ResNetV2Layers(Checked):
+    """What the modules of ResNets of the second kind share: convolutions, norms and activations.
 
     Attributes:
+      standardised: whether kernels are (``StdConv``).
+      padding: ``"SAME"`` for that of TensorFlow, None for that of PyTorch.
+      norm: by name or module (``flaxzoo.layers.norm``).
+      activation: by name or callable; norms that activate themselves go without.
       kernel_init: the initialiser of the kernels.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
 
+    standardised: bool = True
+    padding: str | None = "SAME"
+    norm: Any = GROUPS
+    activation: str | Callable[[jax.Array], jax.Array] = "relu"
     kernel_init: Any = HeNormal()
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -61,18 +73,31 @@ class _V2(Checked):
         """The dtypes as keywords of a layer."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-    def conv(self, x: jax.Array, features: int, size: int, name: str, stride: int = 1) -> jax.Array:
-        """Convolves by standardised kernels."""
-        options = {"stride": stride, "padding": "SAME", "kernel_init": self.kernel_init}
-        return StdConv(features, size, name=name, **options, **self.dtypes)(x)
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The fields above, as keywords of another such module."""
+        names = ("standardised", "padding", "norm", "activation", "kernel_init")
+        return {**{name: getattr(self, name) for name in names}, **self.dtypes}
 
-    def normalise(self, x: jax.Array, name: str, act: bool = True, init: Any = ones) -> jax.Array:
-        """Normalises by 32 groups, whose scales begin as ``init`` says, and then activates."""
-        norm = GroupNorm(use_fast_variance=False, scale_init=init, name=name, **self.dtypes)
-        return as_activation("relu")(norm(x)) if act else norm(x)
+    def conv(
+        self, x: jax.Array, features: int, size: int, name: str, stride: int = 1, dilation: int = 1
+    ) -> jax.Array:
+        """Convolves, without a bias."""
+        kind = StdConv if self.standardised else Conv
+        options: dict[str, Any] = {"padding": self.padding, "kernel_init": self.kernel_init}
+        options |= {"stride": stride, "dilation": dilation, **self.dtypes}
+        return kind(features, size, name=name, **options)(x)
+
+    def normalise(
+        self, x: jax.Array, name: str, train: bool, act: bool = True, init: Any = ones
+    ) -> jax.Array:
+        """Normalises, by scales that begin as ``init`` says, and then activates."""
+        activation = as_activation(self.activation) if act else None
+        options: dict[str, Any] = {"scale_init": init, **self.dtypes}
+        return normalise_and_activate(self.norm, name, x, activation, train=train, **options)
 
 
-class ResNetV2Stem(_V2, kw_only=True):
+class ResNetV2Stem(ResNetV2Layers, kw_only=True):
     """A 7 x 7 convolution and the maximum of 3 x 3 pixels: a quarter of the image's sides.
 
     Attributes:
@@ -89,7 +114,7 @@ class ResNetV2Stem(_V2, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 4, W / 4, width]``, rounded up; ``train`` or not."""
-        x = self.normalise(self.conv(x, self.width, 7, "conv", stride=2), "norm")
+        x = self.normalise(self.conv(x, self.width, 7, "conv", stride=2), "norm", train)
         down, right = (_same(size) for size in x.shape[1:3])
         return max_pool_2d(x, (3, 3), (2, 2), (down, right))
 
@@ -108,7 +133,7 @@ def _same(size: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class ResNetV2Shortcut(_V2, kw_only=True):
+class ResNetV2Shortcut(ResNetV2Layers, kw_only=True):
     """A 1 x 1 convolution and a norm, where a bottleneck changes shapes.
 
     Attributes:
@@ -120,13 +145,13 @@ class ResNetV2Shortcut(_V2, kw_only=True):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
         x = self.conv(x, self.features, 1, "conv", stride=self.stride)
-        return self.normalise(x, "norm", act=False)
+        return self.normalise(x, "norm", train, act=False)
 
 
-class ResNetV2Bottleneck(_V2, kw_only=True):
+class ResNetV2Bottleneck(ResNetV2Layers, kw_only=True):
     """1 x 1, 3 x 3 and 1 x 1 convolutions with a norm behind each, as timm's ``Bottleneck``.
 
     Attributes:
@@ -143,21 +168,23 @@ class ResNetV2Bottleneck(_V2, kw_only=True):
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
         shortcut = x
         if self.project:
-            options = {"stride": self.stride, "kernel_init": self.kernel_init, **self.dtypes}
-            shortcut = ResNetV2Shortcut(features=self.features, name="downsample", **options)(x)
-        y = self.normalise(self.conv(x, self.features // 4, 1, "conv1"), "norm1")
+            options: dict[str, Any] = {"stride": self.stride, **self.shared}
+            layer = ResNetV2Shortcut(features=self.features, name="downsample", **options)
+            shortcut = layer(x, train)
+        y = self.normalise(self.conv(x, self.features // 4, 1, "conv1"), "norm1", train)
         y = self.conv(y, self.features // 4, 3, "conv2", stride=self.stride)
-        y = self.normalise(y, "norm2")
+        y = self.normalise(y, "norm2", train)
         init = zeros if self.zero_init_residual else ones
-        y = self.normalise(self.conv(y, self.features, 1, "conv3"), "norm3", act=False, init=init)
-        return as_activation("relu")(y + shortcut)
+        y = self.conv(y, self.features, 1, "conv3")
+        y = self.normalise(y, "norm3", train, act=False, init=init)
+        return as_activation(self.activation)(y + shortcut)
 
 
-class ResNetV2Trunk(_V2, kw_only=True):
+class ResNetV2Trunk(ResNetV2Layers, kw_only=True):
     """The stem and stages of bottlenecks; each stage but the first halves the map.
 
     Attributes:
@@ -175,8 +202,7 @@ class ResNetV2Trunk(_V2, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[B, H, W, C]`` to the last stage's map; ``train`` or not."""
-        options: dict[str, Any] = {"kernel_init": self.kernel_init, **self.dtypes}
-        x = ResNetV2Stem(width=self.stem_width, name="stem", **options)(x)
+        x = ResNetV2Stem(width=self.stem_width, name="stem", **self.shared)(x, train)
         for stage, (count, width) in enumerate(zip(self.layers, self.widths, strict=True)):
             for i in range(count):
                 x = ResNetV2Bottleneck(
@@ -185,8 +211,8 @@ class ResNetV2Trunk(_V2, kw_only=True):
                     project=not i,
                     zero_init_residual=self.zero_init_residual,
                     name=f"stages_{stage}_blocks_{i}",
-                    **options,
-                )(x)
+                    **self.shared,
+                )(x, train)
         return x
 
     @nn.nowrap
