@@ -24,8 +24,9 @@ The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one lin
 
 A family whose depth, here or in timm, is not called ``layers``, ``depths`` or ``depth`` says where
 it is: ``CUT = {"our_field": "timms_keyword"}`` in its file, ``"model_cfgs.field"`` where timm has a
-table of configurations in place of keywords. An empty one says that timm makes no shallow networks
-of these names, which are then compared whole.
+table of configurations in place of keywords, ``"function.keyword"`` where a function of its module
+gets the keyword, whatever the name's own function takes. An empty one says that timm makes no
+shallow networks of these names, which are then compared whole.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -221,24 +223,30 @@ def configured(name: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]
     Args:
       name: of the architecture.
       options: keywords of ``timm.create_model``, and ``model_cfgs.field`` for the field of a
-        dataclass in the table ``model_cfgs`` of the family's module in timm.
+        dataclass in the table ``model_cfgs`` of the family's module in timm, or
+        ``function.keyword`` for that of a function of this module.
     """
-    fields = {
-        key.partition(".")[2]: value
-        for key, value in options.items()
-        if key.startswith("model_cfgs.")
-    }
-    keywords = {key: value for key, value in options.items() if not key.startswith("model_cfgs.")}
-    if not fields:
+    places: dict[str, dict[str, Any]] = {}
+    for key, value in options.items():
+        place, _, field = key.rpartition(".")
+        places.setdefault(place, {})[field] = value
+    keywords = places.pop("", {})
+    with contextlib.ExitStack() as stack:
+        for place, fields in places.items():
+            module = importlib.import_module(f"timm.models.{_family(name)}")
+            table = getattr(module, place)
+            if callable(table):
+                changed = _with_keywords(table, fields)
+                stack.enter_context(mock.patch.object(module, place, changed))
+            else:
+                changed = dataclasses.replace(table[name], **fields)
+                stack.enter_context(mock.patch.dict(table, {name: changed}))
         yield keywords
-        return
-    table = importlib.import_module(f"timm.models.{_family(name)}").model_cfgs
-    usual = table[name]
-    table[name] = dataclasses.replace(usual, **fields)
-    try:
-        yield keywords
-    finally:
-        table[name] = usual
+
+
+def _with_keywords(function: Callable[..., Any], fields: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function that is called with these keywords, whatever the caller says."""
+    return lambda *args, **options: function(*args, **{**options, **fields})
 
 
 def input_shape(name: str) -> tuple[int, int, int]:

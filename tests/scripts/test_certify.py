@@ -87,6 +87,11 @@ def test_timm_s_table_of_configurations_is_changed_for_the_while(script, monkeyp
     assert module.model_cfgs["resnet50"] is usual
     with script.configured("resnet50", {"layers": (1,)}) as keywords:
         assert keywords == {"layers": (1,)}
+    module.create = function = lambda name, **options: (name, options)
+    with script.configured("resnet50", {"create.layers": (1,), "img_size": 32}) as keywords:
+        assert keywords == {"img_size": 32}
+        assert module.create("a", layers=(9,), width=2) == ("a", {"layers": (1,), "width": 2})
+    assert module.create is function
 
 
 def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
