@@ -187,6 +187,12 @@ def _small_nextvit(name: str, **options: Any) -> Any:
     return reference
 
 
+def _small_bit(name: str, **options: Any) -> Any:
+    """The reference: BiT's functions take no layers."""
+    module = importlib.import_module("timm.models.resnetv2")
+    return module._create_resnetv2_bit(name, **options)
+
+
 def _small_hybrid(name: str, **options: Any) -> Any:
     """The reference on a network of two stages, or on narrower convolutions."""
     hybrid = importlib.import_module("timm.models.vision_transformer_hybrid")
@@ -932,6 +938,30 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+    ),
+    "resnetv2": Family(
+        "resnetv2_50",
+        {"layers": (2, 1), "widths": (32, 64), "stem_width": 16},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            Kind(
+                "resnetv2_50x1_bit",
+                {"layers": (1, 2), "widths": (128, 256)},
+                {"layers": (1, 2), "channels": (128, 256), "width_factor": 1},
+                create=_small_bit,
+            ),
+            *(
+                Kind(
+                    name,
+                    {"layers": (1, 2), "widths": (16, 32), "stem_width": 16},
+                    {"layers": (1, 2), "channels": (16, 32), "stem_chs": 16},
+                )
+                for name in ("resnetv2_18", "resnetv2_18d", "resnetv2_50", "resnetv2_50t")
+            ),
+        ),
     ),
     "resnet": Family(
         "test_resnet",

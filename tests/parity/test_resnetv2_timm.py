@@ -1,0 +1,63 @@
+"""ResNet V2 against timm: images of any size, dilated stages, other norms, the first weights."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.family("resnetv2")
+
+KINDS = {kind.name: kind for kind in FAMILIES["resnetv2"].kinds}
+SMALL = {"layers": (1, 2), "widths": (128, 128)}
+SMALL_TIMM = {"layers": (1, 2), "channels": (128, 128)}
+
+
+def close(model, reference, size):
+    tensors = fill_reference(reference.eval())
+    model = with_reference(model, tensors, source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_images_of_any_size(name):
+    kind = KINDS[name]
+    create = kind.create or timm.create_model
+    model = fz.models.get(name, num_classes=5, **kind.fields)
+    close(model, create(name, num_classes=5, **kind.timm), (45, 70))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50d_gn", "resnetv2_50d_evos", "resnetv2_50d_frn"])
+def test_other_norms(name):
+    """timm's filter responses and EvoNorm are float32 at most: no kinds of the table."""
+    model = fz.models.get(name, num_classes=5, **SMALL)
+    close(model, timm.create_model(name, num_classes=5, **SMALL_TIMM), (33, 48))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("resnetv2_50d", 8), ("resnetv2_34", 16)])
+def test_dilated_stages(name, stride):
+    fields = {"layers": (1, 1, 1, 2), "widths": (16, 16, 32, 32), "stem_width": 16}
+    model = fz.models.get(name, num_classes=5, output_stride=stride, **fields)
+    sizes = {"layers": (1, 1, 1, 2), "channels": (16, 16, 32, 32), "stem_chs": 16}
+    close(model, timm.create_model(name, num_classes=5, output_stride=stride, **sizes), (50, 64))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50x1_bit", "resnetv2_50t"])
+def test_the_first_weights_are_spread_as_timm_s(name):
+    torch.manual_seed(0)
+    kind = KINDS[name]
+    theirs = (kind.create or timm.create_model)(name, num_classes=50, **kind.timm).state_dict()
+    model = fz.models.get(name, num_classes=50, input_shape=(32, 32, 3), **kind.fields)
+    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, expected in theirs.items():
+        # A deviation is known the better the more numbers there are.
+        rel = 5 / np.sqrt(expected.numel())
+        spread = expected.float().std(correction=0).item()
+        assert ours[key].std() == pytest.approx(spread, rel=rel, abs=1e-6), key
+        assert ours[key].shape == tuple(expected.shape)
