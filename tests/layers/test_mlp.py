@@ -58,6 +58,14 @@ def test_dtypes_and_dropout(kind):
     assert 0.3 < (np.asarray(dropped, np.float32) == 0).mean() < 0.7
 
 
+def test_outputs_that_are_never_dropped():
+    variables = Mlp(4, features=64, bias_init=Constant(1.0)).init(jax.random.key(0), X)
+    for drops in (True, False):
+        module = Mlp(4, features=64, dropout=0.5, drop_outputs=drops)
+        out = module.apply(variables, X, train=True, rngs={"dropout": jax.random.key(1)})
+        assert bool((out == 0).any()) is drops
+
+
 def test_how_its_layers_begin():
     inits = {"last_init": Constant(0.5), "bias_init": Constant(0.25)}
     params = Mlp(8, **inits).init(jax.random.key(0), X)["params"]

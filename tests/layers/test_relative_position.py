@@ -6,7 +6,14 @@ import pytest
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import Attention
-from flaxzoo.layers.relative_position import relative_index, resample_table, table_length
+from flaxzoo.layers.relative_position import (
+    NAME,
+    RelativeMap,
+    RelativeTable,
+    relative_index,
+    resample_table,
+    table_length,
+)
 
 TOKENS = np.random.default_rng(0).standard_normal((2, 7, 8)).astype(np.float32)
 
@@ -52,6 +59,15 @@ def test_resampling_keeps_constants_the_middle_and_the_class_token():
         resample_table(wide, (4, 2))
     with pytest.raises(ShapeError, match=r"of a grid of 2 x 3 must have 15 rows, got \[21, 2\]"):
         resample_table(wide, (4, 2), old_grid=(2, 3))
+
+
+def test_a_map_of_biases_is_read_from_key_to_query():
+    table = np.random.default_rng(0).standard_normal((3, 5, 2)).astype(np.float32)
+    there = RelativeMap(2).apply({"params": {NAME: table}}, (2, 3))
+    back = RelativeTable(2).apply({"params": {NAME: table.reshape(15, 2)}}, (2, 3))
+    np.testing.assert_array_equal(there, np.swapaxes(back, 2, 3))
+    # From pixel (0, 0) to pixel (1, 2): a row down, two columns to the right.
+    np.testing.assert_array_equal(there[0, :, 0, 5], table[2, 4])
 
 
 @pytest.mark.parametrize("implementation", ["einsum", "xla"])

@@ -11,9 +11,11 @@ from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.windows import (
     UNSEEN,
     fit_window,
+    join_grid,
     join_windows,
     over_windows,
     shift_regions,
+    split_grid,
     split_windows,
     stage_windows,
 )
@@ -32,6 +34,26 @@ def test_windows_lie_row_by_row(size):
     if columns < 6:
         np.testing.assert_array_equal(windows[1], MAPS[0, :rows, columns : 2 * columns])
     np.testing.assert_array_equal(join_windows(windows, (4, 6)), MAPS)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 6), (1, 1), (4, 2)])
+def test_grids_are_spread_over_the_map(size):
+    grids = split_grid(MAPS, size)
+    down, across = 4 // size[0], 6 // size[1]
+    assert grids.shape == (2 * down * across, *size, 3)
+    np.testing.assert_array_equal(grids[0], MAPS[0, ::down, ::across])
+    np.testing.assert_array_equal(grids[-1], MAPS[1, down - 1 :: down, across - 1 :: across])
+    if across > 1:
+        np.testing.assert_array_equal(grids[1], MAPS[0, ::down, 1::across])
+    np.testing.assert_array_equal(join_grid(grids, (4, 6)), MAPS)
+
+
+def test_grids_that_do_not_fit():
+    with pytest.raises(ShapeError, match=r"multiples of a grid of 3 x 3, got \[2, 4, 6, 3\]"):
+        split_grid(MAPS, (3, 3))
+    for grids, shape in ((MAPS, (5, 6)), (MAPS, (8, 12)), (MAPS[0], (4, 6))):
+        with pytest.raises(ShapeError, match=f"fill maps of {shape[0]} x {shape[1]}, got"):
+            join_grid(grids, shape)
 
 
 def test_what_does_not_fit():

@@ -29,6 +29,7 @@ class Mlp(Checked):
         (``flaxzoo.layers.norm``); None for none.
       norm_epsilon: the epsilon of this normalisation; None for its own.
       dropout: the rate at which hidden units and outputs are dropped.
+      drop_outputs: whether outputs are dropped as well, or hidden units alone.
       as_conv: whether the kernels are those of 1 x 1 convolutions, as some checkpoints have them.
       kernel_init: the initialiser of all kernels.
       last_init: that of the second layer's; None for the same.
@@ -46,6 +47,7 @@ class Mlp(Checked):
     norm: Any = None
     norm_epsilon: float | None = None
     dropout: float = 0.0
+    drop_outputs: bool = True
     as_conv: bool = False
     kernel_init: Any = Normal(0.02)
     last_init: Any = None
@@ -66,7 +68,7 @@ class Mlp(Checked):
         features = x.shape[-1] if self.features is None else self.features
         y = self.drop(self.hidden_units(x), "drop1", train)
         y = self.layer(features, "fc2")(self.normalise(y, train))
-        return self.drop(y, "drop2", train)
+        return self.drop(y, "drop2", train) if self.drop_outputs else y
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
         """Computes what stands between the two layers."""

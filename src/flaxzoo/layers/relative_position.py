@@ -78,6 +78,24 @@ class RelativeTable(Checked):
         return relative_bias(self, grid, self.heads, class_token=class_token, **options)
 
 
+class RelativeMap(RelativeTable):
+    """The same with a table that lies on its grid and is read from the key to the query.
+
+    Tu et al. 2022 (MaxViT), https://arxiv.org/abs/2204.01697, in the form of its authors and of
+    timm's ``RelPosBiasTf``; the table is ``[2 rows - 1, 2 columns - 1, heads]``.
+    """
+
+    @nn.compact
+    def __call__(self, grid: Grid, class_token: bool = False, train: bool = False) -> jax.Array:
+        """Returns the biases ``[1, heads, N, N]``, of grids without a class token."""
+        del class_token, train
+        shape = (2 * grid[0] - 1, 2 * grid[1] - 1, self.heads)
+        table = jnp.asarray(self.param(NAME, self.init, shape, self.param_dtype))
+        index = relative_index(tuple(grid)).T
+        rows = table.reshape(-1, self.heads).at[index].get(mode="promise_in_bounds")
+        return jnp.moveaxis(rows, -1, 0)[None]
+
+
 class RelativeMlp(Checked):
     """Biases that two layers, ``mlp``, make of the logarithms of how far two patches are apart.
 
@@ -88,7 +106,9 @@ class RelativeMlp(Checked):
       heads: the number of heads.
       hidden: the units between the layers.
       dropout: the rate at which these are dropped.
-      plain_biases: whether the layers' biases begin as PyTorch's own, rather than with zeros.
+      kernel_init: the initialiser of the kernels.
+      bias_init: that of the biases.
+      plain_biases: whether the layers begin as PyTorch's own instead, biases as well.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -96,6 +116,8 @@ class RelativeMlp(Checked):
     heads: int
     hidden: int = 128
     dropout: float = 0.125
+    kernel_init: Any = FanIn()
+    bias_init: Any = zeros
     plain_biases: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -109,12 +131,14 @@ class RelativeMlp(Checked):
           class_token: whether a class token stands before them.
           train: whether units are dropped.
         """
-        mlp = _HiddenDropout(
+        mlp = Mlp(
             self.hidden,
             self.heads,
             activation="relu",
             dropout=self.dropout,
-            kernel_init=FanIn(),
+            drop_outputs=False,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
             plain_width=2 if self.plain_biases else None,
             name="mlp",
             dtype=self.dtype,
@@ -124,14 +148,6 @@ class RelativeMlp(Checked):
         index = relative_index(tuple(grid))
         biases = jnp.moveaxis(biases.at[index].get(mode="promise_in_bounds"), -1, 0)[None]
         return jnp.pad(biases, ((0, 0), (0, 0), *((int(class_token), 0),) * 2))
-
-
-class _HiddenDropout(Mlp):
-    """An ``Mlp`` that drops hidden units alone."""
-
-    def drop(self, y: jax.Array, name: str, train: bool) -> jax.Array:
-        """Drops units, but not of the output."""
-        return super().drop(y, name, train) if name == "drop1" else y
 
 
 @functools.lru_cache(maxsize=64)

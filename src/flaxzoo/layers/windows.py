@@ -59,16 +59,72 @@ def join_windows(x: jax.Array, shape: Grid) -> jax.Array:
     Raises:
       ShapeError: ``x`` is not of rank 4, or its windows do not fill maps of this shape.
     """
+    x = x.reshape(-1, *_counts(x, shape, "windows"), *x.shape[1:])
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), *shape, x.shape[-1])
+
+
+def split_grid(x: jax.Array, size: Grid) -> jax.Array:
+    """Cuts maps into grids whose pixels lie as far apart as the map has room for.
+
+    Tu et al. 2022 (MaxViT), https://arxiv.org/abs/2204.01697, section 3.2; ``grid_partition`` of
+    timm is the same.
+
+    Args:
+      x: maps ``[B, H, W, C]``.
+      size: the rows and columns of a grid.
+
+    Returns:
+      ``[B * grids, rows, columns, C]``: the grids of an image by the row and column of their first
+      pixels, image by image.
+
+    Raises:
+      ShapeError: ``x`` is not of rank 4, or its sides are no multiples of the grid's.
+    """
+    rows, columns = size
+    if x.ndim != 4 or x.shape[1] % rows or x.shape[2] % columns:
+        raise ShapeError(
+            f"maps must have shape [B, H, W, C], multiples of a grid of {rows} x {columns}, got "
+            f"{list(x.shape)}"
+        )
+    batch, height, width, channels = x.shape
+    down, across = height // rows, width // columns
+    x = x.reshape(batch, rows, down, columns, across, channels)
+    return x.transpose(0, 2, 4, 1, 3, 5).reshape(batch * down * across, rows, columns, channels)
+
+
+def join_grid(x: jax.Array, shape: Grid) -> jax.Array:
+    """Puts grids together again: the inverse of ``split_grid``.
+
+    Args:
+      x: grids ``[B * grids, rows, columns, C]``, in the order of ``split_grid``.
+      shape: the height and width of the maps, multiples of the grid's.
+
+    Returns:
+      ``[B, H, W, C]``.
+
+    Raises:
+      ShapeError: ``x`` is not of rank 4, or its grids do not fill maps of this shape.
+    """
+    down, across = _counts(x, shape, "grids")
+    x = x.reshape(-1, down, across, *x.shape[1:])
+    return x.transpose(0, 3, 1, 4, 2, 5).reshape(x.shape[0], *shape, x.shape[-1])
+
+
+def _counts(x: jax.Array, shape: Grid, words: str) -> Grid:
+    """Returns how many windows or grids fill a map, down and across.
+
+    Raises:
+      ShapeError: ``x`` is not of rank 4, or they do not fill maps of this shape.
+    """
     height, width = shape
     rows, columns = x.shape[1:3] if x.ndim == 4 else (0, 0)
     count = 0 if not rows * columns else (height // rows) * (width // columns)
     if not count or height % rows or width % columns or x.shape[0] % count:
         raise ShapeError(
-            f"windows must have shape [B * windows, rows, columns, C] and fill maps of {height} x "
+            f"{words} must have shape [B * {words}, rows, columns, C] and fill maps of {height} x "
             f"{width}, got {list(x.shape)}"
         )
-    x = x.reshape(len(x) // count, height // rows, width // columns, rows, columns, x.shape[-1])
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), height, width, x.shape[-1])
+    return height // rows, width // columns
 
 
 def over_windows(
