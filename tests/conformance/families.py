@@ -148,6 +148,36 @@ _EDGES_TIMM = {
     "d2_scales": (2, 2, 3, 4),
     "use_pos_emb": (False, True, False, False),
 }
+_COATNET = {
+    "layers": (1, 2),
+    "widths": (16, 24),
+    "stem_widths": (8, 16),
+    "blocks": ("conv", "transformer"),
+    "head_dim": 8,
+}
+_COATNET_TIMM = {
+    "depths": (1, 2),
+    "embed_dim": (16, 24),
+    "stem_width": (8, 16),
+    "block_type": ("C", "T"),
+    "transformer_dim_head": 8,
+}
+_MAXVIT = {
+    "stem_widths": (8, 16),
+    "blocks": ("max", "max"),
+    "head_dim": 8,
+    "widths": (16, 32),
+    "layers": (1, 1),
+    "partition_ratio": 16,
+}
+_MAXVIT_TIMM = {
+    "stem_width": (8, 16),
+    "block_type": ("M", "M"),
+    "transformer_dim_head": 8,
+    "embed_dim": (16, 32),
+    "depths": (1, 1),
+    "transformer_partition_ratio": 16,
+}
 
 
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
@@ -738,6 +768,52 @@ FAMILIES: dict[str, Family] = {
         (4, 5),
         (7,),
         {"dropout": 0.5},
+    ),
+    "maxxvit": Family(
+        "coatnet_0_224",
+        {
+            "layers": (1, 1),
+            "widths": (8, 16),
+            "stem_widths": (8, 8),
+            "blocks": ("max", "transformer"),
+            "head_dim": 8,
+            "head_width": 8,
+            "partition_ratio": 8,
+            "layer_scale": 0.5,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            *(
+                Kind(name, {**_COATNET, **fields}, {**_COATNET_TIMM, **timm})
+                for name, fields, timm in (
+                    ("coatnet_0_224", {"head_width": 24}, {"head_hidden_size": 24}),
+                    ("coatnet_0_rw_224", {}, {}),
+                    ("coatnet_bn_0_rw_224", {}, {}),
+                    (
+                        "coatnet_rmlp_1_rw2_224",
+                        {"position_hidden": 8, "position_dropout": 0.0},
+                        {"transformer_rel_pos_dim": 8},
+                    ),
+                    ("coatnext_nano_rw_224", {}, {}),
+                )
+            ),
+            *(
+                Kind(name, {**_MAXVIT, **fields}, {**_MAXVIT_TIMM, **timm})
+                for name, fields, timm in (
+                    ("maxvit_tiny_tf_224", {"head_width": 32}, {"head_hidden_size": 32}),
+                    (
+                        "maxvit_tiny_pm_256",
+                        {"blocks": ("parallel", "parallel")},
+                        {"block_type": ("PM", "PM")},
+                    ),
+                    ("maxvit_tiny_rw_224", {}, {}),
+                    ("maxxvitv2_nano_rw_256", {}, {}),
+                )
+            ),
+        ),
     ),
     "metaformer": Family(
         "caformer_s18",
