@@ -1,8 +1,9 @@
-"""One ResNet-50 by each library, a stage at a time: what startup.py and memory.py run.
+"""One network by each library, a stage at a time: what startup.py and memory.py run.
 
 Each candidate does what its users write. Nothing is imported before ``imports`` is called, so that
 a fresh process can time every stage, the imports included. ``load`` reads a safetensors file under
-timm's names where the library has a way to; plain Linen has none and draws its parameters.
+timm's names where the library has a way to; plain Linen has none and draws its parameters. It is a
+ResNet-50 but for the classes named otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ LEARNING_RATE = 1e-3
 class Flaxzoo:
     """flaxzoo, through its public functions."""
 
+    name = "resnet50"
     remat = False
 
     def imports(self) -> None:
@@ -29,10 +31,13 @@ class Flaxzoo:
         self.get = flaxzoo.models.get
 
     def build(self) -> None:
-        self.model = self.get("resnet50", remat=self.remat)
+        self.model = self.get(self.name, remat=self.remat)
 
-    def load(self, file: str) -> None:
-        self.model = self.get("resnet50", pretrained=file, remat=self.remat)
+    def load(self, file: str | None) -> None:
+        if file is None:
+            self.model = self.model.init(rng=0)
+        else:
+            self.model = self.get(self.name, pretrained=file, remat=self.remat)
 
     def logits(self, images: Any) -> Any:
         return self.jax.block_until_ready(self.model(images))
@@ -134,6 +139,8 @@ class JaxResnet(_Linen):
 class Timm:
     """timm on torch, eager, channels last."""
 
+    name = "resnet50"
+
     def imports(self) -> None:
         from flaxzoo.verify import import_timm
 
@@ -143,12 +150,13 @@ class Timm:
         self.torch = torch
 
     def build(self) -> None:
-        self.model = self.timm.create_model("resnet50")
+        self.model = self.timm.create_model(self.name)
 
-    def load(self, file: str) -> None:
-        from safetensors.torch import load_file
+    def load(self, file: str | None) -> None:
+        if file is not None:
+            from safetensors.torch import load_file
 
-        self.model.load_state_dict(load_file(file))
+            self.model.load_state_dict(load_file(file))
 
     def logits(self, images: Any) -> Any:
         self.model.eval()
@@ -173,6 +181,29 @@ class Timm:
         loss.item()
 
 
+class FlaxzooVit(Flaxzoo):
+    """flaxzoo's ViT-S/16."""
+
+    name = "vit_small_patch16_224"
+
+
+class FlaxzooVitRemat(FlaxzooVit):
+    """The same with blocks that are recomputed in the backward pass."""
+
+    remat = True
+
+
+class TimmVit(Timm):
+    """timm's ViT-S/16."""
+
+    name = "vit_small_patch16_224"
+
+
+VITS: dict[str, Any] = {
+    "flaxzoo": FlaxzooVit,
+    "flaxzoo, remat=True": FlaxzooVitRemat,
+    "timm": TimmVit,
+}
 CANDIDATES: dict[str, Any] = {
     "flaxzoo": Flaxzoo,
     "flaxzoo, remat=True": FlaxzooRemat,

@@ -1,4 +1,4 @@
-"""Peak memory of a training step: ResNet-50 and an LSTM, with and without remat, and their peers.
+"""Peak memory of a training step: ResNet-50, ViT-S/16 and an LSTM, with and without remat.
 
 Each candidate has a process of its own that builds the network with random parameters, compiles,
 and takes three steps of Adam with a donated state. Three figures, in MiB:
@@ -35,12 +35,13 @@ from _memory import (
     forget_peak,
     resident,
 )
-from _resnet50 import CANDIDATES
+from _resnet50 import CANDIDATES, VITS
 from _timing import environment, write_results
 
-NETWORKS: dict[str, dict[str, Any]] = {"resnet50": CANDIDATES, "lstm": LSTMS}
+NETWORKS: dict[str, dict[str, Any]] = {"resnet50": CANDIDATES, "vit": VITS, "lstm": LSTMS}
 TITLES = {
     "resnet50": "ResNet-50, batch {batch} at 224 x 224",
+    "vit": "ViT-S/16, batch {batch} at 224 x 224",
     "lstm": f"LSTM of {LSTM_WIDTH} units, batch {LSTM_BATCH} x {LSTM_STEPS} steps",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jax-resnet", "torch", "timm")
@@ -51,7 +52,7 @@ STEPS = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--batch", type=int, default=8, help="images in the ResNet's batch")
+    parser.add_argument("--batch", type=int, default=8, help="images in the batch")
     parser.add_argument("--runs", type=int, default=3, help="processes of each candidate")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     parser.add_argument("--worker", nargs=2, metavar=("NETWORK", "NAME"), help=argparse.SUPPRESS)
@@ -88,10 +89,11 @@ def work(network: str, name: str, *, batch: int, file: str) -> dict[str, Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    if network == "resnet50":
+    if network != "lstm":
         inputs = rng.standard_normal((batch, 224, 224, 3), np.float32)
         candidate.build()
-        candidate.load(file)
+        # Of the others the numbers play no part.
+        candidate.load(file if network == "resnet50" else None)
         candidate.begin()
     else:
         inputs = rng.standard_normal((LSTM_BATCH, LSTM_STEPS, LSTM_WIDTH), np.float32)
