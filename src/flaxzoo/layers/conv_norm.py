@@ -36,6 +36,7 @@ class ConvNorm(Checked):
       kernel_init: the initialiser of the kernel, by default that of PyTorch's layers.
       bias_init: that of the bias.
       scale_init: that of the norm's scale.
+      dilation: the distances between the kernel's elements.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -54,6 +55,7 @@ class ConvNorm(Checked):
     kernel_init: Any = FanIn()
     bias_init: Any = zeros
     scale_init: Any = ones
+    dilation: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -73,7 +75,7 @@ class ConvNorm(Checked):
             x = Dense(self.features, name=first, **options)(x)
         else:
             size = (self.features, self.kernel_size, self.stride)
-            options |= {"groups": self.groups, "padding": self.padding}
+            options |= {"groups": self.groups, "padding": self.padding, "dilation": self.dilation}
             x = Conv(*size, name=first, **options)(x)
         if self.norm is not None:
             epsilon = {} if self.norm_epsilon is None else {"epsilon": self.norm_epsilon}

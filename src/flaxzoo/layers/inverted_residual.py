@@ -51,7 +51,10 @@ class MobileBlock(Checked):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
       padding: of all convolutions (``flaxzoo.layers.conv.Conv``).
-      gate: a module that takes ``width``, ``activation``, ``name`` and dtypes, and scales channels.
+      gate: a module that takes ``width``, ``activation``, ``gate_activation``, ``name`` and dtypes,
+        and scales channels.
+      gate_activation: the function that makes gates.
+      squeeze_activation: the function inside the gate; None for that of the block.
       anti_aliasing: ``"avg"``, ``"blur"``, ``"blur_zeros"`` or None: low-pass before pixels are
         dropped (``flaxzoo.layers.pool.anti_alias``).
       drop_path: rate at which the branch of an example is dropped.
@@ -74,6 +77,8 @@ class MobileBlock(Checked):
     norm_epsilon: float | None = None
     padding: str | None = None
     gate: Any = SqueezeExcite
+    gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
+    squeeze_activation: str | Callable[[jax.Array], jax.Array] | None = None
     anti_aliasing: str | None = None
     drop_path: float = 0.0
     dtype: Any = None
@@ -143,7 +148,12 @@ class MobileBlock(Checked):
         """Scales the channels by the gate ``se``, where there is one."""
         if not self.squeeze:
             return x
-        options = {"activation": self.activation, "name": "se", **self.dtypes}
+        options = {
+            "activation": self.squeeze_activation or self.activation,
+            "gate_activation": self.gate_activation,
+            "name": "se",
+            **self.dtypes,
+        }
         return self.gate(width=self.squeeze, **options)(x)
 
     @nn.nowrap

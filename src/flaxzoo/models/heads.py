@@ -77,6 +77,7 @@ class Head(Checked):
       hidden_norm_epsilon: its epsilon; None for its own.
       hidden_norm_first: whether it stands before the activation instead.
       hidden_bias: whether the hidden layers have biases.
+      hidden_init: the initialiser of their kernels; None for ``kernel_init``.
       hidden_features: whether the hidden layers stay where ``num_classes`` is 0; else they belong
         to the classifier, and the features are what they would see.
       map_width: the channels of a layer on each pixel of a map before the pooling, called
@@ -108,6 +109,7 @@ class Head(Checked):
     hidden_norm_epsilon: float | None = None
     hidden_norm_first: bool = False
     hidden_bias: bool = True
+    hidden_init: Any = None
     hidden_features: bool = True
     map_width: int | None = None
     bias_init: Any = nn.initializers.zeros
@@ -174,7 +176,8 @@ class Head(Checked):
         for i, width in enumerate(self.hidden if stays else ()):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = Dense(width, use_bias=self.hidden_bias, name=f"dense_{i}", **dense)(x)
+            own = {**dense, "kernel_init": self.hidden_init or self.kernel_init}
+            x = Dense(width, use_bias=self.hidden_bias, name=f"dense_{i}", **own)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
             if not self.hidden_norm_first:

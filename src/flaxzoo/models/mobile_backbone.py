@@ -18,9 +18,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import as_choice, check_size
+from flaxzoo._checks import as_choice, check_choice, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
+from flaxzoo.layers.attention import IMPLEMENTATIONS
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.gates import as_gate, divisible
 from flaxzoo.layers.initializers import FanOut, HeNormal
@@ -32,13 +33,23 @@ from flaxzoo.layers.inverted_residual import (
     SeparableBlock,
 )
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.universal_residual import MobileAttention, UniversalResidual
 from flaxzoo.models.backbone import Backbone, Part
 
 _ACTIVATIONS = {"re": "relu", "r6": "relu6", "hs": "hard_swish", "sw": "silu", "mi": "mish"}
 _ANTI_ALIASING = ("avg", "blur", "blur_zeros")
 _OPTION = re.compile(r"(?!n[a-z])([a-z]+)(\d[\d.]*)")
 # What a block gets from the network as it is.
-_PASSED_ON = ("norm", "norm_epsilon", "padding", "anti_aliasing", "dtype", "param_dtype")
+_PASSED_ON = (
+    "norm",
+    "norm_epsilon",
+    "padding",
+    "gate_activation",
+    "squeeze_activation",
+    "anti_aliasing",
+    "dtype",
+    "param_dtype",
+)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -61,6 +72,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "d": ("stacked", int),
     "m": ("hidden", int),
     "q": ("squeeze", int),
+    "h": ("heads", int),
+    "v": ("key_stride", int),
 }
 KINDS: Mapping[str, type[MobileBlock]] = {
     "cn": ConvBlock,
@@ -68,6 +81,8 @@ KINDS: Mapping[str, type[MobileBlock]] = {
     "dsa": SeparableBlock,
     "ir": InvertedResidual,
     "er": FusedResidual,
+    "uir": UniversalResidual,
+    "mqa": MobileAttention,
 }
 
 
@@ -77,7 +92,8 @@ class Line:
 
     Attributes:
       kind: ``"ir"``, an inverted residual; ``"er"``, a fused one; ``"ds"``, a depthwise separable
-        one, ``"dsa"`` with an activation at its end and no shortcut; ``"cn"``, a convolution.
+        one, ``"dsa"`` with an activation at its end and no shortcut; ``"cn"``, a convolution;
+        ``"uir"``, a universal inverted residual; ``"mqa"``, attention.
       width: ``c``, the channels of the output.
       repeats: ``r``, the number of blocks.
       kernel_sizes: ``k``, of the convolution over the image; several, ``k3.5.7``, share the
@@ -85,13 +101,18 @@ class Line:
       stride: ``s``, of the first block.
       expansion: ``e``, the channels inside as a multiple of the input's.
       squeeze_ratio: ``se``, the width inside the gate as a part of the input's channels.
-      expand_kernel_sizes: ``a``, of the convolution that widens.
-      project_kernel_sizes: ``p``, of the one that makes the output.
+      expand_kernel_sizes: ``a``, of the convolution that widens; of a ``"uir"``, of the depthwise
+        one before it. None for what the kind does.
+      project_kernel_sizes: ``p``, of the one that makes the output; of a ``"uir"``, of the
+        depthwise one behind it. None for what the kind does.
       expanded_width: ``fc``, the channels of which the first block's are a multiple, in place of
         its input's.
       group_size: ``gs``, the channels of each group of the convolution over the image.
       experts: ``cc``, the kernels that are mixed for each image.
       stacked: ``d``, whether 2 x 2 pixels become one until the next stride.
+      head_dim: ``d`` of an ``"mqa"``, the channels of each head.
+      heads: ``h``, their number.
+      key_stride: ``v``, by how much the map of keys and values is smaller.
       hidden: ``m``, the channels inside, in place of ``e``.
       squeeze: ``q``, the width inside the gate, in place of ``se``.
       skip: ``skip`` and ``noskip``: whether the input is added; None for what the kind does.
@@ -106,12 +127,15 @@ class Line:
     stride: int = 1
     expansion: float = 1.0
     squeeze_ratio: float = 0.0
-    expand_kernel_sizes: tuple[int, ...] = (1,)
-    project_kernel_sizes: tuple[int, ...] = (1,)
+    expand_kernel_sizes: tuple[int, ...] | None = None
+    project_kernel_sizes: tuple[int, ...] | None = None
     expanded_width: int = 0
     group_size: int | None = None
     experts: int = 0
     stacked: int = 0
+    heads: int = 4
+    head_dim: int = 64
+    key_stride: int = 1
     hidden: int | None = None
     squeeze: int | None = None
     skip: bool | None = None
@@ -137,6 +161,8 @@ def read_line(text: str) -> Line:
             fields["activation"] = _ACTIVATIONS[option[1:]]
         elif match is not None and match[1] in _OPTIONS:
             name, read = _OPTIONS[match[1]]
+            if kind == "mqa" and name == "stacked":
+                name = "head_dim"
             try:
                 fields[name] = read(match[2])
             except ValueError:
@@ -247,6 +273,15 @@ class MobileBackbone(Backbone):
       norm_epsilon: their epsilon; None for their own.
       gate: of blocks that have one: ``"se"``, ``"gc"``, or a module that takes ``width``,
         ``activation``, ``name`` and dtypes.
+      gate_activation: the function that makes gates.
+      squeeze_activation: the function inside gates; None for that of their block.
+      squeeze_hidden: whether a gate's width is a part of the channels inside its block, not of its
+        input's.
+      squeeze_rounding: what divides this width, and the least part of the exact number that it may
+        be (``round_width``); None for the nearest number.
+      layer_scale: what the learnt scales of universal residuals and attention begin with; None for
+        no scales.
+      implementation: of the attention (``flaxzoo.layers.attention.attend``).
       anti_aliasing: ``"avg"``, ``"blur"``, ``"blur_zeros"`` or None: low-pass before pixels are
         dropped in blocks (``flaxzoo.layers.pool.anti_alias``).
       output_stride: 32, 16 or 8: by how much the last map is smaller than the image. Later stages
@@ -264,6 +299,12 @@ class MobileBackbone(Backbone):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     gate: Any = "se"
+    gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
+    squeeze_activation: str | Callable[[jax.Array], jax.Array] | None = None
+    squeeze_hidden: bool = False
+    squeeze_rounding: tuple[int, float] | None = None
+    layer_scale: float | None = None
+    implementation: str = "einsum"
     anti_aliasing: str | None = None
     output_stride: int = 32
     drop_path: float = 0.0
@@ -314,21 +355,21 @@ class MobileBackbone(Backbone):
         """A block as its line says."""
         line = step.line
         fields = {name: getattr(self, name) for name in _PASSED_ON}
-        gate = as_gate(self.gate)
+        kind, gate = KINDS[line.kind], as_gate(self.gate)
+        usual_size = (0,) if kind is UniversalResidual else (1,)
         fields |= {
             "features": step.features,
             "hidden": step.hidden,
             "kernel_sizes": step.kernel_sizes,
-            "expand_kernel_sizes": line.expand_kernel_sizes,
-            "project_kernel_sizes": line.project_kernel_sizes,
+            "expand_kernel_sizes": line.expand_kernel_sizes or usual_size,
+            "project_kernel_sizes": line.project_kernel_sizes or usual_size,
             "stride": step.stride,
             "dilation": step.dilation,
-            "squeeze": 0 if gate is None else step.squeeze,
+            "squeeze": 0 if gate is None else self._squeeze(step),
             "activation": line.activation or self.activation,
             "gate": gate,
             "drop_path": drop_path,
         }
-        kind = KINDS[line.kind]
         usual = 0 if kind in (ConvBlock, FusedResidual) else 1
         fields["group_size"] = usual if line.group_size is None else line.group_size
         # A convolution has no shortcut, and a block with an activation at its end none at all.
@@ -338,7 +379,25 @@ class MobileBackbone(Backbone):
             fields |= {"last_activation": line.kind == "dsa", "stacked": step.stacks}
         if kind is InvertedResidual:
             fields["experts"] = line.experts
+        if kind in (UniversalResidual, MobileAttention):
+            fields["layer_scale"] = self.layer_scale
+        if kind is MobileAttention:
+            fields |= {name: getattr(line, name) for name in ("heads", "head_dim", "key_stride")}
+            fields["implementation"] = self.implementation
         return functools.partial(kind, **fields)
+
+    @nn.nowrap
+    def _squeeze(self, step: _Step) -> int:
+        """The width inside a block's gate."""
+        if step.line.squeeze is not None:
+            return step.line.squeeze
+        ratio = step.line.squeeze_ratio / (4 if step.stacks else 1)
+        if not self.squeeze_hidden:
+            ratio /= step.expansion
+        if self.squeeze_rounding is None or not ratio:
+            return round(step.hidden * ratio)
+        by, limit = self.squeeze_rounding
+        return round_width(step.hidden * ratio, 1.0, by, limit)
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
@@ -367,8 +426,12 @@ class MobileBackbone(Backbone):
         if self.output_stride not in (8, 16, 32):
             raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         as_activation(self.activation)
+        as_activation(self.gate_activation)
+        if self.squeeze_activation is not None:
+            as_activation(self.squeeze_activation)
         as_norm(self.norm)
         as_gate(self.gate)
+        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,14 +465,6 @@ class _Step:
         if self.line.kind in ("ds", "dsa", "cn"):
             return inputs
         return round_width((self.line.expanded_width or inputs) * self.expansion)
-
-    @property
-    def squeeze(self) -> int:
-        """The width inside the gate: a part of the input's channels, in terms of those inside."""
-        if self.line.squeeze is not None:
-            return self.line.squeeze
-        ratio = self.line.squeeze_ratio / self.expansion / (4 if self.stacks else 1)
-        return round(self.hidden * ratio)
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
