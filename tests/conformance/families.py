@@ -333,25 +333,29 @@ def _volo(name: str) -> Kind:
     return Kind(name, fields, {**timm, "stem_hidden_dim": 8}, create=create)
 
 
-def _mobile(name: str, blocks: Any, **own: Any) -> Kind:
+def _mobile(name: str, blocks: Any, network: str = "EfficientNet", **own: Any) -> Kind:
     """A small network of mobile blocks, whose lines timm reads as we do.
 
-    ``own`` are fields of ours and, under ``timm``, keywords of timm's class.
+    Args:
+      name: of the architecture.
+      blocks: the lines of each stage.
+      network: timm's class.
+      **own: fields of ours and, as ``timm``, keywords of timm's class.
     """
 
     def create(_name: str, *, num_classes: int, **keywords: Any) -> Any:
-        module = importlib.import_module("timm.models.efficientnet")
-        layers = importlib.import_module("timm.layers")
+        module: Any = importlib.import_module(f"timm.models.{network.lower()}")
+        layers: Any = importlib.import_module("timm.layers")
         act = layers.get_act_layer(keywords.pop("act_layer", "silu"))
+        if keywords.pop("hard", False):
+            # The gates of MobileNet V3.
+            options = {"gate_layer": "hard_sigmoid", "rd_round_fn": module.round_channels}
+            options["force_act_layer"] = layers.get_act_layer("relu")
+            keywords["se_layer"] = functools.partial(module.SqueezeExcite, **options)
         lines = module.decode_arch_def([list(stage) for stage in blocks])
-        sizes = {"stem_size": 8, "num_features": 16}
-        return module.EfficientNet(
-            lines,
-            num_classes,
-            act_layer=act,
-            round_chs_fn=lambda width: width,
-            **{**sizes, **keywords},
-        )
+        keywords = {"stem_size": 8, "num_features": 16, "act_layer": act, **keywords}
+        own_widths = functools.partial(module.round_channels, multiplier=None)
+        return getattr(module, network)(lines, num_classes, round_chs_fn=own_widths, **keywords)
 
     timm = own.pop("timm", {})
     sizes = {"stem_width": 8, "head_width": 16, "activation": "silu"}
@@ -945,6 +949,59 @@ FAMILIES: dict[str, Family] = {
                 {"depth": (1, 2), "base_dims": (8, 8), "heads": (1, 2)},
             )
             for name in ("pit_ti_224", "pit_ti_distilled_224")
+        ),
+    ),
+    "mobilenetv3": Family(
+        "mobilenetv3_small_050",
+        {
+            "blocks": (("ds_c8_se0.25",), ("ir_r2_s2_e2_c12_se0.25",), ("uir_k0_a3_e2_c12",)),
+            "stem_width": 8,
+            "head_width": 16,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _mobile(
+                "mobilenetv3_large_100",
+                (
+                    ("ds_r1_k3_s1_c8_nre",),
+                    ("ir_r2_k5_s2_e3_c16_se0.25_nre",),
+                    ("ir_r2_k3_s2_e2.5_c16_se0.25", "cn_r1_k1_s1_c24"),
+                ),
+                "MobileNetV3",
+                activation="hard_swish",
+                timm={"act_layer": "hard_swish", "hard": True},
+            ),
+            _mobile(
+                "fbnetv3_b",
+                (("ds_r1_k3_s1_c8",), ("ir_r2_k3_s2_e2_c32_se0.25",)),
+                "MobileNetV3",
+                gate_activation="sigmoid",
+                squeeze_rounding=None,
+                timm={"head_bias": False, "se_from_exp": False},
+            ),
+            _mobile(
+                "mobilenetv4_conv_aa_medium",
+                (
+                    ("er_r1_k3_s2_e2_c8",),
+                    ("uir_r1_a3_k5_s2_e2_c16", "uir_r2_a0_k3_s1_e2_c16", "uir_r1_a5_k0_s1_e2_c16"),
+                    ("uir_r1_a3_k0_s2_e2_c16", "uir_r1_a0_k0_s1_e2_c16"),
+                ),
+                "MobileNetV3",
+                timm={"head_norm": True, "aa_layer": "avg"},
+            ),
+            _mobile(
+                "mobilenetv4_hybrid_medium",
+                (
+                    ("er_r1_k3_s2_e2_c8",),
+                    ("uir_r1_a0_k3_s2_e2_c16_p3", "mqa_r1_k3_h2_s1_v2_d8_c16"),
+                    # timm can't tell the channels of a stage that attention ends.
+                    ("mqa_r1_k3_h2_s1_d8_c16", "uir_r1_a0_k0_s1_e2_c16"),
+                ),
+                "MobileNetV3",
+                timm={"head_norm": True, "layer_scale_init_value": 1e-5},
+            ),
         ),
     ),
     "mobilevit": Family(
