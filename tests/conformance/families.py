@@ -322,6 +322,23 @@ def _mvit(name: str) -> Kind:
     return Kind(name, fields, timm, (64, 64, 3), create=create)
 
 
+_FOCAL_LARGE = {"use_post_norm": True, "use_overlap_down": True, "layerscale_value": 1e-4}
+
+
+def _focal(name: str, levels: int, window: int, **options: Any) -> Kind:
+    """A FocalNet: timm's functions of these names take neither depths nor widths."""
+
+    def create(_name: str, **others: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.focalnet")
+        return module.FocalNet(drop_path_rate=0.0, **options, **others)
+
+    sizes = {"layers": (1, 2), "width": 8}
+    fields = {**sizes, "levels": (levels,) * 2, "windows": (window,) * 2}
+    timm = {"depths": (1, 2), "embed_dim": 8}
+    timm |= {"focal_levels": fields["levels"], "focal_windows": fields["windows"]}
+    return Kind(name, fields, timm, create=create)
+
+
 def _volo(name: str) -> Kind:
     """A VOLO: timm's functions of these names take neither layers nor widths."""
 
@@ -735,6 +752,19 @@ FAMILIES: dict[str, Family] = {
                 },
                 create=_global_context,
             ),
+        ),
+    ),
+    "focalnet": Family(
+        "focalnet_tiny_srf",
+        {"width": 8, "layers": (1, 1), "levels": (2, 1), "windows": (3, 3), "post_norm": True},
+        (16, 24, 3),
+        (20, 16, 3),
+        (16, 16),
+        {"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            _focal("focalnet_tiny_srf", 2, 3),
+            _focal("focalnet_large_fl3", 3, 5, **_FOCAL_LARGE),
+            _focal("focalnet_huge_fl4", 4, 3, use_post_norm_in_modulation=True, **_FOCAL_LARGE),
         ),
     ),
     "hiera": Family(
