@@ -322,6 +322,18 @@ def _mvit(name: str) -> Kind:
     return Kind(name, fields, timm, (64, 64, 3), create=create)
 
 
+_GATED = {
+    "layers": (1, 1, 5),
+    "widths": (8, 12, 16),
+    "attention_groups": (0, 0, 1),
+    "key_reductions": (1, 1, 2),
+}
+_GATED_TIMM = {
+    "depths": (1, 1, 5),
+    "dims": (8, 12, 16),
+    "attn_groups": (0, 0, 1),
+    "attn_head_dim_reduction": (0, 0, 2),
+}
 _FOCAL_LARGE = {"use_post_norm": True, "use_overlap_down": True, "layerscale_value": 1e-4}
 
 
@@ -777,6 +789,24 @@ FAMILIES: dict[str, Family] = {
         kinds=(
             Kind("hiera_tiny_224", _UNITS, _UNITS_TIMM),
             Kind("hiera_small_abswin_256", _UNITS, _UNITS_TIMM),
+        ),
+    ),
+    "iformer": Family(
+        "iformer_h",
+        {
+            "layers": (1, 4),
+            "widths": (4, 8),
+            "attention_groups": (0, 1),
+            "key_reductions": (1, 2),
+            "layer_scale": 0.5,
+        },
+        (16, 24, 3),
+        (20, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind("iformer_m", _GATED, _GATED_TIMM, (64, 96, 3)),
+            Kind("iformer_h", _GATED, _GATED_TIMM, (64, 96, 3)),
+            Kind("iformer_m_distilled", _GATED, _GATED_TIMM, (64, 96, 3)),
         ),
     ),
     "levit": Family(
