@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.attention import Attention, attend
+from flaxzoo.layers.attention import Attention, SeparateValueAttention, attend
 from flaxzoo.layers.attention_pool import AttentionPoolLatent
 
 X = np.random.default_rng(0).standard_normal((2, 5, 12)).astype(np.float32)
@@ -140,3 +140,20 @@ def test_pooling_sees_what_the_mask_lets_it(random_variables):
     dropped = dropping.apply(variables, X, train=True, rngs={"dropout": jax.random.key(0)})
     assert not np.allclose(dropped, module.apply(variables, X))
     assert isinstance(module, nn.Module)
+
+
+def test_values_of_a_layer_of_their_own(random_variables):
+    separate = SeparateValueAttention(3)
+    layers = random_variables(separate, X)["params"]
+    assert {key: leaf["kernel"].shape for key, leaf in layers.items()} == {
+        "qk": (12, 24),
+        "v": (12, 12),
+        "proj": (12, 12),
+    }
+    both = {
+        key: np.concatenate([layers["qk"][key], layers["v"][key]], axis=-1)
+        for key in ("kernel", "bias")
+    }
+    expected = Attention(3).apply({"params": {"qkv": both, "proj": layers["proj"]}}, X)
+    out = separate.apply({"params": layers}, X)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)

@@ -347,6 +347,25 @@ class SeparateAttention(Attention):
         return q, k, v
 
 
+class SeparateValueAttention(Attention):
+    """An ``Attention`` whose values are made by a layer of their own.
+
+    Queries and keys come of ``qk``, values of ``v``, as in timm's ``GPSA`` of ``convit`` and
+    ``Attention`` of ``tnt``.
+    """
+
+    def project(self, x: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries, keys and values ``[B, N, heads, head_dim]`` of the tokens."""
+        inner = self.heads * head_dim
+        both = self.dense(2 * inner, "qk", self.qkv_bias)(x)
+        values = self.dense(inner, "v", self.qkv_bias)(x)
+        q, k, v = (
+            part.reshape(*x.shape[:2], self.heads, head_dim)
+            for part in (*jnp.split(both, 2, axis=-1), values)
+        )
+        return q, k, v
+
+
 def head_width(x: jax.Array, heads: int) -> int:
     """Returns the width of each of ``heads`` that tokens ``[B, N, C]`` are split into.
 
