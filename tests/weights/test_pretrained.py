@@ -13,7 +13,7 @@ from flaxzoo.models.heads import Head, Identity
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Architecture, families
 from flaxzoo.weights import load_variables, save_variables
-from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.pretrained import Weights, _resized, load
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,13 @@ def test_patches_of_another_size_of_a_family_that_can_not_resample_them(tmp_path
     )
     with pytest.raises(CheckpointError, match=message):
         fz.models.get("convnext_atto", pretrained=str(file), patch_size=2, **fields)
+
+
+def test_a_stem_whose_kernel_is_no_patch_leaves_the_images_size():
+    """A kernel of 7 x 7 before patches of 8 x 8: sizes are not rounded to multiples of 7."""
+    seen = []
+    reference = Reference(resized=(("*", lambda *arguments: seen.append(arguments[3:])),))
+    sizes = ((16, 24, 3), (32, 24, 3))
+    patches = ((7, 7), (7, 7))
+    _resized(reference, None, sizes, patches, "positions", np.zeros(6), (12,))
+    assert seen == [((16, 24), (32, 24))]

@@ -318,8 +318,8 @@ def _resized(
     if function is None:
         return leaf
     old, new = (None if size is None else (size[0], size[1]) for size in image_sizes)
-    if old is not None and patches is not None:
-        # As many patches as there are, of the model's size.
+    if old is not None and patches is not None and patches[0] != patches[1]:
+        # As many patches as there are, of the model's size; a stem's kernel need not be a patch.
         old = (old[0] // patches[0][0] * patches[1][0], old[1] // patches[0][1] * patches[1][1])
     # Grids of 14 x 28 and of 28 x 14 are of one shape: where the sizes are known, they decide.
     same = tuple(leaf.shape) == tuple(shape) and (old is None or old == new)
