@@ -426,6 +426,28 @@ FAMILIES: dict[str, Family] = {
         (2, 16, 3),
         {"dropout": 0.5},
     ),
+    "convit": Family(
+        "convit_tiny",
+        {"patch_size": 8, "width": 8, "depth": 2, "local_depth": 1, "heads": 2},
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        # timm's positions are those of square grids.
+        kinds=(
+            Kind(
+                "convit_tiny",
+                {**_PLAIN, "local_depth": 1},
+                {"embed_dim": 8, "depth": 2, "num_heads": 3, "local_up_to_layer": 1},
+                (48, 48, 3),
+            ),
+        ),
+    ),
     "convnext": Family(
         "convnext_atto",
         {"layers": (2, 1), "widths": (8, 12), "kernel_sizes": (7, 5)},

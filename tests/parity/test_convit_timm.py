@@ -1,0 +1,100 @@
+"""ConViT against timm: other fields and image sizes, the first weights."""
+
+import numpy as np
+import pytest
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+pytest.importorskip("timm.models.convit")
+layers = pytest.importorskip("timm.layers")
+
+pytestmark = pytest.mark.family("convit")
+
+NAME = "convit_tiny"
+SMALL = {"num_classes": 5, "depth": 2, "local_depth": 1}
+SMALL_TIMM = {"num_classes": 5, "depth": 2, "local_up_to_layer": 1}
+
+
+def reference_of(size, **options):
+    """timm's with random weights, and these."""
+    reference = timm.create_model(NAME, img_size=size, **{**SMALL_TIMM, **options}).eval()
+    return reference, fill_reference(reference)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "pooling"),
+    [
+        ({"positions": False, "qkv_bias": True}, {"use_pos_embed": False, "qkv_bias": True}, "avg"),
+        ({"local_depth": 0}, {"local_up_to_layer": 0}, "token"),
+    ],
+)
+def test_other_fields_poolings_and_sizes(fields, options, pooling):
+    # Not of whole patches; a square of them, for which timm's positions are.
+    reference, tensors = reference_of((37, 46), global_pool=pooling, **options)
+    model = fz.models.get(NAME, input_shape=(37, 46, 3), **{**SMALL, **fields})
+    model = with_reference(model, tensors, source="random weights")
+    model = fz.Model(
+        model.module.clone(head=model.module.head.clone(pooling=pooling)),
+        model.variables,
+        model.spec,
+    )
+    differences = compare(model, reference, synthetic_images((2, 37, 46, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert exported.keys() == tensors.keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 112)), ((48, 80), (112, 96))])
+def test_positions_for_images_of_another_size(old, new):
+    """timm refuses such weights: here their positions are resampled as those of a ViT."""
+    _, tensors = reference_of(old)
+    model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
+    variables, missing = load(
+        model.shapes(),
+        Weights(tensors, "memory", ours=False),
+        model.module,
+        name=NAME,
+        reference=MODELS.architecture(NAME).reference,
+        image_sizes=((*old, 3), (*new, 3)),
+    )
+    assert missing == ()
+    expected = layers.resample_abs_pos_embed(
+        torch.tensor(tensors["pos_embed"]),
+        (new[0] // 16, new[1] // 16),
+        old_size=(old[0] // 16, old[1] // 16),
+        num_prefix_tokens=0,
+    )
+    positions = flatten(variables)["params/backbone/pos_embed"]
+    np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [4, 6])
+def test_the_first_weights_are_spread_as_timm_s(heads):
+    torch.manual_seed(0)
+    options = {**SMALL_TIMM, "num_heads": heads, "locality_strength": 0.5}
+    theirs = timm.create_model(NAME, img_size=64, **options).state_dict()
+    fields = {**SMALL, "heads": heads, "width": 48 * heads, "locality": 0.5}
+    model = fz.models.get(NAME, input_shape=(64, 64, 3), **fields).init(rng=0)
+    ours = model.to_torch_state_dict(as_numpy=True)
+    assert ours.keys() == theirs.keys()
+    for key, expected in theirs.items():
+        if key.endswith("pos_proj.weight"):
+            np.testing.assert_allclose(ours[key][:4], expected[:4].numpy(), rtol=1e-6)
+            assert (np.abs(ours[key][4:]) < 0.1).all()
+        elif key.endswith("attn.v.weight"):
+            np.testing.assert_array_equal(ours[key], expected.numpy())
+        elif expected.ndim > 1 or key == "patch_embed.proj.bias":
+            # A deviation is known the better the more numbers there are.
+            rel = 6 / np.sqrt(expected.numel())
+            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
+        else:
+            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
