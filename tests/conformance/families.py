@@ -1217,6 +1217,40 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "tnt": Family(
+        "tnt_s_patch16_224",
+        {
+            "patch_size": 8,
+            "width": 8,
+            "pixel_width": 4,
+            "depth": 2,
+            "heads": 2,
+            "pixel_heads": 2,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=tuple(
+            Kind(
+                name,
+                {**_PLAIN, "pixel_width": 8, "pixel_heads": 2},
+                {
+                    "embed_dim": 24,
+                    "inner_dim": 8,
+                    "depth": 2,
+                    "num_heads_outer": 3,
+                    "num_heads_inner": 2,
+                },
+            )
+            for name in ("tnt_s_patch16_224", "tnt_s_legacy_patch16_224")
+        ),
+    ),
     "twins": Family(
         "twins_svt_small",
         {
