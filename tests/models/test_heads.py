@@ -159,6 +159,21 @@ def test_each_token_has_a_label_of_its_own():
         Head(3, token_labels=True).init(jax.random.key(0), x[:, 0])
 
 
+def test_two_classifiers_of_parts_of_the_features():
+    x = np.random.default_rng(0).random((2, 7)).astype(np.float32)
+    head = Head(3, pooling=None, split=3)
+    logits, variables = head.init_with_output(jax.random.key(0), x)
+    layers = variables["params"]
+    parts = [
+        part @ layers[name]["kernel"] + layers[name]["bias"]
+        for name, part in (("fc", x[:, :3]), ("fc_dist", x[:, 3:]))
+    ]
+    np.testing.assert_allclose(logits, (parts[0] + parts[1]) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(head.clone(num_classes=0).apply({}, x), x)
+    with pytest.raises(ValueError, match="distilled or has token_labels or split, not two of them"):
+        Head(3, pooling=None, split=3, distilled="mean")
+
+
 def test_none_by_name_is_no_pooling():
     x = jnp.ones((2, 5))
     assert Head(3, pooling="none").init_with_output(jax.random.key(0), x)[0].shape == (2, 3)

@@ -71,6 +71,9 @@ class Head(Checked):
         (Jiang et al. 2021, https://arxiv.org/abs/2104.10858), as VOLO's ``aux_head``: half of the
         largest logit that any of them has for a class is added to that of ``fc``, where features
         are pooled.
+      split: how many of the features ``fc`` sees, where another layer, ``fc_dist``, sees the rest:
+        networks of two branches have it, and the mean of both logits. None for one classifier of
+        all.
       attention: fields of the attention pooling, as pairs.
       hidden_norm: a norm behind the activation of each hidden layer, by name or module, called
         ``norm_0`` and so on; None for none.
@@ -115,6 +118,7 @@ class Head(Checked):
     bias_init: Any = nn.initializers.zeros
     classifier_norm: Any = None
     token_labels: bool = False
+    split: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -135,8 +139,9 @@ class Head(Checked):
         if self.classifier_norm is not None:
             as_norm(self.classifier_norm)
         check_flag("token_labels", self.token_labels)
-        if self.token_labels and self.distilled is not None:
-            raise ArgumentError("a head is distilled or has token_labels, not both")
+        check_size("split", self.split, optional=True)
+        if (self.distilled is not None) + self.token_labels + (self.split is not None) > 1:
+            raise ArgumentError("a head is distilled or has token_labels or split, not two of them")
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
             # Where there is a distillation token, its classifier reads that.
@@ -193,9 +198,16 @@ class Head(Checked):
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
         if self.token_labels:
             return self.with_token_labels(self.classify(x, "fc", train), tokens, train)
-        if self.distilled is None:
+        if self.distilled is None and self.split is None:
             return self.classify(x, "fc", train)
-        first, second = (x[:, 0], x[:, 1]) if self.reads_tokens else (x, x)
+        return self.by_two(x, train)
+
+    def by_two(self, x: jax.Array, train: bool) -> Any:
+        """What two classifiers say: their mean, or both."""
+        if self.split is not None:
+            first, second = x[..., : self.split], x[..., self.split :]
+        else:
+            first, second = (x[:, 0], x[:, 1]) if self.reads_tokens else (x, x)
         both = self.classify(first, "fc", train), self.classify(second, "fc_dist", train)
         return both if train and self.distilled == "pair" else 0.5 * (both[0] + both[1])
 
