@@ -191,8 +191,9 @@ def _keys_cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
 
 def _plain_cubic_weights(old: int, new: int) -> np.ndarray:
     """Returns the same for four cells, those beyond the edge being the last one."""
-    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
-    places = (centres - np.float32(0.5))[:, None]
+    # In single precision, as torch's, which rounds once behind the product and the difference.
+    centres = (np.arange(new) + 0.5) * np.float64(np.float32(old / new))
+    places = (centres - 0.5).astype(np.float32)[:, None]
     nearest = np.floor(places).astype(int) + np.arange(-1, 3)
     weights = np.zeros((new, old), np.float32)
     values = _keys_cubic(np.abs(nearest - places), a=-0.75).astype(np.float32)
