@@ -456,6 +456,45 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
     ),
+    "crossvit": Family(
+        "crossvit_tiny_240",
+        {
+            "scales": (1.0, 2 / 3),
+            "patch_sizes": (6, 8),
+            "layers": ((1, 2), (1, 1)),
+            "widths": (8, 12),
+            "heads": (1, 2),
+        },
+        (24, 36, 3),
+        None,
+        (36, 24, 3),
+        {
+            "position_dropout": 0.5,
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=tuple(
+            Kind(
+                name,
+                # Not resized, which has weights of single precision.
+                {
+                    "scales": (1.0, 1.0),
+                    "layers": ((1, 2), (1, 1)),
+                    "widths": (12, 16),
+                    "heads": (2, 2),
+                },
+                {
+                    "img_scale": (1.0, 1.0),
+                    "depth": ((1, 2, 0), (1, 1, 0)),
+                    "embed_dim": (12, 16),
+                    "num_heads": (2, 2),
+                },
+                (48, 48, 3),
+            )
+            for name in ("crossvit_tiny_240", "crossvit_9_dagger_240")
+        ),
+    ),
     "davit": Family(
         "davit_tiny",
         {"widths": (8, 12), "heads": (1, 2), "layers": (1, 1), "window_size": 3},
