@@ -179,6 +179,14 @@ _MAXVIT_TIMM = {
     "transformer_partition_ratio": 16,
 }
 
+_SEQUENCES = {
+    "layers": (1, 2),
+    "widths": (8, 12),
+    "units": (4, 6),
+    "patch_sizes": (4, 2),
+    "mlp_ratios": (2.0, 3.0),
+}
+
 
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
@@ -1313,6 +1321,26 @@ FAMILIES: dict[str, Family] = {
             Kind("twins_pcpvt_small", _PYRAMID, _PYRAMID_TIMM),
             Kind(
                 "twins_svt_small", {**_PYRAMID, "windows": (5, 3)}, {**_PYRAMID_TIMM, "wss": (5, 3)}
+            ),
+        ),
+    ),
+    "sequencer": Family(
+        "sequencer2d_s",
+        _SEQUENCES,
+        (16, 24, 3),
+        (24, 16, 3),
+        random={"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "sequencer2d_s",
+                _SEQUENCES,
+                {
+                    "layers": (1, 2),
+                    "embed_dims": (8, 12),
+                    "hidden_sizes": (4, 6),
+                    "patch_sizes": (4, 2),
+                    "mlp_ratios": (2.0, 3.0),
+                },
             ),
         ),
     ),

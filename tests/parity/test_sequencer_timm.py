@@ -1,0 +1,86 @@
+"""Sequencer against timm: sizes of images, names, the authors' files, the first weights."""
+
+import re
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo._trees import flatten
+from flaxzoo.models.registry import MODELS
+from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.weights.names import reference_name
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+sequencer = pytest.importorskip("timm.models.sequencer")
+
+pytestmark = pytest.mark.family("sequencer")
+
+NAME = "sequencer2d_s"
+(KIND,) = FAMILIES["sequencer"].kinds
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Our small network with timm's random weights, timm's, and these."""
+    reference = timm.create_model(NAME, num_classes=4, **KIND.timm).eval()
+    tensors = fill_reference(reference)
+    model = fz.models.get(NAME, num_classes=4, **KIND.fields)
+    return with_reference(model, tensors, source="random weights"), reference, tensors
+
+
+def check(model, reference, shape):
+    images = synthetic_images((2, *shape, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    limit = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
+
+
+def test_images_of_any_size(pair):
+    model, reference, _ = pair
+    for shape in ((64, 96), (70, 41)):
+        check(model, reference, shape)
+
+
+def test_names_are_timms_in_both_directions(pair):
+    model, _, tensors = pair
+    reference = MODELS.architecture(NAME).reference
+    known = {key for key in tensors if not key.endswith("num_batches_tracked")}
+    assert {reference_name(path, reference) for path in flatten(model.shapes())} == known
+    exported = model.to_torch_state_dict(as_numpy=True)
+    for key in known:
+        np.testing.assert_array_equal(exported[key], tensors[key])
+
+
+def test_the_authors_files(pair):
+    _, reference, tensors = pair
+
+    def old(name):
+        # The last of a stage's list leads to the next one.
+        name = name.replace("stages.1.downsample.down", "blocks.0.1.down")
+        name = re.sub(r"^stages\.(\d)\.blocks", r"blocks.\1", name)
+        return name.replace("head.fc.", "head.")
+
+    file = {old(name): value for name, value in tensors.items()}
+    state = {key: torch.tensor(value) for key, value in file.items()}
+    assert set(sequencer.checkpoint_filter_fn(state, reference)) == set(tensors)
+    fresh = fz.models.get(NAME, num_classes=4, **KIND.fields)
+    check(with_reference(fresh, file, source="old"), reference, (64, 64))
+
+
+def test_the_first_weights_are_spread_as_timm_s():
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME).state_dict()
+    ours = fz.models.get(NAME).init(rng=0).to_torch_state_dict(as_numpy=True)
+    for key, value in ours.items():
+        expected = theirs[key].numpy()
+        if expected.std() > 0:
+            # The deviation of n numbers is off by one part in sqrt(2 n).
+            limit = 0.1 + 5 / np.sqrt(2 * value.size)
+            assert value.std() == pytest.approx(expected.std(), rel=limit), key
+        else:
+            np.testing.assert_array_equal(value, expected, err_msg=key)
