@@ -655,11 +655,16 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("swinv2 swin_v2_t swinv2_tiny", "swinv2_tiny_window8_256"),
         ("swin_s swin_small", "swin_small_patch4_window7_224"),
         ("swin_b swin_base", "swin_base_patch4_window7_224"),
+        ("efficientnet", "efficientnet_b0"),
+        ("mobilenet mobilenet_v2", "mobilenetv2_100"),
+        ("mobilenet_v1", "mobilenetv1_100"),
+        ("mobilenet_v3_small", "mobilenetv3_small_100"),
+        ("mobilenet_v3_large", "mobilenetv3_large_100"),
+        ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
+        ("bit", "resnetv2_50x1_bit"),
         (
-            "efficientnet_b0 efficientnet_b1 efficientnet_b4 efficientnetv2_s mobilenet "
-            "mobilenet_v2 mobilenetv3_large_100 mobilenet_v3_small mobilenet_v3_large "
             "densenet121 densenet inception_v3 xception nasnet "
-            "squeezenet alexnet googlenet regnet shufflenet maxvit "
+            "squeezenet alexnet googlenet regnet shufflenet "
             "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "
             "others are in docs/zoo.md",
