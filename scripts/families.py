@@ -46,6 +46,7 @@ def registers(tree: ast.Module) -> bool:
     return bool(imported & {"register", "variants"})
 
 
+@functools.cache
 def families() -> dict[str, Path]:
     """Returns the files of the families by their names."""
     files = sorted(path for path in (ROOT / MODELS).rglob("*.py") if path.stem != "__init__")
@@ -86,7 +87,8 @@ def imports(path: Path) -> set[Path]:
     return {file for file in files if file is not None and file.name != "__init__.py"}
 
 
-def reach(path: Path) -> set[Path]:
+@functools.cache
+def reach(path: Path) -> frozenset[Path]:
     """Returns a file and all that it imports, directly or not."""
     reached, waiting = set(), [path]
     while waiting:
@@ -94,7 +96,7 @@ def reach(path: Path) -> set[Path]:
         if file not in reached:
             reached.add(file)
             waiting += imports(file)
-    return reached
+    return frozenset(reached)
 
 
 def touched(changed: list[str], files: dict[str, Path]) -> set[str]:
