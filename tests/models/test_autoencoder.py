@@ -14,6 +14,8 @@ from flaxzoo.models.autoencoder import (
     conv_autoencoder,
 )
 
+pytestmark = pytest.mark.family("autoencoder")
+
 KEY = jax.random.key(0)
 
 

@@ -8,6 +8,8 @@ import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models import CNN
 
+pytestmark = pytest.mark.family("cnn")
+
 
 class Classic(nn.Module):
     """The network of Flax's MNIST example, written out."""

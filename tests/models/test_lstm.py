@@ -16,6 +16,8 @@ from flaxzoo.models.lstm import (
     to_torch_state_dict,
 )
 
+pytestmark = pytest.mark.family("lstm")
+
 B, T, F, H = 3, 7, 4, 5
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (B, T, F))

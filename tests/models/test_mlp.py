@@ -8,6 +8,8 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.models import MLP
 from flaxzoo.models.mlp import mlp
 
+pytestmark = pytest.mark.family("mlp")
+
 
 def test_computes_dense_layers_with_activations_between():
     module = MLP(features=(4, 3), activation="tanh")

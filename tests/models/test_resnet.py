@@ -18,6 +18,8 @@ from flaxzoo.models.registry import MODELS
 from flaxzoo.models.resnest import ResNeStBlock
 from flaxzoo.models.resnet import BasicBlock
 
+pytestmark = pytest.mark.family("resnet")
+
 TINY = {"layers": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "stem": "deep", "stem_width": 4}
 # Two stages, where the number of stages is no matter: half the time to compile.
 SMALL = {**TINY, "layers": (1, 1), "widths": (8, 12)}
@@ -358,7 +360,10 @@ def test_a_narrow_model_by_the_name_of_its_dtype():
         ({"reduce_first": 0}, "reduce_first must be an int of at least 1, got 0"),
         ({"down_kernel_size": True}, "down_kernel_size must be an int of at least 1, got True"),
         ({"drop_path": 1.0}, r"drop_path must be a number in \[0, 1\), got 1.0"),
-        ({"norm": "bach"}, "norm must be one of batch, evo_s0, .* or a module, got 'bach'.*'batch'"),
+        (
+            {"norm": "bach"},
+            "norm must be one of batch, evo_s0, .* or a module, got 'bach'.*'batch'",
+        ),
         ({"gate": "eac"}, "gate must be one of se, eca, gc, None or a module, got 'eac'"),
         ({"anti_aliasing": "blurr"}, "anti_aliasing must be .*, got 'blurr'. Did you mean 'blur'"),
         ({"block": "basic", "groups": 2}, "a basic block takes groups=1 and base_width=64"),
