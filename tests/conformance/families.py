@@ -593,7 +593,7 @@ FAMILIES: dict[str, Family] = {
     "efficientnet": Family(
         "test_efficientnet",
         {
-            "blocks": (("ds_c8_se0.25",), ("ir_r2_s2_e2_c12_se0.25", "er_e2_c12")),
+            "blocks": (("ds_c8_se0.25",), ("ir_s2_e2_c12_se0.25", "er_e2_c12", "mqa_h2_d4_c12")),
             "stem_width": 8,
             "head_width": 16,
         },
@@ -1083,7 +1083,7 @@ FAMILIES: dict[str, Family] = {
     "mobilenetv3": Family(
         "mobilenetv3_small_050",
         {
-            "blocks": (("ds_c8_se0.25",), ("ir_r2_s2_e2_c12_se0.25",), ("uir_k0_a3_e2_c12",)),
+            "blocks": (("ds_c8_se0.25",), ("ir_s2_e2_c12", "mqa_h2_d4_c12"), ("uir_k0_a3_e2_c12",)),
             "stem_width": 8,
             "head_width": 16,
         },
