@@ -69,6 +69,7 @@ def test_lines_that_are_none(line, message):
         ({"stem_width": 0}, "stem_width must be"),
         ({"head_width": 0}, "head_width must be"),
         ({"gate": "sé"}, "gate must be one of"),
+        ({"gate": "eca"}, "gate must take the width that a line says"),
         ({"anti_aliasing": "blurry"}, "anti_aliasing must be"),
     ],
 )

@@ -23,7 +23,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import IMPLEMENTATIONS
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.gates import as_gate, divisible
+from flaxzoo.layers.gates import EfficientChannelAttention, as_gate, divisible
 from flaxzoo.layers.initializers import FanOut, HeNormal
 from flaxzoo.layers.inverted_residual import (
     ConvBlock,
@@ -430,7 +430,10 @@ class MobileBackbone(Backbone):
         if self.squeeze_activation is not None:
             as_activation(self.squeeze_activation)
         as_norm(self.norm)
-        as_gate(self.gate)
+        if as_gate(self.gate) is EfficientChannelAttention:
+            raise ArgumentError(
+                "gate must take the width that a line says, 'se' or 'gc': got 'eca'"
+            )
         check_choice("implementation", self.implementation, IMPLEMENTATIONS)
 
 
