@@ -83,6 +83,7 @@ class CrossCovarianceAttention(Checked):
       qkv_bias: whether queries, keys and values have biases.
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
+      kernel_init: the initialiser of both layers' kernels.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -91,6 +92,7 @@ class CrossCovarianceAttention(Checked):
     qkv_bias: bool = True
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    kernel_init: Any = Normal(0.02)
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -98,7 +100,7 @@ class CrossCovarianceAttention(Checked):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens ``[B, N, C]`` to the same shape."""
         width, head_dim = x.shape[-1], head_width(x, self.heads)
-        dense: dict[str, Any] = {"kernel_init": Normal(0.02), "bias_init": zeros}
+        dense: dict[str, Any] = {"kernel_init": self.kernel_init, "bias_init": zeros}
         dense |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
         qkv = Dense(3 * width, use_bias=self.qkv_bias, name="qkv", **dense)(x)
         q, k, v = (

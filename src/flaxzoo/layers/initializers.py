@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.layers.lowering.drawing import Distribution, initialise_p, is_staged
+from flaxzoo.layers.lowering.drawing import STD_OF_CUT, Distribution, initialise_p, is_staged
 
 
 class Initializer:
@@ -75,6 +75,26 @@ class Normal(Initializer):
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """Returns the normal distribution of this deviation."""
         return Distribution(std=self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedNormal(Initializer):
+    """Normal numbers, cut at two deviations: TensorFlow's, and timm's ``trunc_normal_tf_``.
+
+    Attributes:
+      std: the standard deviation before the cut, of which 0.88 remains.
+    """
+
+    std: float = 0.02
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the cut normal distribution."""
+        return Distribution(std=self.std * STD_OF_CUT, cut=2.0)
+
+    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Draws the array by JAX."""
+        numbers = jax.random.truncated_normal(key, -2, 2, shape, dtype)
+        return numbers * jnp.asarray(self.std, dtype)
 
 
 @dataclasses.dataclass(frozen=True)

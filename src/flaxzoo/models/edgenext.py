@@ -27,14 +27,14 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.initializers import TruncatedNormal
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
-_INIT = Normal(0.02)
+_INIT = TruncatedNormal(0.02)
 # What a block gets from the network as it is.
 _PASSED_ON = (
     *("mlp_ratio", "conv_bias", "layer_scale", "activation", "norm", "norm_epsilon"),
@@ -156,6 +156,7 @@ class SplitBlock(EdgeBlock):
             self.heads,
             attention_dropout=self.attention_dropout,
             dropout=self.block_dropout,
+            kernel_init=_INIT,
             name="xca",
             **self.dtypes,
         )

@@ -10,7 +10,15 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import Constant, FanIn, HeNormal, LecunNormal, Normal
+from flaxzoo.layers.initializers import (
+    Constant,
+    FanIn,
+    FanOut,
+    HeNormal,
+    LecunNormal,
+    Normal,
+    TruncatedNormal,
+)
 from flaxzoo.layers.lowering.drawing import Distribution, draw_on_host
 from flaxzoo.layers.lowering.initialise import filled, initialise
 
@@ -52,7 +60,8 @@ def test_numbers_have_the_initialisers_distribution():
 
 
 @pytest.mark.parametrize(
-    "initializer", [HeNormal(), HeNormal("fan_in"), LecunNormal(), FanIn(), Normal()]
+    "initializer",
+    [HeNormal(), HeNormal("fan_in"), LecunNormal(), FanIn(), FanOut(), Normal(), TruncatedNormal()],
 )
 def test_host_and_device_draw_alike(initializer):
     shape = (3, 3, 64, 128)
