@@ -6,7 +6,9 @@ import pytest
 from jax.test_util import check_grads
 
 from flaxzoo._flops import count_flops
+from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.initializers import FanInBias
 from flaxzoo.layers.lowering.convolution import dot_general
 
 
@@ -148,3 +150,16 @@ def test_images_of_any_number():
     exported = jax.export.export(gradient)(spec)
     x = normal(2, 3, 6)
     np.testing.assert_allclose(exported.call(x), gradient(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [Dense(3000), Conv(3000, 1, use_bias=True)])
+def test_biases_that_begin_by_the_fan_in_of_their_kernel(layer):
+    layer = layer.clone(bias_init=FanInBias(scale=4.0))
+    bias = layer.init(jax.random.key(0), normal(1, 2, 2, 100))["params"]["bias"]
+    assert np.std(bias) == pytest.approx(0.2, rel=0.05)
+
+
+def test_a_bias_of_another_s_layer_does_not_know_its_fan_in():
+    layer = nn.Dense(3, bias_init=FanInBias())
+    with pytest.raises(TypeError, match="FanInBias is for the biases of flaxzoo.layers' Dense"):
+        layer.init(jax.random.key(0), normal(1, 4))

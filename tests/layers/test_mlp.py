@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxzoo.layers.initializers import Constant
+from flaxzoo.layers.initializers import Constant, FanIn, plain_bias
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_gates_that_begin_open():
 
 
 def test_layers_that_begin_as_pytorch_s():
-    module = Mlp(400, features=300, plain_width=100)
+    module = Mlp(400, features=300, kernel_init=FanIn(), bias_init=plain_bias)
     layers = module.init(jax.random.key(0), jnp.zeros((1, 100)))["params"]
     for name, fan_in in (("fc1", 100), ("fc2", 400)):
         # Uniform numbers up to one over the root of what each output sees.

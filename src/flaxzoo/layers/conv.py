@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_kernel, check_size, is_size
 from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.initializers import HeNormal, zeros
+from flaxzoo.layers.initializers import HeNormal, bias_initializer, zeros
 from flaxzoo.layers.lowering.convolution import conv_general_dilated
 
 Pair = tuple[int, int]
@@ -66,7 +66,8 @@ class Conv(nn.Module):
         kernel = self.prepare(self.param("kernel", self.kernel_init, shape, self.param_dtype))
         bias = None
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            init = bias_initializer(self.bias_init, shape)
+            bias = self.param("bias", init, (self.features,), self.param_dtype)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         images = x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:])
         y = conv_general_dilated(

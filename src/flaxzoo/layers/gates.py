@@ -15,6 +15,7 @@ from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
+from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerNorm
 
 
@@ -50,15 +51,15 @@ class SqueezeExcite(Checked):
         """Scales ``[B, H, W, C]``, to the same shape."""
         channels = x.shape[-1]
         width = divisible(channels * self.ratio) if self.width is None else self.width
-        gate = self._layer(width, "fc1", channels)(x.mean((1, 2), keepdims=True))
+        gate = self._layer(width, "fc1")(x.mean((1, 2), keepdims=True))
         gate = as_activation(self.activation)(gate)
-        return x * as_activation(self.gate_activation)(self._layer(channels, "fc2", width)(gate))
+        return x * as_activation(self.gate_activation)(self._layer(channels, "fc2")(gate))
 
     @nn.nowrap
-    def _layer(self, features: int, name: str, fan_in: int) -> Conv:
+    def _layer(self, features: int, name: str) -> Conv:
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.plain_init:
-            options |= {"kernel_init": FanIn(), "bias_init": plain_bias(fan_in)}
+            options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
         return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
 
 
@@ -133,27 +134,18 @@ class GlobalContext(Checked):
         tokens = x.reshape(images, -1, channels)
         context = jnp.einsum("bn,bnc->bc", weights, tokens)[:, None, None, :]
         own = self.kernel_init or FanIn()
-        gate = _ScaleMlp(width, self.activation, own, name="mlp_scale", **dtypes)(context)
+        options = {"activation": self.activation, "kernel_init": own, "as_conv": True, **dtypes}
+        gate = _NormFirstMlp(width, name="mlp_scale", **options)(context)
         return x * as_activation(self.gate_activation)(gate)
 
 
-class _ScaleMlp(nn.Module):
-    """``fc1``, ``norm``, the activation and ``fc2``, on each pixel."""
+class _NormFirstMlp(Mlp):
+    """An ``Mlp`` whose hidden units are normalised before the activation, as timm's ``ConvMlp``."""
 
-    width: int
-    activation: Any
-    kernel_init: Any
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[B, 1, 1, C]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"use_bias": True, "kernel_init": self.kernel_init, **dtypes}
-        y = Conv(self.width, 1, name="fc1", **options)(x)
-        y = as_activation(self.activation)(LayerNorm(name="norm", **dtypes)(y))
-        return Conv(x.shape[-1], 1, name="fc2", **options)(y)
+    def hidden_units(self, x: jax.Array) -> jax.Array:
+        """Computes what stands between the two layers."""
+        y = LayerNorm(name="norm", **self.dtypes())(self.layer(self.hidden, "fc1")(x))
+        return as_activation(self.activation)(y)
 
 
 GATES: dict[str, Callable[..., nn.Module]] = {

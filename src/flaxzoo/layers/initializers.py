@@ -174,13 +174,34 @@ class FanIn(Initializer):
         return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])))
 
 
-def plain_bias(fan_in: int) -> Normal:
-    """Returns the initialiser of a bias that has the variance of PyTorch's own layers'.
+@dataclasses.dataclass(frozen=True)
+class FanInBias:
+    """Normal numbers of variance ``scale`` / fan-in, for a bias: PyTorch's own at a scale of 1/3.
+
+    A bias does not tell how many inputs each output sees, its layer's kernel does: ``Dense`` and
+    ``Conv`` of ``flaxzoo.layers`` ask ``bias_initializer`` with its shape.
+
+    Attributes:
+      scale: the variance times the fan-in.
+    """
+
+    scale: float = 1 / 3
+
+    def __call__(self, key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        """Refuses to draw: of the bias alone the fan-in is not known."""
+        raise TypeError("FanInBias is for the biases of flaxzoo.layers' Dense and Conv")
+
+
+def bias_initializer(initializer: Any, kernel_shape: Sequence[int]) -> Any:
+    """Returns the initialiser of a layer's bias.
 
     Args:
-      fan_in: how many inputs each of the layer's outputs sees.
+      initializer: the layer's field; any but a ``FanInBias`` is returned as it is.
+      kernel_shape: that of the layer's kernel, ``[..., in, out]``.
     """
-    return Normal(1 / math.sqrt(3 * fan_in))
+    if not isinstance(initializer, FanInBias):
+        return initializer
+    return Normal(math.sqrt(initializer.scale / math.prod(kernel_shape[:-1])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,4 +252,6 @@ class Halves(Initializer):
 
 
 zeros = Constant(0.0)
+# How PyTorch's linear layers and convolutions begin their biases.
+plain_bias = FanInBias()
 ones = Constant(1.0)

@@ -13,7 +13,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import FanIn, Halves, Normal, ones, plain_bias, zeros
+from flaxzoo.layers.initializers import Halves, Normal, ones, zeros
 from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
 
@@ -34,8 +34,6 @@ class Mlp(Checked):
       kernel_init: the initialiser of all kernels.
       last_init: that of the second layer's; None for the same.
       bias_init: that of the biases.
-      plain_width: the width of the input, where both layers begin as PyTorch's own do, biases as
-        well; None where they begin as the fields above say.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -52,7 +50,6 @@ class Mlp(Checked):
     kernel_init: Any = Normal(0.02)
     last_init: Any = None
     bias_init: Any = zeros
-    plain_width: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -101,9 +98,6 @@ class Mlp(Checked):
     @nn.nowrap
     def initialisers(self, name: str) -> dict[str, Any]:
         """Returns how a layer begins, as keywords."""
-        if self.plain_width is not None:
-            fan_in = self.hidden if name == "fc2" else self.plain_width
-            return {"kernel_init": FanIn(), "bias_init": plain_bias(fan_in)}
         last = name == "fc2" and self.last_init is not None
         kernel = self.last_init if last else self.kernel_init
         return {"kernel_init": kernel, "bias_init": self.bias_init}

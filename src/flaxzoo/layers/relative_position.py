@@ -108,7 +108,6 @@ class RelativeMlp(Checked):
       dropout: the rate at which these are dropped.
       kernel_init: the initialiser of the kernels.
       bias_init: that of the biases.
-      plain_biases: whether the layers begin as PyTorch's own instead, biases as well.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -118,7 +117,6 @@ class RelativeMlp(Checked):
     dropout: float = 0.125
     kernel_init: Any = FanIn()
     bias_init: Any = zeros
-    plain_biases: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -139,7 +137,6 @@ class RelativeMlp(Checked):
             drop_outputs=False,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
-            plain_width=2 if self.plain_biases else None,
             name="mlp",
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -268,8 +268,7 @@ class ConVit(LateTokenBackbone, GridBackbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
-        bias = plain_bias(self.patch_size**2 * x.shape[-1])
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": bias, **self.dtypes}
+        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
         x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **options)(x, train)
         x = x.reshape(x.shape[0], math.prod(self.grid), self.width)
         if self.positions:

@@ -76,8 +76,7 @@ class ConvPatchEmbed(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, (size, stride, padding) in enumerate(_STEMS[self.patch_size]):
             x = nn.relu(x) if i else x
-            bias = plain_bias(size * size * x.shape[-1])
-            options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": bias, **dtypes}
+            options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias, **dtypes}
             options |= {"use_bias": True, "padding": padding, "name": f"proj_{2 * i}"}
             x = Conv(self.features >> (2 - i), size, stride, **options)(x)
         return x
@@ -323,8 +322,7 @@ class CrossVit(Backbone):
         if self.conv_patches:
             x = ConvPatchEmbed(width, side, **options)(x)
         else:
-            bias = plain_bias(side * side * x.shape[-1])
-            options |= {"kernel_init": FanIn(), "bias_init": bias}
+            options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
             x = PatchEmbed(width, side, **options)(x, train)
         x = x.reshape(x.shape[0], rows * columns, width)
         token = learnt_tokens(

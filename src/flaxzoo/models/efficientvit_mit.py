@@ -71,13 +71,10 @@ class _Layers(Checked):
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
-    def layer(
-        self, x: jax.Array, features: int, name: str, size: int = 1, **options: Any
-    ) -> ConvNorm:
-        """Makes a convolution of ``x``; without a norm where ``options`` ask for a bias."""
+    def layer(self, features: int, name: str, size: int = 1, **options: Any) -> ConvNorm:
+        """Makes a convolution; without a norm where ``options`` ask for a bias."""
         bare = options.get("use_bias", False)
-        fan_in = size * size * x.shape[-1] // options.get("groups", 1)
-        bias = plain_bias(fan_in) if bare else zeros
+        bias = plain_bias if bare else zeros
         options |= {"norm": None if bare else self.norm, "norm_epsilon": self.norm_epsilon}
         options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": bias}
         return ConvNorm(features, size, names=("conv", "norm"), name=name, **options)
@@ -120,8 +117,8 @@ class LocalBlock(_Layers):
             options["groups"] = hidden if depthwise else 1
             if size > 1:
                 options["stride"], stride = stride, 1
-            y = self.layer(y, hidden, name, size, **options)(y, train)
-        y = self.layer(y, self.features, last, last_size)(y, train)
+            y = self.layer(hidden, name, size, **options)(y, train)
+        y = self.layer(self.features, last, last_size)(y, train)
         return self.add(x, y, train) if self.shortcut else y
 
 
@@ -162,7 +159,7 @@ class LinearAttention(_Layers):
         weights = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1)) + self.epsilon
         y = jnp.einsum("bnhd,bhde->bnhe", q, sums) / weights[..., None]
         y = y.astype(qkv.dtype).reshape(batch, height, width, -1)
-        return self.layer(y, channels, "proj")(y, train)
+        return self.layer(channels, "proj")(y, train)
 
 
 class AttentionBlock(_Layers):
@@ -207,7 +204,7 @@ class Stem(_Layers):
         own: dict[str, Any] = {name: getattr(self, name) for name in _PASSED_ON}
         own |= {"kind": self.kind, "features": self.features, "expansion": 1.0}
         options: dict[str, Any] = {"stride": 2, "activation": self.activation}
-        x = self.layer(x, self.features, "in_conv", 3, **options)(x, train)
+        x = self.layer(self.features, "in_conv", 3, **options)(x, train)
         for i in range(self.depth):
             x = LocalBlock(name=f"res{i}", **own)(x, train)
         return x
@@ -284,11 +281,10 @@ class EfficientVit(Backbone):
         """A layer before the pooling and one behind it."""
         hidden: dict[str, Any] = {"hidden_norm": "layer", "hidden_norm_epsilon": self.norm_epsilon}
         hidden |= {"hidden_norm_first": True, "hidden_bias": False, "activation": self.activation}
-        width = self.widths[-1]
         if self.classifier_widths is not None:
-            first, width = self.classifier_widths
-            hidden |= {"map_width": first, "hidden": (width,)}
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias(width)}
+            first, second = self.classifier_widths
+            hidden |= {"map_width": first, "hidden": (second,)}
+        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
         return {**super().head_options(), **hidden, **inits}
 
     @nn.nowrap

@@ -143,7 +143,7 @@ class Stem(_Convolutions):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[B, H, W, C]`` to ``[B, H / 4, W / 4, features]``, rounded up."""
-        bias: dict[str, Any] = {"use_bias": True, "bias_init": plain_bias(9 * x.shape[-1])}
+        bias: dict[str, Any] = {"use_bias": True, "bias_init": plain_bias}
         x = self.conv(self.features, 3, "conv1", stride=2, **bias)(x)
         return Downsample(features=self.features, name="down", **self.fields())(x, train)
 
@@ -206,7 +206,7 @@ class WindowAttention(Checked):
           queries: those of each image, ``[B, N, C]``; None for the tokens' own.
         """
         count, width = (3 if queries is None else 2), x.shape[-1]
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias(width)}
+        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias}
         options |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
         parts = Dense(count * width, use_bias=self.qkv_bias, name="qkv", **options)(x)
         *q, k, v = jnp.split(parts, count, axis=-1)
@@ -218,22 +218,6 @@ class WindowAttention(Checked):
         y = attend(*heads, mask=bias, drop=drop, implementation=self.implementation)
         y = Dense(width, name="proj", **options)(y)
         return nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
-
-
-class PlainMlp(Mlp):
-    """An ``Mlp`` whose layers begin as PyTorch's.
-
-    Attributes:
-      width: that of the input.
-    """
-
-    width: int = 64
-
-    @nn.nowrap
-    def initialisers(self, name: str) -> dict[str, Any]:
-        """Returns how a layer begins, as keywords."""
-        fan_in = self.width if name == "fc1" else self.hidden
-        return {"kernel_init": FanIn(), "bias_init": plain_bias(fan_in)}
 
 
 class GlobalContextBlock(TransformerBlock):
@@ -268,8 +252,8 @@ class GlobalContextBlock(TransformerBlock):
         y = join_windows(y, (x.shape[1], x.shape[2]))
         x = x + self.branch(y, "ls1", "drop_path1", train)
         options: dict[str, Any] = {"activation": self.activation, "dropout": self.block_dropout}
-        options |= {"width": x.shape[-1], **self.dtypes}
-        mlp = PlainMlp(int(x.shape[-1] * self.mlp_ratio), name="mlp", **options)
+        options |= {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
+        mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), name="mlp", **options)
         return x + self.branch(mlp(self.normalise(x, "norm2"), train), "ls2", "drop_path2", train)
 
 
@@ -377,8 +361,7 @@ class GlobalContextVit(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """Averages the last map."""
-        width = self.width << (len(self.layers) - 1)
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias(width)}
+        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
         return {**super().head_options(), **inits}
 
     @nn.nowrap

@@ -194,10 +194,10 @@ class ConvBlock(Checked):
         inits = {"fan": HeNormal(groups=groups), "normal": Normal(0.02), "torch": FanIn()}
         return inits[self.start]
 
-    @nn.nowrap
-    def bias_init(self, fan_in: int) -> Any:
-        """Returns the initialiser of the bias of a layer that sees so many numbers."""
-        return plain_bias(fan_in) if self.start == "torch" else zeros
+    @property
+    def bias_init(self) -> Any:
+        """The initialiser of a bias."""
+        return plain_bias if self.start == "torch" else zeros
 
     @nn.nowrap
     def conv(self, features: int, size: int, name: str, groups: int = 1, **options: Any) -> Conv:
@@ -214,7 +214,7 @@ class ConvBlock(Checked):
     def total(self, x: jax.Array, y: jax.Array, train: bool, **shortcut: Any) -> jax.Array:
         """Adds the branch to the input, which is halved as the branch is."""
         if self.stride > 1:
-            inits = {"kernel_init": self.kernel_init(), "bias_init": self.bias_init(x.shape[-1])}
+            inits = {"kernel_init": self.kernel_init(), "bias_init": self.bias_init}
             x = Downsample(self.features, name="shortcut", **shortcut, **inits, **self.dtypes)(x)
         return added(x, DropPath(self.drop_path, name="drop_path")(y, deterministic=not train))
 
@@ -263,13 +263,13 @@ class ConvNeXtBlock(ConvBlock):
         y, stride, width = x, self.stride, x.shape[-1]
         if stride > 1 and self.stride_by == "pool":
             y, stride = shrink(y, "avg"), 1
-        options = {"use_bias": self.use_bias, "stride": stride, "bias_init": self.bias_init(49)}
+        options = {"use_bias": self.use_bias, "stride": stride, "bias_init": self.bias_init}
         y = self.conv(self.features, 7, "conv_dw", groups=width, **options)(y)
         y = self.normalise(y, "norm", train, activate=False)
         fields = {
             **{"activation": self.activation, "use_bias": self.use_bias, **self.dtypes},
             **{"kernel_init": self.kernel_init(), "as_conv": True, "name": "mlp"},
-            **{"plain_width": self.features if self.start == "torch" else None},
+            **{"bias_init": self.bias_init},
         }
         y = Mlp(4 * self.features, **fields)(y, train)
         if self.layer_scale is not None:
@@ -735,8 +735,7 @@ class MaxxViT(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers: averages are pooled."""
-        width = self.widths[-1] if self.head_width is None else self.head_width
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias(width)}
+        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
         options = {**super().head_options(), **inits}
         if self.head_width is None:
             return options

@@ -225,7 +225,7 @@ class Tnt(GridBackbone):
             self.pixel_size,
             use_bias=True,
             kernel_init=FanIn(),
-            bias_init=plain_bias(7 * 7 * x.shape[-1]),
+            bias_init=plain_bias,
             name="pixel_embed_proj",
             **self.dtypes,
         )

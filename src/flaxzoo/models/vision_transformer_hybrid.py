@@ -75,7 +75,7 @@ class HybridEmbed(Checked):
         size = self.patch_size
         x = self.network(name="backbone", **dtypes)(x, train=train)
         options: dict[str, Any] = {"use_bias": True, "padding": 0, "kernel_init": FanIn()}
-        options |= {"bias_init": plain_bias(x.shape[-1] * size**2), **dtypes}
+        options |= {"bias_init": plain_bias, **dtypes}
         return Conv(self.features, size, stride=size, name="proj", **options)(x)
 
     def convolved(self, x: jax.Array, train: bool, dtypes: dict[str, Any]) -> jax.Array:
@@ -86,7 +86,7 @@ class HybridEmbed(Checked):
             x = ConvNorm(width, stride, stride, name=f"backbone_{i}", **options)(x, train)
         stride = _STRIDES[-1]
         options = {"padding": 0, "use_bias": True, "norm": None, **dtypes}
-        options |= {"bias_init": plain_bias(width * stride**2), "name": f"backbone_{last}"}
+        options |= {"bias_init": plain_bias, "name": f"backbone_{last}"}
         return ConvNorm(self.features, stride, stride, **options)(x, train)
 
     @nn.nowrap

@@ -187,9 +187,8 @@ class PatchConv(Checked):
 
     def patches(self, x: jax.Array, size: int) -> jax.Array:
         """Computes the convolution of patches of this size."""
-        bias_init = plain_bias(x.shape[-1] * size**2)
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options |= {"padding": 0, "use_bias": True, "kernel_init": FanIn(), "bias_init": bias_init}
+        options |= {"padding": 0, "use_bias": True, "kernel_init": FanIn(), "bias_init": plain_bias}
         return Conv(self.features, size, size, name="proj", **options)(x)
 
 
