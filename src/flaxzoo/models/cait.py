@@ -213,7 +213,7 @@ class Cait(LateTokenBackbone, GridBackbone):
                 remat=self.remat,
             )
         names = ("cls_token",)
-        yield Part("cls_token", self._class_token, owns=names, takes="tokens", depth="embed")
+        yield Part("cls_token", self.with_class_token, owns=names, takes="tokens", depth="embed")
         for i in range(self.class_depth):
             yield Part(
                 f"blocks_token_only_{i}",
@@ -236,9 +236,6 @@ class Cait(LateTokenBackbone, GridBackbone):
         )
         x = x + positions.astype(x.dtype)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
-
-    def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        return self.with_class_token(x)
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:

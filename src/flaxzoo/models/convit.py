@@ -249,9 +249,8 @@ class ConVit(LateTokenBackbone, GridBackbone):
         rows, columns = self.grid
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
             if i == self.local_depth:
-                names = ("cls_token",)
-                run = self._class_token
-                yield Part("cls_token", run, owns=names, takes="tokens", depth="embed")
+                owns, run = ("cls_token",), self.with_class_token
+                yield Part("cls_token", run, owns=owns, takes="tokens", depth="embed")
             kind: Callable[..., Any] = local if i < self.local_depth else TransformerBlock
             prefix = 0 if i < self.local_depth else self.prefix
             yield Part(
@@ -277,9 +276,6 @@ class ConVit(LateTokenBackbone, GridBackbone):
             )
             x = x + positions.astype(x.dtype)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
-
-    def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        return self.with_class_token(x)
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:

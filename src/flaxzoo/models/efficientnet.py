@@ -39,14 +39,20 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import HeNormal
 from flaxzoo.layers.norm import GroupNorm
 from flaxzoo.models.backbone import Part
-from flaxzoo.models.mobile_backbone import MobileBackbone, round_width, scale_stages
+from flaxzoo.models.mobile_backbone import (
+    RENAMED,
+    TF,
+    MobileBackbone,
+    round_width,
+    scale_stages,
+)
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Row, row, variants
 
 REFERENCE = Reference(
     stem=("conv_stem",),
     classifier="classifier",
-    renamed=(("se/fc1", "se.conv_reduce"), ("se/fc2", "se.conv_expand")),
+    renamed=RENAMED,
     leaves=(("*/experts", "weight"),),
 )
 # timm makes no shallow networks of these names: all are compared whole.
@@ -86,8 +92,6 @@ class EfficientNet(MobileBackbone):
         check_size("head_width", self.head_width, optional=True)
 
 
-# As TensorFlow's implementations, for weights from there.
-_TF: dict[str, Any] = {"padding": "SAME", "norm_epsilon": 1e-3}
 # One object each: partials of equal arguments are different keys to jit.
 _GROUPS_OF_8 = functools.partial(GroupNorm, num_groups=None, group_size=8)
 _GROUPS_OF_16 = functools.partial(GroupNorm, num_groups=None, group_size=16)
@@ -511,7 +515,7 @@ _add(
             stem_width=32,
             head_width=1280,
             activation="silu",
-            **_TF,
+            **TF,
         ),
         "efficientnet_b2_pruned": row(
             "EfficientNet-B2 with channels pruned away",
@@ -519,7 +523,7 @@ _add(
             stem_width=32,
             head_width=1408,
             activation="silu",
-            **_TF,
+            **TF,
         ),
         "efficientnet_b3_pruned": row(
             "EfficientNet-B3 with channels pruned away",
@@ -527,7 +531,7 @@ _add(
             stem_width=40,
             head_width=1536,
             activation="silu",
-            **_TF,
+            **TF,
         ),
         "efficientnetv2_rw_t": _scaled("EfficientNet V2 of timm's, tiny", _V2_S, 0.8, 0.9, stem=24),
         "gc_efficientnetv2_rw_t": _scaled(
@@ -551,56 +555,56 @@ _add(
         ),
         "efficientnetv2_s": _scaled("EfficientNet V2-S", _V2_S, stem=24),
         "efficientnetv2_m": _scaled("EfficientNet V2-M", _V2_M, stem=24),
-        "tf_efficientnet_b0": _scaled("EfficientNet-B0 as TensorFlow pads", _B, 1.0, 1.0, **_TF),
-        "tf_efficientnet_b1": _scaled("EfficientNet-B1 as TensorFlow pads", _B, 1.0, 1.1, **_TF),
-        "tf_efficientnet_b2": _scaled("EfficientNet-B2 as TensorFlow pads", _B, 1.1, 1.2, **_TF),
-        "tf_efficientnet_b3": _scaled("EfficientNet-B3 as TensorFlow pads", _B, 1.2, 1.4, **_TF),
-        "tf_efficientnet_b4": _scaled("EfficientNet-B4 as TensorFlow pads", _B, 1.4, 1.8, **_TF),
-        "tf_efficientnet_b5": _scaled("EfficientNet-B5 as TensorFlow pads", _B, 1.6, 2.2, **_TF),
-        "tf_efficientnet_b6": _scaled("EfficientNet-B6 as TensorFlow pads", _B, 1.8, 2.6, **_TF),
-        "tf_efficientnet_b7": _scaled("EfficientNet-B7 as TensorFlow pads", _B, 2.0, 3.1, **_TF),
-        "tf_efficientnet_b8": _scaled("EfficientNet-B8 as TensorFlow pads", _B, 2.2, 3.6, **_TF),
-        "tf_efficientnet_l2": _scaled("EfficientNet-L2 as TensorFlow pads", _B, 4.3, 5.3, **_TF),
+        "tf_efficientnet_b0": _scaled("EfficientNet-B0 as TensorFlow pads", _B, 1.0, 1.0, **TF),
+        "tf_efficientnet_b1": _scaled("EfficientNet-B1 as TensorFlow pads", _B, 1.0, 1.1, **TF),
+        "tf_efficientnet_b2": _scaled("EfficientNet-B2 as TensorFlow pads", _B, 1.1, 1.2, **TF),
+        "tf_efficientnet_b3": _scaled("EfficientNet-B3 as TensorFlow pads", _B, 1.2, 1.4, **TF),
+        "tf_efficientnet_b4": _scaled("EfficientNet-B4 as TensorFlow pads", _B, 1.4, 1.8, **TF),
+        "tf_efficientnet_b5": _scaled("EfficientNet-B5 as TensorFlow pads", _B, 1.6, 2.2, **TF),
+        "tf_efficientnet_b6": _scaled("EfficientNet-B6 as TensorFlow pads", _B, 1.8, 2.6, **TF),
+        "tf_efficientnet_b7": _scaled("EfficientNet-B7 as TensorFlow pads", _B, 2.0, 3.1, **TF),
+        "tf_efficientnet_b8": _scaled("EfficientNet-B8 as TensorFlow pads", _B, 2.2, 3.6, **TF),
+        "tf_efficientnet_l2": _scaled("EfficientNet-L2 as TensorFlow pads", _B, 4.3, 5.3, **TF),
         "tf_efficientnet_es": _scaled(
-            "EfficientNet-EdgeTPU S as TensorFlow pads", _EDGE, 1.0, 1.0, activation="relu", **_TF
+            "EfficientNet-EdgeTPU S as TensorFlow pads", _EDGE, 1.0, 1.0, activation="relu", **TF
         ),
         "tf_efficientnet_em": _scaled(
-            "EfficientNet-EdgeTPU M as TensorFlow pads", _EDGE, 1.0, 1.1, activation="relu", **_TF
+            "EfficientNet-EdgeTPU M as TensorFlow pads", _EDGE, 1.0, 1.1, activation="relu", **TF
         ),
         "tf_efficientnet_el": _scaled(
-            "EfficientNet-EdgeTPU L as TensorFlow pads", _EDGE, 1.2, 1.4, activation="relu", **_TF
+            "EfficientNet-EdgeTPU L as TensorFlow pads", _EDGE, 1.2, 1.4, activation="relu", **TF
         ),
         "tf_efficientnet_cc_b0_4e": _scaled(
-            "EfficientNet-B0 with 4 kernels as TensorFlow pads", _condconv(4), 1.0, 1.0, **_TF
+            "EfficientNet-B0 with 4 kernels as TensorFlow pads", _condconv(4), 1.0, 1.0, **TF
         ),
         "tf_efficientnet_cc_b0_8e": _scaled(
-            "EfficientNet-B0 with 8 kernels as TensorFlow pads", _condconv(8), 1.0, 1.0, **_TF
+            "EfficientNet-B0 with 8 kernels as TensorFlow pads", _condconv(8), 1.0, 1.0, **TF
         ),
         "tf_efficientnet_cc_b1_8e": _scaled(
-            "EfficientNet-B1 with 8 kernels as TensorFlow pads", _condconv(8), 1.0, 1.1, **_TF
+            "EfficientNet-B1 with 8 kernels as TensorFlow pads", _condconv(8), 1.0, 1.1, **TF
         ),
-        "tf_efficientnet_lite0": _lite("EfficientNet-Lite0 as TensorFlow pads", 1.0, 1.0, **_TF),
-        "tf_efficientnet_lite1": _lite("EfficientNet-Lite1 as TensorFlow pads", 1.0, 1.1, **_TF),
-        "tf_efficientnet_lite2": _lite("EfficientNet-Lite2 as TensorFlow pads", 1.1, 1.2, **_TF),
-        "tf_efficientnet_lite3": _lite("EfficientNet-Lite3 as TensorFlow pads", 1.2, 1.4, **_TF),
-        "tf_efficientnet_lite4": _lite("EfficientNet-Lite4 as TensorFlow pads", 1.4, 1.8, **_TF),
+        "tf_efficientnet_lite0": _lite("EfficientNet-Lite0 as TensorFlow pads", 1.0, 1.0, **TF),
+        "tf_efficientnet_lite1": _lite("EfficientNet-Lite1 as TensorFlow pads", 1.0, 1.1, **TF),
+        "tf_efficientnet_lite2": _lite("EfficientNet-Lite2 as TensorFlow pads", 1.1, 1.2, **TF),
+        "tf_efficientnet_lite3": _lite("EfficientNet-Lite3 as TensorFlow pads", 1.2, 1.4, **TF),
+        "tf_efficientnet_lite4": _lite("EfficientNet-Lite4 as TensorFlow pads", 1.4, 1.8, **TF),
         "tf_efficientnetv2_s": _scaled(
-            "EfficientNet V2-S as TensorFlow pads", _V2_S, stem=24, **_TF
+            "EfficientNet V2-S as TensorFlow pads", _V2_S, stem=24, **TF
         ),
         "tf_efficientnetv2_m": _scaled(
-            "EfficientNet V2-M as TensorFlow pads", _V2_M, stem=24, **_TF
+            "EfficientNet V2-M as TensorFlow pads", _V2_M, stem=24, **TF
         ),
         "tf_efficientnetv2_b0": _scaled(
-            "EfficientNet V2-B0 as TensorFlow pads", _V2_BASE, 1.0, 1.0, limit=0.0, **_TF
+            "EfficientNet V2-B0 as TensorFlow pads", _V2_BASE, 1.0, 1.0, limit=0.0, **TF
         ),
         "tf_efficientnetv2_b1": _scaled(
-            "EfficientNet V2-B1 as TensorFlow pads", _V2_BASE, 1.0, 1.1, limit=0.0, **_TF
+            "EfficientNet V2-B1 as TensorFlow pads", _V2_BASE, 1.0, 1.1, limit=0.0, **TF
         ),
         "tf_efficientnetv2_b2": _scaled(
-            "EfficientNet V2-B2 as TensorFlow pads", _V2_BASE, 1.1, 1.2, limit=0.0, **_TF
+            "EfficientNet V2-B2 as TensorFlow pads", _V2_BASE, 1.1, 1.2, limit=0.0, **TF
         ),
         "tf_efficientnetv2_b3": _scaled(
-            "EfficientNet V2-B3 as TensorFlow pads", _V2_BASE, 1.2, 1.4, limit=0.0, **_TF
+            "EfficientNet V2-B3 as TensorFlow pads", _V2_BASE, 1.2, 1.4, limit=0.0, **TF
         ),
         "efficientnet_x_b3": _scaled("EfficientNet-X B3", _X, 1.2, 1.4),
         "efficientnet_x_b5": _scaled("EfficientNet-X B5", _X, 1.6, 2.2),
@@ -610,9 +614,9 @@ _add(
         "mixnet_l": _mixnet("MixNet-L", _MIXNET_M, 1.3, 1.0),
         "mixnet_xl": _mixnet("MixNet-XL", _MIXNET_M, 1.6, 1.2),
         "mixnet_xxl": _mixnet("MixNet-XXL", _MIXNET_M, 2.4, 1.3),
-        "tf_mixnet_s": _mixnet("MixNet-S as TensorFlow pads", _MIXNET_S, stem=16, **_TF),
-        "tf_mixnet_m": _mixnet("MixNet-M as TensorFlow pads", _MIXNET_M, 1.0, **_TF),
-        "tf_mixnet_l": _mixnet("MixNet-L as TensorFlow pads", _MIXNET_M, 1.3, **_TF),
+        "tf_mixnet_s": _mixnet("MixNet-S as TensorFlow pads", _MIXNET_S, stem=16, **TF),
+        "tf_mixnet_m": _mixnet("MixNet-M as TensorFlow pads", _MIXNET_M, 1.0, **TF),
+        "tf_mixnet_l": _mixnet("MixNet-L as TensorFlow pads", _MIXNET_M, 1.3, **TF),
         "tinynet_a": _tinynet("TinyNet-A", 1.0, 1.2),
         "tinynet_b": _tinynet("TinyNet-B", 0.75, 1.1),
         "tinynet_c": _tinynet("TinyNet-C", 0.54, 0.85),
@@ -684,10 +688,10 @@ _add(
         "efficientnetv2_l": _scaled("EfficientNet V2-L", _V2_L, stem=32),
         "efficientnetv2_xl": _scaled("EfficientNet V2-XL", _V2_XL, stem=32),
         "tf_efficientnetv2_l": _scaled(
-            "EfficientNet V2-L as TensorFlow pads", _V2_L, stem=32, **_TF
+            "EfficientNet V2-L as TensorFlow pads", _V2_L, stem=32, **TF
         ),
         "tf_efficientnetv2_xl": _scaled(
-            "EfficientNet V2-XL as TensorFlow pads", _V2_XL, stem=32, **_TF
+            "EfficientNet V2-XL as TensorFlow pads", _V2_XL, stem=32, **TF
         ),
     },
     reference=dataclasses.replace(REFERENCE, gain=1.0),

@@ -36,6 +36,10 @@ from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.universal_residual import MobileAttention, UniversalResidual
 from flaxzoo.models.backbone import Backbone, Part
 
+# timm's names in the gates.
+RENAMED = (("se/fc1", "se.conv_reduce"), ("se/fc2", "se.conv_expand"))
+# As TensorFlow's implementations, for weights from there.
+TF: dict[str, Any] = {"padding": "SAME", "norm_epsilon": 1e-3}
 _ACTIVATIONS = {"re": "relu", "r6": "relu6", "hs": "hard_swish", "sw": "silu", "mi": "mish"}
 _ANTI_ALIASING = ("avg", "blur", "blur_zeros")
 _OPTION = re.compile(r"(?!n[a-z])([a-z]+)(\d[\d.]*)")

@@ -25,7 +25,13 @@ from flax import linen as nn
 
 from flaxzoo._checks import check_size
 from flaxzoo.layers.initializers import HeNormal
-from flaxzoo.models.mobile_backbone import MobileBackbone, round_width, scale_stages
+from flaxzoo.models.mobile_backbone import (
+    RENAMED,
+    TF,
+    MobileBackbone,
+    round_width,
+    scale_stages,
+)
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Row, row, variants
 
@@ -34,8 +40,7 @@ REFERENCE = Reference(
     classifier="classifier",
     head=(("dense_0", "conv_head"), ("norm_0", "norm_head")),
     renamed=(
-        ("se/fc1", "se.conv_reduce"),
-        ("se/fc2", "se.conv_expand"),
+        *RENAMED,
         (r"(query|key|value|output)_(proj|down_conv|norm)", r"\1.\2"),
     ),
     layouts=(("params/head/dense_0/kernel", "pointwise"),),
@@ -84,8 +89,6 @@ class MobileNetV3(MobileBackbone):
         check_size("head_width", self.head_width)
 
 
-# As TensorFlow's implementations, for weights from there.
-_TF: dict[str, Any] = {"padding": "SAME", "norm_epsilon": 1e-3}
 # V3's gates, of V3 and of PP-LCNet.
 _HARD: dict[str, Any] = {"gate_activation": "hard_sigmoid", "squeeze_activation": "relu"}
 _V3: dict[str, Any] = {**_HARD, "squeeze_rounding": (8, 0.9)}
@@ -475,29 +478,29 @@ _add(
             norm_epsilon=1e-3,
         ),
         "tf_mobilenetv3_large_075": _v3(
-            "MobileNet V3-Large of width 0.75 as TensorFlow pads", _LARGE, 0.75, **_TF
+            "MobileNet V3-Large of width 0.75 as TensorFlow pads", _LARGE, 0.75, **TF
         ),
         "tf_mobilenetv3_large_100": _v3(
-            "MobileNet V3-Large of width 1 as TensorFlow pads", _LARGE, 1.0, **_TF
+            "MobileNet V3-Large of width 1 as TensorFlow pads", _LARGE, 1.0, **TF
         ),
         "tf_mobilenetv3_large_minimal_100": _v3(
             "MobileNet V3-Large without gates as TensorFlow pads",
             _LARGE_MINIMAL,
             activation="relu",
-            **_TF,
+            **TF,
         ),
         "tf_mobilenetv3_small_075": _v3(
-            "MobileNet V3-Small of width 0.75 as TensorFlow pads", _SMALL, 0.75, head=1024, **_TF
+            "MobileNet V3-Small of width 0.75 as TensorFlow pads", _SMALL, 0.75, head=1024, **TF
         ),
         "tf_mobilenetv3_small_100": _v3(
-            "MobileNet V3-Small of width 1 as TensorFlow pads", _SMALL, 1.0, head=1024, **_TF
+            "MobileNet V3-Small of width 1 as TensorFlow pads", _SMALL, 1.0, head=1024, **TF
         ),
         "tf_mobilenetv3_small_minimal_100": _v3(
             "MobileNet V3-Small without gates as TensorFlow pads",
             _SMALL_MINIMAL,
             head=1024,
             activation="relu",
-            **_TF,
+            **TF,
         ),
         "fbnetv3_b": _fbnet("FBNet V3-B", _FBNET_B, 16),
         "fbnetv3_d": _fbnet("FBNet V3-D", _FBNET_D, 24),

@@ -141,8 +141,9 @@ class LateTokenBackbone(Backbone):
         """The number of tokens before those of the patches: the class token."""
         return 1
 
-    def with_class_token(self, x: jax.Array) -> jax.Array:
-        """Tokens ``[B, N, C]`` with the class token before them, ``[B, 1 + N, C]``."""
+    def with_class_token(self, x: jax.Array, _train: bool = False) -> jax.Array:
+        """Tokens ``[B, N, C]``, or a map's pixels, behind the class token, ``[B, 1 + N, C]``."""
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         options: dict[str, Any] = {"init": Normal(0.02), "param_dtype": self.param_dtype}
         return jnp.concatenate([learnt_tokens(self, "cls_token", 1, x, **options), x], axis=1)
 

@@ -298,7 +298,7 @@ class Volo(LateTokenBackbone):
                     remat=self.remat,
                 )
         names = ("cls_token",)
-        yield Part("cls_token", self._class_token, owns=names, takes="tokens", depth="embed")
+        yield Part("cls_token", self.with_class_token, owns=names, takes="tokens", depth="embed")
         block = functools.partial(ClassBlock, joint=True, **options)
         for i in range(self.class_depth):
             yield Part(f"post_network_{i}", block, takes="tokens", remat=self.remat)
@@ -318,9 +318,6 @@ class Volo(LateTokenBackbone):
         x = x + positions.astype(x.dtype)
         x = nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
         return x.reshape(x.shape[0], -1, x.shape[-1])
-
-    def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        return self.with_class_token(x)
 
     def _norm(self, x: jax.Array, train: bool) -> jax.Array:
         norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)

@@ -247,7 +247,7 @@ class Xcit(LateTokenBackbone):
                 reduction=self.patch_size,
                 remat=self.remat,
             )
-        yield Part("cls_token", self._class_token, owns=("cls_token",), depth="stem")
+        yield Part("cls_token", self.with_class_token, owns=("cls_token",), depth="stem")
         for i in range(self.class_depth):
             yield Part(
                 f"cls_attn_blocks_{i}",
@@ -264,9 +264,6 @@ class Xcit(LateTokenBackbone):
         positions = FourierPositions(self.width, name="pos_embed", **self.dtypes)
         x = x + positions((x.shape[1], x.shape[2])).astype(x.dtype)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
-
-    def _class_token(self, x: jax.Array, _train: bool) -> jax.Array:
-        return self.with_class_token(x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3]))
 
     def _norm(self, x: jax.Array, _train: bool) -> jax.Array:
         return as_norm(self.norm)(epsilon=self.norm_epsilon, name="norm", **self.dtypes)(x)
