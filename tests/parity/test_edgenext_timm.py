@@ -5,10 +5,7 @@ import pytest
 from conformance.families import FAMILIES
 
 import flaxzoo as fz
-from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -50,17 +47,6 @@ def test_groups_of_channels_of_unequal_width():
     model = fz.models.get("edgenext_xx_small", num_classes=4, **fields)
     model = with_reference(model, fill_reference(reference), source="random weights")
     check(model, reference, (64, 64))
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_names_are_timms_in_both_directions(name):
-    model, _, tensors = pair(name)
-    model = with_reference(model, tensors, source="random weights")
-    reference = MODELS.architecture(name).reference
-    assert {reference_name(path, reference) for path in flatten(model.shapes())} == set(tensors)
-    exported = model.to_torch_state_dict(as_numpy=True)
-    for key, value in tensors.items():
-        np.testing.assert_array_equal(exported[key], value)
 
 
 def test_the_authors_files():

@@ -6,6 +6,7 @@ every name by ``scripts/certify.py``.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 
 import jax
@@ -76,6 +77,24 @@ def test_maps_are_timm_s(family, name):
     assert list(backbone.reductions().values()) == [
         info["reduction"] for info in reference.feature_info
     ]
+
+
+@every_kind
+def test_names_are_timms_in_both_directions(family, name):
+    model, reference = pair(name)
+    rules = MODELS.architecture(name).reference
+    ours = [reference_name(path, rules) for path in flatten(model.shapes())]
+    tensors = {
+        key: tensor.numpy()
+        for key, tensor in reference.state_dict().items()
+        # Counters, and what other networks of the family leave aside.
+        if key in ours or not any(fnmatch.fnmatchcase(key, glob) for glob in rules.ignored)
+    }
+    assert sorted(ours) == sorted(tensors)
+    exported = model.to_torch_state_dict(as_numpy=True)
+    assert set(tensors) <= set(exported)
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(exported[key], value, err_msg=key)
 
 
 # Where a network says nothing of its depths, timm counts twelve parameters as one.
