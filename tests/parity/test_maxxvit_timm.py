@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import flatten
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
@@ -101,6 +103,20 @@ def test_windows_that_a_file_does_not_tell():
     _, tensors = reference_of(name, (32, 64))
     with pytest.raises(ShapeError, match="21 relative positions, which is that of no square"):
         loaded(name, tensors, (32, 64), (64, 64))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_names_are_timms_in_both_directions(name):
+    _, tensors = reference_of(name, (32, 48))
+    model = with_reference(ours(name, (32, 48)), tensors, source="random weights")
+    reference = MODELS.architecture(name).reference
+    counters = {key for key in tensors if key.endswith("num_batches_tracked")}
+    assert {reference_name(path, reference) for path in flatten(model.shapes())} == (
+        set(tensors) - counters
+    )
+    exported = model.to_torch_state_dict(as_numpy=True)
+    for key in set(tensors) - counters:
+        np.testing.assert_array_equal(exported[key], tensors[key])
 
 
 @pytest.mark.parametrize("name", KINDS)
