@@ -99,6 +99,19 @@ def test_a_line_s_share_of_a_deeper_stage():
     assert scale_stages((("er_c24_fc24",),), 2.0) == (("er_c48_fc48",),)
 
 
+@pytest.mark.parametrize(
+    ("stages", "depth", "message"),
+    [
+        ("ir_c24", 1.0, "blocks must have lines for each stage, got 'ir_c24'"),
+        (("ir_c24",), 1.0, "blocks must have a list of lines for each stage, got 'ir_c24'"),
+        ((("ir_c24",), ("ir_c8",)), (1.0,), "one for each of 2 stages, got"),
+    ],
+)
+def test_stages_that_can_t_be_scaled(stages, depth, message):
+    with pytest.raises(ArgumentError, match=message):
+        scale_stages(stages, depth=depth)
+
+
 def test_later_stages_are_dilated_instead_of_strided():
     stages = (("ds_s2_c8",), ("ir_s2_c8",), ("ir_s2_c8",))
     assert maps_of(network(*stages))["blocks_2"] == (1, 2, 8)

@@ -219,8 +219,17 @@ def scale_stages(
 
     Returns:
       The lines of each stage.
+
+    Raises:
+      ArgumentError: a stage is no list of lines, a line can't be read, or ``depth`` has another
+        length than ``stages``.
     """
+    _check_stages(stages)
     depths = [depth] * len(stages) if isinstance(depth, int | float) else list(depth)
+    if len(depths) != len(stages):
+        raise ArgumentError(
+            f"depth must be a number, or one for each of {len(stages)} stages, got {depth}"
+        )
     if keep_ends:
         depths[0] = depths[-1] = 1.0
     scaled = []
@@ -234,6 +243,20 @@ def scale_stages(
             )
         )
     return tuple(scaled)
+
+
+def _check_stages(stages: Any) -> None:
+    """Raises ArgumentError where stages are no lists of lines, or a line can't be read."""
+    if not stages or not all(stages) or isinstance(stages, str):
+        raise ArgumentError(f"blocks must have lines for each stage, got {stages!r}")
+    for lines in stages:
+        if isinstance(lines, str):
+            raise ArgumentError(f"blocks must have a list of lines for each stage, got {lines!r}")
+        for line in map(read_line, lines):
+            for name in ("width", "repeats"):
+                check_size(name, getattr(line, name))
+            if line.stride not in (1, 2):
+                raise ArgumentError(f"blocks: stride must be 1 or 2, got {line.stride}")
 
 
 def _repeats(counts: Sequence[int], factor: float, nearest: bool) -> list[int]:
@@ -411,18 +434,7 @@ class MobileBackbone(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        if not self.blocks or not all(self.blocks) or isinstance(self.blocks, str):
-            raise ArgumentError(f"blocks must have lines for each stage, got {self.blocks!r}")
-        for lines in self.blocks:
-            if isinstance(lines, str):
-                raise ArgumentError(
-                    f"blocks must have a list of lines for each stage, got {lines!r}"
-                )
-            for line in map(read_line, lines):
-                for name in ("width", "repeats"):
-                    check_size(name, getattr(line, name))
-                if line.stride not in (1, 2):
-                    raise ArgumentError(f"blocks: stride must be 1 or 2, got {line.stride}")
+        _check_stages(self.blocks)
         for name in ("stem_width", "stem_kernel_size"):
             check_size(name, getattr(self, name))
         as_choice("padding", self.padding, ("SAME",))
