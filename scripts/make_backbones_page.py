@@ -31,9 +31,9 @@ _INTRO = """\
 
 # Which backbone?
 
-[The zoo](zoo.md) has all {models} names. These are two or three of each family, with what
-decides: how much they compute, how well their default weights classify ImageNet, what they may
-be used for, and how long they take here.
+[The zoo](zoo.md) has all {models} names. These are the {measured} that were timed, of some
+families two or three and of others none, with what decides: how much they compute, how well their
+default weights classify ImageNet, what they may be used for, and how long they take here.
 
 In short:
 
@@ -113,6 +113,7 @@ def build() -> str:
     env = json.loads(RESULTS.read_text("utf-8"))["environment"]
     intro = _INTRO.format(
         models=len(catalog.names()),
+        measured=len(times),
         cores=env["cores"],
         cpu=env["cpu"],
         jax=f"jax {env['jax']}",
