@@ -30,3 +30,12 @@ def test_the_norm_may_be_none_or_begin_at_zero(norm, leaves):
     assert out.shape == (2, 2, 3, 3)
     assert variables["params"].keys() == leaves
     assert (np.abs(out).max() == 0) == (norm is not None)
+
+
+def test_a_norm_that_activates_does_so_where_there_is_an_activation():
+    for activation, leaves in (("relu", {"scale", "bias", "tau"}), (None, {"scale", "bias"})):
+        module = ConvNorm(3, norm="frn", activation=activation)
+        out, variables = module.init_with_output(jax.random.key(0), MAPS)
+        assert variables["params"]["bn"].keys() == leaves
+        # The threshold begins at zero.
+        assert (out.min() == 0) == (activation is not None)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from flaxzoo.layers.gates import (
+    EffectiveSqueezeExcite,
     EfficientChannelAttention,
     GlobalContext,
     SqueezeExcite,
@@ -32,6 +33,17 @@ def test_squeeze_and_excitation_by_its_formula(random_variables):
     hidden = np.maximum(squeezed @ fc1["kernel"][0, 0] + fc1["bias"], 0)
     gate = sigmoid(hidden @ fc2["kernel"][0, 0] + fc2["bias"])
     np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-6)
+
+
+def test_effective_squeeze_and_excitation_by_its_formula(random_variables):
+    x = maps(6)
+    module = EffectiveSqueezeExcite()
+    variables = random_variables(module, x)
+    fc = variables["params"]["fc"]
+    gate = np.clip((x.mean((1, 2)) @ fc["kernel"][0, 0] + fc["bias"] + 3) / 6, 0, 1)
+    out = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-4, atol=1e-6)
+    assert as_gate("ese") is EffectiveSqueezeExcite
 
 
 def test_first_weights_as_pytorchs():
@@ -131,6 +143,6 @@ def test_gate_by_name():
     assert as_gate("gc") is GlobalContext
     assert as_gate(None) is None
     assert as_gate(nn.Dense) is nn.Dense
-    message = "gate must be one of se, eca, gc, None or a module, got 'sse'. Did you mean 'se'"
+    message = "gate must be one of se, eca, ese, gc, None or a module, got 'sse'. Did you mean 'se'"
     with pytest.raises(ValueError, match=message):
         as_gate("sse")

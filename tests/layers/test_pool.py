@@ -26,6 +26,19 @@ def test_max_pool_pads_on_both_sides():
     assert max_pool(np.zeros((1, 7, 5, 2), np.float32)).shape == (1, 4, 3, 2)
 
 
+@pytest.mark.parametrize(
+    ("side", "size", "padding", "rows"),
+    # The second of the last windows would begin behind the map.
+    [(6, 3, 0, 3), (7, 3, 0, 3), (2, 3, 0, 1), (4, 2, 1, 3), (5, 2, 1, 3), (6, 3, 1, 4)],
+)
+def test_a_last_window_reaches_past_the_edge(side, size, padding, rows):
+    x = -image(np.arange(1.0, side * side + 1).reshape(side, side))
+    pooled = max_pool(x, size, 2, padding, ceil=True)
+    firsts = np.maximum(np.arange(rows) * 2 - padding, 0)
+    assert (firsts < side).all()
+    np.testing.assert_array_equal(pooled[0, :, :, 0], x[0, :, :, 0][np.ix_(firsts, firsts)])
+
+
 def test_avg_pool_counts_its_padding():
     x = image(np.ones((3, 3)))
     expected = [[4 / 9, 4 / 9], [4 / 9, 4 / 9]]

@@ -364,7 +364,7 @@ def test_a_narrow_model_by_the_name_of_its_dtype():
             {"norm": "bach"},
             "norm must be one of batch, evo_s0, .* or a module, got 'bach'.*'batch'",
         ),
-        ({"gate": "eac"}, "gate must be one of se, eca, gc, None or a module, got 'eac'"),
+        ({"gate": "eac"}, "gate must be one of se, eca, ese, gc, None or a module, got 'eac'"),
         ({"anti_aliasing": "blurr"}, "anti_aliasing must be .*, got 'blurr'. Did you mean 'blur'"),
         ({"block": "basic", "groups": 2}, "a basic block takes groups=1 and base_width=64"),
     ],

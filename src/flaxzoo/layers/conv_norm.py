@@ -14,7 +14,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import FanIn, ones, zeros
-from flaxzoo.layers.norm import as_norm, call_norm
+from flaxzoo.layers.norm import normalise_and_activate
 
 
 class ConvNorm(Checked):
@@ -31,7 +31,8 @@ class ConvNorm(Checked):
         of one.
       norm: by name or module (``flaxzoo.layers.norm``); None for none.
       norm_epsilon: the norm's epsilon; None for its own.
-      activation: behind the norm, by name or callable; None for none.
+      activation: behind the norm, by name or callable, unless that activates by itself; None for
+        none, not even that of a norm such as ``flaxzoo.layers.norm.EvoNormS0``.
       names: those of the two submodules.
       kernel_init: the initialiser of the kernel, by default that of PyTorch's layers.
       bias_init: that of the bias.
@@ -77,9 +78,8 @@ class ConvNorm(Checked):
             size = (self.features, self.kernel_size, self.stride)
             options |= {"groups": self.groups, "padding": self.padding, "dilation": self.dilation}
             x = Conv(*size, name=first, **options)(x)
-        if self.norm is not None:
-            epsilon = {} if self.norm_epsilon is None else {"epsilon": self.norm_epsilon}
-            kind = as_norm(self.norm)
-            norm = kind(name=second, scale_init=self.scale_init, **epsilon, **dtypes)
-            x = call_norm(norm, x, train=train)
-        return x if self.activation is None else as_activation(self.activation)(x)
+        act = None if self.activation is None else as_activation(self.activation)
+        if self.norm is None:
+            return x if act is None else act(x)
+        options = {"epsilon": self.norm_epsilon, "scale_init": self.scale_init, **dtypes}
+        return normalise_and_activate(self.norm, second, x, act, train=train, **options)

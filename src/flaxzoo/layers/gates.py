@@ -1,4 +1,4 @@
-"""Gates over the channels: squeeze-and-excitation, its one-convolution sibling, global context."""
+"""Gates over the channels: squeeze-and-excitation, its siblings of one layer, global context."""
 
 from __future__ import annotations
 
@@ -72,10 +72,12 @@ class EfficientChannelAttention(Checked):
     Attributes:
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      kernel_init: the initialiser of the kernel.
     """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -87,11 +89,42 @@ class EfficientChannelAttention(Checked):
             (size,),
             padding=size // 2,
             use_bias=False,
+            kernel_init=self.kernel_init,
             name="conv",
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )(x.mean((1, 2))[..., None])
         return x * nn.sigmoid(gate)[:, None, None, :, 0]
+
+
+class EffectiveSqueezeExcite(Checked):
+    """Scales channels by gates that one layer computes from their means over the image.
+
+    Lee and Park 2019 (CenterMask), https://arxiv.org/abs/1911.06667, section 3.3: no channels are
+    lost between two layers. Parameters are named as timm's ``EffectiveSEModule``: ``fc``, a 1 x 1
+    convolution.
+
+    Attributes:
+      gate_activation: the function that makes gates.
+      kernel_init: the initialiser of the kernel.
+      bias_init: that of the bias.
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    gate_activation: str | Callable[[jax.Array], jax.Array] = "hard_sigmoid"
+    kernel_init: Any = HeNormal()
+    bias_init: Any = plain_bias
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales ``[B, H, W, C]``, to the same shape."""
+        options: dict[str, Any] = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": "fc"}
+        gate = Conv(x.shape[-1], 1, use_bias=True, **options)(x.mean((1, 2), keepdims=True))
+        return x * as_activation(self.gate_activation)(gate)
 
 
 class GlobalContext(Checked):
@@ -151,6 +184,7 @@ class _NormFirstMlp(Mlp):
 GATES: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcite,
     "eca": EfficientChannelAttention,
+    "ese": EffectiveSqueezeExcite,
     "gc": GlobalContext,
 }
 
@@ -159,9 +193,9 @@ def as_gate(gate: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Mod
     """Returns the gate that a name stands for; a module class is returned as it is.
 
     Args:
-      gate: ``"se"``, ``"eca"`` or ``"gc"``, None for none, or a Linen module class (or partial)
-        that takes ``name``, ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the same
-        shape.
+      gate: ``"se"``, ``"eca"``, ``"ese"`` or ``"gc"``, None for none, or a Linen module class (or
+        partial) that takes ``name``, ``dtype`` and ``param_dtype`` and maps ``[B, H, W, C]`` to the
+        same shape.
 
     Raises:
       ValueError: no gate has that name, or what was passed makes no module.

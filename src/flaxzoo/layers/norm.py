@@ -433,7 +433,7 @@ def normalise_and_activate(
       activation: a function; None for none, not even that of a norm such as ``EvoNormS0``.
       train: whether a BatchNorm uses the batch's statistics.
       epsilon: a small number that is added to the variance; None for the normalisation's own.
-      **dtypes: ``dtype`` and ``param_dtype``.
+      **dtypes: ``dtype`` and ``param_dtype``, and perhaps ``scale_init``.
     """
     kind: Any = as_norm(norm)
     if getattr(getattr(kind, "func", kind), "activates", False):

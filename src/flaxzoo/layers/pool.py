@@ -13,10 +13,29 @@ from flaxzoo.layers.lowering.avg_pool import mean_of_tiles
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 
 
-def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1) -> jax.Array:
-    """Takes the maximum over windows of ``[B, H, W, C]``; the padding never wins."""
-    pad = ((padding, padding), (padding, padding))
+def max_pool(
+    x: jax.Array, size: int = 3, stride: int = 2, padding: int = 1, *, ceil: bool = False
+) -> jax.Array:
+    """Takes the maximum over windows of ``[B, H, W, C]``; the padding never wins.
+
+    Args:
+      x: maps.
+      size: the windows' height and width.
+      stride: the distances between windows.
+      padding: the positions around the map.
+      ceil: whether a last window is taken that reaches past the edge (PyTorch's ``ceil_mode``).
+    """
+    ends = [_reach(n, size, stride, padding) if ceil else padding for n in x.shape[1:3]]
+    pad = ((padding, ends[0]), (padding, ends[1]))
     return max_pool_2d(x, (size, size), (stride, stride), pad)
+
+
+def _reach(length: int, size: int, stride: int, padding: int) -> int:
+    """Returns how far the last window reaches past the end of an axis; it begins before that."""
+    last = -(-(length + 2 * padding - size) // stride) * stride
+    if last >= length + padding:
+        last -= stride
+    return max(last, 0) + size - length - padding
 
 
 def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
