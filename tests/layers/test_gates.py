@@ -46,6 +46,22 @@ def test_effective_squeeze_and_excitation_by_its_formula(random_variables):
     assert as_gate("ese") is EffectiveSqueezeExcite
 
 
+def test_a_batch_norm_inside_the_gate():
+    x = maps(6)
+    module = SqueezeExcite(width=4, norm="batch")
+    _, variables = module.init_with_output(jax.random.key(0), x)
+    assert variables["params"].keys() == {"fc1", "bn", "fc2"}
+    out, updated = module.apply(variables, x, train=True, mutable="batch_stats")
+    fc1, fc2 = (variables["params"][name] for name in ("fc1", "fc2"))
+    hidden = x.mean((1, 2)) @ fc1["kernel"][0, 0]
+    np.testing.assert_allclose(
+        updated["batch_stats"]["bn"]["mean"], 0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6
+    )
+    normal = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+    gate = sigmoid(np.maximum(normal, 0) @ fc2["kernel"][0, 0])
+    np.testing.assert_allclose(out, x * gate[:, None, None], rtol=1e-3, atol=1e-5)
+
+
 def test_first_weights_as_pytorchs():
     module = SqueezeExcite(width=400, plain_init=True)
     params = module.init(jax.random.key(0), maps(300))["params"]

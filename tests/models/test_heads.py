@@ -6,6 +6,7 @@ import pytest
 
 from flaxzoo import Classifier
 from flaxzoo.errors import ShapeError
+from flaxzoo.layers.initializers import plain_bias
 from flaxzoo.models import CNN, Head, Identity
 from flaxzoo.models.heads import global_pool
 
@@ -29,6 +30,13 @@ def test_two_layer_head_of_the_tutorials():
     )
     before, after = variables["batch_stats"]["norm_0"], updates["batch_stats"]["norm_0"]
     assert not np.array_equal(before["mean"], after["mean"])
+
+
+def test_first_biases_of_hidden_layers():
+    head = Head(2, hidden=(400,), hidden_bias_init=plain_bias, pooling="avg")
+    params = head.init(jax.random.key(0), np.zeros((1, 2, 2, 300), np.float32))["params"]
+    assert params["dense_0"]["bias"].std() == pytest.approx(1 / np.sqrt(3 * 300), rel=0.2)
+    assert not params["fc"]["bias"].any()
 
 
 def test_hidden_layers_of_the_classifier():

@@ -16,14 +16,14 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import LayerNorm
+from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
 
 
 class SqueezeExcite(Checked):
     """Scales channels by gates computed from their means over the image.
 
     Hu et al. 2018, https://arxiv.org/abs/1709.01507. Parameters are named as timm's ``SEModule``:
-    ``fc1``, ``fc2``, 1 x 1 convolutions.
+    ``fc1``, ``fc2``, 1 x 1 convolutions, and ``bn``, the norm where there is one.
 
     Attributes:
       ratio: the width between the two layers, as a part of the channels; it is rounded to a
@@ -35,6 +35,7 @@ class SqueezeExcite(Checked):
       plain_init: whether both layers begin as PyTorch's convolutions do, rather than as a ResNet's.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      norm: behind the first layer, by name or module (``flaxzoo.layers.norm``); None for none.
     """
 
     ratio: float = 1 / 16
@@ -45,13 +46,17 @@ class SqueezeExcite(Checked):
     plain_init: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    norm: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Scales ``[B, H, W, C]``, to the same shape."""
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Scales ``[B, H, W, C]``, to the same shape; a BatchNorm inside asks for ``train``."""
         channels = x.shape[-1]
         width = divisible(channels * self.ratio) if self.width is None else self.width
         gate = self._layer(width, "fc1")(x.mean((1, 2), keepdims=True))
+        if self.norm is not None:
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            gate = call_norm(make_norm(self.norm, "bn", **dtypes), gate, train=train)
         gate = as_activation(self.activation)(gate)
         return x * as_activation(self.gate_activation)(self._layer(channels, "fc2")(gate))
 

@@ -89,6 +89,7 @@ class Head(Checked):
       bias_init: of the classifiers' biases.
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
+      hidden_bias_init: the initialiser of the hidden layers' biases.
 
     Raises:
       ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a rate
@@ -121,6 +122,7 @@ class Head(Checked):
     split: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    hidden_bias_init: Any = nn.initializers.zeros
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -182,6 +184,7 @@ class Head(Checked):
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
             own = {**dense, "kernel_init": self.hidden_init or self.kernel_init}
+            own["bias_init"] = self.hidden_bias_init
             x = Dense(width, use_bias=self.hidden_bias, name=f"dense_{i}", **own)(x)
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
