@@ -53,6 +53,7 @@ def test_neighbours_that_there_are():
     np.testing.assert_allclose(neighbour_mean(x, 3), expected, rtol=1e-6)
     np.testing.assert_allclose(neighbour_mean(x, 5), np.full_like(x, 4), rtol=1e-6)
     np.testing.assert_array_equal(neighbour_mean(x[:, :1, :1], 3), x[:, :1, :1])
+    np.testing.assert_array_equal(neighbour_mean(x, 3, 2), neighbour_mean(x, 3)[:, ::2, ::2])
     half = jax.eval_shape(lambda x: neighbour_mean(x, 3), jnp.zeros((1, 2, 2, 4), jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
 

@@ -46,11 +46,11 @@ def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
 
 
-def neighbour_mean(x: jax.Array, size: int) -> jax.Array:
+def neighbour_mean(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
     """Averages the ``size x size`` neighbours of each pixel of ``[B, H, W, C]`` that there are.
 
-    It is PyTorch's ``AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)``.
-    ``size`` is odd.
+    It is PyTorch's ``AvgPool2d(size, stride, padding=size // 2, count_include_pad=False)``.
+    ``size`` is odd; of every ``stride`` rows and columns the first stays.
     """
     reach = size // 2
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -58,9 +58,9 @@ def neighbour_mean(x: jax.Array, size: int) -> jax.Array:
         length = x.shape[axis]
         pads = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
         padded = jnp.pad(wide, pads)
-        slices = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+        slices = (jax.lax.slice_in_dim(padded, i, i + length, stride, axis) for i in range(size))
         wide = functools.reduce(jnp.add, slices)
-    rows, columns = (_neighbours(length, reach) for length in x.shape[1:3])
+    rows, columns = (_neighbours(length, reach)[::stride] for length in x.shape[1:3])
     shares = (1 / np.multiply.outer(rows, columns))[None, :, :, None]
     return (wide * shares.astype(wide.dtype)).astype(x.dtype)
 
