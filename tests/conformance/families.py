@@ -282,6 +282,16 @@ def _small_mobilevit(name: str, **options: Any) -> Any:
     return byobnet.ByobNet(config, **options)
 
 
+def _small_vitamin(name: str, *, layers: Any, widths: Any, **options: Any) -> Any:
+    """The reference of other convolutions: timm's functions say themselves what they are."""
+    import timm
+
+    vitamin = importlib.import_module("timm.models.vitamin")
+    sizes = (*widths, options["embed_dim"])
+    config = vitamin.VitCfg(embed_dim=sizes, depths=(*layers, 1), stem_width=widths[0])
+    return timm.create_model(name, embed_cfg=config, **options)
+
+
 def _of_two_blocks(name: str, **options: Any) -> Any:
     """The reference's first two blocks: timm's functions of some names take no depth."""
     import timm
@@ -1508,6 +1518,28 @@ FAMILIES: dict[str, Family] = {
             *(
                 Kind(name, {"trunk_layers": (1, 1), **_PLAIN}, _PLAIN_TIMM, create=_small_hybrid)
                 for name in ("vit_small_r26_s32_224", "vit_base_resnet26d_224")
+            ),
+        ),
+    ),
+    "vitamin": Family(
+        "vitamin_small_224",
+        {"conv_layers": (1, 1), "conv_widths": (4, 8), "width": 8, "depth": 2, "heads": 2},
+        (32, 48, 3),
+        None,
+        (48, 32, 3),
+        {"position_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "vitamin_small_224",
+                {"conv_layers": (1, 2), "conv_widths": (8, 12), **_PLAIN},
+                {**_PLAIN_TIMM, "layers": (1, 2), "widths": (8, 12)},
+                create=_small_vitamin,
+            ),
+            Kind(
+                "vitamin_xlarge_256",
+                {"conv_layers": (1, 1), "conv_widths": (8, 8), **_PLAIN},
+                {**_PLAIN_TIMM, "layers": (1, 1), "widths": (8, 8)},
+                create=_small_vitamin,
             ),
         ),
     ),
