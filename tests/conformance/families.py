@@ -292,6 +292,17 @@ def _small_vitamin(name: str, *, layers: Any, widths: Any, **options: Any) -> An
     return timm.create_model(name, embed_cfg=config, **options)
 
 
+def _without_position_dropout(name: str, **options: Any) -> Any:
+    """The reference, whose network of positions drops nothing: timm has no keyword for that."""
+    import timm
+
+    reference = timm.create_model(name, **options)
+    for module in reference.modules():
+        if hasattr(module, "meta_mlp"):
+            module.meta_mlp.drop1.p = 0.0
+    return reference
+
+
 def _of_two_blocks(name: str, **options: Any) -> Any:
     """The reference's first two blocks: timm's functions of some names take no depth."""
     import timm
@@ -1424,6 +1435,40 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         {"attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=(Kind("swinv2_tiny_window8_256", _WINDOWS, _WINDOWS_TIMM),),
+    ),
+    "swin_transformer_v2_cr": Family(
+        "swinv2_cr_tiny_ns_224",
+        {
+            "width": 8,
+            "heads": (2, 2),
+            "layers": (2, 1),
+            "window_size": 3,
+            "layer_scale": 0.5,
+            "position_width": 8,
+            "position_mlp_dropout": 0.0,
+        },
+        (16, 24, 3),
+        None,
+        (24, 16, 3),
+        {
+            "attention_dropout": 0.5,
+            "block_dropout": 0.5,
+            "position_mlp_dropout": 0.5,
+            **_RANDOM,
+        },
+        kinds=tuple(
+            Kind(
+                name,
+                {**_WINDOWS, "position_mlp_dropout": 0.0, **fields},
+                {**_WINDOWS_TIMM, **fields},
+                create=_without_position_dropout,
+                rounding=1e-6,
+            )
+            for name, fields in (
+                ("swinv2_cr_tiny_ns_224", {}),
+                ("swinv2_cr_huge_224", {"extra_norm_period": 1}),
+            )
+        ),
     ),
     "vgg": Family(
         "vgg11_bn",
