@@ -63,6 +63,9 @@ WORKS = {
     "resnest50d": _images("ResNeSt-50"),
     "vit_small_patch16_224": _images("ViT-S/16"),
     "swin_tiny_patch4_window7_224": _images("Swin-T"),
+    "convnext_tiny": _images("ConvNeXt-T"),
+    "mobilenetv3_large_100": _images("MobileNetV3-L"),
+    "efficientnet_b0": _images("EfficientNet-B0"),
     "cnn": Work("CNN, batch 128 of 28 x 28", 128, (28, 28, 1), 10),
     "mlp": Work("MLP, batch 128 of 784", 128, (784,), 10, config={"input_shape": (784,)}),
     "lstm": Work("LSTM for text, batch 32 of 50 words", 32, (50,), 2, 10_000, _TEXT),
@@ -72,7 +75,7 @@ IN_BFLOAT16 = tuple(name for name in WORKS if name != "lstm")
 # Those that timm has, under the same names.
 TIMMS = tuple(name for name, work in WORKS.items() if len(work.shape) == 3 and work.batch == 8)
 RESNETS = tuple(name for name in TIMMS if name.startswith("res"))
-TRANSFORMERS = tuple(name for name in TIMMS if name not in RESNETS)
+TRANSFORMERS = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224")
 
 
 def flaxzoo_model(name: str, dtype: str = FLOAT32) -> Any:

@@ -53,8 +53,10 @@ def any_convolution(seed):
     rng = np.random.default_rng(seed)
     pick = lambda *values: values[rng.integers(len(values))]  # noqa: E731
     pair = lambda low, high: tuple(rng.integers(low, high, 2, endpoint=True).tolist())  # noqa: E731
-    groups = pick(1, 1, 1, 2, 3)
+    groups = pick(1, 1, 1, 2, 3, 17)
     channels, features = pick(1, 2, 3, 4, 5, 8, 35, 70), pick(1, 2, 5, 8, 64, 65)
+    if groups == 17:
+        channels = features = 1
     kernel = pick((1, 1), (3, 3), pair(1, 7))
     dilation = pick((1, 1), pair(1, 3))
     # XLA's CPU backend reads beyond an image where its gradient's padding would be negative.
@@ -110,12 +112,29 @@ WIDE, NARROW = (3, 3, 32, 32), (3, 3, 8, 5)
         ((2, 7, 7, 40), (3, 3, 5, 24), {"feature_group_count": 8, "padding": "SAME"}),
         ((2, 7, 7, 8), (3, 3, 1, 8), {"feature_group_count": 8, "strides": (2, 2)}),
         ((2, 5, 5, 66), (1, 1, 22, 3), {"feature_group_count": 3, "strides": (2, 2)}),
-        # Depthwise: a sum of shifts where the window moves by single pixels, else blocks.
+        # Depthwise: sums of shifts, over pixels between windows, over rows in blocks that do not
+        # divide them, of places that no window sees.
         ((2, 9, 8, 16), (7, 7, 1, 16), {"feature_group_count": 16, "padding": "SAME"}),
         ((2, 9, 8, 18), (3, 2, 1, 18), {"feature_group_count": 18, "padding": ((2, 0), (1, 1))}),
         ((1, 4, 5, 17), (2, 3, 1, 17), {"feature_group_count": 17, "padding": ((1, 4), (3, 0))}),
         ((2, 7, 7, 16), (3, 3, 1, 16), {"feature_group_count": 16, "strides": (2, 2)}),
         ((2, 7, 7, 16), (3, 3, 1, 16), {"feature_group_count": 16, "rhs_dilation": (2, 1)}),
+        *(
+            ((2, *size, 16), (*kernel, 1, 16), {"feature_group_count": 16, **options})
+            for size, kernel, options in (
+                ((7, 6), (5, 3), {"strides": (2, 3), "padding": "SAME"}),
+                ((9, 8), (3, 3), {"strides": (2, 1), "rhs_dilation": (1, 2)}),
+                ((12, 13), (3, 2), {"strides": (3, 2), "rhs_dilation": (2, 3)}),
+                ((9, 7), (2, 1), {"strides": (3, 4)}),
+                ((8, 9), (1, 11), {"padding": ((0, 1), (5, 5))}),
+                ((37, 5), (3, 3), {"padding": "SAME"}),
+                ((35, 8), (5, 5), {"strides": (2, 2), "padding": ((2, 2), (1, 2))}),
+                ((1, 2), (3, 3), {"strides": (2, 2), "padding": ((1, 1), (1, 1))}),
+                # More elements than the sums are for.
+                ((13, 12), (12, 11), {"padding": "SAME"}),
+            )
+        ),
+        # More features than channels.
         ((2, 5, 5, 16), (3, 3, 1, 32), {"feature_group_count": 16, "padding": "SAME"}),
         # Groups that stay, with Eigen in one direction, all, none.
         ((2, 4, 4, 544), (3, 3, 32, 17), {"feature_group_count": 17}),

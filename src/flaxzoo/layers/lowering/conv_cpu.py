@@ -11,11 +11,12 @@ matrices in all three directions. The figures are in ``docs/performance.md``.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from flaxzoo.layers.lowering import depthwise_cpu
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -72,8 +73,8 @@ def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """Convolves ``[N, H, W, C]`` with ``[h, w, C / groups, features]``."""
     if window == MATMUL:
         return x @ kernel
-    if _is_shifted(x.dtype, kernel.shape, window):
-        return _sum_of_shifts(x, kernel, window)
+    if _is_depthwise(x.dtype, x.shape, kernel.shape, window):
+        return depthwise_cpu.conv(x, kernel, window.strides, window.padding, window.dilation)
     blocks = _block_count(kernel.shape, window)
     if blocks:
         kernels = _joined(kernel, window.groups, blocks)
@@ -95,15 +96,9 @@ def input_gradient(
     """Computes the gradient for an input of ``shape``."""
     if window == MATMUL:
         return gradient @ kernel.T
-    if _is_shifted(gradient.dtype, kernel.shape, window):
-        # With unit strides the gradient moves over the kernel as the input did, turned.
-        pads = tuple(
-            (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(kernel.shape[:2], window.padding, strict=True)
-        )
-        around = dataclasses.replace(window, padding=pads)
-        if _is_shifted(gradient.dtype, kernel.shape, around):
-            return _sum_of_shifts(gradient, kernel[::-1, ::-1], around)
+    if _is_depthwise(gradient.dtype, shape, kernel.shape, window):
+        moves = (window.strides, window.padding, window.dilation)
+        return depthwise_cpu.input_gradient(gradient, kernel, *moves, shape)
     blocks = _block_count(kernel.shape, window)
     if blocks:
         kernels = _joined(kernel, window.groups, blocks)
@@ -146,6 +141,9 @@ def kernel_gradient(
     """Computes the gradient for a kernel of ``shape``."""
     if window == MATMUL:
         return _product(x, gradient)
+    if _is_depthwise(x.dtype, x.shape, shape, window):
+        moves = (window.strides, window.padding, window.dilation)
+        return depthwise_cpu.kernel_gradient(x, gradient, *moves, shape)
     blocks = _block_count(shape, window)
     if blocks:
         parts = zip(jnp.split(x, blocks, -1), jnp.split(gradient, blocks, -1), strict=True)
@@ -240,28 +238,21 @@ def _spread(x: jax.Array, strides: tuple[int, ...], shape: tuple[int, ...]) -> j
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *skipped, (0, 0, 0)])
 
 
-def _is_shifted(dtype: Any, shape: tuple[int, ...], window: Window) -> bool:
-    """Whether each channel has a kernel of its own, which moves by single pixels."""
-    depthwise = shape[2] == 1 and shape[3] == window.groups >= _BLOCK_CHANNELS
-    unit = window.strides == window.dilation == (1, 1)
-    grows = _are_static(window.padding) and min(map(min, window.padding)) >= 0
-    return depthwise and unit and grows and _is_exact(dtype)
-
-
-def _sum_of_shifts(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """Convolves each channel by one loop over shifted inputs, each times its element.
-
-    Blocks of channels multiply by zeros, 15 times out of 16.
-    """
-    # What made the input is not to be made again for each shift, nor the sum for what follows.
-    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *window.padding, (0, 0))))
-    height, width = (n - k + 1 for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
-    terms = (
-        x[:, i : i + height, j : j + width] * kernel[i, j, 0].reshape(1, 1, 1, -1)
-        for i in range(kernel.shape[0])
-        for j in range(kernel.shape[1])
+def _is_depthwise(
+    dtype: Any, images: tuple[Any, ...], kernel: tuple[int, ...], window: Window
+) -> bool:
+    """Whether ``depthwise_cpu`` takes arrays of these shapes."""
+    if not _are_static((*window.padding, images[1:3])) or 0 in images:
+        return False
+    # How far the first window can move; with a negative number it does not fit.
+    free = (
+        n + low + high - (k - 1) * d - 1
+        for n, (low, high), k, d in zip(
+            images[1:3], window.padding, kernel[:2], window.dilation, strict=True
+        )
     )
-    return jax.lax.optimization_barrier(functools.reduce(jnp.add, terms))
+    wide = window.groups >= _BLOCK_CHANNELS
+    return wide and min(free) >= 0 and depthwise_cpu.is_depthwise(dtype, kernel, window.groups)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
