@@ -35,7 +35,7 @@ TENSORFLOW  ?= tensorflow-cpu==2.21.0 $(KERAS)
 # What make bench runs, each into benchmarks/results; its peers have an environment of their own.
 BENCH        := .venv-bench
 BENCH_PIP    := $(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet
-BENCHMARKS   ?= import_time lstm startup transfer train_step inference memory overhead convolutions
+BENCHMARKS   ?= import_time lstm startup transfer train_step inference memory overhead convolutions depthwise
 # Each work that torch.compile gets takes up to a minute more.
 BENCH_train_step := --compile resnet50 cnn mlp lstm
 BENCH_inference  := --compile resnet50 cnn mlp lstm
