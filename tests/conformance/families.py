@@ -303,6 +303,15 @@ def _without_position_dropout(name: str, **options: Any) -> Any:
     return reference
 
 
+def _small_convmixer(name: str, **options: Any) -> Any:
+    """The reference of other sizes, which timm's functions do not take."""
+    del name
+    convmixer = importlib.import_module("timm.models.convmixer")
+    nn = importlib.import_module("torch.nn")
+    act = getattr(nn, options.pop("act_layer", "GELU"))
+    return convmixer.ConvMixer(act_layer=act, **options)
+
+
 def _of_two_blocks(name: str, **options: Any) -> Any:
     """The reference's first two blocks: timm's functions of some names take no depth."""
     import timm
@@ -475,6 +484,27 @@ FAMILIES: dict[str, Family] = {
                 {"embed_dim": 8, "depth": 2, "num_heads": 3, "local_up_to_layer": 1},
                 (48, 48, 3),
             ),
+        ),
+    ),
+    "convmixer": Family(
+        "convmixer_768_32",
+        {"width": 8, "depth": 2, "kernel_size": 3, "patch_size": 4},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"dropout": 0.5},
+        kinds=tuple(
+            Kind(
+                name,
+                {"width": 12, "depth": 2, "kernel_size": size},
+                {"dim": 12, "depth": 2, "kernel_size": size, "patch_size": patch, **act},
+                (42, 56, 3),
+                create=_small_convmixer,
+            )
+            for name, size, patch, act in (
+                ("convmixer_768_32", 5, 7, {"act_layer": "ReLU"}),
+                ("convmixer_1024_20_ks9_p14", 3, 14, {}),
+            )
         ),
     ),
     "convnext": Family(
