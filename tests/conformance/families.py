@@ -929,6 +929,26 @@ FAMILIES: dict[str, Family] = {
             Kind("iformer_m_distilled", _GATED, _GATED_TIMM, (64, 96, 3)),
         ),
     ),
+    "inception_next": Family(
+        "inception_next_tiny",
+        {"layers": (2, 1), "widths": (8, 12), "mlp_ratios": (2, 3), "layer_scale": 0.5},
+        (32, 32, 3),
+        (48, 32, 3),
+        (32, 32),
+        _RANDOM,
+        kinds=(
+            Kind(
+                "inception_next_tiny",
+                {"layers": (1, 2), "widths": (16, 24), "mlp_ratios": (4, 3)},
+                {"depths": (1, 2), "dims": (16, 24), "mlp_ratios": (4, 3)},
+            ),
+            Kind(
+                "inception_next_atto",
+                {"layers": (1, 1), "widths": (12, 16), "mlp_ratios": (2, 2), "output_stride": 8},
+                {"depths": (1, 1), "dims": (12, 16), "mlp_ratios": 2, "output_stride": 8},
+            ),
+        ),
+    ),
     "levit": Family(
         "levit_128s",
         {"layers": (1, 1), "widths": (16, 16), "heads": (1, 2), "key_width": 8, "stem_stride": 8},
