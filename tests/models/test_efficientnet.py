@@ -7,7 +7,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.errors import ArgumentError
+from flaxzoo.errors import ArgumentError, CheckpointError
 from flaxzoo.layers.inverted_residual import CondConv
 from flaxzoo.models.efficientnet import EfficientNet
 from flaxzoo.models.mobile_backbone import Line, read_line, round_width, scale_stages
@@ -161,3 +161,92 @@ def test_the_classifier_begins_by_its_own_width():
     ).init(rng=0)
     kernel = np.asarray(model.variables["params"]["head"]["fc"]["kernel"])
     assert kernel.std() == pytest.approx((1 / 3 / 400) ** 0.5, rel=0.02)
+
+
+# What efficientnet_pytorch calls the layers: of the network, and of its two kinds of block.
+WHOLE = {
+    "conv_stem": "_conv_stem",
+    "bn1": "_bn0",
+    "conv_head": "_conv_head",
+    "bn2": "_bn1",
+    "classifier": "_fc",
+}
+GATE = {
+    "se.conv_reduce": "_se_reduce",
+    "se.conv_expand": "_se_expand",
+    "conv_dw": "_depthwise_conv",
+}
+SEPARABLE = {**GATE, "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+INVERTED = {
+    **GATE,
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+BLOCKS = {"blocks.0.0": SEPARABLE, "blocks.1.0": INVERTED, "blocks.1.1": INVERTED}
+SMALL = {
+    "blocks": (("ds_c8_se0.25",), ("ir_r2_k5_s2_e3_c16_se0.25",)),
+    "stem_width": 8,
+    "head_width": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def package():
+    """A small model of five classes, and its tensors under efficientnet_pytorch's names."""
+    model = fz.models.get("tf_efficientnet_b0", num_classes=5, **SMALL).init(rng=0)
+    tensors = {}
+    for name, tensor in model.to_torch_state_dict(as_numpy=True).items():
+        layer, _, leaf = name.rpartition(".")
+        block = layer[:10]
+        if block in BLOCKS:
+            number = list(BLOCKS).index(block)
+            tensors[f"_blocks.{number}.{BLOCKS[block][layer[11:]]}.{leaf}"] = tensor
+        else:
+            tensors[f"{WHOLE[layer]}.{leaf}"] = tensor
+    return model, tensors
+
+
+def test_files_of_efficientnet_pytorch(package, tmp_path):
+    model, tensors = package
+    assert tensors["_blocks.2._expand_conv.weight"].shape == (48, 16, 1, 1)
+    file = tmp_path / "weights.npz"
+    np.savez(file, **tensors)
+    # The number of classes is the file's.
+    loaded = fz.models.get("tf_efficientnet_b0", pretrained=file, **SMALL)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, model.variables)
+    two = fz.models.get("tf_efficientnet_b0", pretrained=file, num_classes=2, **SMALL)
+    assert two.variables["params"]["head"]["fc"]["kernel"].shape == (32, 2)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        two.variables["params"]["backbone"],
+        model.variables["params"]["backbone"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "extra", "name", "message"),
+    [
+        ("_blocks.1._bn1.bias", (), "tf_efficientnet_b0", r"1 missing.*blocks\.1\.0\.bn2\.bias"),
+        ("_fc.bias", (), "tf_efficientnet_b0", r"1 missing from the file: classifier\.bias"),
+        (None, ("_blocks.3._bn0.bias",), "tf_efficientnet_b0", r"1 .*_blocks\.3\._bn0\.bias"),
+        (None, ("_blocks.0._bn7.bias",), "tf_efficientnet_b0", r"1 .*_blocks\.0\._bn7\.bias"),
+        (None, (), "efficientnet_b0", r"weights\.npz: the names are those of efficientnet_pytorch"),
+    ],
+)
+def test_files_of_efficientnet_pytorch_that_do_not_fit(
+    package, tmp_path, without, extra, name, message
+):
+    tensors = {k: v for k, v in package[1].items() if k != without}
+    np.savez(tmp_path / "weights.npz", **tensors, **dict.fromkeys(extra, np.zeros(8, np.float32)))
+    with pytest.raises(CheckpointError, match=message):
+        fz.models.get(name, pretrained=tmp_path / "weights.npz", **SMALL)
+
+
+def test_files_of_efficientnet_pytorch_for_another_kind_of_block(package, tmp_path):
+    np.savez(tmp_path / "weights.npz", **package[1])
+    fields = {**SMALL, "blocks": (("ds_c8_se0.25",), ("er_r2_k5_s2_e3_c16_se0.25",))}
+    with pytest.raises(CheckpointError, match=r"_blocks\.1\._bn0\.bias"):
+        fz.models.get("tf_efficientnet_b0", pretrained=tmp_path / "weights.npz", **fields)

@@ -28,13 +28,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
 from flaxzoo._checks import check_size
+from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import HeNormal
 from flaxzoo.layers.norm import GroupNorm
@@ -43,17 +45,83 @@ from flaxzoo.models.mobile_backbone import (
     RENAMED,
     TF,
     MobileBackbone,
+    read_line,
     round_width,
     scale_stages,
 )
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import Row, row, variants
 
+# What the packages efficientnet_pytorch and efficientnet_lite_pytorch call timm's layers: those of
+# the network, and those of a block by the letters of its line.
+_PACKAGE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_GATE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_PACKAGE_BLOCKS = {
+    "ds": {
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn1",
+        "_project_conv": "conv_pw",
+        "_bn2": "bn2",
+        **_GATE,
+    },
+    "ir": {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+        **_GATE,
+    },
+}
+
+
+def convert(tensors: Mapping[str, Any], backbone: EfficientNet) -> Mapping[str, Any]:
+    """Timm's names for the tensors of files of efficientnet_pytorch, which counts all blocks.
+
+    Raises:
+      CheckpointError: the network does not pad as that package's do.
+    """
+    if not any(name.startswith(("_conv_stem.", "_blocks.")) for name in tensors):
+        return tensors
+    if backbone.padding != "SAME":
+        raise CheckpointError(
+            "the names are those of efficientnet_pytorch, whose weights are for TensorFlow's "
+            "padding and epsilon: take the model whose name begins with 'tf_', or "
+            "padding='SAME', norm_epsilon=1e-3"
+        )
+    places = []
+    for stage, lines in enumerate(backbone.blocks):
+        kinds = [line.kind for line in map(read_line, lines) for _ in range(line.repeats)]
+        places += [(f"blocks.{stage}.{i}", kind) for i, kind in enumerate(kinds)]
+
+    def today(name: str) -> str:
+        block = re.match(r"_blocks\.(\d+)\.", name)
+        prefix, layers = "", _PACKAGE
+        if block is not None:
+            if int(block[1]) >= len(places):
+                return name
+            place, kind = places[int(block[1])]
+            prefix, layers = f"{place}.", _PACKAGE_BLOCKS.get(kind, {})
+        layer, _, leaf = name[block.end() if block else 0 :].rpartition(".")
+        return f"{prefix}{layers[layer]}.{leaf}" if layer in layers else name
+
+    return {today(name): tensor for name, tensor in tensors.items()}
+
+
 REFERENCE = Reference(
     stem=("conv_stem",),
     classifier="classifier",
     renamed=RENAMED,
     leaves=(("*/experts", "weight"),),
+    convert=convert,
+    former_classifiers=("_fc",),
 )
 # timm makes no shallow networks of these names: all are compared whole.
 CUT: dict[str, str] = {}

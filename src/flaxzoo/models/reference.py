@@ -44,6 +44,8 @@ class Reference:
         multiplied by there.
       options: keywords, as pairs, with which the reference makes what its published weights want,
         where that is not what it makes by default.
+      former_classifiers: names of ``classifier`` in the files that ``convert`` takes: before the
+        model is built they say how many classes there are.
     """
 
     stem: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ class Reference:
     gain: float = 2.0
     scales: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    former_classifiers: tuple[str, ...] = ()
 
     @property
     def random(self) -> dict[str, Any]:

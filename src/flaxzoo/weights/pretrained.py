@@ -60,10 +60,9 @@ class Weights:
         if self.ours:
             kernel = self.tensors.get(f"{_CLASSIFIER}kernel")
             return None if kernel is None else kernel.shape[-1]
-        weight = None
-        if reference is not None:
-            weight = self.tensors.get(f"{reference.classifier}.weight")
-        return None if weight is None else weight.shape[0]
+        names = () if reference is None else (reference.classifier, *reference.former_classifiers)
+        weights = (self.tensors.get(f"{name}.weight") for name in names)
+        return next((weight.shape[0] for weight in weights if weight is not None), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +88,15 @@ def open_source(
     Args:
       architecture: that they are to be of.
       pretrained: True for the catalogue's weights; ``"hf:org/repo[@revision]"`` for a repository
-        of the Hub; ``"jax_resnet"`` or ``"flaxmodels"`` for those of the package; or the path of a
-        weight file or of a directory that holds one.
+        of the Hub; the name of a package (``flaxzoo.weights.sources.SOURCES``) for its weights; or
+        the path of a weight file or of a directory that holds one.
       tag: of the catalogue's weights; None for the default one.
 
     Raises:
       UnknownNameError: there are no such weights.
       DownloadError: their description can't be had.
       CheckpointError: the file is missing, damaged or of another kind, or is another model's.
+      MissingExtraError: the package that brings the weights is not installed.
       ValueError: a source of the Hub is malformed.
     """
     name = architecture.name
@@ -168,7 +168,10 @@ def load(
     flat = flatten(expected)
     backbone = getattr(module, "backbone", module)
     if reference is not None and reference.convert is not None and not weights.ours:
-        tensors = reference.convert(weights.tensors, backbone)
+        try:
+            tensors = reference.convert(weights.tensors, backbone)
+        except CheckpointError as error:
+            raise CheckpointError(f"{weights.source}: {error}") from error
         weights = dataclasses.replace(weights, tensors=tensors)
     hidden = getattr(getattr(module, "head", None), "hidden_features", True)
     missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier, hidden)
