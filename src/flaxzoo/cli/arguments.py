@@ -12,7 +12,7 @@ from flaxzoo.errors import did_you_mean
 
 SOURCES = (
     "a weight file (.safetensors, .pth, .h5, .npz), the directory of a saved model, "
-    "hf:org/repo[@revision], jax_resnet or flaxmodels"
+    "hf:org/repo[@revision], jax_resnet, flaxmodels or efficientnet_lite_pytorch"
 )
 
 

@@ -351,6 +351,8 @@ def _catalogued(name: str, tag: str | None) -> Source:
 def _packaged(name: str, source: str, entry: Mapping[str, Any]) -> Source:
     """The weights of another package, all of which are for ImageNet's 1000 classes."""
     facts = {**entry, "preprocess": sources.preprocess(name, source), "classes": "imagenet1k"}
+    if known := sources.licence(source):
+        facts["licence"] = known
 
     def read() -> Weights:
         return Weights(flatten(sources.load(name, source)), f"{name} of {source}", ours=True)
