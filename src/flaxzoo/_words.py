@@ -258,6 +258,7 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
         "models return logits, which losses and metrics take; jax.nn.softmax or "
         "jax.nn.log_softmax of model(inputs) is the rest",
     ),
+    ("deploy inference_mode reparam", "fused", "model.reparameterize() folds branches"),
     ("normalization norm_type", "norm", ""),
     ("bn batchnorm use_bn batch_norm use_batch_norm", "batch_norm norm", ""),
     (
@@ -465,6 +466,10 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "get_classifier reset_classifier set_classifier classifier head",
             "model.replace_head(flaxzoo.models.Head(num_classes)); its variables are "
             "model.variables['params']['head']",
+        ),
+        (
+            "fuse switch_to_deploy convert_to_deploy reparameterize_model deploy",
+            "model.reparameterize()",
         ),
         ("layers modules children named_modules get_layer", "model.module, model.summary()"),
         ("count_params num_params num_parameters", "model.summary().parameters"),

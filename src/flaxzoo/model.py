@@ -30,6 +30,7 @@ from flaxzoo._trees import copied, flatten, plain, prefixes, unflatten
 from flaxzoo.errors import DataError
 from flaxzoo.images import is_pil
 from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
+from flaxzoo.layers.reparameterized import fold
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
 from flaxzoo.preprocess import Predictions, model_inputs
@@ -396,6 +397,51 @@ class Model:
             for name in (*backbone, *(n for n in fresh if n not in backbone))
         }
         return model.with_variables(variables)
+
+    @explained
+    def reparameterize(self, inputs: Any = None) -> Model:
+        """The model in the form of inference: where branches were summed, one convolution is left.
+
+        What it computes in inference is the same but for rounding. RepVGG, MobileOne, FastViT,
+        RepGhost and RepViT have such branches (``flaxzoo.layers.reparameterized``).
+
+        Args:
+          inputs: as for ``init``.
+
+        Returns:
+          A model whose backbone is ``fused``, or this one if it is already.
+
+        Raises:
+          UninitializedError: the model has no variables.
+          TypeError: the model is no ``Classifier``, or its backbone has no such branches.
+          ArgumentError: (a ValueError) the norms are no BatchNorms.
+        """
+        export.require_variables(self)
+        self._require_classifier("reparameterize")
+        backbone = self.module.backbone
+        if not hasattr(backbone, "fused"):
+            raise TypeError(
+                f"a {type(backbone).__name__} has no branches that are one convolution in inference"
+            )
+        if backbone.fused:
+            return self
+        folded = fold(backbone, _part(self.variables, "backbone"), self._sample(inputs))
+        leaves = flatten(
+            {
+                kind: {
+                    **({"backbone": folded[kind]} if kind in folded else {}),
+                    **({"head": tree["head"]} if "head" in tree else {}),
+                }
+                for kind, tree in self.variables.items()
+            }
+        )
+        config = None if self.spec.config is None else {**self.spec.config, "fused": True}
+        spec = dataclasses.replace(self.spec, config=config, parameters=None, gflops=None)
+        module = Classifier(backbone=backbone.clone(fused=True), head=self.module.head)
+        model = Model(module, None, spec)
+        # In the order of the module's.
+        paths = flatten(model.shapes(inputs))
+        return model.with_variables(unflatten({path: leaves[path] for path in paths}))
 
     @explained
     def save(self, directory: str | os.PathLike[str]) -> None:

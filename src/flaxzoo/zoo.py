@@ -11,11 +11,13 @@ from typing import Any
 from flaxzoo._explain import check_options, explained
 from flaxzoo._warnings import warn
 from flaxzoo._words import TIMM
+from flaxzoo.errors import CheckpointError
 from flaxzoo.layers.lowering.initialise import variable_shapes
 from flaxzoo.licences import LicenceWarning, has_licence, licence_of
 from flaxzoo.model import Model, initialise_missing
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, counted, entry_width, find
+from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import MODELS, Architecture
 from flaxzoo.registry import matching
 from flaxzoo.spec import ModelSpec
@@ -107,9 +109,21 @@ def from_source(
     shapes = variable_shapes(module, spec.sample())
     if source.facts.get("licence") and not licence_of(source.facts["licence"]).commercial:
         _warn(architecture.name, source.facts)
+    weights = source.read()
+    fused = getattr(getattr(module, "backbone", None), "fused", None)
+    if fused is not None and fused != weights.is_fused(architecture.reference or Reference()):
+        if not fused:
+            raise CheckpointError(
+                f"{weights.source}: these weights are of the form of inference, whose branches are "
+                f"one convolution: flaxzoo.models.get({architecture.name!r}, fused=True, ...) "
+                "takes them; they can't be taken apart for training"
+            )
+        plain = dataclasses.replace(request, config={**request.config, "fused": False})
+        source = dataclasses.replace(source, read=lambda: weights)
+        return from_source(architecture, source, plain, rng=rng).reparameterize()
     variables, missing = load(
         shapes,
-        source.read(),
+        weights,
         module,
         name=architecture.name,
         reference=architecture.reference,

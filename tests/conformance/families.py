@@ -1782,6 +1782,11 @@ def has_reference(family: str) -> bool:
     return FAMILIES[family].architecture.reference is not None
 
 
+def has_branches(family: str) -> bool:
+    """Whether the family's branches are one convolution in inference."""
+    return hasattr(backbone(family), "fused")
+
+
 def takes_images(family: str) -> bool:
     """Whether an example is an image ``[H, W, C]`` that is classified."""
     return len(FAMILIES[family].input_shape) == 3 and FAMILIES[family].takes("num_classes")

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.models.fastvit import FastVit, MobileOneBlock
+from flaxzoo.layers.gates import SqueezeExcite
+from flaxzoo.layers.reparameterized import MobileOneBlock
+from flaxzoo.models.fastvit import FastVit
 from flaxzoo.weights.synthetic import synthetic_images
 
 pytestmark = pytest.mark.family("fastvit")
@@ -35,7 +37,8 @@ def test_sizes_are_rounded_up():
         ({"features": 4, "kernel_size": 1}, {"conv_kxk_0", "identity"}),
         ({"features": 4, "stride": 2, "scale": False}, {"conv_kxk_0"}),
         ({"features": 4, "convolution": False, "scale": False}, {"identity"}),
-        ({"features": 8, "gate_ratio": 0.5}, {"conv_kxk_0", "conv_scale", "se"}),
+        ({"features": 8, "gate": SqueezeExcite}, {"conv_kxk_0", "conv_scale", "attn"}),
+        ({"features": 4, "branches": 2, "fused": True}, {"reparam_conv"}),
     ],
 )
 def test_the_branches_that_there_are(fields, branches):

@@ -2,7 +2,8 @@
 
 Blocks mix maps by a depthwise convolution (RepMixer), those of the last stages of larger networks
 by attention. Each convolution is a sum of branches with BatchNorms, as timm trains and publishes
-them. Names and numbers are those of timm's ``fastvit`` module.
+them, until ``Model.reparameterize`` makes one of it. Names and numbers are those of timm's
+``fastvit`` module.
 
 References:
   FastViT: https://arxiv.org/abs/2303.14189
@@ -35,7 +36,14 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import FanIn, Normal
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import BatchNorm, ChannelScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import ChannelScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.reparameterized import (
+    Affine,
+    MobileOneBlock,
+    Reparameterized,
+    Variables,
+    of_submodule,
+)
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -43,69 +51,16 @@ from flaxzoo.models.registry import row, variants
 # What blocks get from the network as it is.
 _PASSED_ON = (
     *("kernel_size", "activation", "head_width", "norm", "norm_epsilon", "layer_scale"),
-    *("attention_dropout", "block_dropout", "implementation", "dtype", "param_dtype"),
+    *("attention_dropout", "block_dropout", "implementation", "dtype", "param_dtype", "fused"),
 )
 
 
-class MobileOneBlock(Checked):
-    """The sum of a convolution, one of 1 x 1 and the input, each behind a BatchNorm.
-
-    Vasu et al. 2022 (MobileOne), https://arxiv.org/abs/2206.04040. Parameters are named as timm's:
-    ``conv_kxk``, ``conv_scale``, ``identity`` and ``se``.
-
-    Attributes:
-      features: the width of the output. The input is a branch where width and size stay.
-      kernel_size: of the convolution; of 1, it has no branch of 1 x 1 beside it.
-      stride: by how much maps shrink.
-      depthwise: whether each channel has a kernel of its own.
-      convolution: whether there is a convolution of ``kernel_size`` at all.
-      scale: whether there may be one of 1 x 1.
-      gate_ratio: the width within a squeeze-and-excitation of the sum, as a part of ``features``;
-        None for none.
-      activation: of the result, by name or callable; None for none.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
-    """
-
-    features: int
-    kernel_size: int = 3
-    stride: int = 1
-    depthwise: bool = False
-    convolution: bool = True
-    scale: bool = True
-    gate_ratio: float | None = None
-    activation: str | Callable[[jax.Array], jax.Array] | None = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        groups = x.shape[-1] if self.depthwise else 1
-        conv = functools.partial(
-            ConvNorm, self.features, stride=self.stride, groups=groups, **dtypes
-        )
-        branches = []
-        if self.kernel_size > 1 and self.scale:
-            branches.append(conv(kernel_size=1, name="conv_scale")(x, train))
-        if self.features == x.shape[-1] and self.stride == 1:
-            norm = BatchNorm(name="identity", **dtypes)
-            branches.append(norm(x, use_running_average=not train))
-        if self.convolution:
-            branches.append(conv(kernel_size=self.kernel_size, name="conv_kxk_0")(x, train))
-        y = functools.reduce(jnp.add, branches)
-        if self.gate_ratio is not None:
-            width = divisible(self.features * self.gate_ratio, 1, 1)
-            y = SqueezeExcite(width=width, name="se", **dtypes)(y)
-        return y if self.activation is None else as_activation(self.activation)(y)
-
-
-class LargeKernelConv(Checked):
+class LargeKernelConv(Reparameterized):
     """The sum of a depthwise convolution of a large kernel and one of 3 x 3 (RepLKNet).
 
     Ding et al. 2022, https://arxiv.org/abs/2203.06717. Parameters are named as timm's:
-    ``large_conv``, ``small_conv`` and ``se``.
+    ``large_conv``, ``small_conv`` and ``se``; in the form of inference, ``reparam_conv`` in place
+    of the first two.
 
     Attributes:
       features: the width of the output, a multiple of the input's.
@@ -115,6 +70,7 @@ class LargeKernelConv(Checked):
       activation: of the result, by name or callable; None for none.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      fused: whether the two are one convolution.
     """
 
     features: int
@@ -124,18 +80,32 @@ class LargeKernelConv(Checked):
     activation: str | Callable[[jax.Array], jax.Array] | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options: dict[str, Any] = {"stride": self.stride, "groups": x.shape[-1], **dtypes}
-        large = ConvNorm(self.features, self.kernel_size, name="large_conv", **options)
-        small = ConvNorm(self.features, 3, name="small_conv", **options)
-        y = large(x, train) + small(x, train)
+        if self.fused:
+            options |= {"use_bias": True, "kernel_init": FanIn(), "name": "reparam_conv"}
+            y = Conv(self.features, self.kernel_size, **options)(x)
+        else:
+            large = ConvNorm(self.features, self.kernel_size, name="large_conv", **options)
+            small = ConvNorm(self.features, 3, name="small_conv", **options)
+            y = large(x, train) + small(x, train)
         if self.gate:
             y = SqueezeExcite(0.25, name="se", **dtypes)(y)
         return y if self.activation is None else as_activation(self.activation)(y)
+
+    @nn.nowrap
+    def folded(self, variables: Variables) -> Variables:
+        """Returns the parameters of ``reparam_conv``, and the gate's."""
+        branches = (of_submodule(variables, name) for name in ("large_conv", "small_conv"))
+        large, small = (Affine.of(leaves, "conv").normalised(leaves, "bn") for leaves in branches)
+        conv = (large + small).variables(self.param_dtype)
+        gate = {"se": variables["params"]["se"]} if self.gate else {}
+        return {"params": {"reparam_conv": conv, **gate}}
 
 
 class ConvMlp(Mlp):
@@ -168,6 +138,7 @@ class FastVitBlock(Checked):
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      fused: whether branches of convolutions are one.
     """
 
     kernel_size: int = 3
@@ -183,6 +154,7 @@ class FastVitBlock(Checked):
     implementation: str = "einsum"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    fused: bool = False
 
     @nn.nowrap
     def dtypes(self) -> dict[str, Any]:
@@ -208,17 +180,43 @@ class FastVitBlock(Checked):
         return ConvMlp(hidden, name="mlp", **options, **self.dtypes())(x, train)
 
 
-class RepMixer(FastVitBlock):
-    """Adds what a convolution's branches make of maps, less a norm of them."""
+class RepMixer(FastVitBlock, Reparameterized):
+    """Adds what a convolution's branches make of maps, less a norm of them.
+
+    In the form of inference all of it is the convolution ``reparam_conv``.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
+        if self.fused:
+            return _depthwise(x, self.kernel_size, "reparam_conv", **self.dtypes())
+        mixer, norm = self.blocks(x.shape[-1], "mixer", "norm")
+        return x + self.scaled(mixer(x, train) - norm(x, train), "layer_scale")
+
+    @nn.nowrap
+    def blocks(
+        self, width: int, mixer: str | None = None, norm: str | None = None
+    ) -> tuple[MobileOneBlock, MobileOneBlock]:
+        """The branches and the norm, under their names."""
         options: dict[str, Any] = {"depthwise": True, "activation": None, **self.dtypes()}
-        block = functools.partial(MobileOneBlock, x.shape[-1], self.kernel_size, **options)
-        mixed = block(name="mixer")(x, train)
-        normal = block(convolution=False, scale=False, name="norm")(x, train)
-        return x + self.scaled(mixed - normal, "layer_scale")
+        block = functools.partial(MobileOneBlock, width, self.kernel_size, **options)
+        return block(name=mixer), block(convolution=False, scale=False, name=norm)
+
+    @nn.nowrap
+    def folded(self, variables: Variables) -> Variables:
+        """Returns the parameters of ``reparam_conv``."""
+        params = variables["params"]
+        width = params["norm"]["identity"]["scale"].shape[0]
+        mixed, normal = (
+            block.convolved(of_submodule(variables, name))
+            for name, block in zip(("mixer", "norm"), self.blocks(width), strict=True)
+        )
+        branch = mixed + normal.scaled(-1)
+        if self.layer_scale is not None:
+            branch = branch.scaled(np.asarray(params["layer_scale"]["gamma"], np.float64).ravel())
+        conv = Affine.identity(width, width) + branch
+        return {"params": {"reparam_conv": conv.variables(self.param_dtype)}}
 
 
 class RepMixerBlock(FastVitBlock):
@@ -227,7 +225,8 @@ class RepMixerBlock(FastVitBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        mixer = functools.partial(RepMixer, self.kernel_size, layer_scale=self.layer_scale)
+        own = {name: getattr(self, name) for name in ("kernel_size", "layer_scale", "fused")}
+        mixer = functools.partial(RepMixer, **own)
         x = mixer(name="token_mixer", **self.dtypes())(x, train)
         return x + self.drop(self.scaled(self.mlp(x, train), "layer_scale"), "drop_path", train)
 
@@ -282,6 +281,8 @@ class FastVit(Backbone):
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
       remat: whether blocks are computed again in the backward pass instead of stored, or the
         policy of what is kept all the same (``flaxzoo.layers.remat``).
+      fused: whether branches of convolutions are one, the form of inference
+        (``flaxzoo.Model.reparameterize``).
     """
 
     layers: Sequence[int] = (2, 2, 6, 2)
@@ -303,6 +304,7 @@ class FastVit(Backbone):
     drop_path: float = 0.0
     implementation: str = "einsum"
     remat: bool | str = False
+    fused: bool = False
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -331,7 +333,7 @@ class FastVit(Backbone):
         yield Part("final_conv", self._last, owns=("final_conv",), depth="head")
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        fields: dict[str, Any] = {"activation": self.activation, **self.dtypes}
+        fields = {"activation": self.activation, "fused": self.fused, **self.dtypes}
         block = functools.partial(MobileOneBlock, self.widths[0], scale=self.stem_scale, **fields)
         x = block(kernel_size=3, stride=2, name="stem_0")(x, train)
         x = block(kernel_size=3, stride=2, depthwise=True, name="stem_1")(x, train)
@@ -343,20 +345,21 @@ class FastVit(Backbone):
             gate=self.gated[stage],
             large_activation=self.reduction_activation,
             activation=self.activation,
+            fused=self.fused,
             name=f"stages_{stage}_downsample",
             **self.dtypes,
         )(x, train)
 
     def _positions(self, stage: int, x: jax.Array, _train: bool) -> jax.Array:
-        return ConvPositions(name=f"stages_{stage}_pos_emb", **self.dtypes)(x)
+        options = {"name": f"stages_{stage}_pos_emb", **self.dtypes}
+        return ConvPositions(fused=self.fused, **options)(x)
 
     def _last(self, x: jax.Array, train: bool) -> jax.Array:
-        fields: dict[str, Any] = {"activation": self.activation, **self.dtypes}
+        fields = {"activation": self.activation, "fused": self.fused, **self.dtypes}
         width = int(self.widths[-1] * self.head_ratio)
-        block = MobileOneBlock(
-            width, depthwise=True, gate_ratio=1 / 16, name="final_conv", **fields
-        )
-        return block(x, train)
+        fields["gate"] = functools.partial(SqueezeExcite, width=divisible(width / 16, 1, 1))
+        fields |= {"depthwise": True, "gate_name": "se"}
+        return MobileOneBlock(width, name="final_conv", **fields)(x, train)
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
@@ -402,6 +405,7 @@ class Reduction(Checked):
       activation: by name or callable.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      fused: whether the branches of each are one convolution.
     """
 
     features: int
@@ -410,19 +414,20 @@ class Reduction(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        own = {"fused": self.fused, "dtype": self.dtype, "param_dtype": self.param_dtype}
         first = self.activation if self.large_activation else None
         large = functools.partial(LargeKernelConv, gate=self.gate, activation=first)
-        x = large(self.features, name="proj_0", **dtypes)(x, train)
-        options = {"activation": self.activation, **dtypes}
+        x = large(self.features, name="proj_0", **own)(x, train)
+        options = {"activation": self.activation, **own}
         return MobileOneBlock(self.features, 1, name="proj_1", **options)(x, train)
 
 
-class ConvPositions(Checked):
+class ConvPositions(Reparameterized):
     """Adds a depthwise convolution of maps to them, by which they know their positions.
 
     Chu et al. 2021, https://arxiv.org/abs/2102.10882.
@@ -430,17 +435,34 @@ class ConvPositions(Checked):
     Attributes:
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      fused: whether the sum is a convolution, ``reparam_conv``.
     """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options |= {"groups": x.shape[-1], "use_bias": True, "kernel_init": FanIn()}
-        return x + Conv(x.shape[-1], 7, name="pos_enc", **options)(x)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.fused:
+            return _depthwise(x, 7, "reparam_conv", **dtypes)
+        return x + _depthwise(x, 7, "pos_enc", **dtypes)
+
+    @nn.nowrap
+    def folded(self, variables: Variables) -> Variables:
+        """Returns the parameters of ``reparam_conv``."""
+        conv = Affine.of(variables, "pos_enc")
+        width = len(conv.bias)
+        conv = conv + Affine.identity(width, width)
+        return {"params": {"reparam_conv": conv.variables(self.param_dtype)}}
+
+
+def _depthwise(x: jax.Array, size: int, name: str, **dtypes: Any) -> jax.Array:
+    """A depthwise convolution with a bias, of a parent module."""
+    options: dict[str, Any] = {"groups": x.shape[-1], "use_bias": True, "kernel_init": FanIn()}
+    return Conv(x.shape[-1], size, name=name, **options, **dtypes)(x)
 
 
 # What timm renamed of the authors' files, in this order.
@@ -453,10 +475,12 @@ _RENAMED = (
 
 def _convert(tensors: Mapping[str, Any], _backbone: FastVit) -> Mapping[str, Any]:
     """Today's names for the tensors of the authors' files, of FastViT and of MobileCLIP."""
-    if "stem.0.conv_kxk.0.conv.weight" in tensors:
+    # Of the form of training, and of that of inference.
+    first = ("stem.0.conv_kxk.0.conv.weight", "stem.0.reparam_conv.weight")
+    if any(name in tensors for name in first):
         return tensors
     trunk = "module.visual.trunk."
-    if f"{trunk}stem.0.conv_kxk.0.conv.weight" in tensors:
+    if any(f"{trunk}{name}" in tensors for name in first):
         towers = tensors.items()
         return {name.removeprefix(trunk): v for name, v in towers if name.startswith(trunk)}
     tower = "image_encoder.model."
@@ -500,6 +524,7 @@ REFERENCE = Reference(
     renamed=((r"layer_scale_(\d)", r"layer_scale_\1"),),
     layouts=(("params/backbone/*/gamma", "planes"),),
     convert=_convert,
+    fused=("*.reparam_conv.weight",),
 )
 
 # What names have in common: mixers, and MobileCLIP's sizes.

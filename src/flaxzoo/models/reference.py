@@ -46,6 +46,8 @@ class Reference:
         where that is not what it makes by default.
       former_classifiers: names of ``classifier`` in the files that ``convert`` takes: before the
         model is built they say how many classes there are.
+      fused: globs of the reference's names of tensors that only the form of inference has
+        (``flaxzoo.Model.reparameterize``).
     """
 
     stem: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class Reference:
     scales: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     former_classifiers: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
 
     @property
     def random(self) -> dict[str, Any]:

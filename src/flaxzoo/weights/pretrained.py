@@ -55,6 +55,13 @@ class Weights:
     source: str
     ours: bool
 
+    def is_fused(self, reference: Reference) -> bool:
+        """Whether these are the weights of a form of inference."""
+        names = self.tensors
+        if self.ours:
+            names = {reference_name(path, reference): None for path in names}
+        return any(fnmatch.filter(names, glob) for glob in reference.fused)
+
     def num_classes(self, reference: Reference | None) -> int | None:
         """How many classes the classifier of these weights tells apart; None if there is none."""
         if self.ours:
