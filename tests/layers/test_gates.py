@@ -162,3 +162,23 @@ def test_gate_by_name():
     message = "gate must be one of se, eca, ese, gc, None or a module, got 'sse'. Did you mean 'se'"
     with pytest.raises(ValueError, match=message):
         as_gate("sse")
+
+
+def test_global_context_may_be_added_and_begins_as_nothing():
+    x = np.random.default_rng(0).random((2, 3, 5, 8), np.float32)
+    gate = GlobalContext(adds=True)
+    variables = gate.init(jax.random.key(0), x)
+    assert variables["params"].keys() == {"conv_attn", "mlp_add"}
+    np.testing.assert_array_equal(gate.apply(variables, x), x)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    added = np.asarray(gate.apply(moved, x)) - x
+    # The same for every pixel of an image.
+    np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], x.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize(("rounding", "width"), [(8, 8), (1, 3)])
+def test_the_width_of_a_gate_is_rounded(rounding, width):
+    gate = SqueezeExcite(rounding=rounding)
+    x = np.zeros((1, 2, 2, 48), np.float32)
+    shapes = jax.eval_shape(gate.init, jax.random.key(0), x)
+    assert shapes["params"]["fc1"]["kernel"].shape == (1, 1, 48, width)

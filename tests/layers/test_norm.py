@@ -366,3 +366,14 @@ def test_groups_of_evonorm_by_their_number():
     np.testing.assert_array_equal(EvoNormS0(groups=3).apply(params, x), expected)
     with pytest.raises(ShapeError, match="12 channels are not divided by 5 groups"):
         EvoNormS0(groups=5).init(jax.random.key(0), x)
+
+
+def test_evo_norm_may_divide_without_an_activation():
+    x = np.random.default_rng(0).random((2, 3, 4, 8)).astype(np.float32)
+    norm = EvoNormS0(group_size=4, active=False, divides=True)
+    variables = norm.init(jax.random.key(0), x)
+    assert variables["params"].keys() == {"scale", "bias"}
+    groups = x.reshape(2, 3, 4, 2, 4)
+    deviation = np.sqrt(groups.var((1, 2, 4), keepdims=True) + 1e-5)
+    expected = (groups / deviation).reshape(x.shape)
+    np.testing.assert_allclose(norm.apply(variables, x), expected, rtol=1e-5)

@@ -14,6 +14,7 @@ from flaxzoo.models.registry import MODELS
 from flaxzoo.models.resnet import REFERENCE
 from flaxzoo.weights.names import (
     adapt_channels,
+    fit_channels,
     from_reference,
     reference_name,
     to_reference,
@@ -266,3 +267,13 @@ def test_only_the_first_convolution_is_adapted():
     tensors["conv1.weight"] = tensors["conv1.weight"][:, :, :5, :5]
     with pytest.raises(CheckpointError, match=r"1 of another shape: conv1.weight: file"):
         from_reference(variables, tensors, REFERENCE, source="memory")
+
+
+def test_channels_of_pixels_side_by_side_are_adapted_pixel_by_pixel():
+    kernel = np.random.default_rng(0).random((3, 3, 4 * 3, 5)).astype(np.float32)
+    grey = fit_channels(kernel, (3, 3, 4, 5), any_number=True, pixels=4)
+    np.testing.assert_allclose(grey, kernel.reshape(3, 3, 4, 3, 5).sum(3), rtol=1e-6)
+    six = fit_channels(kernel, (3, 3, 4 * 6, 5), any_number=True, pixels=4)
+    pixels = six.reshape(3, 3, 4, 6, 5)
+    np.testing.assert_allclose(pixels[:, :, :, :3], kernel.reshape(3, 3, 4, 3, 5) / 2, rtol=1e-6)
+    assert fit_channels(kernel, kernel.shape, any_number=True, pixels=4) is kernel

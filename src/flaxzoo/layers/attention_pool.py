@@ -1,7 +1,8 @@
-"""Pooling of tokens by attention."""
+"""Pooling of tokens and maps by attention."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_size
+from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import attend, head_width
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import call_norm, make_norm
+from flaxzoo.layers.pos_embed import Grid, resample_positions
 
 _POOLINGS = ("token", "avg")
 
@@ -133,3 +136,53 @@ class AttentionPoolLatent(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         module = make_norm(norm, name, epsilon=self.norm_epsilon, **dtypes)
         return call_norm(module, x, train=False)
+
+
+class AttentionPool2d(Checked):
+    """Pools a map by attention, whose query is the mean of its pixels.
+
+    It is the head of CLIP's ResNets (Radford et al. 2021, https://arxiv.org/abs/2103.00020, section
+    2.4). Parameters are named as timm's module of this name: ``q``, ``k``, ``v`` and ``pos_embed``;
+    what timm calls ``proj`` is the classifier.
+
+    Attributes:
+      grid: the height and width of maps that ``pos_embed`` is for; those of others are resampled.
+        None for the first maps that are seen.
+      head_width: the width of a head.
+      implementation: of the attention (``flaxzoo.layers.attention.attend``).
+      dtype: the dtype of the computation; None promotes inputs and parameters.
+      param_dtype: the dtype of the parameters.
+    """
+
+    grid: Grid | None = None
+    head_width: int = 64
+    implementation: str = "einsum"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pools ``[B, H, W, C]`` to ``[B, C]``.
+
+        Raises:
+          ShapeError: ``C`` is no multiple of the heads' width.
+        """
+        batch, *size, width = x.shape
+        if width % self.head_width:
+            raise ShapeError(
+                f"attention pooling with heads of head_width={self.head_width} takes maps of a "
+                f"multiple of that many channels, got {width}"
+            )
+        grid = tuple(self.grid or size)
+        tokens = x.reshape(batch, -1, width)
+        tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
+        shape, init = (1 + grid[0] * grid[1], width), Normal(width**-0.5)
+        positions = self.param("pos_embed", init, shape, self.param_dtype)[None]
+        positions = resample_positions(positions, (size[0], size[1]), prefix=1, old_grid=grid)
+        tokens = tokens + positions.astype(tokens.dtype)
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dense = functools.partial(Dense, width, kernel_init=init, bias_init=zeros, **dtypes)
+        # The mean alone asks: what pixels would find is not looked at.
+        parts = dense(name="q")(tokens[:, :1]), dense(name="k")(tokens), dense(name="v")(tokens)
+        q, k, v = (part.reshape(batch, part.shape[1], -1, self.head_width) for part in parts)
+        return attend(q, k, v, implementation=self.implementation).reshape(batch, width)

@@ -14,7 +14,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
+from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
 
@@ -27,7 +27,7 @@ class SqueezeExcite(Checked):
 
     Attributes:
       ratio: the width between the two layers, as a part of the channels; it is rounded to a
-        multiple of 8.
+        multiple of ``rounding``.
       width: this width itself, instead of ``ratio``.
       activation: the function between the two layers, by name or callable.
       use_bias: whether the layers have biases.
@@ -36,6 +36,8 @@ class SqueezeExcite(Checked):
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
       norm: behind the first layer, by name or module (``flaxzoo.layers.norm``); None for none.
+      rounding: what divides the width that ``ratio`` gives.
+      bias_init: the initialiser of the biases; None for that of the kernels.
     """
 
     ratio: float = 1 / 16
@@ -47,12 +49,15 @@ class SqueezeExcite(Checked):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     norm: Any = None
+    rounding: int = 8
+    bias_init: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Scales ``[B, H, W, C]``, to the same shape; a BatchNorm inside asks for ``train``."""
         channels = x.shape[-1]
-        width = divisible(channels * self.ratio) if self.width is None else self.width
+        width, by = self.width, self.rounding
+        width = divisible(channels * self.ratio, by, by) if width is None else width
         gate = self._layer(width, "fc1")(x.mean((1, 2), keepdims=True))
         if self.norm is not None:
             dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -65,6 +70,8 @@ class SqueezeExcite(Checked):
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.plain_init:
             options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+        if self.bias_init is not None:
+            options["bias_init"] = self.bias_init
         return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
 
 
@@ -136,8 +143,8 @@ class GlobalContext(Checked):
     """Scales channels by gates computed from a mean over the image that is weighed by attention.
 
     Cao et al. 2019, https://arxiv.org/abs/1904.11492. Parameters are named as timm's
-    ``GlobalContext``: ``conv_attn``, and in ``mlp_scale`` the layers ``fc1`` and ``fc2`` with
-    ``norm`` between them.
+    ``GlobalContext``: ``conv_attn``, and in ``mlp_scale``, or ``mlp_add``, the layers ``fc1`` and
+    ``fc2`` with ``norm`` between them.
 
     Attributes:
       ratio: the width between the two layers, as a part of the channels.
@@ -147,6 +154,8 @@ class GlobalContext(Checked):
       kernel_init: the initialiser of all kernels; None for those of timm's module.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      adds: whether what the layers give is added to each pixel instead, and begins as zero.
+      hidden_init: the initialiser of the first layer's kernel; None for that of all.
     """
 
     ratio: float = 1 / 8
@@ -156,6 +165,8 @@ class GlobalContext(Checked):
     kernel_init: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    adds: bool = False
+    hidden_init: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -171,8 +182,11 @@ class GlobalContext(Checked):
         weights = nn.softmax(logits.astype(wide).reshape(images, -1), -1).astype(x.dtype)
         tokens = x.reshape(images, -1, channels)
         context = jnp.einsum("bn,bnc->bc", weights, tokens)[:, None, None, :]
-        own = self.kernel_init or FanIn()
+        own = self.hidden_init or self.kernel_init or FanIn()
         options = {"activation": self.activation, "kernel_init": own, "as_conv": True, **dtypes}
+        if self.adds:
+            options["last_init"] = zeros
+            return x + _NormFirstMlp(width, name="mlp_add", **options)(context)
         gate = _NormFirstMlp(width, name="mlp_scale", **options)(context)
         return x * as_activation(self.gate_activation)(gate)
 

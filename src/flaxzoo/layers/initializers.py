@@ -68,13 +68,20 @@ class Normal(Initializer):
 
     Attributes:
       std: the standard deviation.
+      mean: the mean.
     """
 
     std: float = 0.02
+    mean: float = 0.0
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
-        """Returns the normal distribution of this deviation."""
-        return Distribution(std=self.std)
+        """Returns the normal distribution of this deviation and mean."""
+        return Distribution(std=self.std, mean=self.mean)
+
+    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Draws the array by JAX."""
+        numbers = super().draw(key, shape, dtype)
+        return numbers + jnp.asarray(self.mean, dtype) if self.mean else numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -212,6 +212,8 @@ class EvoNormS0(Checked):
       groups: the number of groups, where that is given and their size follows.
       epsilon: is added to the variance.
       active: whether the activation is computed, and the deviation divided by.
+      divides: whether it is divided by where the activation is left out, too, as in timm's
+        ``EvoNorm2dS0a``.
       scale_init: the initialiser of the scale.
       dtype: the dtype of the result; None for that of the inputs.
       param_dtype: the dtype of the parameters ``v``, ``scale`` and ``bias``.
@@ -226,6 +228,7 @@ class EvoNormS0(Checked):
     scale_init: Any = ones
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    divides: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -243,6 +246,8 @@ class EvoNormS0(Checked):
             v = self.param("v", ones, (channels,), self.param_dtype)
             gated = x * nn.sigmoid(x * per_channel(v, x).astype(x.dtype))
             x = gated / self._deviation(x)
+        elif self.divides:
+            x = x / self._deviation(x)
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
         bias = self.param("bias", zeros, (channels,), self.param_dtype)
         return x * per_channel(scale, x).astype(x.dtype) + per_channel(bias, x).astype(x.dtype)

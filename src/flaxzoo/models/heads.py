@@ -20,13 +20,13 @@ from flaxzoo._checks import (
 from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention_pool import AttentionPoolLatent
+from flaxzoo.layers.attention_pool import AttentionPool2d, AttentionPoolLatent
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 
-_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention")
+_POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention", "attention2d")
 _DISTILLED = ("mean", "pair")
 # The poolings whose result both classifiers of a distilled head may see.
 _SHARED = ("avg", "max", "avg+max", None)
@@ -47,7 +47,8 @@ class Head(Checked):
         ``"avg+max"`` (their mean, timm's ``avgmax``) or None (or ``"none"``) for none; of tokens
         also ``"token"``, the first, ``"prefix"``, the mean of those before the patches', and
         ``"attention"``, what a learnt query finds (timm's ``map``,
-        ``flaxzoo.layers.attention_pool``). ``"auto"`` is the backbone's own way where the
+        ``flaxzoo.layers.attention_pool``); of maps ``"attention2d"``, what their mean finds (CLIP's
+        ResNets). ``"auto"`` is the backbone's own way where the
         head is part of a ``Classifier``; else it averages feature maps ``[B, H, W, C]`` and leaves
         other inputs as they are.
       prefix_tokens: how many tokens stand before those of the patches, which alone are averaged.
@@ -224,6 +225,13 @@ class Head(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.map_width is not None:
             x = self.widened(x, train)
+        if self.pooling == "attention2d":
+            if x.ndim != 4:
+                raise ShapeError(
+                    f"pooling='attention2d' takes maps of shape [B, H, W, C], got {list(x.shape)}; "
+                    "use pooling='attention' for tokens and None for pooled features"
+                )
+            return AttentionPool2d(name="attn_pool", **{**dtypes, **dict(self.attention)})(x)
         if self.pooling == "attention":
             check_tokens(x, "attention")
             pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})

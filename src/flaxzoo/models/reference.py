@@ -48,6 +48,7 @@ class Reference:
         model is built they say how many classes there are.
       fused: globs of the reference's names of tensors that only the form of inference has
         (``flaxzoo.Model.reparameterize``).
+      stem_pixels: how many pixels the first convolution sees as one, all channels of each together.
     """
 
     stem: tuple[str, ...] = ()
@@ -65,6 +66,7 @@ class Reference:
     options: tuple[tuple[str, Any], ...] = ()
     former_classifiers: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    stem_pixels: int = 1
 
     @property
     def random(self) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def from_reference(
         if resize is not None:
             array = resize(path, array, shape)
         if path in stems:
-            array = fit_channels(array, shape, any_number=adapt)
+            pixels = reference.stem_pixels
+            array = fit_channels(array, shape, any_number=adapt, pixels=pixels)
         leaves[path] = array
         present[name] = wanted[name] if array.shape == shape else tensors[name]
     for name, tensor in tensors.items():
@@ -189,7 +190,9 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return wide.astype(kernel.dtype)
 
 
-def fit_channels(kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool) -> np.ndarray:
+def fit_channels(
+    kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool, pixels: int = 1
+) -> np.ndarray:
     """A stem's kernel with the input channels of another shape, where it may be adapted.
 
     Args:
@@ -197,14 +200,20 @@ def fit_channels(kernel: np.ndarray, shape: tuple[int, ...], *, any_number: bool
       shape: wanted, likewise.
       any_number: whether a kernel of any number of channels is adapted, rather than only one for
         RGB images.
+      pixels: how many pixels stand side by side in the input channels.
 
     Returns:
       The kernel adapted, or as it is where it may not be or differs in more than its channels.
     """
     size = tuple(kernel.shape)
     alike = len(size) == len(shape) == 4 and (*size[:2], size[3]) == (*shape[:2], shape[3])
-    if not alike or size[2] == shape[2] or not (any_number or size[2] == RGB):
+    if not alike or size[2] == shape[2] or not (any_number or size[2] == RGB * pixels):
         return kernel
+    if pixels > 1:
+        # Pixels lie side by side as a wider kernel's do.
+        apart = kernel.reshape(size[0], size[1] * pixels, size[2] // pixels, size[3])
+        wanted = (size[0], size[1] * pixels, shape[2] // pixels, size[3])
+        return fit_channels(apart, wanted, any_number=any_number).reshape(shape)
     return adapt_channels(kernel.transpose(3, 2, 0, 1), shape[2]).transpose(2, 3, 1, 0)
 
 

@@ -276,7 +276,8 @@ def _fitted(
     for path in stem_kernels(expected, reference) if reference else ():
         if path in leaves:
             kernel, shape = np.asarray(leaves[path]), tuple(expected[path].shape)
-            leaves[path] = fit_channels(kernel, shape, any_number=any_channels)
+            options = {"any_number": any_channels, "pixels": reference.stem_pixels}
+            leaves[path] = fit_channels(kernel, shape, **options)
     return leaves
 
 
