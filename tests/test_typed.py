@@ -202,7 +202,7 @@ ANSWERED = {
         ("fz.models.get('resnet50', pretrained='IMAGENET1K_V2')", "pretrained=True"),
         ("fz.models.get('timm/resnet50.a1_in1k')", "pretrained='hf:timm/resnet50.a1_in1k'"),
         ("fz.models.get('resnet50', True)", "such as pretrained=..."),
-        ("fz.models.get('densenet121')", "docs/zoo.md"),
+        ("fz.models.get('unet')", "docs/zoo.md"),
         ("fz.train_step(state, X, y)", "train_step(state, (inputs, targets))"),
         ("fz.Trainer(model, optimizer=torch_adam)", "optimizer='adam'"),
         ("fz.Trainer(torch_module)", "a model of PyTorch"),

@@ -667,8 +667,9 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("mobilenet_v3_large", "mobilenetv3_large_100"),
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),
+        ("densenet dense_net", "densenet121"),
         (
-            "densenet121 densenet inception_v3 xception nasnet "
+            "inception_v3 xception nasnet "
             "squeezenet alexnet googlenet regnet shufflenet "
             "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "

@@ -575,6 +575,22 @@ FAMILIES: dict[str, Family] = {
         {"patch_dropout": 0.5, "attention_dropout": 0.5, "block_dropout": 0.5, **_RANDOM},
         kinds=_plain("deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
     ),
+    "densenet": Family(
+        "densenet121",
+        {"layers": (2, 1), "growth": 8, "bottleneck": 2},
+        (16, 24, 3),
+        (32, 24, 3),
+        (16, 16),
+        {"block_dropout": 0.5, "dropout": 0.5},
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (2, 1, 2), "growth": 8, "bottleneck": 2},
+                {"block_config": (2, 1, 2), "growth_rate": 8, "bn_size": 2},
+            )
+            for name in ("densenet121", "densenetblur121d")
+        ),
+    ),
     "edgenext": Family(
         "edgenext_xx_small",
         {**_EDGE, "kernel_sizes": (3, 5), "layer_scale": 0.5},
