@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import Constant, GlorotNormal, HeNormal
+from flaxzoo.layers.initializers import Constant, GlorotUniform, HeNormal
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def test_he_normal_has_the_variance_of_the_paper():
     assert HeNormal(groups=64).distribution((3, 3, 1, 64)).std == np.sqrt(2 / 9)
 
 
-def test_glorot_normal_has_the_variance_of_the_paper():
-    kernel = np.asarray(GlorotNormal(0.5)(jax.random.key(0), (64, 192)))
+def test_glorot_uniform_has_the_variance_of_the_paper():
+    kernel = np.asarray(GlorotUniform(0.5)(jax.random.key(0), (64, 192)))
     assert abs(kernel.std() / (0.5 * np.sqrt(2 / 256)) - 1) < 0.02
-    assert GlorotNormal().distribution((3, 3, 4, 8)).std == np.sqrt(2 / (12 * 9))
+    assert GlorotUniform().distribution((3, 3, 4, 8)).std == np.sqrt(2 / (12 * 9))
 
 
 def test_initialisers_are_values():

@@ -157,6 +157,8 @@ def test_biases_that_begin_by_the_fan_in_of_their_kernel(layer):
     layer = layer.clone(bias_init=FanInBias(scale=4.0))
     bias = layer.init(jax.random.key(0), normal(1, 2, 2, 100))["params"]["bias"]
     assert np.std(bias) == pytest.approx(0.2, rel=0.05)
+    # Uniform numbers.
+    assert np.abs(bias).max() == pytest.approx(0.2 * np.sqrt(3), rel=0.01)
 
 
 def test_a_bias_of_another_s_layer_does_not_know_its_fan_in():

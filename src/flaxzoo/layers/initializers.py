@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo.layers.lowering.drawing import STD_OF_CUT, Distribution, initialise_p, is_staged
+from flaxzoo.layers.lowering.drawing import (
+    LIMIT_OF_UNIFORM,
+    STD_OF_CUT,
+    Distribution,
+    draw_on_host,
+    initialise_p,
+    is_staged,
+)
 
 
 class Initializer:
@@ -38,7 +45,17 @@ class Initializer:
     def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Draws the array by JAX."""
         distribution = self.distribution(shape)
-        return jax.random.normal(key, shape, dtype) * jnp.asarray(distribution.std, dtype)
+        std = jnp.asarray(distribution.std, dtype)
+        if distribution.uniform:
+            limit = LIMIT_OF_UNIFORM
+            return jax.random.uniform(key, shape, dtype, -limit, limit) * std
+        return jax.random.normal(key, shape, dtype) * std
+
+    def on_host(
+        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
+    ) -> np.ndarray:
+        """Draws the array by NumPy."""
+        return draw_on_host(self.distribution(shape), generator, shape, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +99,21 @@ class Normal(Initializer):
         """Draws the array by JAX."""
         numbers = super().draw(key, shape, dtype)
         return numbers + jnp.asarray(self.mean, dtype) if self.mean else numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Initializer):
+    """Uniform numbers of one range, whatever the shape.
+
+    Attributes:
+      limit: how far they lie from 0 at most.
+    """
+
+    limit: float
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """Returns the uniform distribution of this range."""
+        return Distribution(std=self.limit / LIMIT_OF_UNIFORM, uniform=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +161,10 @@ class HeNormal(Initializer):
 
 
 @dataclasses.dataclass(frozen=True)
-class GlorotNormal(Initializer):
-    """Normal numbers of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010, eq. 12).
+class GlorotUniform(Initializer):
+    """Uniform numbers of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010, eq. 16).
 
-    PyTorch's ``xavier_uniform_`` draws uniform numbers of the same variance.
+    They are those of PyTorch's ``xavier_uniform_``.
 
     Attributes:
       gain: a number that they are multiplied by.
@@ -141,9 +173,9 @@ class GlorotNormal(Initializer):
     gain: float = 1.0
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
-        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        """Returns the uniform distribution for a kernel ``[..., in, out]`` of this shape."""
         fans = (shape[-2] + shape[-1]) * math.prod(shape[:-2])
-        return Distribution(std=self.gain * math.sqrt(2 / fans))
+        return Distribution(std=self.gain * math.sqrt(2 / fans), uniform=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +197,11 @@ class LecunNormal(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class FanIn(Initializer):
-    """Normal numbers of variance ``scale`` / fan-in.
+    """Uniform numbers of variance ``scale`` / fan-in.
 
-    PyTorch's own linear layers and convolutions begin with uniform numbers of the variance of a
-    scale of 1/3 (``kaiming_uniform_(a=sqrt(5))``), and some networks leave them so.
+    Of scale 1/3 they are those that PyTorch's own linear layers and convolutions begin with
+    (``kaiming_uniform_(a=sqrt(5))``): no larger than one over the root of the fan-in. Some networks
+    leave them so.
 
     Attributes:
       scale: the variance times the fan-in.
@@ -177,13 +210,13 @@ class FanIn(Initializer):
     scale: float = 1 / 3
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
-        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
-        return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])))
+        """Returns the uniform distribution for a kernel ``[..., in, out]`` of this shape."""
+        return Distribution(std=math.sqrt(self.scale / math.prod(shape[:-1])), uniform=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class FanInBias:
-    """Normal numbers of variance ``scale`` / fan-in, for a bias: PyTorch's own at a scale of 1/3.
+    """Uniform numbers of variance ``scale`` / fan-in, for a bias: PyTorch's own at a scale of 1/3.
 
     A bias does not tell how many inputs each output sees, its layer's kernel does: ``Dense`` and
     ``Conv`` of ``flaxzoo.layers`` ask ``bias_initializer`` with its shape.
@@ -208,15 +241,14 @@ def bias_initializer(initializer: Any, kernel_shape: Sequence[int]) -> Any:
     """
     if not isinstance(initializer, FanInBias):
         return initializer
-    return Normal(math.sqrt(initializer.scale / math.prod(kernel_shape[:-1])))
+    return Uniform(math.sqrt(3 * initializer.scale / math.prod(kernel_shape[:-1])))
 
 
 @dataclasses.dataclass(frozen=True)
 class FanOut(Initializer):
-    """Normal numbers of variance ``scale`` / fan-out.
+    """Uniform numbers of variance ``scale`` / fan-out.
 
-    Of scale 1/3 they have the variance of the uniform numbers that TensorFlow's EfficientNets
-    begin their classifiers with.
+    Of scale 1/3 they are those that TensorFlow's EfficientNets begin their classifiers with.
 
     Attributes:
       scale: the variance times the fan-out.
@@ -225,9 +257,9 @@ class FanOut(Initializer):
     scale: float = 1 / 3
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
-        """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
+        """Returns the uniform distribution for a kernel ``[..., in, out]`` of this shape."""
         fan = shape[-1] * math.prod(shape[:-2])
-        return Distribution(std=math.sqrt(self.scale / fan))
+        return Distribution(std=math.sqrt(self.scale / fan), uniform=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,27 +267,26 @@ class Halves(Initializer):
     """The second half of the last axis begins otherwise than the first.
 
     Attributes:
-      first: the initialiser of the first half, which sees the shape of both; one without a cut.
+      first: the initialiser of the first half, which sees the shape of both.
       second: that of the second half, likewise.
     """
 
     first: Any
     second: Any
 
-    def distribution(self, shape: tuple[int, ...]) -> Distribution:
-        """Returns the distribution of each place of the last axis."""
-        both = [half.distribution(shape) for half in (self.first, self.second)]
-        counts = (shape[-1] // 2, shape[-1] - shape[-1] // 2)
-        return Distribution(
-            std=np.repeat([half.std for half in both], counts),
-            mean=np.repeat([half.mean for half in both], counts),
-        )
-
     def draw(self, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Draws both by JAX."""
         keys, half = jax.random.split(key), shape[-1] // 2
         first = self.first.draw(keys[0], shape, dtype)[..., :half]
         return jnp.concatenate([first, self.second.draw(keys[1], shape, dtype)[..., half:]], -1)
+
+    def on_host(
+        self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
+    ) -> np.ndarray:
+        """Draws both by NumPy."""
+        half = shape[-1] // 2
+        first = self.first.on_host(generator, shape, dtype)[..., :half]
+        return np.concatenate([first, self.second.on_host(generator, shape, dtype)[..., half:]], -1)
 
 
 zeros = Constant(0.0)

@@ -27,7 +27,7 @@ from flaxzoo.layers.conv import Conv, as_padding
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import GlorotNormal, HeNormal, Normal
+from flaxzoo.layers.initializers import GlorotUniform, HeNormal, Normal
 from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import anti_alias
 
@@ -233,8 +233,8 @@ class InvertedResidual(MobileBlock):
 
     @nn.nowrap
     def _by_experts(self, x: jax.Array, train: bool) -> jax.Array:
-        # timm's own begins: uniform numbers of variance 1 / 3 (fan-in + fan-out).
-        init = GlorotNormal((1 / 6) ** 0.5)
+        # Of variance 1 / 3 (fan-in + fan-out), as timm's.
+        init = GlorotUniform((1 / 6) ** 0.5)
         route = Dense(self.experts, kernel_init=init, name="routing_fn", **self.dtypes)
         shares = nn.sigmoid(route(x.mean((1, 2))))
         options = {"experts": self.experts, "padding": self.padding, **self.dtypes}

@@ -19,7 +19,7 @@ from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
-from flaxzoo.layers.initializers import GlorotNormal, HeNormal
+from flaxzoo.layers.initializers import GlorotUniform, HeNormal
 from flaxzoo.layers.inverted_residual import MobileBlock
 from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.layers.pool import anti_alias
@@ -173,7 +173,7 @@ class MultiQueryAttention(Checked):
         return jnp.broadcast_to(tokens, (*tokens.shape[:2], self.heads, x.shape[-1]))
 
     def _conv(self, x: jax.Array, features: int, name: str, size: int = 1, **options: Any) -> Any:
-        options |= {"kernel_init": GlorotNormal(), "name": name, **self._dtypes}
+        options |= {"kernel_init": GlorotUniform(), "name": name, **self._dtypes}
         return Conv(features, size, **options)(x)
 
     def _reduced(self, x: jax.Array, name: str, train: bool) -> jax.Array:

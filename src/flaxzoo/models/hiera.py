@@ -34,7 +34,7 @@ from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import Constant, GlorotNormal, LecunNormal, Normal, zeros
+from flaxzoo.layers.initializers import Constant, GlorotUniform, LecunNormal, Normal, zeros
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.layers.transformer import TransformerBlock
@@ -187,7 +187,7 @@ class HieraBlock(TransformerBlock):
     @nn.nowrap
     def _kernel_init(self, last: bool = False) -> Any:
         gain = 1 / math.sqrt(2 * self.number) if last else 1.0
-        return GlorotNormal(gain) if self.weight_init == "xavier" else Normal(0.02 * gain)
+        return GlorotUniform(gain) if self.weight_init == "xavier" else Normal(0.02 * gain)
 
 
 class Hiera(Backbone):

@@ -40,7 +40,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import (
     FanIn,
-    GlorotNormal,
+    GlorotUniform,
     HeNormal,
     Normal,
     ones,
@@ -369,7 +369,7 @@ class MapBlock(TransformerBlock):
     @property
     def kernel_init(self) -> Any:
         """The initialiser of the kernels."""
-        return Normal(0.02) if self.normal_init else GlorotNormal()
+        return Normal(0.02) if self.normal_init else GlorotUniform()
 
     @property
     def mlp_bias_init(self) -> Any:

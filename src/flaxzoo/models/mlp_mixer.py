@@ -27,7 +27,7 @@ from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import GlorotNormal, Normal, ones, zeros
+from flaxzoo.layers.initializers import GlorotUniform, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp
 from flaxzoo.layers.norm import LayerNorm, as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.layers.patch_embed import PatchEmbed
@@ -144,7 +144,7 @@ class MixerBlock(Checked):
             hidden,
             activation=self.activation,
             dropout=self.block_dropout,
-            kernel_init=GlorotNormal(),
+            kernel_init=GlorotUniform(),
             bias_init=Normal(1e-6),
             name=name,
             dtype=self.dtype,
@@ -168,7 +168,7 @@ class LinearBlock(MixerBlock):
         """Maps tokens ``[B, N, C]`` to the same shape."""
         mix = Dense(
             x.shape[1],
-            kernel_init=GlorotNormal(),
+            kernel_init=GlorotUniform(),
             bias_init=zeros,
             name="linear_tokens",
             dtype=self.dtype,

@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import GlorotNormal, LecunNormal, Normal, zeros
+from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, zeros
 from flaxzoo.layers.lowering.recurrence import run_recurrence
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
@@ -111,7 +111,7 @@ class CrossLSTM(Checked):
         rows = x.transpose(2, 0, 1, 3).reshape(width, batch * height, channels)
         rows = lstm(name="rnn_h")(rows).reshape(width, batch, height, -1)
         both = [columns.transpose(1, 0, 2, 3), rows.transpose(1, 2, 0, 3)]
-        options: dict[str, Any] = {"kernel_init": GlorotNormal(), "bias_init": zeros, **dtypes}
+        options: dict[str, Any] = {"kernel_init": GlorotUniform(), "bias_init": zeros, **dtypes}
         return Dense(channels, name="fc", **options)(jnp.concatenate(both, axis=-1))
 
 
@@ -160,7 +160,7 @@ class SequencerBlock(Checked):
         y = CrossLSTM(self.units, name="rnn_tokens", **options)(normalise(x, "norm1"))
         x = x + drop(y, "drop_path1")
         fields: dict[str, Any] = {"activation": self.activation, "dropout": self.block_dropout}
-        fields |= {"kernel_init": GlorotNormal(), "bias_init": Normal(1e-6), **dtypes}
+        fields |= {"kernel_init": GlorotUniform(), "bias_init": Normal(1e-6), **dtypes}
         mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), name="mlp_channels", **fields)
         return x + drop(mlp(normalise(x, "norm2"), train), "drop_path2")
 

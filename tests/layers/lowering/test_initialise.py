@@ -14,10 +14,14 @@ from flaxzoo.layers.initializers import (
     Constant,
     FanIn,
     FanOut,
+    GlorotUniform,
+    Halves,
     HeNormal,
     LecunNormal,
     Normal,
     TruncatedNormal,
+    Uniform,
+    ones,
 )
 from flaxzoo.layers.lowering.drawing import Distribution, draw_on_host
 from flaxzoo.layers.lowering.initialise import filled, initialise
@@ -61,12 +65,14 @@ def test_numbers_have_the_initialisers_distribution():
 
 @pytest.mark.parametrize(
     "initializer",
-    [HeNormal(), HeNormal("fan_in"), LecunNormal(), FanIn(), FanOut(), Normal(), TruncatedNormal()],
+    [
+        *(HeNormal(), HeNormal("fan_in"), LecunNormal(), Normal(), TruncatedNormal()),
+        *(FanIn(), FanOut(), GlorotUniform(), Uniform(0.3), Halves(FanIn(), ones)),
+    ],
 )
 def test_host_and_device_draw_alike(initializer):
     shape = (3, 3, 64, 128)
-    distribution = initializer.distribution(shape)
-    host = draw_on_host(distribution, np.random.default_rng(0), shape, jnp.float32)
+    host = initializer.on_host(np.random.default_rng(0), shape, jnp.float32)
     device = np.asarray(initializer(jax.random.key(0), shape))
     assert host.dtype == device.dtype == np.float32
     quantiles = np.linspace(0.01, 0.99, 25)
@@ -76,6 +82,21 @@ def test_host_and_device_draw_alike(initializer):
     )
     np.testing.assert_allclose(host.std(), spread, rtol=0.01)
     np.testing.assert_allclose(np.abs(host).max(), np.abs(device).max(), rtol=0.2)
+
+
+@pytest.mark.parametrize("initializer", [FanIn(), FanOut(), GlorotUniform(), Uniform(0.2)])
+def test_uniform_numbers_end_where_the_reference_s_do(initializer):
+    shape = (3, 3, 64, 128)
+    limits = {FanIn: 64 * 9, FanOut: 128 * 9, GlorotUniform: 192 * 9 / 6, Uniform: 25}
+    limit = 1 / np.sqrt(limits[type(initializer)])
+    for numbers in (
+        initializer.on_host(np.random.default_rng(0), shape, jnp.float32),
+        np.asarray(initializer(jax.random.key(0), shape)),
+    ):
+        # As many in each tenth of the range.
+        counts, _ = np.histogram(numbers, np.linspace(-limit, limit, 11))
+        assert counts.sum() == numbers.size
+        np.testing.assert_allclose(counts, numbers.size / 10, rtol=0.03)
 
 
 def test_lecun_normal_is_that_of_jax():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,15 +49,20 @@ class Distribution:
       mean: the mean, likewise.
       cut: how many deviations of the uncut normal distribution an element may be from the mean;
         None for any. ``std`` is what remains after the cut.
+      uniform: whether all numbers up to a distance from the mean are as likely, rather than normal.
     """
 
     std: float | np.ndarray
     mean: float | np.ndarray = 0.0
     cut: float | None = None
+    uniform: bool = False
 
 
 # The standard deviation of a standard normal distribution cut at two deviations.
 STD_OF_CUT = 0.87962566103423978
+
+# How far uniform numbers of deviation 1 lie from their mean at most.
+LIMIT_OF_UNIFORM = math.sqrt(3)
 
 
 def draw_on_host(
@@ -69,8 +75,11 @@ def draw_on_host(
     """
     if not np.any(distribution.std):
         return np.full(shape, distribution.mean, dtype)
-    numbers = _standard_normal(generator, shape, dtype)
     std = distribution.std
+    if distribution.uniform:
+        numbers = _uniform(generator, shape, dtype)
+    else:
+        numbers = _standard_normal(generator, shape, dtype)
     if distribution.cut is not None:
         if distribution.cut != 2:
             raise ValueError(f"cut must be 2 or None, got {distribution.cut!r}")
@@ -86,9 +95,20 @@ def draw_on_host(
 def _standard_normal(
     generator: np.random.Generator, shape: tuple[int, ...], dtype: Any
 ) -> np.ndarray:
+    return generator.standard_normal(shape, _wide(dtype))
+
+
+def _uniform(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Numbers of deviation 1."""
+    numbers = generator.random(shape, _wide(dtype))
+    numbers -= 0.5
+    numbers *= 2 * LIMIT_OF_UNIFORM
+    return numbers
+
+
+def _wide(dtype: Any) -> Any:
     # Half precision is drawn in single.
-    wide = np.float64 if jnp.dtype(dtype) == np.float64 else np.float32
-    return generator.standard_normal(shape, wide)
+    return np.float64 if jnp.dtype(dtype) == np.float64 else np.float32
 
 
 # Its parameter ``initializer`` has ``draw(key, shape, dtype)`` and ``distribution(shape)``.

@@ -18,7 +18,7 @@ from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
 from flaxzoo._programs import Jitted, cleared, computing, once
-from flaxzoo.layers.lowering.drawing import draw_on_host, initialise_p, staged
+from flaxzoo.layers.lowering.drawing import initialise_p, staged
 from flaxzoo.layers.lowering.repeats import initial_shapes
 from flaxzoo.layers.lowering.switch import is_plain
 
@@ -180,9 +180,7 @@ def _on_host(eqn: Any, inputs: list[Any]) -> list[Any] | None:
     name, params = eqn.primitive.name, eqn.params
     if eqn.primitive is initialise_p:
         generator = np.random.default_rng(np.asarray(inputs[0]).ravel().tolist())
-        shape, dtype = params["shape"], params["dtype"]
-        distribution = params["initializer"].distribution(shape)
-        return [draw_on_host(distribution, generator, shape, dtype)]
+        return [params["initializer"].on_host(generator, params["shape"], params["dtype"])]
     if name == "broadcast_in_dim" and np.ndim(inputs[0]) == 0 and len(inputs) == 1:
         return [np.full(params["shape"], inputs[0], eqn.outvars[0].aval.dtype)]
     if name in _JITS and all(map(_is_light, _equations(_inner(eqn).jaxpr))):
