@@ -167,6 +167,7 @@ class Attention(Checked):
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``attend``).
       kernel_init: the initialiser of all kernels.
       proj_init: that of the last layer's; None for the same.
+      bias_init: that of the layers' biases.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -192,6 +193,7 @@ class Attention(Checked):
     proj_init: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    bias_init: Any = zeros
 
     @nn.compact
     def __call__(
@@ -300,7 +302,7 @@ class Attention(Checked):
             features,
             use_bias=use_bias,
             kernel_init=self.proj_init if last else self.kernel_init,
-            bias_init=zeros,
+            bias_init=self.bias_init,
             name=name,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -13,7 +13,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import FanIn, ones, zeros
+from flaxzoo.layers.initializers import FanIn, ones, plain_bias
 from flaxzoo.layers.norm import normalise_and_activate
 
 
@@ -35,7 +35,7 @@ class ConvNorm(Checked):
         none, not even that of a norm such as ``flaxzoo.layers.norm.EvoNormS0``.
       names: those of the two submodules.
       kernel_init: the initialiser of the kernel, by default that of PyTorch's layers.
-      bias_init: that of the bias.
+      bias_init: that of the bias, likewise.
       scale_init: that of the norm's scale.
       dilation: the distances between the kernel's elements.
       dtype: the dtype of the computation; None promotes inputs and parameters.
@@ -54,7 +54,7 @@ class ConvNorm(Checked):
     activation: str | Callable[[jax.Array], jax.Array] | None = None
     names: tuple[str, str] = ("conv", "bn")
     kernel_init: Any = FanIn()
-    bias_init: Any = zeros
+    bias_init: Any = plain_bias
     scale_init: Any = ones
     dilation: int = 1
     dtype: Any = None

@@ -19,7 +19,7 @@ from flaxzoo.layers.attention import head_width
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import FanIn, Normal, ones, zeros
+from flaxzoo.layers.initializers import FanIn, Normal, ones, plain_bias, zeros
 from flaxzoo.layers.pos_embed import Grid
 
 
@@ -31,7 +31,8 @@ class FourierPositions(Checked):
     Attributes:
       features: the width of the positions.
       frequencies: the number of sines and cosines of each coordinate.
-      kernel_init: the initialiser of the layer's kernel.
+      kernel_init: the initialiser of the layer's kernel, by default that of PyTorch's layers.
+      bias_init: that of its bias, likewise.
       dtype: the dtype of the computation; None promotes table and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -39,14 +40,16 @@ class FourierPositions(Checked):
     features: int
     frequencies: int = 32
     kernel_init: Any = FanIn()
+    bias_init: Any = plain_bias
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, grid: Grid) -> jax.Array:
         """Returns the positions of a grid's cells, ``[1, rows, columns, features]``."""
-        options: dict[str, Any] = {"use_bias": True, "kernel_init": self.kernel_init}
-        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options |= {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options["use_bias"] = True
         return Conv(self.features, 1, name="token_projection", **options)(
             jnp.asarray(_fourier_table(grid, self.frequencies))
         )

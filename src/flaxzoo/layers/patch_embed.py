@@ -13,7 +13,7 @@ import numpy as np
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
-from flaxzoo.layers.initializers import HeNormal, LecunNormal, zeros
+from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import resize_weights
 
@@ -32,8 +32,9 @@ class PatchEmbed(Checked):
         (``flaxzoo.layers.norm``); None for none.
       norm_epsilon: the epsilon of this normalisation; None for its own.
       pad: whether images are filled up with zeros, below and at the right, to whole patches.
-      kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
-      bias_init: that of the bias.
+      kernel_init: the initialiser of the kernel ``[height, width, C, features]``, by default that
+        of PyTorch's convolutions.
+      bias_init: that of the bias, likewise.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -44,8 +45,8 @@ class PatchEmbed(Checked):
     norm: Any = None
     norm_epsilon: float | None = None
     pad: bool = False
-    kernel_init: Any = LecunNormal()
-    bias_init: Any = zeros
+    kernel_init: Any = FanIn()
+    bias_init: Any = plain_bias
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -101,6 +102,7 @@ class OverlapPatchEmbed(Checked):
         (``flaxzoo.layers.norm``); None for none.
       norm_epsilon: the epsilon of this normalisation; None for its own.
       kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
+      bias_init: that of the bias.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -111,6 +113,7 @@ class OverlapPatchEmbed(Checked):
     norm: Any = None
     norm_epsilon: float | None = None
     kernel_init: Any = HeNormal()
+    bias_init: Any = zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -123,7 +126,8 @@ class OverlapPatchEmbed(Checked):
           train: whether a BatchNorm uses the batch's statistics.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"use_bias": True, "kernel_init": self.kernel_init, **dtypes}
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        options: dict[str, Any] = {"use_bias": True, **inits, **dtypes}
         x = Conv(self.features, self.kernel_size, self.stride, name="proj", **options)(x)
         if self.norm is None:
             return x

@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
-from flaxzoo.layers.initializers import FanIn, Normal, zeros
+from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.pos_embed import Grid, square
 
@@ -106,8 +106,8 @@ class RelativeMlp(Checked):
       heads: the number of heads.
       hidden: the units between the layers.
       dropout: the rate at which these are dropped.
-      kernel_init: the initialiser of the kernels.
-      bias_init: that of the biases.
+      kernel_init: the initialiser of the kernels, by default that of PyTorch's layers.
+      bias_init: that of the biases, likewise.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
     """
@@ -116,7 +116,7 @@ class RelativeMlp(Checked):
     hidden: int = 128
     dropout: float = 0.125
     kernel_init: Any = FanIn()
-    bias_init: Any = zeros
+    bias_init: Any = plain_bias
     dtype: Any = None
     param_dtype: Any = jnp.float32
 

@@ -12,7 +12,7 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.pos_embed import Grid, learnt_positions
 
-_INIT = Normal(1e-6)
+_INIT, _DISTILLATION_INIT = Normal(1e-6), Normal(0.02)
 
 
 def patch_tokens(
@@ -45,7 +45,8 @@ def patch_tokens(
         ``no_embed_class``).
       learnt: whether there are positions; networks whose attention knows them may have none.
       old_grid: the grid that the positions are for (see ``learnt_positions``).
-      init: the initialiser of the tokens before the patches.
+      init: the initialiser of the tokens before the patches but the distillation token, which
+        begins with a deviation of 0.02.
       param_dtype: the dtype of the parameters.
 
     Returns:
@@ -58,11 +59,11 @@ def patch_tokens(
         raise ShapeError(f"patches must have shape [B, H, W, C], got {list(patches.shape)}")
     batch, rows, columns, width = patches.shape
     prefix = [
-        learnt_tokens(module, name, count, patches, init=init, param_dtype=param_dtype)
-        for name, count in (
-            ("cls_token", int(class_token)),
-            ("dist_token", int(distillation_token)),
-            ("reg_token", register_tokens),
+        learnt_tokens(module, name, count, patches, init=start, param_dtype=param_dtype)
+        for name, count, start in (
+            ("cls_token", int(class_token), init),
+            ("dist_token", int(distillation_token), _DISTILLATION_INIT),
+            ("reg_token", register_tokens, init),
         )
         if count
     ]

@@ -132,7 +132,8 @@ class Beit(PatchBackbone):
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
         x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
-        token = learnt_tokens(self, "cls_token", 1, x, param_dtype=self.param_dtype)
+        own = {"init": Normal(0.02), "param_dtype": self.param_dtype}
+        token = learnt_tokens(self, "cls_token", 1, x, **own)
         x = jnp.concatenate([token, x.reshape(x.shape[0], -1, self.width)], axis=1)
         return nn.Dropout(self.position_dropout, name="pos_drop")(x, deterministic=not train)
 

@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.class_attention import ClassBlock
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import FanIn, Normal, zeros
+from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.norm import scaled_channels
 from flaxzoo.layers.patch_embed import PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import learnt_positions
@@ -228,8 +228,7 @@ class Cait(LateTokenBackbone, GridBackbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
-        options: dict[str, Any] = {"kernel_init": FanIn(), "name": "patch_embed", **self.dtypes}
-        x = PatchEmbed(self.width, self.patch_size, **options)(x, train)
+        x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
         x = x.reshape(x.shape[0], math.prod(self.grid), self.width)
         positions = learnt_positions(
             self, self.grid, self.width, old_grid=self.grid, dtype=self.param_dtype

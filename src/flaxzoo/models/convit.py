@@ -26,7 +26,7 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateValueAttention, weight_hook
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Initializer, ones, plain_bias, zeros
+from flaxzoo.layers.initializers import Initializer, ones, zeros
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.lowering.drawing import Distribution
 from flaxzoo.layers.patch_embed import PatchEmbed, resample_kernel
@@ -267,8 +267,7 @@ class ConVit(LateTokenBackbone, GridBackbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
-        x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **options)(x, train)
+        x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
         x = x.reshape(x.shape[0], math.prod(self.grid), self.width)
         if self.positions:
             positions = learnt_positions(

@@ -322,7 +322,6 @@ class CrossVit(Backbone):
         if self.conv_patches:
             x = ConvPatchEmbed(width, side, **options)(x)
         else:
-            options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
             x = PatchEmbed(width, side, **options)(x, train)
         x = x.reshape(x.shape[0], rows * columns, width)
         token = learnt_tokens(

@@ -27,7 +27,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import TruncatedNormal
+from flaxzoo.layers.initializers import TruncatedNormal, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
@@ -150,7 +150,8 @@ class SplitBlock(EdgeBlock):
         batch, height, width, channels = x.shape
         y = self.chained(x)
         if self.positions:
-            options = {"kernel_init": _INIT, "name": "pos_embd", **self.dtypes}
+            options = {"kernel_init": _INIT, "bias_init": zeros, **self.dtypes}
+            options["name"] = "pos_embd"
             y = y + FourierPositions(channels, **options)((height, width)).astype(y.dtype)
         attention = CrossCovarianceAttention(
             self.heads,

@@ -28,7 +28,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, zeros
+from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
@@ -107,6 +107,7 @@ class ConvNormMlp(Mlp):
     norm: Any = "batch"
     as_conv: bool = True
     kernel_init: Any = FanIn()
+    bias_init: Any = plain_bias
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -150,6 +151,7 @@ class StridedConvs(nn.Module):
             options: dict[str, Any] = {
                 "use_bias": True,
                 "kernel_init": FanIn(),
+                "bias_init": plain_bias,
                 **dtypes,
             }
             x = Conv(width, 3, 2, name=f"conv{number}", **options)(x)

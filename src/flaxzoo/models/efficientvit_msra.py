@@ -198,7 +198,7 @@ class PatchMerging(_Layers, kw_only=True):
         options: dict[str, Any] = {"activation": "relu", **self.dtypes}
         x = ConvNorm(hidden, name="conv1", **options)(x, train)
         x = ConvNorm(hidden, 3, 2, hidden, name="conv2", **options)(x, train)
-        x = SqueezeExcite(0.25, name="se", **self.dtypes)(x)
+        x = SqueezeExcite(0.25, plain_init=True, name="se", **self.dtypes)(x)
         return ConvNorm(self.features, name="conv3", **self.dtypes)(x, train)
 
 

@@ -29,7 +29,7 @@ from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateAttention
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal
+from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.patch_embed import (
     PatchDropout,
     PatchEmbed,
@@ -270,7 +270,7 @@ class Eva(PatchBackbone):
 
     def _patches(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
-        options = {"use_bias": not self.pre_norm, "kernel_init": FanIn(), **self.dtypes}
+        options = {"use_bias": not self.pre_norm, **self.dtypes}
         return PatchEmbed(self.width, self.patch_size, name="patch_embed", **options)(x, train)
 
     def _tokens(self, x: jax.Array, train: bool) -> jax.Array:

@@ -34,7 +34,14 @@ from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import Constant, GlorotUniform, LecunNormal, Normal, zeros
+from flaxzoo.layers.initializers import (
+    Constant,
+    GlorotUniform,
+    LecunNormal,
+    Normal,
+    plain_bias,
+    zeros,
+)
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.layers.transformer import TransformerBlock
@@ -290,8 +297,11 @@ class Hiera(Backbone):
         numbers = self._kept_units(x.shape[0], train)
         if numbers is not None:
             x = jnp.where(self._seen(numbers), x, jnp.zeros((), x.dtype))
-        init = LecunNormal() if self.weight_init == "xavier" else Normal(0.02)
-        options: dict[str, Any] = {"kernel_init": init, **self.dtypes}
+        if self.weight_init == "xavier":
+            inits: dict[str, Any] = {"kernel_init": LecunNormal(), "bias_init": zeros}
+        else:
+            inits = {"kernel_init": Normal(0.02), "bias_init": plain_bias}
+        options = {**inits, **self.dtypes}
         x = OverlapPatchEmbed(self.width, 7, _STRIDE, name="patch_embed", **options)(x, train)
         x = unrolled(x + self._positions().astype(x.dtype), len(self.layers) - 1)
         if numbers is None:

@@ -739,7 +739,8 @@ class MaxxViT(Backbone):
         options = {**super().head_options(), **inits}
         if self.head_width is None:
             return options
-        hidden = {"hidden": (self.head_width,), "activation": "tanh"}
+        hidden: dict[str, Any] = {"hidden": (self.head_width,), "activation": "tanh"}
+        hidden["hidden_bias_init"] = plain_bias
         return {**options, **hidden, "norm": self.norm, "norm_epsilon": self.norm_epsilon}
 
     @nn.nowrap

@@ -27,7 +27,7 @@ from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import GlorotUniform, Normal, ones, zeros
+from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, ones, zeros
 from flaxzoo.layers.mlp import GluMlp, Mlp
 from flaxzoo.layers.norm import LayerNorm, as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.layers.patch_embed import PatchEmbed
@@ -268,7 +268,8 @@ class MlpMixer(GridBackbone):
         yield Part("norm", self._norm, owns=("norm",), takes="tokens", depth=last)
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        patches = PatchEmbed(self.width, self.patch_size, name="stem", **self.dtypes)
+        options = {"kernel_init": LecunNormal(), "bias_init": zeros, "name": "stem", **self.dtypes}
+        patches = PatchEmbed(self.width, self.patch_size, **options)
         x = patches(self.whole_patches(x), train)
         return x.reshape(x.shape[0], math.prod(self.grid), self.width)
 

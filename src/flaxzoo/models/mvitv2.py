@@ -29,8 +29,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, zeros
-from flaxzoo.layers.lowering.drawing import STD_OF_CUT
+from flaxzoo.layers.initializers import FanIn, TruncatedNormal, plain_bias, zeros
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pool import max_pool
@@ -48,8 +47,7 @@ _PASSED_ON = (
     *("class_token", "mlp_ratio", "activation", "qkv_bias", "norm", "norm_epsilon"),
     *("implementation", "dtype", "param_dtype"),
 )
-# Of numbers with a deviation of 0.02 before what is beyond two of these is cut.
-_INIT = Normal(0.02 * STD_OF_CUT)
+_INIT = TruncatedNormal(0.02)
 
 
 class PoolingAttention(Checked):
@@ -114,7 +112,7 @@ class PoolingAttention(Checked):
         first, x = jnp.split(x, [int(self.class_token)], axis=1)
         x = jnp.moveaxis(x, 2, 1).reshape(batch, heads, *self.grid, width)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"groups": width, "kernel_init": FanIn(1 / 3), **dtypes}
+        options: dict[str, Any] = {"groups": width, "kernel_init": FanIn(), **dtypes}
         x = Conv(width, 3, stride, name=f"pool_{name}", **options)(x)
         x = jnp.moveaxis(x.reshape(batch, heads, -1, width), 1, 2)
         norm = make_norm(self.norm, f"norm_{name}", epsilon=self.norm_epsilon, **dtypes)
@@ -311,7 +309,7 @@ class MultiScaleVisionTransformer(Backbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         check_image_size(x, self.input_shape)
-        options: dict[str, Any] = {"kernel_init": FanIn(1 / 3), **self.dtypes}
+        options = {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
         x = OverlapPatchEmbed(self.width, 7, _PATCH, name="patch_embed", **options)(x, train)
         x = x.reshape(x.shape[0], -1, self.width)
         if not self.class_token:

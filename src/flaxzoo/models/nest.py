@@ -26,7 +26,7 @@ from flaxzoo.layers.attention import Attention, check_heads
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
@@ -222,8 +222,9 @@ class Nest(Backbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         check_image_size(x, self.input_shape)
-        options: dict[str, Any] = {"kernel_init": Normal(0.02), "name": "patch_embed"}
-        return PatchEmbed(self.widths[0], self.patch_size, **options, **self.dtypes)(x, train)
+        options: dict[str, Any] = {"kernel_init": Normal(0.02), "bias_init": zeros, **self.dtypes}
+        options["name"] = "patch_embed"
+        return PatchEmbed(self.widths[0], self.patch_size, **options)(x, train)
 
     def _pool(self, level: int, x: jax.Array, train: bool) -> jax.Array:
         options: dict[str, Any] = {"norm": self.norm, "norm_epsilon": self.norm_epsilon}

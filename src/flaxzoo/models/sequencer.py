@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, zeros
+from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, Uniform, zeros
 from flaxzoo.layers.lowering.recurrence import run_recurrence
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
@@ -69,7 +69,7 @@ class BidirectionalLSTM(Checked):
 
     def run(self, x: jax.Array, suffix: str) -> jax.Array:
         """Runs one direction."""
-        size, init = self.units, Normal(1 / math.sqrt(3 * self.units))
+        size, init = self.units, Uniform(1 / math.sqrt(self.units))
 
         def param(name: str, *shape: int) -> Any:
             return self.param(f"{name}_{suffix}", init, (*shape, 4 * size), self.param_dtype)

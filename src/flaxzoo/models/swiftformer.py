@@ -242,7 +242,8 @@ class SwiftFormer(Backbone):
 
     def _down(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
         options: dict[str, Any] = {"use_bias": True, "kernel_init": _INIT, **self.dtypes}
-        options |= {"names": ("proj", "norm"), "name": f"stages_{stage}_downsample"}
+        options |= {"bias_init": zeros, "names": ("proj", "norm")}
+        options["name"] = f"stages_{stage}_downsample"
         return ConvNorm(self.widths[stage], 3, 2, **options)(x, train)
 
     def _norm(self, x: jax.Array, train: bool) -> jax.Array:

@@ -24,7 +24,7 @@ from flaxzoo.layers.attention import Attention, check_heads
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import HeNormal, Normal
+from flaxzoo.layers.initializers import HeNormal, Normal, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
@@ -170,7 +170,7 @@ class Twins(Backbone):
         # What is no whole patch is not seen.
         x = x[:, : x.shape[1] // size * size, : x.shape[2] // size * size]
         options: dict[str, Any] = {"norm": "layer", "norm_epsilon": 1e-5, **self.dtypes}
-        options |= {"kernel_init": HeNormal(), "name": f"patch_embeds_{stage}"}
+        options |= {"kernel_init": HeNormal(), "bias_init": zeros, "name": f"patch_embeds_{stage}"}
         x = PatchEmbed(self.widths[stage], size, **options)(x, train)
         drop = nn.Dropout(self.position_dropout, name=f"pos_drops_{stage}")
         return drop(x, deterministic=not train)

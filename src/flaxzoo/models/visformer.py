@@ -33,7 +33,7 @@ from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, check_heads, weigh
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import HeNormal, Normal
+from flaxzoo.layers.initializers import HeNormal, Normal, zeros
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_map
@@ -263,7 +263,7 @@ class Visformer(Backbone):
         # What is no whole patch is not seen.
         x = x[:, : x.shape[1] // size * size, : x.shape[2] // size * size]
         options = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, **self.dtypes}
-        options |= {"kernel_init": HeNormal(), "name": f"patch_embed{number}"}
+        options |= {"kernel_init": HeNormal(), "bias_init": zeros, "name": f"patch_embed{number}"}
         x = PatchEmbed(self.widths[stage], size, **options)(x, train)
         shape, init = (1, *x.shape[1:]), Normal(0.02)
         x = x + self.param(f"pos_embed{number}", init, shape, self.param_dtype).astype(x.dtype)

@@ -23,7 +23,7 @@ from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn
+from flaxzoo.layers.initializers import FanIn, plain_bias
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, RelativeMlp, RelativeTable
@@ -41,6 +41,8 @@ _PASSED_ON = (
     "param_dtype",
 )
 _POSITIONS = ("mlp", "table")
+# All layers begin as PyTorch's do.
+_PLAIN = {"kernel_init": FanIn(), "bias_init": plain_bias}
 
 
 class RelPosAttention(Attention):
@@ -84,16 +86,15 @@ class RelPosBlock(TransformerBlock):
     @nn.nowrap
     def attention_options(self) -> dict[str, Any]:
         """Returns what this attention has."""
-        begin = {"kernel_init": FanIn()}
         if self.relative is None:
-            return begin
+            return _PLAIN
         own = {"relative": self.relative, "grid": self.grid, "class_token": self.class_token}
-        return {**begin, **own}
+        return {**_PLAIN, **own}
 
     @nn.nowrap
     def mlp_options(self) -> dict[str, Any]:
         """Returns how its MLP begins."""
-        return {"kernel_init": FanIn()}
+        return _PLAIN
 
 
 class RelPosPostNormBlock(PostNormBlock, RelPosBlock):
@@ -219,8 +220,7 @@ class RelPosVisionTransformer(PatchBackbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.whole_patches(x)
-        options = {"kernel_init": FanIn(), "name": "patch_embed", **self.dtypes}
-        x = PatchEmbed(self.width, self.patch_size, **options)(x, train)
+        x = PatchEmbed(self.width, self.patch_size, name="patch_embed", **self.dtypes)(x, train)
         x = x.reshape(x.shape[0], -1, self.width)
         if self.class_token:
             token = learnt_tokens(self, "cls_token", 1, x, param_dtype=self.param_dtype)
@@ -241,7 +241,7 @@ class RelPosVisionTransformer(PatchBackbone):
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers."""
         norm = self.norm if self.norm_pooled else None
-        options = {"norm": norm, "norm_epsilon": self.norm_epsilon, "kernel_init": FanIn()}
+        options = {"norm": norm, "norm_epsilon": self.norm_epsilon, **_PLAIN}
         return {**self.pooling_options(), **options}
 
     @nn.nowrap
