@@ -480,8 +480,9 @@ FAMILIES: dict[str, Family] = {
         kinds=(
             Kind(
                 "convit_tiny",
-                {**_PLAIN, "local_depth": 1},
-                {"embed_dim": 8, "depth": 2, "num_heads": 3, "local_up_to_layer": 1},
+                # More heads than a square of them.
+                {**_PLAIN, "heads": 6, "local_depth": 1},
+                {"embed_dim": 4, "depth": 2, "num_heads": 6, "local_up_to_layer": 1},
                 (48, 48, 3),
             ),
         ),

@@ -1,4 +1,4 @@
-"""DaViT against timm: sizes, names, Microsoft's files, the first weights."""
+"""DaViT against timm: sizes, names, Microsoft's files."""
 
 import numpy as np
 import pytest
@@ -100,17 +100,3 @@ def test_the_tower_in_florence_s_files():
     assert "vision_tower.blocks.1.0.channel_block.channel_attn.fn.qkv.weight" in files
     assert _convert(files, None).keys() == tower.keys()
     assert davit.checkpoint_filter_fn(files, reference).keys() == tower.keys()
-
-
-def test_the_first_weights_are_spread_as_timm_s():
-    torch.manual_seed(0)
-    fields = {"widths": (32, 64), "heads": (2, 4), "layers": (1, 1)}
-    options = {"embed_dims": (32, 64), "num_heads": (2, 4), "depths": (1, 1)}
-    theirs = timm.create_model("davit_tiny", **options).state_dict()
-    model = fz.models.get("davit_tiny", **fields)
-    model = model.init(rng=0)
-    for key, value in model.to_torch_state_dict(as_numpy=True).items():
-        if value.ndim > 1:
-            assert value.std() == pytest.approx(theirs[key].numpy().std(), rel=0.2), key
-        elif "conv" not in key and "cpe" not in key:
-            np.testing.assert_array_equal(value, theirs[key].numpy(), err_msg=key)

@@ -1,4 +1,4 @@
-"""EfficientViT of MIT against timm: images of any size, names, pooled features, first weights."""
+"""EfficientViT of MIT against timm: images of any size, names, pooled features."""
 
 import numpy as np
 import pytest
@@ -40,17 +40,3 @@ def test_images_of_any_size(name, size, classes):
     assert exported.keys() == reference.state_dict().keys()
     for key, value in tensors.items():
         np.testing.assert_array_equal(exported[key], value, err_msg=key)
-
-
-@pytest.mark.parametrize("name", list(KINDS))
-def test_the_first_weights_are_spread_as_timm_s(name):
-    torch.manual_seed(0)
-    model, reference = pair(name)
-    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
-    for key, expected in reference.state_dict().items():
-        if expected.ndim > 1 or key.endswith(("conv.bias", "classifier.4.bias")):
-            # A deviation is known the better the more numbers there are.
-            rel = 4 / np.sqrt(expected.numel())
-            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
-        else:
-            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)

@@ -1,4 +1,4 @@
-"""Each kind of block of each family against timm: maps, groups of parameters, a training step.
+"""Each kind of block of each family against timm: maps, parameters' groups, first weights, a step.
 
 The networks are the ``kinds`` of the families' table. What a forward pass computes is compared for
 every name by ``scripts/certify.py``.
@@ -6,14 +6,17 @@ every name by ``scripts/certify.py``.
 
 from __future__ import annotations
 
+import collections
 import fnmatch
 import functools
+import re
 
 import jax
 import numpy as np
 import optax
 import pytest
 from conformance.families import FAMILIES
+from scipy import stats
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
@@ -36,21 +39,31 @@ every_kind = pytest.mark.parametrize(
 )
 
 
-@functools.lru_cache(maxsize=2)
-def pair(name):
-    """Our small network and timm's, with the same random weights."""
+def reference_of(name, classes):
+    """timm's small network."""
     kind = KINDS[name][1]
     sized = "input_shape" in MODELS.parameters(name)
     size = {"img_size": kind.input_shape[:2]} if sized else {}
     create = kind.create or timm.create_model
-    reference = create(name, num_classes=4, **size, **kind.timm)
+    return create(name, num_classes=classes, **size, **kind.timm)
+
+
+def model_of(name, classes):
+    """Our small network, without weights."""
+    kind = KINDS[name][1]
+    return fz.models.get(name, num_classes=classes, input_shape=kind.input_shape, **kind.fields)
+
+
+@functools.lru_cache(maxsize=2)
+def pair(name):
+    """Our small network and timm's, with the same random weights."""
+    reference = reference_of(name, 4)
     tensors = fill_reference(reference)
     # Some networks drop without being asked to.
     for module in reference.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    model = fz.models.get(name, num_classes=4, input_shape=kind.input_shape, **kind.fields)
-    return with_reference(model, tensors, source="the same"), reference
+    return with_reference(model_of(name, 4), tensors, source="the same"), reference
 
 
 def names_of(name, paths):
@@ -126,6 +139,76 @@ def test_timm_s_parameters_decay(family, name):
     globs = model.module.backbone.no_weight_decay()
     mask = PatternMask(tuple(f"!backbone/{glob}" for glob in globs))(model.variables["params"])
     assert set(names_of(name, (path for path, on in flatten(mask).items() if on))) == expected
+
+
+def differences(ours, theirs):
+    """What tells two networks' first weights apart.
+
+    Where either are constant both are to be the same. Of others each parameter's deviation is
+    compared, and the shape of the distribution for all that a name's end has in common, in units of
+    the deviation: one parameter of few numbers would not show it.
+
+    Args:
+      ours: the parameters of several seeds, by name, flat: ``[seeds, numbers]``.
+      theirs: the reference's.
+
+    Returns:
+      A line for each difference that chance makes of one comparison in millions.
+    """
+    found, alike = [], collections.defaultdict(list)
+    for key, numbers in ours.items():
+        both = [numbers, theirs[key]]
+        if not all(drawn.std(0).any() for drawn in both):
+            if not np.array_equal(*both):
+                means = [f"{drawn.mean():.3g} +- {drawn.std():.3g}" for drawn in both]
+                found.append(f"{key} begins with {means[0]}, timm's with {means[1]}")
+            continue
+        # Some of very many say as much.
+        a, b = (drawn.ravel()[:: -(-drawn.size // 100_000)] for drawn in both)
+        alike[re.sub(r"\d+", "", ".".join(key.split(".")[-2:]))].append((a / b.std(), b / b.std()))
+        tails = max(stats.kurtosis(drawn, fisher=False) for drawn in (a, b))
+        if abs(np.log(a.std() / b.std())) > 5 * np.sqrt((tails - 1) / (2 * a.size)):
+            found.append(f"{key} has a deviation of {a.std():.3g}, timm's of {b.std():.3g}")
+    for end, pairs in alike.items():
+        a, b = (np.concatenate(drawn) for drawn in zip(*pairs, strict=True))
+        if stats.ks_2samp(a, b, method="asymp").pvalue < 1e-6:
+            found.append(
+                f"{end} is of another distribution than timm's: to {abs(a).max():.3g} "
+                f"deviations, timm's to {abs(b).max():.3g}"
+            )
+    return found
+
+
+def test_distributions_are_told_apart():
+    rng = np.random.default_rng(0)
+    draws = {
+        "zero": lambda *size: np.zeros(size),
+        "small": lambda *size: rng.uniform(-1, 1, size),
+        "uniform": lambda *size: rng.uniform(-np.sqrt(3), np.sqrt(3), size),
+        "normal": lambda *size: rng.standard_normal(size),
+        "cut": lambda *size: stats.truncnorm.rvs(-2, 2, size=size, random_state=rng) / 0.88,
+    }
+    for one, draw in draws.items():
+        for other, drawn in draws.items():
+            count = 30_000 if {one, other} == {"normal", "cut"} else 1500
+            found = differences({"a.0.fc1.bias": draw(4, count)}, {"a.0.fc1.bias": drawn(4, count)})
+            assert bool(found) == (one != other), (one, other, found)
+
+
+@every_kind
+def test_first_weights_are_drawn_as_timm_s(family, name):
+    model = model_of(name, 32)
+    ours = [model.init(rng=seed).to_torch_state_dict(as_numpy=True) for seed in range(3)]
+    theirs = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        theirs.append({key: t.numpy() for key, t in reference_of(name, 32).state_dict().items()})
+    assert not differences(
+        *(
+            {key: np.stack([draw[key].ravel() for draw in draws]) for key in ours[0]}
+            for draws in (ours, theirs)
+        )
+    )
 
 
 @every_kind

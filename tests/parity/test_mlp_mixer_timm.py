@@ -1,4 +1,4 @@
-"""MLP-Mixer, ResMLP and gMLP against timm: names, older files, other grids, the first weights."""
+"""MLP-Mixer, ResMLP and gMLP against timm: names, older files, other grids."""
 
 import numpy as np
 import pytest
@@ -81,16 +81,3 @@ def test_the_files_of_resmlp_s_authors():
     assert exported.keys() == tensors.keys()
     for key, value in exported.items():
         np.testing.assert_array_equal(value, tensors[key])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_first_weights_are_spread_as_timm_s(name):
-    torch.manual_seed(0)
-    theirs = reference_of(name, (64, 64)).state_dict()
-    model = model_of(name, (64, 64)).init(rng=0)
-    ours = model.to_torch_state_dict(as_numpy=True)
-    for key, expected in theirs.items():
-        # A deviation is known the better the more numbers there are.
-        options = {"rel": 6 / np.sqrt(expected.numel()), "abs": 1e-12}
-        assert ours[key].std() == pytest.approx(expected.numpy().std(), **options), key
-        assert ours[key].mean() == pytest.approx(expected.numpy().mean(), abs=1e-2), key

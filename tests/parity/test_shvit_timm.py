@@ -1,4 +1,4 @@
-"""SHViT against timm: images of any size, names in both directions, the first weights."""
+"""SHViT against timm: images of any size, names in both directions."""
 
 import numpy as np
 import pytest
@@ -34,16 +34,3 @@ def test_images_of_any_size(size):
     assert exported.keys() == reference.state_dict().keys()
     for key, value in tensors.items():
         np.testing.assert_array_equal(exported[key], value, err_msg=key)
-
-
-def test_the_first_weights_are_spread_as_timm_s():
-    torch.manual_seed(0)
-    model, reference = pair()
-    ours = model.init(rng=0).to_torch_state_dict(as_numpy=True)
-    for key, expected in reference.state_dict().items():
-        if expected.ndim > 1 or ".se." in key:
-            # A deviation is known the better the more numbers there are.
-            rel = 4 / np.sqrt(expected.numel())
-            assert ours[key].std() == pytest.approx(expected.numpy().std(), rel=rel), key
-        else:
-            np.testing.assert_array_equal(ours[key], expected.numpy(), err_msg=key)
