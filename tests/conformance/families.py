@@ -1590,6 +1590,8 @@ FAMILIES: dict[str, Family] = {
             "vit_base_patch16_rpn_224",
             "vit_small_patch16_18x2_224",
             "vit_base_patch16_xp_224",
+            "vit_giant_patch14_dinov2",
+            "aimv2_large_patch14_224",
         )
         + _plain("vit_dwee_patch16_reg1_gap_256", "vit_dpwee_patch16_reg1_gap_256", rounding=1e-6),
     ),

@@ -14,7 +14,7 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import attend, head_width
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.initializers import Normal, TruncatedNormal, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import Grid, resample_positions
@@ -85,7 +85,7 @@ class AttentionPoolLatent(Checked):
         pooling = as_choice("pooling", self.pooling, _POOLINGS)
         batch, tokens, width = x.shape[0], x.shape[1], x.shape[-1]
         head_dim = head_width(x, self.heads)
-        start = Normal(width**-0.5)
+        start = TruncatedNormal(width**-0.5)
         latent = self.param("latent", start, (1, self.latents, width), self.param_dtype)
         dtype = nn.dtypes.canonicalize_dtype(x, latent, dtype=self.dtype)
         q = self.dense(width, "q", self.qkv_bias)(latent.astype(dtype))

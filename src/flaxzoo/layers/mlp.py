@@ -16,6 +16,9 @@ from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Halves, Normal, ones, zeros
 from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
+# How a layer of gates begins that are open whatever the input.
+_OPEN = {"kernel_init": Normal(1e-6), "bias_init": ones}
+
 
 class Mlp(Checked):
     """Computes ``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
@@ -137,8 +140,7 @@ class GluMlp(Mlp):
         """Returns how a layer begins, as keywords."""
         options = super().initialisers(name)
         if name == "fc1" and self.open_gates:
-            gates = {"kernel_init": Normal(1e-6), "bias_init": ones}
-            options = {key: Halves(init, gates[key]) for key, init in options.items()}
+            options = {key: Halves(init, _OPEN[key]) for key, init in options.items()}
         return options
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
@@ -159,9 +161,19 @@ class SwiGLU(Mlp):
 
     Shazeer 2020, https://arxiv.org/abs/2002.05202. The layers are named ``fc1_g``, ``fc1_x`` and
     ``fc2``.
+
+    Attributes:
+      open_gates: whether the gates begin with ones, next to nothing of the input.
     """
 
     activation: Any = "silu"
+    open_gates: bool = False
+
+    @nn.nowrap
+    def initialisers(self, name: str) -> dict[str, Any]:
+        """Returns how a layer begins, as keywords."""
+        open_gates = self.open_gates and name == "fc1_g"
+        return dict(_OPEN) if open_gates else super().initialisers(name)
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
         """Computes what stands between the first two layers and the last."""

@@ -60,6 +60,7 @@ class TransformerBlock(Checked):
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      open_gates: whether the gates of a gated MLP begin open, with next to nothing of the tokens.
     """
 
     heads: int
@@ -79,6 +80,7 @@ class TransformerBlock(Checked):
     implementation: str = "einsum"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    open_gates: bool = False
 
     @nn.compact
     def __call__(
@@ -145,6 +147,7 @@ class TransformerBlock(Checked):
             "norm": self.norm if self.scale_norm else None,
             "norm_epsilon": self.norm_epsilon,
             "dropout": self.block_dropout,
+            **({"open_gates": True} if self.open_gates and self.mlp != "mlp" else {}),
             **self.mlp_options(),
             **self.dtypes,
         }

@@ -145,7 +145,8 @@ class VisionTransformer(PatchBackbone):
             yield Part(
                 "embed", functools.partial(self.normalise, name="norm_pre"), owns=("norm_pre",)
             )
-        build = functools.partial(BLOCKS[self.block], **{k: getattr(self, k) for k in _PASSED_ON})
+        fields = {name: getattr(self, name) for name in _PASSED_ON}
+        build = functools.partial(BLOCKS[self.block], open_gates=True, **fields)
         numbered = hasattr(BLOCKS[self.block], "number")
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
             number = {"number": i} if numbered else {}
