@@ -123,6 +123,19 @@ _WINDOWS_TIMM = {
 _DUAL = {"widths": (8, 12), "heads": (1, 2), "layers": (1, 2), "window_size": 3}
 _DUAL_TIMM = {"embed_dims": (8, 12), "num_heads": (1, 2), "depths": (1, 2), "window_size": 3}
 
+_DENSE = {
+    "layers": (1, 2, 1),
+    "growths": (8, 8, 16),
+    "halving": (False, True, False),
+    "gated": (False, False, True),
+}
+_DENSE_TIMM = {
+    "num_blocks_list": (1, 2, 1),
+    "growth_rates": (8, 8, 16),
+    "is_downsample_block": (None, True, False),
+    "block_type": ("Block", "Block", "BlockESE"),
+}
+
 _EDGE = {
     "layers": (1, 2),
     "widths": (8, 16),
@@ -1279,6 +1292,19 @@ FAMILIES: dict[str, Family] = {
         kinds=(
             Kind("pvt_v2_b0", _PYRAMID, _PYRAMID_TIMM),
             Kind("pvt_v2_b2_li", _PYRAMID, _PYRAMID_TIMM),
+        ),
+    ),
+    "rdnet": Family(
+        "rdnet_tiny",
+        {**_DENSE, "stem_width": 8, "layer_scale": 0.5, "expansion": 2.0},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"block_dropout": 0.5, **_RANDOM},
+        kinds=(
+            Kind(
+                "rdnet_tiny", {**_DENSE, "stem_width": 8}, {**_DENSE_TIMM, "num_init_features": 8}
+            ),
         ),
     ),
     "resnest": Family(

@@ -89,7 +89,9 @@ def check_entry(key, entry):
     assert re.fullmatch(r"[a-z0-9_]+", tag)
     assert entry["tag"] == tag
     # What is not in timm's own account is a part of another model, or where timm itself looks.
-    assert re.fullmatch(r"(timm|microsoft|belfner|apple|jienengchen)/[\w.-]+", entry["hub"])
+    assert re.fullmatch(
+        r"(timm|microsoft|belfner|apple|jienengchen|naver-ai)/[\w.-]+", entry["hub"]
+    )
     for shape, crop in (
         (entry["input_shape"], entry["preprocess"]["crop"]),
         (entry["test_input_shape"], entry["test_crop"]),
