@@ -112,6 +112,12 @@ def test_kernel_size_of_eca(channels, size):
     assert shapes["params"]["conv"]["kernel"].shape == (size, 1, 1)
 
 
+def test_a_kernel_of_eca_may_be_given():
+    gate = EfficientChannelAttention(kernel_size=5)
+    shapes = jax.eval_shape(gate.init, jax.random.key(0), maps(8, batch=1))
+    assert shapes["params"]["conv"]["kernel"].shape == (5, 1, 1)
+
+
 def test_eca_by_its_formula(random_variables):
     x = maps(16)
     module = EfficientChannelAttention()

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.family("resnet")
 TINY = {"layers": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "stem": "deep", "stem_width": 4}
 # Two stages, where the number of stages is no matter: half the time to compile.
 SMALL = {**TINY, "layers": (1, 1), "widths": (8, 12)}
+TWO = {"layers": (1, 2), "widths": (8, 8), "block": "bottleneck"}
+# Of three convolutions of each block of two stages.
+CHANNELS = (((3, 5, 7),), ((4, 6, 9), (2, 8, 9)))
 
 
 def images(height=32, width=32, channels=3, batch=2):
@@ -367,6 +370,19 @@ def test_a_narrow_model_by_the_name_of_its_dtype():
         ({"gate": "eac"}, "gate must be one of se, eca, ese, gc, None or a module, got 'eac'"),
         ({"anti_aliasing": "blurr"}, "anti_aliasing must be .*, got 'blurr'. Did you mean 'blur'"),
         ({"block": "basic", "groups": 2}, "a basic block takes groups=1 and base_width=64"),
+        ({"gate": ("se", None)}, "gate must be one, or one for each of 4 stages, got 2"),
+        (
+            {**TWO, "block": "basic", "channels": CHANNELS},
+            "channels are those of bottlenecks",
+        ),
+        (
+            {**TWO, "layers": (1, 3), "channels": CHANNELS},
+            "channels must have three numbers for each",
+        ),
+        (
+            {**TWO, "channels": (((4, 4),), ((4, 4),))},
+            "channels must have three numbers",
+        ),
     ],
 )
 def test_fields_out_of_range(fields, message):
@@ -395,6 +411,22 @@ def test_fields_may_be_lists():
     assert hash(model.module) == hash(
         fz.models.get("resnet18", layers=(1, 1), widths=(8, 16)).module
     )
+
+
+def test_channels_of_each_convolution():
+    net = ResNet(**{**TINY, **TWO, "channels": CHANNELS})
+    params = jax.eval_shape(net.init, jax.random.key(0), images())["params"]
+    for name, widths in (("layer1_0", (3, 5, 7)), ("layer2_0", (4, 6, 9)), ("layer2_1", (2, 8, 9))):
+        kernels = [params[name][f"conv{i}"]["kernel"].shape for i in (1, 2, 3)]
+        assert tuple(shape[-1] for shape in kernels) == widths
+    assert params["layer2_0"]["downsample_0"]["kernel"].shape == (1, 1, 7, 9)
+
+
+def test_a_gate_for_each_stage():
+    net = ResNet(**{**TINY, **TWO, "gate": ("se", None)})
+    params = jax.eval_shape(net.init, jax.random.key(0), images())["params"]
+    assert "fc1" in params["layer1_0"]["se"]
+    assert "se" not in params["layer2_0"]
 
 
 # What a user puts in.

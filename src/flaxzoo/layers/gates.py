@@ -78,24 +78,29 @@ class SqueezeExcite(Checked):
 class EfficientChannelAttention(Checked):
     """Scales channels by gates that one short convolution along the channels computes.
 
-    Wang et al. 2020, https://arxiv.org/abs/1910.03151. The kernel's length grows with the
-    logarithm of the channels. The parameter is named as timm's ``EcaModule``: ``conv``.
+    Wang et al. 2020, https://arxiv.org/abs/1910.03151. The parameter is named as timm's
+    ``EcaModule``: ``conv``.
 
     Attributes:
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
       kernel_init: the initialiser of the kernel.
+      kernel_size: the kernel's length, an odd number; None for one that grows with the logarithm
+        of the channels.
     """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal()
+    kernel_size: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales ``[B, H, W, C]``, to the same shape."""
-        reach = int((math.log2(x.shape[-1]) + 1) / 2)
-        size = max(reach if reach % 2 else reach + 1, 3)
+        size = self.kernel_size
+        if size is None:
+            reach = int((math.log2(x.shape[-1]) + 1) / 2)
+            size = max(reach if reach % 2 else reach + 1, 3)
         gate = nn.Conv(
             1,
             (size,),

@@ -64,6 +64,11 @@ class ResidualBlock(Checked):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    @property
+    def outputs(self) -> int:
+        """The channels of the output."""
+        return self.features * self.expansion
+
     @nn.nowrap
     def conv(self, features: int, kernel_size: int, name: str, **options: Any) -> Conv:
         """A convolution without bias, in the block's dtypes."""
@@ -84,7 +89,7 @@ class ResidualBlock(Checked):
         """The input, in the shape of the output."""
         if not self.project:
             return x
-        features = self.features * self.expansion
+        features = self.outputs
         if self.avg_down:
             if self.stride > 1 or self.dilation > 1:
                 x = shortcut_pool(x, self.stride if self.dilation == 1 else 1)

@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -64,7 +64,6 @@ _PASSED_ON = (
     "avg_down",
     "activation",
     "norm",
-    "gate",
     "zero_init_residual",
     "dtype",
     "param_dtype",
@@ -91,37 +90,53 @@ class BasicBlock(ResidualBlock):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        if self.groups != 1 or self.base_width != 64:
-            raise ValueError(
-                "a basic block takes groups=1 and base_width=64, "
-                f"got {self.groups} and {self.base_width}; block='bottleneck' takes others"
-            )
+        check_basic(self)
+
+
+def check_basic(block: ResidualBlock) -> None:
+    """Raises ValueError for what a block of 3 x 3 convolutions alone does not take."""
+    if block.groups != 1 or block.base_width != 64:
+        raise ValueError(
+            "a basic block takes groups=1 and base_width=64, "
+            f"got {block.groups} and {block.base_width}; block='bottleneck' takes others"
+        )
 
 
 class Bottleneck(ResidualBlock):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions; the stride is in the 3 x 3 (ResNet v1.5)."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the stride is in the 3 x 3 (ResNet v1.5).
+
+    Attributes:
+      channels: of the three, where no rule gives them, as after pruning; None for those that the
+        other fields give.
+    """
 
     expansion: ClassVar[int] = 4
+
+    channels: Sequence[int] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 * features]``."""
         act = as_activation(self.activation)
         width = self.features * self.base_width // 64 * self.groups
-        y = self.conv(width // self.reduce_first, 1, "conv1")(x)
+        usual = (width // self.reduce_first, width, self.features * self.expansion)
+        first, second, last = self.channels or usual
+        y = self.conv(first, 1, "conv1")(x)
         y = act(self.normalise(y, "bn1", train))
         stride = 1 if self.low_pass else self.stride
         middle = {"stride": stride, "dilation": self.first_dilation, "groups": self.groups}
-        y = self.conv(width, 3, "conv2", **middle)(y)
+        y = self.conv(second, 3, "conv2", **middle)(y)
         y = act(self.normalise(y, "bn2", train))
         if self.low_pass:
             y = anti_alias(y, self.low_pass, self.stride)
-        y = self.conv(self.features * self.expansion, 1, "conv3")(y)
+        y = self.conv(last, 1, "conv3")(y)
         y = self.normalise(y, "bn3", train, last=True)
         return self.add(x, y, train)
 
-
-_BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+    @property
+    def outputs(self) -> int:
+        """The channels of the output."""
+        return super().outputs if self.channels is None else self.channels[-1]
 
 
 class ResNet(Backbone):
@@ -145,14 +160,23 @@ class ResNet(Backbone):
         stages are dilated instead of strided, so that pretrained weights fit all three.
       activation: by name or callable.
       norm: ``"batch"``, ``"group"``, or a Linen module (see ``flaxzoo.layers.norm.as_norm``).
-      gate: ``"se"``, ``"eca"``, a Linen module or None, at the end of each block.
+      gate: ``"se"``, ``"eca"``, a Linen module or None, at the end of each block; or one for each
+        stage.
       anti_aliasing: ``"avg"``, ``"blur"`` or None: low-pass before pixels are dropped.
       drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the
         first. https://arxiv.org/abs/1603.09382
       zero_init_residual: whether each branch's last norm starts with a scale of zero.
       remat: whether blocks are computed again in the backward pass instead of stored, or the
         policy of what is kept all the same (``flaxzoo.layers.remat``).
+      channels: of the three convolutions of each bottleneck of each stage, where no rule gives
+        them, as after pruning; None for those that the other fields give.
     """
+
+    # What ``block`` may be called; a network of other blocks has its own.
+    blocks: ClassVar[Mapping[str, type[ResidualBlock]]] = {
+        "basic": BasicBlock,
+        "bottleneck": Bottleneck,
+    }
 
     layers: Sequence[int]
     block: Any = "bottleneck"
@@ -173,6 +197,7 @@ class ResNet(Backbone):
     drop_path: float = 0.0
     zero_init_residual: bool = True
     remat: bool | str = False
+    channels: Sequence[Sequence[Sequence[int]]] | None = None
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -185,14 +210,19 @@ class ResNet(Backbone):
         channels = 64 if self.stem == "conv7" else 2 * self.stem_width
         reduction, dilation, before = 4, 1, 1
         rates = iter(drop_path_rates(self.drop_path, sum(self.layers)))
-        stages = zip(self._blocks(), self.layers, self.widths, strict=True)
-        for n, (block, count, width) in enumerate(stages, 1):
+        kinds = zip(self._for_each(self.block), self._for_each(self.gate), strict=True)
+        stages = zip(kinds, self.layers, self.widths, strict=True)
+        for n, ((kind, gate), count, width) in enumerate(stages, 1):
+            block = self.blocks[kind] if isinstance(kind, str) else kind
             stride = 1 if n == 1 else 2
             if reduction >= self.output_stride:
                 dilation, stride = dilation * stride, 1
             reduction *= stride
             outputs = width * getattr(block, "func", block).expansion
             for i in range(count):
+                own: dict[str, Any] = {}
+                if self.channels is not None:
+                    own["channels"] = tuple(self.channels[n - 1][i])
                 build = functools.partial(
                     block,
                     features=width,
@@ -202,14 +232,21 @@ class ResNet(Backbone):
                     # Dilated stages keep the shortcut that they have when strided.
                     project=i == 0 and (n > 1 or channels != outputs),
                     anti_aliasing=self._low_pass,
+                    gate=gate,
                     drop_path=next(rates),
-                    **{name: getattr(self, name) for name in _PASSED_ON},
+                    **own,
+                    **self.block_fields(),
                 )
                 complete = f"layer{n}" if i == count - 1 else None
                 yield Part(
                     f"layer{n}_{i}", build, map=complete, reduction=reduction, remat=self.remat
                 )
                 channels, before = outputs, dilation
+
+    @nn.nowrap
+    def block_fields(self) -> dict[str, Any]:
+        """The fields that all blocks have from the network as they are."""
+        return {name: getattr(self, name) for name in _PASSED_ON}
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         act = as_activation(self.activation)
@@ -252,11 +289,10 @@ class ResNet(Backbone):
         return as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
 
     @nn.nowrap
-    def _blocks(self) -> list[Any]:
-        """The block's class of each stage, or what was given to build it."""
-        kinds = _each(self.block)
-        kinds = kinds if len(kinds) > 1 else kinds * len(self.layers)
-        return [_BLOCKS[kind] if isinstance(kind, str) else kind for kind in kinds]
+    def _for_each(self, value: Any) -> tuple[Any, ...]:
+        """What each stage has of a field that takes one value for all, or one for each."""
+        values = _each(value)
+        return values if len(values) > 1 else values * len(self.layers)
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -266,15 +302,18 @@ class ResNet(Backbone):
         check_lengths(layers=self.layers, widths=self.widths)
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        if len(_each(self.block)) not in (1, len(self.layers)):
-            raise ValueError(
-                f"block must be one, or one for each of {len(self.layers)} stages, "
-                f"got {len(_each(self.block))}"
-            )
+        for name in ("block", "gate"):
+            number = len(_each(getattr(self, name)))
+            if number not in (1, len(self.layers)):
+                raise ValueError(
+                    f"{name} must be one, or one for each of {len(self.layers)} stages, "
+                    f"got {number}"
+                )
         for block in _each(self.block):
             kind = getattr(block, "func", block)
             if not (isinstance(kind, type) and issubclass(kind, ResidualBlock)):
-                check_choice("block", block, tuple(_BLOCKS), " or a ResidualBlock class")
+                check_choice("block", block, tuple(self.blocks), " or a ResidualBlock class")
+        self._check_channels()
         check_choice("stem", self.stem, _STEMS)
         check_choice("stem_pool", self.stem_pool, ("max", "conv"))
         for name in ("stem_width", "groups", "base_width", "reduce_first", "down_kernel_size"):
@@ -283,11 +322,29 @@ class ResNet(Backbone):
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
         as_activation(self.activation)
         as_norm(self.norm)
-        as_gate(self.gate)
+        for gate in _each(self.gate):
+            as_gate(gate)
         for part in self.parts():
             # A block knows what it takes; those of a stage take the same.
             if part.name.endswith("_0"):
                 part.run(parent=None).check_fields()
+
+    @nn.nowrap
+    def _check_channels(self) -> None:
+        if self.channels is None:
+            return
+        check_lengths(layers=self.layers, channels=self.channels)
+        for kind in self._for_each(self.block):
+            block = self.blocks[kind] if isinstance(kind, str) else getattr(kind, "func", kind)
+            if not issubclass(block, Bottleneck):
+                raise ValueError(f"channels are those of bottlenecks, got block={self.block!r}")
+        for count, blocks in zip(self.layers, self.channels, strict=True):
+            three = all(len(check_widths("channels", channels)) == 3 for channels in blocks)
+            if len(blocks) < count or not three:
+                raise ValueError(
+                    "channels must have three numbers for each block, as many as "
+                    f"layers={tuple(self.layers)} says, got {blocks} for {count} blocks"
+                )
 
 
 def _each(value: Any) -> tuple[Any, ...]:
