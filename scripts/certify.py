@@ -25,8 +25,10 @@ The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one lin
 A family whose depth, here or in timm, is not called ``layers``, ``depths`` or ``depth`` says where
 it is: ``CUT = {"our_field": "timms_keyword"}`` in its file, ``"model_cfgs.field"`` where timm has a
 table of configurations in place of keywords, ``"function.keyword"`` where a function of its module
-gets the keyword, whatever the name's own function takes. An empty one says that timm makes no
-shallow networks of these names, which are then compared whole.
+gets the keyword, whatever the name's own function takes. Where timm computes its depth, it is a
+function of timm's module and our field's value, which returns what of the module is to be replaced
+by what. An empty ``CUT`` says that timm makes no shallow networks of these names, which are then
+compared whole.
 """
 
 from __future__ import annotations
@@ -152,7 +154,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     cut = {} if _parameters(name) < whole_below else shallow(name)
     shape = input_shape(name)
     model = fz.models.get(name, **_sized(name, shape), **cut)
-    options: dict[str, Any] = in_timms_words(name, cut)
+    options: dict[Any, Any] = in_timms_words(name, cut)
     if "input_shape" in MODELS.parameters(name):
         options["img_size"] = shape[:2]
     # timm's own default is as wide as the weights that it would download.
@@ -202,7 +204,7 @@ def shallow(name: str) -> dict[str, Any]:
     return fields
 
 
-def in_timms_words(name: str, cut: Mapping[str, Any]) -> dict[str, Any]:
+def in_timms_words(name: str, cut: Mapping[str, Any]) -> dict[Any, Any]:
     """The keywords of ``timm.create_model`` for the fields that make a network shallow."""
     keywords = _cut(name)
     if not cut or keywords is not None:
@@ -217,21 +219,29 @@ def in_timms_words(name: str, cut: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def configured(name: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def configured(name: str, options: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
     """Replaces fields of timm's configuration of a name, and yields the keywords that remain.
 
     Args:
       name: of the architecture.
       options: keywords of ``timm.create_model``, and ``model_cfgs.field`` for the field of a
         dataclass in the table ``model_cfgs`` of the family's module in timm, or
-        ``function.keyword`` for that of a function of this module.
+        ``function.keyword`` for that of a function of this module; or a function of this module
+        and the value, which returns replacements of what is in it.
     """
     places: dict[str, dict[str, Any]] = {}
+    replaced: dict[str, Any] = {}
     for key, value in options.items():
+        if callable(key):
+            replaced |= key(importlib.import_module(f"timm.models.{_family(name)}"), value)
+            continue
         place, _, field = key.rpartition(".")
         places.setdefault(place, {})[field] = value
     keywords = places.pop("", {})
     with contextlib.ExitStack() as stack:
+        for attribute, other in replaced.items():
+            module = importlib.import_module(f"timm.models.{_family(name)}")
+            stack.enter_context(mock.patch.object(module, attribute, other))
         for place, fields in places.items():
             module = importlib.import_module(f"timm.models.{_family(name)}")
             table = getattr(module, place)
@@ -345,7 +355,7 @@ def _fingerprint(name: str) -> str:
     return fingerprint(name, input_shape(name))
 
 
-def _cut(name: str) -> Mapping[str, str] | None:
+def _cut(name: str) -> Mapping[str, Any] | None:
     """What the family's file says of where its depth is; None where it says nothing."""
     return getattr(importlib.import_module(MODELS.architecture(name).family), "CUT", None)
 

@@ -94,6 +94,24 @@ def test_timm_s_table_of_configurations_is_changed_for_the_while(script, monkeyp
     assert module.create is function
 
 
+def test_what_computes_timm_s_depth_is_replaced_for_the_while(script, monkeypatch):
+    from flaxzoo.models import resnet
+
+    def few(timm, layers):
+        usual = timm.design
+        return {"design": lambda depth: (usual(depth), layers)}
+
+    monkeypatch.setattr(resnet, "CUT", {"layers": few}, raising=False)
+    module = types.SimpleNamespace(design=lambda depth: depth)
+    for name in ("timm", "timm.models", "timm.models.resnet"):
+        monkeypatch.setitem(sys.modules, name, module)
+    words = script.in_timms_words("resnet50", {"layers": (1, 2)})
+    with script.configured("resnet50", {**words, "img_size": 32}) as keywords:
+        assert keywords == {"img_size": 32}
+        assert module.design(9) == (9, (1, 2))
+    assert module.design(9) == 9
+
+
 def test_a_family_may_say_where_its_depth_is(script, monkeypatch):
     from flaxzoo.models import resnet
 
