@@ -103,7 +103,7 @@ def describe(key: str, config: Any) -> dict[str, Any]:
     notes = []
     if config.num_classes == 0:
         notes.append("the file has no classifier: pooled features only")
-    if not config.license:
+    if config.license in (None, "", "unknown"):
         notes.append("timm states no licence")
     entry = {
         "tag": tag,

@@ -67,6 +67,12 @@ LICENCES: dict[str, Licence] = {
             "https://github.com/facebookresearch/sapiens2/blob/main/LICENSE.md",
         ),
         Licence(
+            "seer-license",
+            False,
+            "Meta's own terms; read them before any use, and pass them on with the weights",
+            "https://github.com/facebookresearch/vissl/blob/main/projects/SEER/MODEL_LICENSE.md",
+        ),
+        Licence(
             "fair-noncommercial-research-license",
             False,
             "noncommercial research only, within Meta's terms; pass them on with the weights",
