@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo.layers.gates import SqueezeExcite
+from flaxzoo.layers.initializers import plain_bias
 from flaxzoo.models.backbone import Backbone
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.registry import MODELS, Architecture
@@ -191,6 +193,8 @@ _MAXVIT_TIMM = {
     "depths": (1, 1),
     "transformer_partition_ratio": 16,
 }
+
+_HALF = functools.partial(SqueezeExcite, ratio=0.5, rounding=1, bias_init=plain_bias)
 
 _SEQUENCES = {
     "layers": (1, 2),
@@ -411,6 +415,27 @@ def _volo(name: str) -> Kind:
     fields = {"layers": (2, 1, 1), "widths": (8, 12), "heads": (2, 3), "stem_width": 8}
     timm = {"layers": fields["layers"], "embed_dims": (8, 12, 12), "num_heads": (2, 3, 3)}
     return Kind(name, fields, {**timm, "stem_hidden_dim": 8}, create=create)
+
+
+def _senet(name: str, block: str, timm: Any = None, **fields: Any) -> Kind:
+    """A SENet of an eighth of the width, whose gates lose half: timm's class has one width."""
+
+    def create(_name: str, **options: Any) -> Any:
+        senet: Any = importlib.import_module("timm.models.senet")
+        torch: Any = importlib.import_module("torch")
+
+        class Narrow(senet.SENet):
+            def _make_layer(self, block: Any, planes: int, *args: Any, **keywords: Any) -> Any:
+                return super()._make_layer(block, planes // 8, *args, **keywords)
+
+        kind = getattr(senet, block)
+        reference: Any = Narrow(kind, reduction=2, drop_rate=0.0, **{"groups": 1, **options})
+        reference.last_linear = torch.nn.Linear(64 * kind.expansion, options["num_classes"])
+        return reference
+
+    sizes = {"layers": (1, 2, 1, 1), "widths": (8, 16, 32, 64), "gate": _HALF}
+    own = {"layers": sizes["layers"], **(timm or {})}
+    return Kind(name, {**sizes, **fields}, own, create=create)
 
 
 def _mobile(name: str, blocks: Any, network: str = "EfficientNet", **own: Any) -> Kind:
@@ -1351,6 +1376,31 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+    ),
+    "senet": Family(
+        "legacy_seresnet50",
+        {"layers": (2, 1), "widths": (4, 8)},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            _senet("legacy_seresnet18", "SEResNetBlock"),
+            _senet("legacy_seresnet50", "SEResNetBottleneck"),
+            _senet(
+                "legacy_senet154",
+                "SEBottleneck",
+                {
+                    "groups": 4,
+                    "inplanes": 128,
+                    "input_3x3": True,
+                    "downsample_kernel_size": 3,
+                    "downsample_padding": 1,
+                },
+                groups=4,
+                base_width=64,
+            ),
+        ),
     ),
     "tiny_vit": Family(
         "tiny_vit_5m_224",

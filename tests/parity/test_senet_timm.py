@@ -1,0 +1,43 @@
+"""SENet's first form against timm: images of any size, blocks of groups, no classes."""
+
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.family("senet")
+
+KINDS = {kind.name: kind for kind in FAMILIES["senet"].kinds}
+
+
+def close(model, reference, size):
+    model = with_reference(model, fill_reference(reference.eval()), source="random weights")
+    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+    return model
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("size", [(45, 70), (33, 64)])
+def test_images_of_any_size(name, size):
+    """The stem's map is odd or even where it is pooled."""
+    kind = KINDS[name]
+    model = fz.models.get(name, num_classes=5, **kind.fields)
+    close(model, kind.create(name, num_classes=5, **kind.timm), size)
+
+
+def test_groups():
+    """The one kind of block that is no kind of the table: its groups want their width."""
+    layers = (1, 1, 1, 1)
+    model = fz.models.get("legacy_seresnext26_32x4d", num_classes=0, layers=layers)
+    reference = timm.create_model("legacy_seresnext26_32x4d", num_classes=0, layers=layers)
+    model = with_reference(model, fill_reference(reference.eval()), source="random weights")
+    images = synthetic_images((1, 32, 40, 3), 0)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert abs(model(images) - expected).max() < 1e-5 * abs(expected).max()
