@@ -668,6 +668,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),
+        ("sknet sknet50", "skresnext50_32x4d"),
         ("senet", "senet154"),
         (
             "inception_v3 xception nasnet "

@@ -417,6 +417,13 @@ def _volo(name: str) -> Kind:
     return Kind(name, fields, {**timm, "stem_hidden_dim": 8}, create=create)
 
 
+def _residual(*names: str) -> tuple[Kind, ...]:
+    """Networks of timm's class of ResNets."""
+    sizes = {"layers": (1, 2, 1, 1), "widths": (16, 16, 32, 32)}
+    timm = {"layers": sizes["layers"], "channels": sizes["widths"]}
+    return tuple(Kind(name, sizes, timm) for name in names)
+
+
 def _senet(name: str, block: str, timm: Any = None, **fields: Any) -> Kind:
     """A SENet of an eighth of the width, whose gates lose half: timm's class has one width."""
 
@@ -1401,6 +1408,15 @@ FAMILIES: dict[str, Family] = {
                 base_width=64,
             ),
         ),
+    ),
+    "sknet": Family(
+        "skresnet18",
+        {"layers": (2, 1), "widths": (8, 8)},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=_residual("skresnet18", "skresnet50d", "skresnext50_32x4d"),
     ),
     "tiny_vit": Family(
         "tiny_vit_5m_224",
