@@ -669,6 +669,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),
         ("sknet sknet50", "skresnext50_32x4d"),
+        ("res2net res2net50", "res2net50_26w_4s"),
         ("senet", "senet154"),
         (
             "inception_v3 xception nasnet "

@@ -1418,6 +1418,15 @@ FAMILIES: dict[str, Family] = {
         _RANDOM,
         kinds=_residual("skresnet18", "skresnet50d", "skresnext50_32x4d"),
     ),
+    "res2net": Family(
+        "res2net50_26w_4s",
+        {"layers": (2, 1), "widths": (4, 8)},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=_residual("res2net50_26w_4s", "res2net50d", "res2next50"),
+    ),
     "tiny_vit": Family(
         "tiny_vit_5m_224",
         {"layers": (1, 1), "widths": (8, 16), "heads": (1, 2), "window_size": 3, "mlp_ratio": 2},

@@ -1,0 +1,32 @@
+"""Res2Net against timm: scales, dilated stages, images that are not square."""
+
+import pytest
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.family("res2net")
+
+SIZES = {"layers": (1, 2, 1, 1), "widths": (16, 24, 32, 40)}
+SIZES_TIMM = {"layers": (1, 2, 1, 1), "channels": (16, 24, 32, 40)}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "options"),
+    [
+        ("res2net50_48w_2s", {}, {}),
+        ("res2net50_26w_8s", {"scale": 1}, {"block_args": {"scale": 1}}),
+        ("res2next50", {"output_stride": 16}, {"output_stride": 16}),
+        ("res2net50d", {"output_stride": 8}, {"output_stride": 8}),
+    ],
+)
+def test_networks(name, fields, options):
+    reference = timm.create_model(name, num_classes=5, **SIZES_TIMM, **options).eval()
+    model = fz.models.get(name, num_classes=5, **SIZES, **fields)
+    model = with_reference(model, fill_reference(reference), source="random weights")
+    differences = compare(model, reference, synthetic_images((2, 45, 70, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
