@@ -474,6 +474,20 @@ def _mobile(name: str, blocks: Any, network: str = "EfficientNet", **own: Any) -
     return Kind(name, {"blocks": blocks, **sizes, **own}, timm, create=create)
 
 
+def _ghost(name: str) -> Kind:
+    """A small GhostNet: timm's functions of these names take no blocks."""
+
+    def create(name: str, **options: Any) -> Any:
+        module = importlib.import_module("timm.models.ghostnet")
+        version = {"ghostnet_100": "v1", "ghostnetv2_100": "v2", "ghostnetv3_100": "v3"}[name]
+        # Its dropout is no module, which the comparison of a training step could leave out.
+        return module.GhostNet(version=version, drop_rate=0.0, **options)
+
+    blocks = (((3, 8, 8, 0, 1),), ((5, 12, 12, 0.25, 2),), ((3, 16, 12, 0, 1), (3, 16, 16, 0, 2)))
+    # timm counts the layer behind the pooling as the last block's: its own test has the others.
+    return Kind(name, {"blocks": blocks}, {"cfgs": blocks}, create=create, depths=False)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -960,6 +974,17 @@ FAMILIES: dict[str, Family] = {
             _focal("focalnet_large_fl3", 3, 5, **_FOCAL_LARGE),
             _focal("focalnet_huge_fl4", 4, 3, use_post_norm_in_modulation=True, **_FOCAL_LARGE),
         ),
+    ),
+    "ghostnet": Family(
+        "ghostnetv3_050",
+        {
+            "blocks": (((3, 8, 8, 0, 1),), ((3, 12, 8, 0.25, 2),), ((3, 16, 12, 0, 1),)),
+            "head_width": 16,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random={"dropout": 0.5},
+        kinds=(_ghost("ghostnet_100"), _ghost("ghostnetv2_100"), _ghost("ghostnetv3_100")),
     ),
     "hiera": Family(
         "hiera_tiny_224",
