@@ -1452,6 +1452,27 @@ FAMILIES: dict[str, Family] = {
         _RANDOM,
         kinds=_residual("res2net50_26w_4s", "res2net50d", "res2next50"),
     ),
+    "rexnet": Family(
+        "rexnetr_100",
+        {
+            "layers": (1, 2),
+            "strides": (1, 2),
+            "gated": (False, True),
+            "width_factor": 0.05,
+            "growth": 200,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "rexnet_100",
+                {"layers": (1, 1, 1, 2, 2, 3), "width_factor": 0.2, "growth": 200},
+                {"depth_mult": 0.5, "width_mult": 0.2, "final_chs": 200},
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "tiny_vit": Family(
         "tiny_vit_5m_224",
         {"layers": (1, 1), "widths": (8, 16), "heads": (1, 2), "window_size": 3, "mlp_ratio": 2},
