@@ -488,6 +488,27 @@ def _ghost(name: str) -> Kind:
     return Kind(name, {"blocks": blocks}, {"cfgs": blocks}, create=create, depths=False)
 
 
+def _hgnet(name: str, fields: Mapping[str, Any]) -> Kind:
+    """A small PP-HGNet, whose stages timm has in a table."""
+
+    def create(name: str, **options: Any) -> Any:
+        module = importlib.import_module("timm.models.hgnet")
+        version = "v1" if fields["stem"] == "plain" else "v2"
+        table: dict[str, Any] = {"stem_type": version, "stem_chs": list(fields["stem_widths"])}
+        before = fields["stem_widths"][-1]
+        for i, width in enumerate(fields["widths"]):
+            inner, count, light = (
+                fields[field][i] for field in ("inner_widths", "layers", "light")
+            )
+            size = fields["kernel_sizes"][i]
+            own = [before, inner, width, count, i > 0, light, size, fields["convolutions"]]
+            table[f"stage{i + 1}"], before = own, width
+        affine = fields.get("affine", False)
+        return module.HighPerfGpuNet(table, use_lab=affine, head_hidden_size=20, **options)
+
+    return Kind(name, {**fields, "head_width": 20}, create=create)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -985,6 +1006,51 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         random={"dropout": 0.5},
         kinds=(_ghost("ghostnet_100"), _ghost("ghostnetv2_100"), _ghost("ghostnetv3_100")),
+    ),
+    "hgnet": Family(
+        "hgnetv2_b0",
+        {
+            "layers": (1, 2),
+            "widths": (12, 16),
+            "inner_widths": (4, 6),
+            "convolutions": 2,
+            "kernel_sizes": (3, 5),
+            "light": (False, True),
+            "stem_widths": (4, 6),
+            "head_width": 16,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _hgnet(
+                "hgnet_tiny",
+                {
+                    "layers": (1, 2, 1, 1),
+                    "widths": (12, 16, 16, 20),
+                    "inner_widths": (4, 6, 8, 8),
+                    "convolutions": 2,
+                    "kernel_sizes": (3, 3, 3, 3),
+                    "light": (False,) * 4,
+                    "stem": "plain",
+                    "stem_widths": (4, 6, 8),
+                },
+            ),
+            _hgnet(
+                "hgnetv2_b0",
+                {
+                    "layers": (1, 2, 1, 1),
+                    "widths": (12, 16, 16, 20),
+                    "inner_widths": (4, 6, 8, 8),
+                    "convolutions": 2,
+                    "kernel_sizes": (3, 3, 5, 5),
+                    "light": (False, False, True, True),
+                    "stem": "branched",
+                    "stem_widths": (8, 6),
+                    "affine": True,
+                },
+            ),
+        ),
     ),
     "hiera": Family(
         "hiera_tiny_224",
