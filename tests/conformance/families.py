@@ -1539,6 +1539,21 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "starnet": Family(
+        "starnet_s050",
+        {"layers": (2, 1), "width": 8, "stem_width": 8, "mlp_ratio": 2},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            Kind(
+                "starnet_s1",
+                {"layers": (1, 2), "width": 12, "mlp_ratio": 2},
+                {"depths": (1, 2), "base_dim": 12, "mlp_ratio": 2},
+            ),
+        ),
+    ),
     "tiny_vit": Family(
         "tiny_vit_5m_224",
         {"layers": (1, 1), "widths": (8, 16), "heads": (1, 2), "window_size": 3, "mlp_ratio": 2},
