@@ -910,6 +910,32 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "fasternet": Family(
+        "fasternet_t0",
+        {"layers": (2, 1), "width": 8, "head_width": 12},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            Kind(
+                "fasternet_t0",
+                {"layers": (1, 2), "width": 16, "head_width": 24},
+                {"depths": (1, 2), "embed_dim": 16, "feature_dim": 24, "drop_path_rate": 0.0},
+                # The hidden layer behind the pooling is timm's last block's, here the head's.
+                depths=False,
+            ),
+            Kind(
+                "fasternet_t2",
+                {"layers": (1, 1), "width": 16, "head_width": 24, "layer_scale": 0.5},
+                {
+                    **{"depths": (1, 1), "embed_dim": 16, "feature_dim": 24},
+                    **{"drop_path_rate": 0.0, "layer_scale_init_value": 0.5},
+                },
+                depths=False,
+            ),
+        ),
+    ),
     "fastvit": Family(
         "fastvit_sa12",
         {
