@@ -1463,6 +1463,7 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+        kinds=_residual("resnest14d"),
     ),
     "resnetv2": Family(
         "resnetv2_50",
@@ -1500,6 +1501,7 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+        kinds=_residual("resnet18", "resnet50d", "seresnet50", "ecaresnet26t", "resnetrs50"),
     ),
     "senet": Family(
         "legacy_seresnet50",

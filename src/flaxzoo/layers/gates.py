@@ -84,14 +84,14 @@ class EfficientChannelAttention(Checked):
     Attributes:
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
-      kernel_init: the initialiser of the kernel.
+      kernel_init: the initialiser of the kernel, by default that of PyTorch's convolutions.
       kernel_size: the kernel's length, an odd number; None for one that grows with the logarithm
         of the channels.
     """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    kernel_init: Any = nn.initializers.lecun_normal()
+    kernel_init: Any = FanIn()
     kernel_size: int | None = None
 
     @nn.compact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -13,10 +14,13 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.gates import as_gate
-from flaxzoo.layers.initializers import ones, zeros
+from flaxzoo.layers.gates import SqueezeExcite, as_gate
+from flaxzoo.layers.initializers import ones, plain_bias, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import shortcut_pool
+
+# timm's networks of these blocks leave the biases of gates as PyTorch begins them.
+_SQUEEZE = functools.partial(SqueezeExcite, bias_init=plain_bias)
 
 
 class ResidualBlock(Checked):
@@ -102,7 +106,7 @@ class ResidualBlock(Checked):
 
     def add(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
         """Gates and drops the branch, then sums it with the shortcut."""
-        gate = as_gate(self.gate)
+        gate = _SQUEEZE if self.gate == "se" else as_gate(self.gate)
         if gate is not None:
             branch = gate(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
         if self.drop_path:

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.initializers import FanIn, plain_bias
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.residual import ResidualBlock
 from flaxzoo.models.registry import row, variants
@@ -85,11 +84,6 @@ class Res2Net(ResNet):
     def block_fields(self) -> dict[str, Any]:
         """The fields that all blocks have from the network as they are."""
         return {**super().block_fields(), "scale": self.scale}
-
-    @nn.nowrap
-    def head_options(self) -> dict[str, Any]:
-        """The classifier begins as PyTorch's own layers."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.gates import divisible
+from flaxzoo.layers.initializers import plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.residual import ResidualBlock
@@ -55,7 +56,7 @@ class SplitAttention(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
         act = as_activation(self.activation)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = self.features * self.radix
         hidden = divisible(x.shape[-1] * self.radix / 4, minimum=32)
         conv = Conv(
@@ -70,9 +71,10 @@ class SplitAttention(nn.Module):
         x = act(call_norm(as_norm(self.norm)(name="bn0", **dtypes), conv(x), train=train))
         branches = x.reshape(*x.shape[:-1], self.radix, self.features)
         gate = branches.sum(-2).mean((1, 2), keepdims=True)
-        gate = Conv(hidden, 1, groups=self.groups, use_bias=True, name="fc1", **dtypes)(gate)
+        options = {"groups": self.groups, "use_bias": True, "bias_init": plain_bias, **dtypes}
+        gate = Conv(hidden, 1, name="fc1", **options)(gate)
         gate = act(call_norm(as_norm(self.norm)(name="bn1", **dtypes), gate, train=train))
-        gate = Conv(width, 1, groups=self.groups, use_bias=True, name="fc2", **dtypes)(gate)
+        gate = Conv(width, 1, name="fc2", **options)(gate)
         if self.radix == 1:
             return x * nn.sigmoid(gate)
         # The gates come ordered by group, then branch; the branches by branch, then group.

@@ -41,6 +41,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, as_gate
+from flaxzoo.layers.initializers import FanIn, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, max_pool
 from flaxzoo.layers.residual import ResidualBlock
@@ -289,6 +290,11 @@ class ResNet(Backbone):
         return as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
 
     @nn.nowrap
+    def head_options(self) -> dict[str, Any]:
+        """The fields of the ``Head`` of timm's classifiers, which begin as PyTorch's layers."""
+        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+
+    @nn.nowrap
     def _for_each(self, value: Any) -> tuple[Any, ...]:
         """What each stage has of a field that takes one value for all, or one for each."""
         values = _each(value)
@@ -364,7 +370,7 @@ _ECA: dict[str, Any] = {"gate": "eca"}
 _AA: dict[str, Any] = {"anti_aliasing": "avg"}
 _BLUR: dict[str, Any] = {"anti_aliasing": "blur"}
 # One object: partials of equal arguments are different keys to jit.
-_SE_QUARTER = functools.partial(SqueezeExcite, ratio=0.25)
+_SE_QUARTER = functools.partial(SqueezeExcite, ratio=0.25, bias_init=plain_bias)
 _RS: dict[str, Any] = {**_D, "stem_pool": "conv", "gate": _SE_QUARTER}
 
 _add = functools.partial(variants, ResNet, reference=REFERENCE, renamed={"attention": "gate"})

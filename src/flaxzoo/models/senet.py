@@ -20,7 +20,7 @@ import jax
 
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import plain_bias
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.layers.residual import ResidualBlock
 from flaxzoo.models.reference import Reference
@@ -115,11 +115,6 @@ class SENet(ResNet):
         if self.stem_pool != "max" or self.anti_aliasing is not None:
             return super()._pool(x, train)
         return max_pool(x, padding=0, ceil=True)
-
-    @nn.nowrap
-    def head_options(self) -> dict[str, Any]:
-        """The classifier begins as PyTorch's own layers."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
 
 
 def _reference(*pairs: tuple[str, str]) -> Reference:

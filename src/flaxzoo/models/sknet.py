@@ -22,7 +22,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.gates import divisible
-from flaxzoo.layers.initializers import FanIn, HeNormal, ones, plain_bias, zeros
+from flaxzoo.layers.initializers import HeNormal, ones, zeros
 from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import anti_alias
 from flaxzoo.layers.residual import ResidualBlock
@@ -222,11 +222,6 @@ class SKNet(ResNet):
         """The fields that all blocks have from the network as they are."""
         own = {name: getattr(self, name) for name in _SELECTION}
         return {**super().block_fields(), **own}
-
-    @nn.nowrap
-    def head_options(self) -> dict[str, Any]:
-        """The classifier begins as PyTorch's own layers."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
 
     @nn.nowrap
     def check_fields(self) -> None:
