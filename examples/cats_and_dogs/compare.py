@@ -114,10 +114,13 @@ def compare(options: argparse.Namespace) -> Results:
     parts = pictures(model, options)
     features = fine_tune.features_of(model, *parts)
     print(f"features of all pictures: {time.perf_counter() - results.start[0]:.0f} s")
+    runs = []
     for seed in range(options.seed, options.seed + options.seeds):
-        run = copy.copy(options)
-        run.seed, run.run_dir = seed, options.run_dir / f"seed{seed}"
+        runs.append(copy.copy(options))
+        runs[-1].seed, runs[-1].run_dir = seed, options.run_dir / f"seed{seed}"
+    for run in runs:
         transfer(model, parts, features, run, results)
+    for run in runs:
         from_scratch(run, results)
     return results
 
@@ -128,7 +131,7 @@ def main() -> None:
     fine_tune.add_arguments(parser)
     parser.set_defaults(epochs=2)
     parser.add_argument("--seeds", type=int, default=5, help="how many, from --seed on")
-    parser.add_argument("--scratch-size", type=int, default=96, help="height and width, pixels")
+    parser.add_argument("--scratch-size", type=int, default=64, help="height and width, pixels")
     parser.add_argument("--scratch-epochs", type=int, default=15)
     options = parser.parse_args()
     fine_tune.choose(options)
