@@ -1152,6 +1152,25 @@ FAMILIES: dict[str, Family] = {
         (7,),
         {"dropout": 0.5},
     ),
+    "mambaout": Family(
+        "test_mambaout",
+        {"layers": (1, 2), "widths": (8, 12), "kernel_size": 3},
+        (16, 24, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "mambaout_femto",
+                {"layers": (1, 2), "widths": (8, 12)},
+                {"depths": (1, 2), "dims": (8, 12)},
+            ),
+            Kind(
+                "mambaout_base_wide_rw",
+                {"layers": (1, 2), "widths": (8, 12)},
+                {"depths": (1, 2), "dims": (8, 12)},
+            ),
+        ),
+    ),
     "maxxvit": Family(
         "coatnet_0_224",
         {
