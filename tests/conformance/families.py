@@ -445,6 +445,20 @@ def _senet(name: str, block: str, timm: Any = None, **fields: Any) -> Kind:
     return Kind(name, {**sizes, **fields}, own, create=create)
 
 
+def _regnet(name: str, **fields: Any) -> Kind:
+    """A RegNet of six blocks, whose sizes timm has in a table."""
+
+    def create(name: str, num_classes: int, **sizes: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.regnet")
+        config = dataclasses.replace(module.model_cfgs[name], **sizes)
+        zero = "regnetz" not in name
+        return module.RegNet(config, num_classes=num_classes, zero_init_last=zero)
+
+    sizes = {"layers": (1, 1, 2, 2), "widths": (8, 16, 24, 40), "group_size": 4}
+    timm = {"depth": 6, "w0": 8, "wa": 8.0, "wm": 1.5, "group_size": 4}
+    return Kind(name, {**sizes, **fields}, timm, create=create)
+
+
 def _mobile(name: str, blocks: Any, network: str = "EfficientNet", **own: Any) -> Kind:
     """A small network of mobile blocks, whose lines timm reads as we do.
 
@@ -1584,6 +1598,21 @@ FAMILIES: dict[str, Family] = {
                 {"depth_mult": 0.5, "width_mult": 0.2, "final_chs": 200},
                 (64, 96, 3),
             ),
+        ),
+    ),
+    "regnet": Family(
+        "regnety_002",
+        {"layers": (1, 2), "widths": (8, 16), "group_size": 4, "stem_width": 8},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(
+            _regnet("regnetx_002"),
+            _regnet("regnety_002"),
+            _regnet("regnetv_040"),
+            _regnet("regnetv_064"),
+            _regnet("regnetz_005", ratio=4.0),
         ),
     ),
     "starnet": Family(
