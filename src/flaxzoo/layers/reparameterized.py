@@ -217,7 +217,7 @@ class MobileOneBlock(Reparameterized):
             same = as_norm(self.norm)(name="identity", scale_init=self.scale_init, **self.dtypes)
             inputs.append(call_norm(same, x, train=train))
         convs = [conv(kernel_size=self.kernel_size, name=sized.format(i))(x, train) for i in sizes]
-        if not self.drop_path or not inputs:
+        if not (train and self.drop_path and inputs):
             return functools.reduce(jnp.add, [*branches, *inputs, *convs])
         y = functools.reduce(jnp.add, [*branches, *convs])
         return DropPath(self.drop_path, name="drop_path")(y, deterministic=not train) + inputs[0]
