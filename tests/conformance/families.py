@@ -67,6 +67,8 @@ class Family:
       refused_shape: one that the model refuses with a ``ShapeError``.
       random: fields that make training draw random numbers.
       kinds: a small network for each kind of block that timm has, too.
+      cropped: whether layers without padding make maps smaller than the image divided by their
+        reduction.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Family:
     refused_shape: tuple[int, ...] = (7,)
     random: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     kinds: tuple[Kind, ...] = ()
+    cropped: bool = False
 
     @property
     def architecture(self) -> Architecture:

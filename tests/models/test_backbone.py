@@ -129,6 +129,16 @@ def test_remat_computes_the_same(variables):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found, expected)
 
 
+def test_images_that_are_too_small_are_refused(variables):
+    class Larger(Tokens):
+        smallest = 9
+
+    with pytest.raises(ShapeError, match="images must be at least 9 x 9: .* nothing of 8 x 12"):
+        Larger(6).apply(variables, IMAGES)
+    tokens = Larger(6).apply(variables, IMAGES[:, :, :8], 0, 0, method="run_stages")
+    assert tokens.shape == (2, 8, 8, 3)
+
+
 def test_ranks_are_checked_where_a_range_starts(variables):
     with pytest.raises(ShapeError, match=r"images must have shape \[B, H, W, C\], got \[8, 12, 3"):
         NET.apply(variables, IMAGES[0])

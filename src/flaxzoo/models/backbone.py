@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -91,6 +91,9 @@ class Backbone(Checked, kw_only=True):
         parameters.
       param_dtype: the dtype of the parameters.
     """
+
+    # The shortest side of images that convolutions without padding leave a pixel of.
+    smallest: ClassVar[int] = 1
 
     feature_maps: bool = False
     dtype: Any = None
@@ -176,11 +179,17 @@ class Backbone(Checked, kw_only=True):
           parts: those of the range, in order.
 
         Raises:
-          ShapeError: ``x`` has not the rank that the first part takes.
+          ShapeError: ``x`` has not the rank that the first part takes, or images are too small.
         """
         kind = parts[0].takes if parts else None
         if kind is not None and x.ndim != _AXES[kind].count(",") + 1:
             raise ShapeError(f"{kind} must have shape {_AXES[kind]}, got {list(x.shape)}")
+        if kind == "images" and min(x.shape[1:3]) < self.smallest:
+            least, (height, width) = self.smallest, x.shape[1:3]
+            raise ShapeError(
+                f"images must be at least {least} x {least}: layers without padding leave nothing "
+                f"of {height} x {width}; resize or pad them"
+            )
         return x
 
     @nn.nowrap
