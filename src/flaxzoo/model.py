@@ -558,12 +558,13 @@ def init_head(model: Model, variables: Any, rng: Any) -> Any:
 
 
 def initialise_missing(model: Model, variables: Any, missing: Sequence[str], rng: Any) -> Any:
-    """The variables with those of the head that weights did not provide freshly initialised.
+    """The variables with those that weights did not provide freshly initialised.
 
     Args:
       model: without variables.
       variables: that the weights provided.
-      missing: paths in the group ``head``; none is initialised where there are none.
+      missing: paths in the group ``head``, or of auxiliary classifiers; none is initialised where
+        there are none.
       rng: an int seed or a key.
 
     Returns:
@@ -571,7 +572,10 @@ def initialise_missing(model: Model, variables: Any, missing: Sequence[str], rng
     """
     if not missing:
         return variables
-    fresh = {name: {"head": tree} for name, tree in init_head(model, variables, rng).items()}
+    if any("/backbone/" in path for path in missing):
+        fresh = model.init(rng=rng).variables
+    else:
+        fresh = {name: {"head": tree} for name, tree in init_head(model, variables, rng).items()}
     leaves, drawn = flatten(variables), flatten(fresh)
     leaves |= {path: drawn[path] for path in missing}
     return unflatten({path: leaves[path] for path in flatten(model.shapes())})

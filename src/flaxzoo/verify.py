@@ -338,7 +338,9 @@ def _for_timm(
     expected = reference.state_dict()
     ours = flatten(model.variables)
     head = to_reference({k: v for k, v in ours.items() if k.split("/")[1] == "head"}, rules)
-    state = dict(tensors)
+    modules = tuple(f"{layer.rpartition('/')[0]}." for layer in rules.auxiliary)
+    # Auxiliary classifiers of the file, which timm's model lacks as it is made for inference.
+    state = {k: v for k, v in tensors.items() if k in expected or not k.startswith(modules)}
     if not _fits(expected, state, optional=head):
         state = _converted(reference, state, model, rules)
     return {**{k: v for k, v in head.items() if k in expected}, **state}

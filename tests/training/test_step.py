@@ -8,6 +8,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import DataError, ShapeError
+from flaxzoo.layers.auxiliary import COLLECTION, sow_logits
 from flaxzoo.training import step as steps
 
 SHAPE = (8, 8, 1)
@@ -24,6 +25,47 @@ def small(name="cnn", **config):
     if name == "cnn":
         config = {"features": (4,), "hidden": (8,), **config}
     return fz.models.get(name, **config)
+
+
+class Halfway(nn.Module):
+    """A network with a classifier halfway, of training alone."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = jnp.tanh(nn.Dense(6, name="first")(x.reshape(len(x), -1)))
+        if train or self.is_initializing():
+            sow_logits(self, nn.Dense(3, name="early")(x), 0.3)
+        return nn.Dense(3, name="last")(x)
+
+
+def test_auxiliary_logits_add_their_loss(batch):
+    images, labels = batch
+    module = Halfway()
+    variables = module.init(jax.random.key(0), images)
+    assert variables.keys() == {"params"}
+    assert module.apply(variables, images).shape == (8, 3)
+    model = fz.Model(module, variables)
+    state = fz.create_train_state(model, optimizer="sgd", learning_rate=0.1)
+    weights = np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32)
+
+    def loss(params):
+        hidden = jnp.tanh(images.reshape(8, -1) @ params["first"]["kernel"])
+        total = 0
+        for name, share in (("last", 1.0), ("early", 0.3)):
+            logits = hidden @ params[name]["kernel"]
+            values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            total += share * (values * weights).sum() / 6
+        return total
+
+    value, gradients = jax.value_and_grad(loss)(variables["params"])
+    new, metrics = fz.train_step(state, (images, labels, weights))
+    assert float(metrics.compute()["loss"]) == pytest.approx(float(value), rel=1e-5)
+    assert new.collections is None or COLLECTION not in new.collections
+    for name in ("first", "early", "last"):
+        before, after = (p[name]["kernel"] for p in (variables["params"], new.params))
+        np.testing.assert_allclose(
+            before - after, 0.1 * gradients[name]["kernel"], rtol=1e-4, atol=1e-7
+        )
 
 
 def test_one_step_is_the_hand_written_one(batch):

@@ -49,6 +49,9 @@ class Reference:
       fused: globs of the reference's names of tensors that only the form of inference has
         (``flaxzoo.Model.reparameterize``).
       stem_pixels: how many pixels the first convolution sees as one, all channels of each together.
+      auxiliary: paths in the backbone of the last layers of auxiliary classifiers, such as
+        ``"AuxLogits/fc"`` (``flaxzoo.layers.auxiliary``): weights may lack these modules, and the
+        layers are exchanged with the classifier.
     """
 
     stem: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Reference:
     former_classifiers: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
     stem_pixels: int = 1
+    auxiliary: tuple[str, ...] = ()
 
     @property
     def random(self) -> dict[str, Any]:

@@ -266,6 +266,8 @@ def _image_classifier(
     ) -> nn.Module:
         if "dropout" in taken:
             options["dropout"] = dropout
+        if "auxiliary" in taken and isinstance(options.get("auxiliary"), bool):
+            options["auxiliary"] = num_classes if options["auxiliary"] else 0
         backbone: Any = network(**{**fields, **options}, feature_maps=features)
         head = {**variant.head, "dropout": dropout}
         if pooling != "auto":

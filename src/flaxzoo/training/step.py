@@ -23,6 +23,7 @@ from flaxzoo._programs import Jitted, cleared, once
 from flaxzoo._trees import plain
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
 from flaxzoo.errors import DataError
+from flaxzoo.layers.auxiliary import COLLECTION, sown_logits
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.preprocess import model_inputs
@@ -391,11 +392,13 @@ def _objective(
             train=True,
             # Streams that a module names itself fall back to "params".
             rngs={"dropout": dropout_key, "params": other_key},
-            mutable=list(collections) or False,
+            mutable=[*collections, COLLECTION],
         )
+    outputs, updated = outputs
+    auxiliary = sown_logits(updated.get(COLLECTION, {}))
     if collections:
-        outputs, updated = outputs
-        updated = _without_sown(dict(updated), collections)
+        updated = {name: tree for name, tree in updated.items() if name in collections}
+        updated = _without_sown(updated, collections)
         if batch.weights is not None:
             # A batch of which nothing counts has no statistics to learn from.
             counts = (batch.weights > 0).any()
@@ -408,6 +411,9 @@ def _objective(
     penalty = loss.regularization(params)
     value = loss.mean(outputs, batch.targets, batch.weights) + penalty
     values = loss.values(outputs, batch.targets) + penalty
+    for logits, weight in auxiliary:
+        value += weight * loss.mean(logits, batch.targets, batch.weights)
+        values += weight * loss.values(logits, batch.targets)
     return value, (outputs, values, collections)
 
 

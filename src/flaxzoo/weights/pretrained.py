@@ -182,6 +182,11 @@ def load(
         weights = dataclasses.replace(weights, tensors=tensors)
     hidden = getattr(getattr(module, "head", None), "hidden_features", True)
     missing, tensors = _without_classifier(flat, weights, reference, fresh_classifier, hidden)
+    weights = dataclasses.replace(weights, tensors=tensors)
+    exchanged = bool(missing)
+    for layer in () if reference is None else reference.auxiliary:
+        fresh, tensors = _without_auxiliary(flat, weights, layer, exchanged=exchanged)
+        weights, missing = dataclasses.replace(weights, tensors=tensors), missing + fresh
     wanted = {path: leaf for path, leaf in flat.items() if path not in missing}
     owner = repr(name)
     patches = _patches(wanted, weights, reference, backbone, owner)
@@ -251,6 +256,29 @@ def _without_classifier(
     if not paths and not hidden_features:
         prefixes += _hidden_layers(weights, reference)
     return paths, {k: v for k, v in weights.tensors.items() if not k.startswith(prefixes)}
+
+
+def _without_auxiliary(
+    expected: Mapping[str, Any], weights: Weights, layer: str, *, exchanged: bool
+) -> tuple[list[str], Mapping[str, Any]]:
+    """The paths of what is not loaded of an auxiliary classifier, and the tensors left then.
+
+    It is all of it where model or weights lack it, and its last layer where the classifier is
+    exchanged.
+    """
+
+    def begins(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        ours = (f"params/backbone/{path}/", f"batch_stats/backbone/{path}/")
+        return ours, ours if weights.ours else (path.replace("/", ".") + ".",)
+
+    ours, theirs = begins(layer.rpartition("/")[0])
+    has = any(leaf.startswith(ours) for leaf in expected)
+    if has and any(name.startswith(theirs) for name in weights.tensors):
+        if not exchanged:
+            return [], weights.tensors
+        ours, theirs = begins(layer)
+    kept = {name: t for name, t in weights.tensors.items() if not name.startswith(theirs)}
+    return [leaf for leaf in expected if leaf.startswith(ours)], kept
 
 
 def _hidden_layers(weights: Weights, reference: Reference | None) -> tuple[str, ...]:
