@@ -31,6 +31,7 @@ _CORE = frozenset(
         "catalog",
         "classifier",
         "heads",
+        "inception",
         "mobile_backbone",
         "patch_backbone",
         "reference",
