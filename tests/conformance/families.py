@@ -612,6 +612,14 @@ FAMILIES: dict[str, Family] = {
         (24, 16, 3),
         (16, 16),
         _RANDOM,
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (1, 2, 1, 1), "widths": (8, 12, 16, 24)},
+                {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 24)},
+            )
+            for name in ("convnext_atto_ols", "convnextv2_atto", "convnext_tiny", "convnext_xlarge")
+        ),
     ),
     "crossvit": Family(
         "crossvit_tiny_240",
