@@ -526,6 +526,15 @@ def _hgnet(name: str, fields: Mapping[str, Any]) -> Kind:
     return Kind(name, {**fields, "head_width": 20}, create=create)
 
 
+def _nfnet(name: str, **fields: Any) -> Kind:
+    """A small network without norms."""
+    sizes = {"layers": (1, 2, 1, 2), "widths": (16, 24, 32, 40), "stem_width": 16}
+    timm = {"depths": sizes["layers"], "channels": sizes["widths"], "stem_chs": 16}
+    names = {"group_size": "group_size", "head_width": "num_features"}
+    timm |= {theirs: fields[ours] for ours, theirs in names.items() if ours in fields}
+    return Kind(name, {**sizes, **fields}, timm)
+
+
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
@@ -1345,6 +1354,26 @@ FAMILIES: dict[str, Family] = {
                 input_shape=(36, 44, 3),
                 create=_small_nextvit,
             ),
+        ),
+    ),
+    "nfnet": Family(
+        "dm_nfnet_f0",
+        {
+            "layers": (1, 2),
+            "widths": (16, 24),
+            "stem_width": 16,
+            "group_size": 4,
+            "head_width": 16,
+        },
+        (16, 24, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _nfnet("dm_nfnet_f0", group_size=8, head_width=24),
+            _nfnet("nfnet_l0", group_size=8, head_width=24),
+            _nfnet("eca_nfnet_l0", group_size=8, head_width=24),
+            _nfnet("nf_regnet_b0", head_width=24),
+            _nfnet("nf_seresnet26"),
         ),
     ),
     "pit": Family(

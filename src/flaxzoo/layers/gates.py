@@ -38,6 +38,7 @@ class SqueezeExcite(Checked):
       norm: behind the first layer, by name or module (``flaxzoo.layers.norm``); None for none.
       rounding: what divides the width that ``ratio`` gives.
       bias_init: the initialiser of the biases; None for that of the kernels.
+      kernel_init: the initialiser of both kernels; None for what ``plain_init`` says.
     """
 
     ratio: float = 1 / 16
@@ -51,6 +52,7 @@ class SqueezeExcite(Checked):
     norm: Any = None
     rounding: int = 8
     bias_init: Any = None
+    kernel_init: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -70,6 +72,8 @@ class SqueezeExcite(Checked):
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.plain_init:
             options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+        if self.kernel_init is not None:
+            options["kernel_init"] = self.kernel_init
         if self.bias_init is not None:
             options["bias_init"] = self.bias_init
         return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
