@@ -82,7 +82,15 @@ def test_arguments_are_taken_by_something():
         registry = REGISTRIES[kind]
         for name in registry.list():
             taken |= set(registry.parameters(name))
-    for name in ("mlp", "cnn", "lstm", "resnet18", "vit_tiny_patch16_224", "convnext_atto"):
+    for name in (
+        "mlp",
+        "cnn",
+        "lstm",
+        "resnet18",
+        "vit_tiny_patch16_224",
+        "convnext_atto",
+        "fastvit_t8",
+    ):
         taken |= set(MODELS.parameters(name))
     taken |= set(fz.optimizers.option_names("adam"))
     named = {

@@ -167,18 +167,20 @@ class AttentionPool2d(Checked):
         Raises:
           ShapeError: ``C`` is no multiple of the heads' width.
         """
-        batch, *size, width = x.shape
+        batch, height, columns, width = x.shape
         if width % self.head_width:
             raise ShapeError(
                 f"attention pooling with heads of head_width={self.head_width} takes maps of a "
                 f"multiple of that many channels, got {width}"
             )
-        grid = tuple(self.grid or size)
+        rows, across = self.grid or (height, columns)
         tokens = x.reshape(batch, -1, width)
         tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
-        shape, init = (1 + grid[0] * grid[1], width), Normal(width**-0.5)
+        shape, init = (1 + rows * across, width), Normal(width**-0.5)
         positions = self.param("pos_embed", init, shape, self.param_dtype)[None]
-        positions = resample_positions(positions, (size[0], size[1]), prefix=1, old_grid=grid)
+        positions = resample_positions(
+            positions, (height, columns), prefix=1, old_grid=(rows, across)
+        )
         tokens = tokens + positions.astype(tokens.dtype)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = functools.partial(Dense, width, kernel_init=init, bias_init=zeros, **dtypes)

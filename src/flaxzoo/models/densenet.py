@@ -197,8 +197,8 @@ class DenseNet(Backbone):
         ]
         size = 7 if len(widths) == 1 else 3
         for i, width in enumerate(widths):
-            options = {"kernel_init": HeNormal("fan_in"), "name": f"features_conv{i}"}
-            x = Conv(width, size, stride=1 if i else 2, **options, **self.dtypes)(x)
+            options: dict[str, Any] = {"kernel_init": HeNormal("fan_in"), **self.dtypes}
+            x = Conv(width, size, stride=1 if i else 2, name=f"features_conv{i}", **options)(x)
             name = f"features_norm{i}"
             x = normalise_and_activate(self.norm, name, x, act, train=train, **self.dtypes)
         return x

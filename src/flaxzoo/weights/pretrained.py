@@ -301,11 +301,13 @@ def _fitted(
     leaves = dict(tensors)
     for path in (path for path in expected if path in leaves):
         leaves[path] = resize(path, leaves[path], tuple(expected[path].shape))
-    for path in stem_kernels(expected, reference) if reference else ():
+    if reference is None:
+        return leaves
+    for path in stem_kernels(expected, reference):
         if path in leaves:
             kernel, shape = np.asarray(leaves[path]), tuple(expected[path].shape)
-            options = {"any_number": any_channels, "pixels": reference.stem_pixels}
-            leaves[path] = fit_channels(kernel, shape, **options)
+            pixels = reference.stem_pixels
+            leaves[path] = fit_channels(kernel, shape, any_number=any_channels, pixels=pixels)
     return leaves
 
 
