@@ -134,6 +134,7 @@ def test_he_normal_has_the_variance_of_the_paper():
         HeNormal().distribution((3, 3, 2, 128)).std == HeNormal().distribution((3, 3, 64, 128)).std
     )
     assert HeNormal("fan_in").distribution((3, 3, 64, 128)).std == np.sqrt(2 / (64 * 9))
+    assert HeNormal("fan_in", scale=1.0).distribution((3, 3, 64, 128)).std == np.sqrt(1 / (64 * 9))
     assert HeNormal(groups=64).distribution((3, 3, 1, 64)).std == np.sqrt(2 / 9)
 
 

@@ -138,7 +138,7 @@ class TruncatedNormal(Initializer):
 
 @dataclasses.dataclass(frozen=True)
 class HeNormal(Initializer):
-    """Normal numbers of variance 2 / fan, for layers before a ReLU (He et al. 2015, eq. 10, 14).
+    """Normal numbers of variance ``scale`` / fan (He et al. 2015, eq. 10, 14).
 
     The fan-out of a kernel ``[..., in, out]`` is ``out`` times its spatial size, whatever the
     number of groups, as in PyTorch's ``kaiming_normal_(mode="fan_out")``, which is how timm and
@@ -148,16 +148,18 @@ class HeNormal(Initializer):
       mode: ``"fan_out"`` or ``"fan_in"``.
       groups: a number that the fan-out is divided by: that of a convolution's groups, as timm
         counts it in networks of depthwise convolutions.
+      scale: the variance times the fan: 2 for layers before a ReLU, 1 for those before none.
     """
 
     mode: str = "fan_out"
     groups: int = 1
+    scale: float = 2.0
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """Returns the normal distribution for a kernel ``[..., in, out]`` of this shape."""
         width = shape[-1] // self.groups if self.mode == "fan_out" else shape[-2]
         fan = width * math.prod(shape[:-2])
-        return Distribution(std=math.sqrt(2 / fan))
+        return Distribution(std=math.sqrt(self.scale / fan))
 
 
 @dataclasses.dataclass(frozen=True)

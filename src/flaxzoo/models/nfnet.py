@@ -34,7 +34,7 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
-from flaxzoo.layers.initializers import FanIn, Normal, ones, zeros
+from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, ones, zeros
 from flaxzoo.layers.pool import max_pool, shortcut_pool
 from flaxzoo.layers.resnet_v2 import StdConv
 from flaxzoo.models.backbone import Backbone, Part
@@ -96,7 +96,7 @@ class ScaledStdConv(StdConv):
     """
 
     use_bias: bool = True
-    kernel_init: Any = FanIn(1.0)
+    kernel_init: Any = HeNormal("fan_in", scale=1.0)
     epsilon: float = 1e-5
     gamma: float = 1.0
     gain_init: Any = ones
@@ -261,7 +261,7 @@ class NFBlock(NFLayers, kw_only=True):
         if self.gate == "eca":
             gate = EfficientChannelAttention(kernel_init=FanIn(), name=name, **self.dtypes)
             return 2 * gate(x)
-        own = {"kernel_init": FanIn(1.0), "name": name, **self.dtypes}
+        own = {"kernel_init": HeNormal("fan_in", scale=1.0), "name": name, **self.dtypes}
         return 2 * SqueezeExcite(self.gate_ratio, **own)(x)
 
     @nn.nowrap
