@@ -403,7 +403,7 @@ class Model:
         """The model in the form of inference: where branches were summed, one convolution is left.
 
         What it computes in inference is the same but for rounding. RepVGG, MobileOne, FastViT,
-        RepGhost and RepViT have such branches (``flaxzoo.layers.reparameterized``).
+        GhostNet V3, RepGhost and RepViT have such branches (``flaxzoo.layers.reparameterized``).
 
         Args:
           inputs: as for ``init``.

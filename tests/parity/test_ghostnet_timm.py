@@ -75,3 +75,22 @@ def test_depths_are_timm_s_but_that_of_the_heads_layer():
     rules = MODELS.architecture("ghostnetv2_100").reference
     found = {reference_name(f"params/{path}", rules): rates[e] for path, e in entries.items()}
     assert found == pytest.approx(expected)
+
+
+def test_sums_of_v3_become_convolutions_as_timm_s():
+    model, reference, tensors = pair("ghostnetv3_100")
+    model = with_reference(model, tensors, source="random weights")
+    fused = model.reparameterize()
+    images = synthetic_images((2, 37, 58, 3), 0)
+    before, after = (np.asarray(network(images)) for network in (model, fused))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+    for module in reference.modules():
+        if hasattr(module, "reparameterize"):
+            module.reparameterize()
+    expected = {key: leaf.numpy() for key, leaf in reference.state_dict().items()}
+    expected = {k: leaf for k, leaf in expected.items() if not k.endswith("num_batches_tracked")}
+    exported = fused.to_torch_state_dict(as_numpy=True)
+    assert expected.keys() <= exported.keys()
+    for key, leaf in expected.items():
+        limit = 1e-5 * np.abs(leaf).max()
+        np.testing.assert_allclose(exported[key], leaf, rtol=0, atol=limit, err_msg=key)

@@ -1,8 +1,9 @@
 """GhostNet: half of each layer's channels are made of the other half by depthwise convolutions.
 
 V2 scales the wider half of each block by attention along rows and columns. V3 trains sums of
-convolutions, each behind a BatchNorm, in place of single ones. The number behind the version is the
-width in percent. Names and numbers are those of timm's ``ghostnet`` module.
+convolutions, each behind a BatchNorm, of which ``Model.reparameterize`` makes one. The number
+behind the version is the width in percent. Names and numbers are those of timm's ``ghostnet``
+module.
 
 References:
   GhostNet: https://arxiv.org/abs/1911.11907
@@ -31,13 +32,16 @@ from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import FanIn, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import avg_pool
+from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables, of_submodule
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.mobile_backbone import RENAMED, round_width
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
 # What blocks get from the network as it is.
-_PASSED_ON = ("branches", "activation", "norm", "norm_epsilon", "dtype", "param_dtype")
+_PASSED_ON = ("branches", "activation", "norm", "norm_epsilon", "dtype", "param_dtype", "fused")
+# What sums of branches are called in the form of inference.
+_SUMS = {"primary": "primary_conv_0", "cheap": "cheap_operation_0", "dw": "conv_dw"}
 # Of each block the kernel's size, the channels inside and of its output, the part of the former
 # that its gate has, 0 for none, and the stride.
 _BLOCKS = (
@@ -74,6 +78,7 @@ class GhostLayers(Checked):
       norm_epsilon: its epsilon; None for its own.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
+      fused: whether each sum is one convolution, the form of inference.
     """
 
     branches: int = 0
@@ -82,6 +87,7 @@ class GhostLayers(Checked):
     norm_epsilon: float | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    fused: bool = False
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -104,13 +110,25 @@ class GhostLayers(Checked):
         options = {"kernel_size": 1, "kernel_init": FanIn(), **options, **self.dtypes}
         return self.normalise(Conv(features, name=names[0], **options)(x), names[1], train)
 
-    def branched(
-        self, x: jax.Array, features: int, name: str, train: bool, **options: Any
+    def summed(
+        self,
+        x: jax.Array,
+        features: int,
+        name: str,
+        train: bool,
+        skip: bool = False,
+        **options: Any,
     ) -> jax.Array:
-        """Sums convolutions of these fields, each behind a norm; one of 1 x 1 if depthwise."""
-        own: dict[str, Any] = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, **self.dtypes}
-        conv = functools.partial(ConvNorm, features, names=("conv", "bn1"), **{**options, **own})
-        branches = []
+        """Sums convolutions of these fields, one of 1 x 1 if depthwise, and perhaps the input.
+
+        Each stands before a norm of its own.
+        """
+        if self.fused:
+            own = {"kernel_size": 1, "kernel_init": FanIn(), "use_bias": True, **options}
+            return Conv(features, name=_SUMS[name], **own, **self.dtypes)(x)
+        norm: dict[str, Any] = {"norm": self.norm, "norm_epsilon": self.norm_epsilon, **self.dtypes}
+        conv = functools.partial(ConvNorm, features, names=("conv", "bn1"), **{**options, **norm})
+        branches = [self.normalise(x, f"{name}_rpr_skip", train)] if skip else []
         if "groups" in options:
             branches.append(conv(kernel_size=1, name=f"{name}_rpr_scale")(x, train))
         for i in range(self.branches):
@@ -148,14 +166,13 @@ class GhostModule(GhostLayers, kw_only=True):
 
     def _primary(self, x: jax.Array, width: int, train: bool) -> jax.Array:
         if self.branches:
-            return self.branched(x, width, "primary", train)
+            return self.summed(x, width, "primary", train)
         return self.conv_norm(x, width, ("primary_conv_0", "primary_conv_1"), train)
 
     def _cheap(self, x: jax.Array, width: int, train: bool) -> jax.Array:
         options: dict[str, Any] = {"kernel_size": 3, "groups": width}
         if self.branches:
-            x, skip = x, self.normalise(x, "cheap_rpr_skip", train)
-            return skip + self.branched(x, width, "cheap", train, **options)
+            return self.summed(x, width, "cheap", train, skip=True, **options)
         names = ("cheap_operation_0", "cheap_operation_1")
         return self.conv_norm(x, width, names, train, **options)
 
@@ -185,7 +202,7 @@ def _doubled(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x
 
 
-class GhostBottleneck(GhostLayers, kw_only=True):
+class GhostBottleneck(GhostLayers, Reparameterized, kw_only=True):
     """A wide ghost module, a depthwise convolution where the map is halved, a narrow one.
 
     Attributes:
@@ -210,6 +227,7 @@ class GhostBottleneck(GhostLayers, kw_only=True):
         ghost = functools.partial(
             GhostModule,
             branches=self.branches,
+            fused=self.fused,
             norm=self.norm,
             norm_epsilon=self.norm_epsilon,
             **self.dtypes,
@@ -231,7 +249,7 @@ class GhostBottleneck(GhostLayers, kw_only=True):
     def _strided(self, x: jax.Array, train: bool) -> jax.Array:
         options = self._options(self.hidden)
         if self.branches:
-            return self.branched(x, self.hidden, "dw", train, **options)
+            return self.summed(x, self.hidden, "dw", train, **options)
         return self.conv_norm(x, self.hidden, ("conv_dw", "bn_dw"), train, **options)
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
@@ -241,6 +259,47 @@ class GhostBottleneck(GhostLayers, kw_only=True):
         options = self._options(width)
         x = self.conv_norm(x, width, ("shortcut_0", "shortcut_1"), train, **options)
         return self.conv_norm(x, self.features, ("shortcut_2", "shortcut_3"), train)
+
+    @nn.nowrap
+    def folded(self, variables: Variables) -> Variables:
+        """Returns the variables with a convolution for each sum, in the modules within as well."""
+        return _folded(variables, self.norm_of_branches(), self.param_dtype)
+
+    @nn.nowrap
+    def norm_of_branches(self) -> Any:
+        """The kind of the norms, with the epsilon that they have."""
+        if self.norm_epsilon is None:
+            return self.norm
+        return functools.partial(as_norm(self.norm), epsilon=self.norm_epsilon)
+
+
+def _folded(variables: Variables, norm: Any, dtype: Any) -> Variables:
+    """The variables of a module with a convolution for each sum of branches."""
+    made: dict[str, dict[str, Any]] = {
+        kind: {name: leaf for name, leaf in leaves.items() if "_rpr_" not in name}
+        for kind, leaves in variables.items()
+    }
+    for name, target in _SUMS.items():
+        prefix = f"{name}_rpr_"
+        branches = []
+        for branch in (key for key in variables["params"] if key.startswith(prefix)):
+            if branch == f"{prefix}skip":
+                channels = len(variables["params"][branch]["scale"])
+                same = Affine.identity(channels, channels)
+                branches.append(same.normalised(variables, branch, norm))
+            else:
+                inner = of_submodule(variables, branch)
+                branches.append(Affine.of(inner, "conv").normalised(inner, "bn1", norm))
+        if branches:
+            conv = functools.reduce(Affine.__add__, branches)
+            made["params"][target] = conv.variables(dtype)
+    for name in ("ghost1", "ghost2"):
+        if name in made["params"]:
+            for kind in made:
+                made[kind].pop(name, None)
+            for kind, leaves in _folded(of_submodule(variables, name), norm, dtype).items():
+                made[kind][name] = leaves
+    return {kind: leaves for kind, leaves in made.items() if leaves}
 
 
 class GhostNet(Backbone):
@@ -262,6 +321,8 @@ class GhostNet(Backbone):
       norm_epsilon: their epsilon; None for their own.
       remat: whether blocks are computed again in the backward pass instead of stored, or the
         policy of what is kept all the same (``flaxzoo.layers.remat``).
+      fused: whether sums of branches are one convolution each, the form of inference
+        (``flaxzoo.Model.reparameterize``). V1 and V2 have no branches, and stay as they are.
     """
 
     blocks: Sequence[Sequence[Sequence[float]]] = _BLOCKS
@@ -273,6 +334,7 @@ class GhostNet(Backbone):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     remat: bool | str = False
+    fused: bool = False
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -367,6 +429,7 @@ REFERENCE = Reference(
     renamed=RENAMED,
     layouts=(("params/head/dense_0/kernel", "pointwise"),),
     convert=_convert,
+    fused=("*.primary_conv.0.bias",),
     # Sums of four branches would grow from block to block, until gates and their rounding are all
     # that differs.
     scales=(("*_rpr_*.bn1.weight", 0.5), ("*_rpr_skip.weight", 0.5)),
