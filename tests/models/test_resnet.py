@@ -144,7 +144,7 @@ def test_every_variant_is_one_value():
         if MODELS.architecture(name).family in ("flaxzoo.models.resnet", "flaxzoo.models.resnest")
     ]
     assert all(isinstance(fz.models.get(name).module.backbone, ResNet) for name in names)
-    assert len(names) == 79 + 8
+    assert len(names) == 81 + 8
     first = {fz.models.get(name).module: name for name in names}
     assert len(first) == len(names)
     for name in names:

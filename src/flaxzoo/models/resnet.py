@@ -40,7 +40,7 @@ from flaxzoo._checks import (
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.gates import SqueezeExcite, as_gate
+from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite, as_gate
 from flaxzoo.layers.initializers import FanIn, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, max_pool
@@ -51,9 +51,6 @@ from flaxzoo.models.registry import row, variants
 
 # timm names the first convolution by its place in the stem.
 REFERENCE = Reference(stem=("conv1", "conv1_0"))
-# Architectures of timm's that are not here, and why.
-_PRUNED = "its widths were pruned one by one: no rule gives them, only a table for this one file"
-LEFT_OUT = {"ecaresnet50d_pruned": _PRUNED, "ecaresnet101d_pruned": _PRUNED}
 _STEMS = ("conv7", "deep", "tiered")
 _ANTI_ALIASING = ("avg", "blur")
 # What a block gets from the network as it is.
@@ -369,6 +366,58 @@ _SE: dict[str, Any] = {"gate": "se"}
 _ECA: dict[str, Any] = {"gate": "eca"}
 _AA: dict[str, Any] = {"anti_aliasing": "avg"}
 _BLUR: dict[str, Any] = {"anti_aliasing": "blur"}
+# The kernels are those of the channels before pruning.
+_ECA_PRUNED: dict[str, Any] = {
+    "gate": (
+        *[functools.partial(EfficientChannelAttention, kernel_size=5)] * 3,
+        functools.partial(EfficientChannelAttention, kernel_size=7),
+    )
+}
+
+
+def _pruned(outputs: int, *inside: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """The channels of a stage's blocks, of which the last are the same."""
+    return tuple((*pair, outputs) for pair in inside)
+
+
+# The channels that pruning left to each convolution.
+_50D_PRUNED = (
+    _pruned(19, (47, 18), (52, 22), (64, 35)),
+    _pruned(171, (85, 37), (107, 80), (120, 85), (125, 87)),
+    _pruned(818, (198, 126), (255, 232), (256, 233), (253, 235), (256, 225), (256, 239)),
+    _pruned(2022, (492, 237), (512, 500), (512, 490)),
+)
+_101D_PRUNED = (
+    _pruned(26, (45, 25), (53, 20), (60, 27)),
+    _pruned(142, (81, 24), (93, 49), (102, 54), (122, 78)),
+    _pruned(
+        278,
+        (101, 25),
+        (239, 160),
+        (234, 156),
+        (250, 176),
+        (253, 191),
+        (251, 175),
+        (230, 128),
+        (244, 154),
+        (244, 159),
+        (238, 97),
+        (244, 149),
+        (253, 181),
+        (245, 119),
+        (255, 216),
+        (256, 201),
+        (253, 149),
+        (254, 141),
+        (256, 190),
+        (256, 217),
+        (255, 156),
+        (256, 155),
+        (256, 232),
+        (256, 214),
+    ),
+    _pruned(2042, (499, 289), (512, 512), (512, 502)),
+)
 # One object: partials of equal arguments are different keys to jit.
 _SE_QUARTER = functools.partial(SqueezeExcite, ratio=0.25, bias_init=plain_bias)
 _RS: dict[str, Any] = {**_D, "stem_pool": "conv", "gate": _SE_QUARTER}
@@ -544,6 +593,20 @@ _add(
         ),
         "ecaresnet269d": row(
             "ECA-ResNet-269-D: deep stem, averaging shortcuts", layers=(3, 30, 48, 8), **_D, **_ECA
+        ),
+        "ecaresnet50d_pruned": row(
+            "ECA-ResNet-50-D with channels pruned away",
+            layers=(3, 4, 6, 3),
+            channels=_50D_PRUNED,
+            **_D,
+            **_ECA_PRUNED,
+        ),
+        "ecaresnet101d_pruned": row(
+            "ECA-ResNet-101-D with channels pruned away",
+            layers=(3, 4, 23, 3),
+            channels=_101D_PRUNED,
+            **_D,
+            **_ECA_PRUNED,
         ),
         "ecaresnext26t_32x4d": row(
             "ECA-ResNeXt-26, 32 groups of 4, T variant", layers=(2, 2, 2, 2), **_T, **_32X4D, **_ECA
