@@ -668,6 +668,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),
+        ("xception", "xception41"),
         ("regnet regnet_y_3_2gf regnet_y", "regnety_032"),
         ("regnet_y_400mf", "regnety_004"),
         ("regnet_y_16gf", "regnety_160"),
@@ -676,7 +677,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("res2net res2net50", "res2net50_26w_4s"),
         ("senet", "senet154"),
         (
-            "inception_v3 xception nasnet "
+            "inception_v3 nasnet "
             "squeezenet alexnet googlenet shufflenet "
             "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "

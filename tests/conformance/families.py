@@ -5,6 +5,7 @@ A new family adds its row here; nothing else in these tests knows which families
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -533,6 +535,65 @@ def _nfnet(name: str, **fields: Any) -> Kind:
     names = {"group_size": "group_size", "head_width": "num_features"}
     timm |= {theirs: fields[ours] for ours, theirs in names.items() if ours in fields}
     return Kind(name, {**sizes, **fields}, timm)
+def _aligned(name: str) -> Kind:
+    """An aligned Xception, whose blocks timm has as keywords."""
+    widths = ((8, 12, 12), (12, 12, 16))
+    last = {"in_chs": 12, "out_chs": widths[1], "stride": 1, "no_skip": True}
+    blocks = [
+        {"in_chs": 64, "out_chs": 6, "stride": 2},
+        {"in_chs": 6, "out_chs": 8, "stride": 2},
+        {"in_chs": 8, "out_chs": 8, "stride": 1},
+        {"in_chs": 8, "out_chs": widths[0], "stride": 2},
+        last if name.endswith("p") else {**last, "start_with_relu": False},
+    ]
+    fields = {"widths": (6, 8), "strides": (2, 2), "layers": 1, "exit_widths": widths}
+    return Kind(name, fields, {"block_cfg": blocks})
+
+
+def _narrow(by: int, prepare: Callable[[Any], None] | None = None) -> Callable[..., Any]:
+    """The reference with a fraction of its channels: timm's functions of some names take no widths.
+
+    Args:
+      by: what all channels but those of images and classes are divided by.
+      prepare: called with the reference, takes blocks out.
+    """
+
+    def create(name: str, **options: Any) -> Any:
+        import timm
+        import torch
+
+        def conv(self: Any, inside: int, out: int, *args: Any, **others: Any) -> None:
+            if others.get("groups", 1) > 1:
+                others["groups"] //= by
+            inside = inside if inside == 3 else inside // by
+            whole[torch.nn.Conv2d](self, inside, out // by, *args, **others)
+
+        def norm(self: Any, channels: int, *args: Any, **others: Any) -> None:
+            whole[torch.nn.BatchNorm2d](self, channels // by, *args, **others)
+
+        def linear(self: Any, inside: int, *args: Any, **others: Any) -> None:
+            whole[torch.nn.Linear](self, inside // by, *args, **others)
+
+        narrow = {torch.nn.Conv2d: conv, torch.nn.BatchNorm2d: norm, torch.nn.Linear: linear}
+        whole = {kind: kind.__init__ for kind in narrow}
+        with contextlib.ExitStack() as stack:
+            for kind, init in narrow.items():
+                stack.enter_context(mock.patch.object(kind, "__init__", init))
+            reference = timm.create_model(name, **options)
+        if prepare is not None:
+            prepare(reference)
+        return reference
+
+    return create
+
+
+def _few_xception(reference: Any) -> None:
+    """One block in the middle: the last one takes the place behind it."""
+    nothing = importlib.import_module("torch").nn.Identity()
+    reference.block5 = reference.block12
+    for i in range(6, 13):
+        setattr(reference, f"block{i}", nothing)
+    reference.feature_ends = [0, 1, 2, 4, 5]
 
 
 FAMILIES: dict[str, Family] = {
@@ -2000,6 +2061,43 @@ FAMILIES: dict[str, Family] = {
                 create=_small_vitamin,
             ),
         ),
+    ),
+    "xception": Family(
+        "legacy_xception",
+        {"stem_widths": (4, 6), "widths": (6, 8), "layers": 1, "exit_widths": (10, 12, 16)},
+        (35, 43, 3),
+        (51, 35, 3),
+        (6, 35, 3),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "legacy_xception",
+                {
+                    "stem_widths": (8, 16),
+                    "widths": (32, 64, 182),
+                    "layers": 1,
+                    "exit_widths": (256, 384, 512),
+                },
+                input_shape=(67, 75, 3),
+                create=_narrow(4, _few_xception),
+            ),
+        ),
+    ),
+    "xception_aligned": Family(
+        "xception41",
+        {
+            "stem_widths": (4, 6),
+            "widths": (6, 8),
+            "strides": (2, 2),
+            "layers": 1,
+            "exit_widths": ((8, 10, 10), (12, 12, 16)),
+        },
+        (16, 24, 3),
+        (32, 24, 3),
+        (16, 16),
+        _RANDOM,
+        kinds=(_aligned("xception41"), _aligned("xception41p")),
     ),
     "xcit": Family(
         "xcit_tiny_12_p8_224",
