@@ -669,6 +669,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),
         ("xception", "xception41"),
+        ("inception inceptionv3 inception_v3_google", "inception_v3"),
         ("regnet regnet_y_3_2gf regnet_y", "regnety_032"),
         ("regnet_y_400mf", "regnety_004"),
         ("regnet_y_16gf", "regnety_160"),
@@ -677,7 +678,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("res2net res2net50", "res2net50_26w_4s"),
         ("senet", "senet154"),
         (
-            "inception_v3 nasnet "
+            "nasnet "
             "squeezenet alexnet googlenet shufflenet "
             "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "

@@ -535,6 +535,8 @@ def _nfnet(name: str, **fields: Any) -> Kind:
     names = {"group_size": "group_size", "head_width": "num_features"}
     timm |= {theirs: fields[ours] for ours, theirs in names.items() if ours in fields}
     return Kind(name, {**sizes, **fields}, timm)
+
+
 def _aligned(name: str) -> Kind:
     """An aligned Xception, whose blocks timm has as keywords."""
     widths = ((8, 12, 12), (12, 12, 16))
@@ -594,6 +596,25 @@ def _few_xception(reference: Any) -> None:
     for i in range(6, 13):
         setattr(reference, f"block{i}", nothing)
     reference.feature_ends = [0, 1, 2, 4, 5]
+
+
+def _few_inception_v3(reference: Any) -> None:
+    """Two blocks of the first kind, so that the next one fits, and one of each other."""
+    for name in ("5d", "6c", "6d", "6e", "7c"):
+        setattr(reference, f"Mixed_{name}", importlib.import_module("torch").nn.Identity())
+
+
+def _few_inception_v4(reference: Any) -> None:
+    """One block of each kind."""
+    kept = (0, 1, 2, 3, 4, 5, 6, 10, 11, 18, 19)
+    reference.features = type(reference.features)(*(reference.features[i] for i in kept))
+    reference.stage_ends = [2, 3, 6, 8, 10]
+
+
+def _few_inception_resnet_v2(reference: Any) -> None:
+    """One block of each kind, and the last one."""
+    for name in ("repeat", "repeat_1", "repeat_2"):
+        setattr(reference, name, getattr(reference, name)[:1])
 
 
 FAMILIES: dict[str, Family] = {
@@ -1220,6 +1241,57 @@ FAMILIES: dict[str, Family] = {
                 "inception_next_atto",
                 {"layers": (1, 1), "widths": (12, 16), "mlp_ratios": (2, 2), "output_stride": 8},
                 {"depths": (1, 1), "dims": (12, 16), "mlp_ratios": 2, "output_stride": 8},
+            ),
+        ),
+    ),
+    "inception_resnet_v2": Family(
+        "inception_resnet_v2",
+        {"layers": (1, 1, 1), "width_factor": 1 / 32},
+        (75, 83, 3),
+        (91, 75, 3),
+        (74, 80, 3),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "inception_resnet_v2",
+                {"layers": (1, 1, 2), "width_factor": 1 / 16},
+                input_shape=(75, 91, 3),
+                create=_narrow(16, _few_inception_resnet_v2),
+            ),
+        ),
+    ),
+    "inception_v3": Family(
+        "inception_v3",
+        {"layers": (1, 1, 1), "width_factor": 1 / 32},
+        (75, 83, 3),
+        (91, 75, 3),
+        (74, 80, 3),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "inception_v3",
+                {"layers": (2, 1, 1), "width_factor": 1 / 16},
+                input_shape=(75, 91, 3),
+                create=_narrow(16, _few_inception_v3),
+            ),
+        ),
+    ),
+    "inception_v4": Family(
+        "inception_v4",
+        {"layers": (1, 1, 1), "width_factor": 1 / 32},
+        (75, 83, 3),
+        (91, 75, 3),
+        (74, 80, 3),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "inception_v4",
+                {"layers": (1, 1, 1), "width_factor": 1 / 16},
+                input_shape=(75, 91, 3),
+                create=_narrow(16, _few_inception_v4),
             ),
         ),
     ),
