@@ -210,6 +210,22 @@ _SEQUENCES = {
 }
 
 
+_ONE_SHOT = {
+    "layers": (1, 1, 2, 1),
+    "convs": 2,
+    "widths": (8, 12, 16, 16),
+    "block_widths": (8, 8, 12, 12),
+    "stem_widths": (8, 8, 12),
+}
+_ONE_SHOT_TIMM = {
+    "block_per_stage": [1, 1, 2, 1],
+    "layer_per_block": 2,
+    "stage_out_chs": [8, 12, 16, 16],
+    "stage_conv_chs": [8, 8, 12, 12],
+    "stem_chs": [8, 8, 12],
+}
+
+
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
@@ -2170,6 +2186,31 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
         kinds=(_aligned("xception41"), _aligned("xception41p")),
+    ),
+    "vovnet": Family(
+        "ese_vovnet19b_slim_dw",
+        {
+            "layers": (1, 2),
+            "convs": 2,
+            "widths": (12, 16),
+            "block_widths": (8, 12),
+            "stem_widths": (8, 8, 8),
+        },
+        (32, 48, 3),
+        (47, 31, 3),
+        random=_RANDOM,
+        kinds=(
+            *(
+                Kind(name, _ONE_SHOT, _ONE_SHOT_TIMM)
+                for name in ("vovnet39a", "ese_vovnet39b", "eca_vovnet39b")
+            ),
+            # timm's depthwise blocks do not add their input.
+            Kind(
+                "ese_vovnet19b_dw",
+                {**_ONE_SHOT, "layers": (1, 1, 1, 1)},
+                {**_ONE_SHOT_TIMM, "block_per_stage": [1, 1, 1, 1]},
+            ),
+        ),
     ),
     "xcit": Family(
         "xcit_tiny_12_p8_224",
