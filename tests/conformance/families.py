@@ -226,6 +226,14 @@ _ONE_SHOT_TIMM = {
 }
 
 
+def _aggregated(name: str, levels: Any = (1, 1, 1, 2, 1, 1), **groups: int) -> Kind:
+    """A small network of trees; its fields but the groups' number are called as timm's."""
+    widths = (8, 8, 16, 16, 24, 24)
+    timm = {"cardinality" if key == "groups" else key: n for key, n in groups.items()}
+    timm |= {"levels": levels, "channels": widths}
+    return Kind(name, {"layers": levels, "widths": widths, **groups}, timm, (32, 64, 3))
+
+
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
@@ -802,6 +810,21 @@ FAMILIES: dict[str, Family] = {
                 {"block_config": (2, 1, 2), "growth_rate": 8, "bn_size": 2},
             )
             for name in ("densenet121", "densenetblur121d")
+        ),
+    ),
+    "dla": Family(
+        "dla60x_c",
+        {"layers": (1, 1, 1, 2), "widths": (8, 8, 16, 16), "groups": 2, "base_width": 32},
+        (16, 32, 3),
+        (32, 16, 3),
+        (36, 32, 3),
+        random={"dropout": 0.5},
+        kinds=(
+            _aggregated("dla34"),
+            _aggregated("dla46x_c", levels=(1, 1, 1, 2, 3, 1), groups=2, base_width=32),
+            _aggregated("dla102"),
+            _aggregated("dla60_res2net"),
+            _aggregated("dla60_res2next", groups=2, base_width=16),
         ),
     ),
     "edgenext": Family(
