@@ -234,6 +234,13 @@ def _aggregated(name: str, levels: Any = (1, 1, 1, 2, 1, 1), **groups: int) -> K
     return Kind(name, {"layers": levels, "widths": widths, **groups}, timm, (32, 64, 3))
 
 
+def _dual(name: str, width: int) -> Kind:
+    """A small dual path network, whose widths timm fixes."""
+    layers, growths = (1, 2, 1, 1), (4, 6, 8, 8)
+    fields = {"layers": layers, "growths": growths, "block_width": width, "groups": 4}
+    return Kind(name, fields, {"k_sec": layers, "inc_sec": growths, "k_r": width, "groups": 4})
+
+
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
@@ -826,6 +833,21 @@ FAMILIES: dict[str, Family] = {
             _aggregated("dla60_res2net"),
             _aggregated("dla60_res2next", groups=2, base_width=16),
         ),
+    ),
+    "dpn": Family(
+        "dpn68b",
+        {
+            "layers": (1, 2),
+            "widths": (8, 16),
+            "growths": (4, 6),
+            "block_width": 8,
+            "groups": 2,
+            "stem_width": 6,
+        },
+        (32, 48, 3),
+        (47, 31, 3),
+        random={"dropout": 0.5},
+        kinds=tuple(_dual(name, width) for name, width in (("dpn48b", 16), ("dpn92", 8))),
     ),
     "edgenext": Family(
         "edgenext_xx_small",
