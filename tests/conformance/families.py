@@ -241,6 +241,22 @@ def _dual(name: str, width: int) -> Kind:
     return Kind(name, fields, {"k_sec": layers, "inc_sec": growths, "k_r": width, "groups": 4})
 
 
+def _partial(
+    name: str, stem: Any, layers: tuple[int, ...], widths: tuple[int, ...], **groups: Any
+) -> Kind:
+    """A small CSPNet, whose sizes timm has in a table."""
+
+    def create(name: str, **options: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.cspnet")
+        usual = module.model_cfgs[name]
+        stages = dataclasses.replace(usual.stages, depth=layers, out_chs=widths, **groups)
+        small = dataclasses.replace(usual.stem, out_chs=stem)
+        return module.CspNet(dataclasses.replace(usual, stem=small, stages=stages), **options)
+
+    fields = {"layers": layers, "widths": widths, "stem_widths": stem, **groups}
+    return Kind(name, fields, {}, create=create)
+
+
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
     """Vision transformers of one width."""
     return tuple(Kind(name, _PLAIN, _PLAIN_TIMM, rounding=rounding) for name in names)
@@ -780,6 +796,23 @@ FAMILIES: dict[str, Family] = {
                 (48, 48, 3),
             )
             for name in ("crossvit_tiny_240", "crossvit_9_dagger_240")
+        ),
+    ),
+    "cspnet": Family(
+        "cs3se_edgenet_x",
+        {"layers": (1, 2), "widths": (8, 12), "stem_widths": (4, 8)},
+        (32, 48, 3),
+        (47, 31, 3),
+        random=_RANDOM,
+        kinds=(
+            _partial("cspresnet50", (8,), (1, 2, 1, 1), (8, 12, 16, 16)),
+            _partial("cspdarknet53", (8,), (1, 2, 1, 1, 1), (8, 12, 16, 16, 16)),
+            _partial("darknetaa53", (8,), (1, 2, 1, 1, 1), (8, 12, 16, 16, 16)),
+            _partial("cs3darknet_focus_s", (8,), (1, 2, 1, 1), (8, 12, 16, 16)),
+            _partial("cs3se_edgenet_x", (6, 8), (1, 2, 1, 1), (8, 12, 16, 16)),
+            _partial(
+                "cs3sedarknet_xdw", (6, 8), (1, 2, 1, 1), (16, 16, 16, 32), groups=(1, 1, 4, 8)
+            ),
         ),
     ),
     "davit": Family(
