@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import itertools
 import operator
 import os
 import tempfile
@@ -255,6 +256,44 @@ def _partial(
 
     fields = {"layers": layers, "widths": widths, "stem_widths": stem, **groups}
     return Kind(name, fields, {}, create=create)
+
+
+_BRANCHES = {
+    "layers": (2, 1, 1, 2),
+    "modules": (1, 2, 1),
+    "width": 4,
+    "first_width": 4,
+    "head_widths": (2, 3, 4, 5),
+    "head_features": 8,
+}
+
+
+def _small_hrnet(name: str, *, num_classes: int) -> Any:
+    """The reference, whose head's sizes are fixed there."""
+    nn: Any = importlib.import_module("torch.nn")
+    module: Any = importlib.import_module("timm.models.hrnet")
+    config = dict(module.cfg_cls["hrnet_w18"])
+    for i, (modules, blocks) in enumerate(zip((1, 1, 2, 1), _BRANCHES["layers"], strict=True), 1):
+        widths = tuple(4 * 2**j for j in range(i))
+        sizes = {"num_modules": modules, "num_blocks": (blocks,) * i, "num_channels": widths}
+        config[f"stage{i}"] = {**config[f"stage{i}"], **sizes}
+    bias = not name.endswith("_ssld")
+    network = module.HighResolutionNet(config, num_classes=num_classes)
+    widths, block = _BRANCHES["head_widths"], module.Bottleneck
+    network.incre_modules = nn.ModuleList(
+        network._make_layer(block, 4 * 2**i, width, 1) for i, width in enumerate(widths)
+    )
+
+    def joined(inputs: int, outputs: int, size: int, stride: int) -> Any:
+        conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias)
+        return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    pairs = itertools.pairwise(widths)
+    network.downsamp_modules = nn.ModuleList(joined(4 * a, 4 * b, 3, 2) for a, b in pairs)
+    network.final_layer = joined(4 * widths[-1], _BRANCHES["head_features"], 1, 1)
+    network.classifier = nn.Linear(_BRANCHES["head_features"], num_classes)
+    network.init_weights()
+    return network
 
 
 def _plain(*names: str, rounding: float = 1e-9) -> tuple[Kind, ...]:
@@ -1298,6 +1337,26 @@ FAMILIES: dict[str, Family] = {
         kinds=(
             Kind("hiera_tiny_224", _UNITS, _UNITS_TIMM),
             Kind("hiera_small_abswin_256", _UNITS, _UNITS_TIMM),
+        ),
+    ),
+    "hrnet": Family(
+        "hrnet_w18_small",
+        {
+            "layers": (1, 1, 1),
+            "modules": (1, 1),
+            "width": 4,
+            "first_width": 4,
+            "stem_widths": (4, 8),
+            "head_widths": (2, 3, 4),
+            "head_features": 8,
+        },
+        (16, 32, 3),
+        (32, 16, 3),
+        (24, 32, 3),
+        random={"dropout": 0.5},
+        kinds=tuple(
+            Kind(name, _BRANCHES, {}, (32, 64, 3), create=_small_hrnet)
+            for name in ("hrnet_w18", "hrnet_w18_ssld")
         ),
     ),
     "iformer": Family(
