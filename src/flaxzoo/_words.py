@@ -677,6 +677,12 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("sknet sknet50", "skresnext50_32x4d"),
         ("res2net res2net50", "res2net50_26w_4s"),
         ("senet", "senet154"),
+        ("vovnet vovnet39 ese_vovnet", "ese_vovnet39b"),
+        ("dla deep_layer_aggregation", "dla34"),
+        ("dpn dual_path_network", "dpn68b"),
+        ("darknet yolov3", "darknet53"),
+        ("cspnet cspdarknet", "cspdarknet53"),
+        ("hrnet hrnetv2 high_resolution_net", "hrnet_w18"),
         (
             "nasnet "
             "squeezenet alexnet googlenet shufflenet "
