@@ -141,8 +141,8 @@ class AuxiliaryClassifier(Checked):
         widths = [scaled(width, self.width_factor) for width in (128, 768)]
         x = conv(widths[0], 1, name="conv0")(avg_pool(x, 5, 3), train)
         x = conv(widths[1], 5, padding=0, name="conv1")(x, train)
-        init = {"kernel_init": Normal(0.001), "bias_init": plain_bias}
-        return Dense(self.num_classes, name="fc", **init, **dtypes)(x.mean((1, 2)))
+        options: dict[str, Any] = {"kernel_init": Normal(0.001), "bias_init": plain_bias, **dtypes}
+        return Dense(self.num_classes, name="fc", **options)(x.mean((1, 2)))
 
 
 class InceptionV3(Inception):

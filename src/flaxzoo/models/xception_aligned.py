@@ -91,8 +91,8 @@ class SeparableConv(AlignedLayers, kw_only=True):
         behind = self.normalised and not self.pre_norm
         if self.normalised and self.pre_norm:
             x = self.normalise(x, "norm", train, self.active)
-        size = {"stride": self.stride, "dilation": self.dilation, "groups": x.shape[-1]}
-        x = Conv(x.shape[-1], 3, name="conv_dw", **size, **options)(x)
+        moves: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
+        x = Conv(x.shape[-1], 3, groups=x.shape[-1], name="conv_dw", **moves, **options)(x)
         if behind:
             x = self.normalise(x, "bn_dw", train, self.active)
         x = Conv(self.features, 1, name="conv_pw", **options)(x)
@@ -226,7 +226,7 @@ class XceptionAligned(Backbone):
                 reduction *= stride
             else:
                 dilation *= stride
-            ends = {"map": name, "reduction": before[0]} if stride > 1 else {}
+            ends: dict[str, Any] = {"map": name, "reduction": before[0]} if stride > 1 else {}
             yield Part(name, block, view=_seen, remat=self.remat, **ends)
             ends = {"map": name, "reduction": reduction} if last else {}
             yield Part(name, _output, (), **ends)
@@ -275,7 +275,7 @@ def _output(pair: tuple[jax.Array, jax.Array], train: bool) -> jax.Array:
     return pair[0]
 
 
-def _seen(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _seen(pair: Any) -> jax.Array:
     """Of what a block returns, what its last convolution sees."""
     return pair[1]
 
