@@ -390,6 +390,11 @@ def _small_mobilevit(name: str, **options: Any) -> Any:
     return byobnet.ByobNet(config, **options)
 
 
+def _small_repghost(_name: str, **options: Any) -> Any:
+    """The reference of few blocks: timm's functions say themselves which."""
+    return importlib.import_module("timm.models.repghost").RepGhostNet(**options)
+
+
 def _small_vitamin(name: str, *, layers: Any, widths: Any, **options: Any) -> Any:
     """The reference of other convolutions: timm's functions say themselves what they are."""
     import timm
@@ -1847,6 +1852,64 @@ FAMILIES: dict[str, Family] = {
                 )
                 for name in ("resnetv2_18", "resnetv2_18d", "resnetv2_50", "resnetv2_50t")
             ),
+        ),
+    ),
+    "repghost": Family(
+        "repghostnet_050",
+        {
+            "layers": (1, 2),
+            "widths": (8, 12, 12),
+            "hidden_widths": (8, 16, 8),
+            "gate_ratios": (0.0, 0.25, 0.0),
+            "strides": (1, 2),
+            "kernel_sizes": (3, 5),
+            "stem_width": 8,
+            "last_width": 16,
+            "head_width": 16,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "repghostnet_050",
+                {
+                    "layers": (1, 1, 2),
+                    "widths": (16, 12, 12, 12),
+                    "hidden_widths": (8, 16, 16, 8),
+                    "gate_ratios": (0.0, 0.25, 0.0, 0.25),
+                    "strides": (1, 2, 1),
+                    "kernel_sizes": (3, 5, 3),
+                    "stem_width": 16,
+                    "last_width": 16,
+                },
+                {
+                    "cfgs": [
+                        [[3, 8, 16, 0, 1]],
+                        [[5, 16, 12, 0.25, 2]],
+                        [[3, 16, 12, 0, 1], [3, 8, 12, 0.25, 1]],
+                    ],
+                    "drop_rate": 0.0,
+                },
+                create=_small_repghost,
+                # Its layer behind the pooling is part of our head, and of the last block in timm.
+                depths=False,
+            ),
+        ),
+    ),
+    "repvit": Family(
+        "repvit_m0_9",
+        {"layers": (1, 2), "widths": (8, 16)},
+        (16, 24, 3),
+        (24, 24, 3),
+        random=_RANDOM,
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (2, 1), "widths": (8, 16)},
+                {"depth": (2, 1), "embed_dim": (8, 16)},
+            )
+            for name in ("repvit_m1", "repvit_m0_9")
         ),
     ),
     "resnet": Family(

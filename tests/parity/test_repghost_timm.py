@@ -1,0 +1,43 @@
+"""RepGhostNet against timm: images of any size, and the form of inference."""
+
+import numpy as np
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+pytest.importorskip("timm.models.repghost")
+
+pytestmark = pytest.mark.family("repghost")
+
+KIND = FAMILIES["repghost"].kinds[-1]
+
+
+def pair():
+    """Ours and timm's small network, with the same random weights."""
+    model = fz.models.get(KIND.name, num_classes=4, input_shape=KIND.input_shape, **KIND.fields)
+    reference = (KIND.create or timm.create_model)(KIND.name, num_classes=4, **KIND.timm).eval()
+    tensors = fill_reference(reference)
+    return with_reference(model, tensors, source="random weights"), reference
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 33)])
+def test_images_of_any_size(size):
+    differences = compare(*pair(), synthetic_images((2, *size, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
+
+
+def test_the_form_of_inference_is_timm_s():
+    model, reference = pair()
+    images = synthetic_images((2, 32, 48, 3), 0)
+    expected = np.asarray(model(images))
+    state = model.reparameterize().to_torch_state_dict()
+    reference.convert_to_deploy()
+    reference.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        y = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert np.abs(y - expected).max() < 1e-5 * np.abs(expected).max()
