@@ -96,6 +96,12 @@ LICENCES: dict[str, Licence] = {
             "https://github.com/apple/ml-fastvit/blob/main/LICENSE",
         ),
         Licence(
+            "mobileone-license",
+            False,
+            "Apple's own terms; read them before any use, and pass them on with the weights",
+            "https://github.com/apple/ml-mobileone/blob/main/LICENSE",
+        ),
+        Licence(
             "cvnets-license",
             False,
             "Apple's own terms; read them before any use, and pass them on with the weights",

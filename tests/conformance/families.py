@@ -26,6 +26,7 @@ import flaxzoo as fz
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import plain_bias
 from flaxzoo.models.backbone import Backbone
+from flaxzoo.models.byobnet import BilinearAttention
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.registry import MODELS, Architecture
 
@@ -388,6 +389,56 @@ def _small_mobilevit(name: str, **options: Any) -> Any:
         ),
     )
     return byobnet.ByobNet(config, **options)
+
+
+_DEPTHWISE = {"gs": 1, "block_kwargs": {"num_conv_branches": 2}}
+_POINTWISE = {"gs": 0, "block_kwargs": {"kernel_size": 1, "num_conv_branches": 2}}
+_SE = {"attn_layer": "se"}
+_BYOB_KINDS = {"bottle": "bottleneck"}
+
+
+def _byob(name: str, *stages: Any, fields: Mapping[str, Any], **timm: Any) -> Kind:
+    """A small network of the given blocks: kind, channels, stride and timm's other words."""
+    kinds = [stage[0][0] for stage in stages]
+    usual = {
+        "kinds": tuple(_BYOB_KINDS.get(kind, kind) for kind in kinds),
+        "layers": tuple(map(len, stages)),
+        "strides": tuple(stage[0][2] for stage in stages),
+        "group_sizes": (0,) * len(stages),
+        "ratios": (1.0,) * len(stages),
+    }
+    blocks = [[{"type": t, "d": 1, "c": c, "s": s, **own} for t, c, s, own in st] for st in stages]
+    return Kind(name, {**usual, **fields}, {"blocks": blocks, **timm}, create=_small_byobnet)
+
+
+def _small_byobnet(name: str, *, blocks: Any, **options: Any) -> Any:
+    """The reference of few blocks: timm's functions take no other structure."""
+    byobnet = importlib.import_module("timm.models.byobnet")
+    stages = tuple(tuple(byobnet.ByoBlockCfg(**block) for block in stage) for stage in blocks)
+    config = dataclasses.replace(byobnet.model_cfgs[name], blocks=stages)
+    reference = byobnet.ByobNet(config, **options)
+    for module in reference.modules():
+        if hasattr(module, "v") and hasattr(module, "groups"):
+            module.forward = functools.partial(_wide_evo_norm, module)
+    return reference
+
+
+def _wide_evo_norm(module: Any, x: Any) -> Any:
+    """EvoNorm S0a of its inputs' dtype: timm's statistics are float32."""
+    groups = x.reshape(len(x), module.groups, -1)
+    deviation = (groups.var(2, unbiased=False, keepdim=True) + module.eps).sqrt()
+    gated = x if module.v is None else x * (x * module.v.view(1, -1, 1, 1)).sigmoid()
+    y = (gated.reshape(groups.shape) / deviation).reshape(x.shape)
+    return y * module.weight.view(1, -1, 1, 1) + module.bias.view(1, -1, 1, 1)
+
+
+def _of_true_reductions(name: str, **options: Any) -> Any:
+    """The reference, which says 2 of a first map that is a quarter of the image."""
+    import timm
+
+    reference = timm.create_model(name, **options)
+    reference.feature_info[0]["reduction"] = 4
+    return reference
 
 
 def _small_repghost(_name: str, **options: Any) -> Any:
@@ -1852,6 +1903,132 @@ FAMILIES: dict[str, Family] = {
                 )
                 for name in ("resnetv2_18", "resnetv2_18d", "resnetv2_50", "resnetv2_50t")
             ),
+        ),
+    ),
+    "byobnet": Family(
+        "repvgg_a0",
+        {
+            "kinds": ("rep", "bottleneck"),
+            "layers": (2, 1),
+            "widths": (8, 16),
+            "strides": (2, 2),
+            "group_sizes": (0, 4),
+            "ratios": (1.0, 0.5),
+            "stem_widths": (8,),
+            "gate": "se",
+            "final_width": 16,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _byob(
+                "repvgg_b1g4",
+                [["rep", 16, 2, {}]],
+                [["rep", 16, 2, {}], ["rep", 16, 1, {"gs": 4}], ["rep", 16, 1, {}]],
+                fields={"widths": (16, 16), "stem_widths": (8,)},
+                stem_chs=8,
+            ),
+            _byob(
+                "mobileone_s4",
+                [["one", 8, 2, _DEPTHWISE], ["one", 16, 1, _POINTWISE]],
+                [
+                    *(["one", 16, 2, _DEPTHWISE], ["one", 24, 1, _POINTWISE]),
+                    *(["one", 24, 1, {**_DEPTHWISE, **_SE}], ["one", 24, 1, {**_POINTWISE, **_SE}]),
+                ],
+                fields={
+                    **{"widths": (16, 24), "stem_widths": (8,), "branches": 2},
+                    "gated": (0, 2),
+                },
+                stem_chs=8,
+            ),
+            _byob(
+                "resnet61q",
+                [["edge", 32, 1, {"br": 1.0, "block_kwargs": {}}]],
+                [
+                    ["bottle", 64, 2, {"br": 0.5, "gs": 16}],
+                    ["bottle", 64, 1, {"br": 0.5, "gs": 16}],
+                ],
+                fields={
+                    **{"widths": (32, 64), "group_sizes": (0, 16), "ratios": (1.0, 0.5)},
+                    **{"stem_widths": (4, 8, 16, 32), "final_width": 32},
+                },
+                stem_chs=32,
+                num_features=32,
+            ),
+            *(
+                _byob(
+                    name,
+                    [["bottle", 32, 1, {"br": 0.5, "gs": 8}]],
+                    [["bottle", 64, 2, {"br": 0.5, "gs": 8}]],
+                    fields={
+                        **{"widths": (32, 64), "group_sizes": (8, 8), "ratios": (0.5, 0.5)},
+                        **{"stem_widths": (6, 8, 16), **own},
+                    },
+                    stem_chs=16,
+                    **more,
+                )
+                for name, own, more in (
+                    ("gcresnext26ts", {}, {}),
+                    ("eca_resnext26ts", {}, {}),
+                    (
+                        "bat_resnext26ts",
+                        {"gate": functools.partial(BilinearAttention, blocks=2, dropout=0.0)},
+                        {"attn_kwargs": {"block_size": 2, "drop_rate": 0.0}},
+                    ),
+                )
+            ),
+            _byob(
+                "regnetz_c16_evos",
+                [["bottle", 16, 2, {"br": 2, "gs": 16}], ["bottle", 16, 1, {"br": 2, "gs": 16}]],
+                [["bottle", 32, 2, {"br": 2, "gs": 16}]],
+                fields={
+                    **{"widths": (16, 32), "group_sizes": (16, 16), "ratios": (2.0, 2.0)},
+                    **{"stem_widths": (16,), "final_width": 32},
+                },
+                stem_chs=16,
+                num_features=32,
+            ),
+            *(
+                _byob(
+                    name,
+                    [["bottle", 32, 1, {"br": 0.25}]],
+                    [["bottle", 128, 2, {"br": 0.25}], ["bottle", 128, 1, {"br": 0.25}]],
+                    fields={
+                        **{"widths": (32, 128), "ratios": (0.25, 0.25), "group_sizes": (0, 0)},
+                        **{"stem_widths": (8, 8, 16), **own},
+                    },
+                    stem_chs=(8, 8, 16),
+                    **more,
+                )
+                for name, own, more in (
+                    ("resnet50_clip", {}, {}),
+                    ("resnet50_mlp", {"head_width": 16}, {"head_hidden_size": 16}),
+                )
+            ),
+            Kind("test_byobnet"),
+        ),
+    ),
+    "tresnet": Family(
+        "tresnet_m",
+        {
+            "layers": (1, 2),
+            "widths": (8, 4),
+            "kinds": ("basic", "bottleneck"),
+            "gated": (True, False),
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        (18, 16, 3),
+        random=_RANDOM,
+        kinds=tuple(
+            Kind(
+                name,
+                {"layers": (1, 2, 1, 1), "widths": (16, 32, 64, 128)},
+                {"layers": (1, 2, 1, 1), "width_factor": 0.25},
+                create=_of_true_reductions,
+            )
+            for name in ("tresnet_m", "tresnet_v2_l")
         ),
     ),
     "repghost": Family(
