@@ -680,7 +680,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),
         ("xception", "xception41"),
-        ("inception inceptionv3 inception_v3_google", "inception_v3"),
+        ("inception inception_v3_google", "inception_v3"),
         ("regnet regnet_y_3_2gf regnet_y", "regnety_032"),
         ("regnet_y_400mf", "regnety_004"),
         ("regnet_y_16gf", "regnety_160"),
