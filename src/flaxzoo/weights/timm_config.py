@@ -44,6 +44,8 @@ _ARGUMENTS = {
 }
 # Also read, but in another place than the keywords.
 _READ = {"num_classes", "in_chans", "global_pool", "img_size"}
+# Fields of a head that weights have left behind.
+_FIRST_VALUES = ("kernel_init", "bias_init", "hidden_init", "hidden_bias_init")
 _DATA_SETS = {"in1k": "imagenet1k", "in12k": "imagenet12k"}
 
 
@@ -75,7 +77,7 @@ def to_timm_config(model: Any) -> dict[str, Any] | None:
     if heads is not None and usual.head.distilled and head.distilled:
         # Both have two classifiers, which timm trains apart by a method.
         heads -= {"distilled"}
-    unlike = heads is None or heads - {"num_classes", "pooling", "dropout", "kernel_init"}
+    unlike = heads is None or heads - {"num_classes", "pooling", "dropout", *_FIRST_VALUES}
     if unlike or head.pooling not in _POOLINGS:
         return None
     leaves = flatten(model.variables or {})
