@@ -143,14 +143,18 @@ def test_torchvision_agrees_on_its_own_weights(timm):
     for key, entry in WEIGHTS.items():
         name, _, tag = key.partition(".")
         version = {"tv_in1k": "IMAGENET1K_V1", "tv2_in1k": "IMAGENET1K_V2"}.get(tag)
-        # Of this one torchvision keeps 224 of 232 pixels, and timm says and measures 0.875.
-        if version is None or key == "resnext101_64x4d.tv_in1k":
+        # Of the first torchvision keeps 224 of 232 pixels, and timm says and measures 0.875; the
+        # second's pixels torchvision transforms once more, inside the network.
+        has = version is not None and name in models.list_models()
+        if not has or key in ("resnext101_64x4d.tv_in1k", "inception_v3.tv_in1k"):
             continue
         transform = models.get_model_weights(name)[version].transforms()
         if tag == "tv_in1k":
             size = entry["input_shape"][0]
             crop = entry["preprocess"]["crop"]
-            assert transform.interpolation.value == entry["preprocess"]["interpolation"], key
+            # timm measures DenseNets with another.
+            if not name.startswith("densenet"):
+                assert transform.interpolation.value == entry["preprocess"]["interpolation"], key
         else:
             size, crop = entry["test_input_shape"][0], entry["test_crop"]
         assert transform.crop_size == [size], key
