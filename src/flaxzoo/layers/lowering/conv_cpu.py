@@ -11,12 +11,14 @@ matrices in all three directions. The figures are in ``docs/performance.md``.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.lowering import depthwise_cpu
+from flaxzoo.layers.lowering.window import MATMUL, Window
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -28,20 +30,6 @@ _EIGEN_FEATURES = 32
 # most so many blocks.
 _BLOCK_CHANNELS = 16
 _MOST_BLOCKS = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """How a two-dimensional convolution moves over its input: along height, then width."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-
-
-# No axis to move along: the inputs are ``[N, C]``, the kernel ``[C, features]``.
-MATMUL = Window((), (), ())
 
 
 def plain(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
@@ -74,7 +62,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     if window == MATMUL:
         return x @ kernel
     if _is_depthwise(x.dtype, x.shape, kernel.shape, window):
-        return depthwise_cpu.conv(x, kernel, window.strides, window.padding, window.dilation)
+        return depthwise_cpu.conv(x, kernel, window)
     blocks = _block_count(kernel.shape, window)
     if blocks:
         kernels = _joined(kernel, window.groups, blocks)
@@ -97,8 +85,7 @@ def input_gradient(
     if window == MATMUL:
         return gradient @ kernel.T
     if _is_depthwise(gradient.dtype, shape, kernel.shape, window):
-        moves = (window.strides, window.padding, window.dilation)
-        return depthwise_cpu.input_gradient(gradient, kernel, *moves, shape)
+        return depthwise_cpu.input_gradient(gradient, kernel, window, shape)
     blocks = _block_count(kernel.shape, window)
     if blocks:
         kernels = _joined(kernel, window.groups, blocks)
@@ -142,8 +129,7 @@ def kernel_gradient(
     if window == MATMUL:
         return _product(x, gradient)
     if _is_depthwise(x.dtype, x.shape, shape, window):
-        moves = (window.strides, window.padding, window.dilation)
-        return depthwise_cpu.kernel_gradient(x, gradient, *moves, shape)
+        return depthwise_cpu.kernel_gradient(x, gradient, window, shape)
     blocks = _block_count(shape, window)
     if blocks:
         parts = zip(jnp.split(x, blocks, -1), jnp.split(gradient, blocks, -1), strict=True)
@@ -241,18 +227,20 @@ def _spread(x: jax.Array, strides: tuple[int, ...], shape: tuple[int, ...]) -> j
 def _is_depthwise(
     dtype: Any, images: tuple[Any, ...], kernel: tuple[int, ...], window: Window
 ) -> bool:
-    """Whether ``depthwise_cpu`` takes arrays of these shapes."""
-    if not _are_static((*window.padding, images[1:3])) or 0 in images:
+    """Whether each channel has a kernel of its own, and arrays of these shapes are summed."""
+    *sizes, width, features = kernel
+    wide = width == 1 and features == window.groups >= _BLOCK_CHANNELS
+    static = _are_static((*window.padding, images[1:3])) and 0 not in images
+    if not (_is_exact(dtype) and wide and math.prod(sizes) <= depthwise_cpu.MOST_TERMS and static):
         return False
     # How far the first window can move; with a negative number it does not fit.
     free = (
         n + low + high - (k - 1) * d - 1
         for n, (low, high), k, d in zip(
-            images[1:3], window.padding, kernel[:2], window.dilation, strict=True
+            images[1:3], window.padding, sizes, window.dilation, strict=True
         )
     )
-    wide = window.groups >= _BLOCK_CHANNELS
-    return wide and min(free) >= 0 and depthwise_cpu.is_depthwise(dtype, kernel, window.groups)
+    return min(free) >= 0
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

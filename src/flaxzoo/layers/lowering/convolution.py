@@ -24,8 +24,9 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 
 from flaxzoo.layers.lowering import conv_cpu
-from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, MATMUL, Window, plain
+from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, plain
 from flaxzoo.layers.lowering.switch import is_plain
+from flaxzoo.layers.lowering.window import MATMUL, Window
 
 
 def conv_general_dilated(

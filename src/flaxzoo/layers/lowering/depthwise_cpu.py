@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from flaxzoo.layers.lowering.window import Window
 
 # More terms than a kernel of 11 x 11 has take longer to compile than they save.
 MOST_TERMS = 121
@@ -31,40 +32,35 @@ Pads = Sequence[tuple[int, int]]
 Tap = tuple[jax.Array, int, int]
 
 
-def conv(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Pads, dilation: Sequence[int]
-) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Convolves each channel of ``[N, H, W, C]`` with its own of ``[h, w, 1, C]``."""
     rows, columns = kernel.shape[:2]
-    size = tuple(
+    down, right = window.dilation
+    size = [
         (n + low + high - (k - 1) * d - 1) // s + 1
         for n, (low, high), k, d, s in zip(
-            x.shape[1:3], padding, kernel.shape[:2], dilation, strides, strict=True
+            x.shape[1:3],
+            window.padding,
+            (rows, columns),
+            window.dilation,
+            window.strides,
+            strict=True,
         )
-    )
-    taps = (
-        (kernel[i, j, 0], i * dilation[0], j * dilation[1])
-        for i in range(rows)
-        for j in range(columns)
-    )
-    return _sum_of_shifts(_pad(x, padding), taps, size, strides)
+    ]
+    taps = ((kernel[i, j, 0], i * down, j * right) for i in range(rows) for j in range(columns))
+    return _sum_of_shifts(_pad(x, window.padding), taps, size, window.strides)
 
 
 def input_gradient(
-    gradient: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Pads,
-    dilation: Sequence[int],
-    shape: Sequence[int],
+    gradient: jax.Array, kernel: jax.Array, window: Window, shape: Sequence[int]
 ) -> jax.Array:
     """Computes the gradient for an input of ``shape``.
 
     With a stride of 2 every second pixel is seen by the same elements of the kernel, and so there
     is one sum for each of four kinds of pixels, which are then put side by side.
     """
-    sizes = shape[1:3]
-    seen, counts, around = _places(kernel.shape, strides, padding, dilation, sizes, gradient.shape)
+    images, *sizes, channels = shape
+    seen, counts, around = _places(kernel.shape, window, sizes, gradient.shape)
     (top, _), (left, _) = around
     gradient = _pad(gradient, around)
     rows = []
@@ -77,21 +73,13 @@ def input_gradient(
                 for j, right in by_column
             ]
             row.append(_sum_of_shifts(gradient, taps, counts, (1, 1)))
-        rows.append(row[0] if len(row) == 1 else jnp.stack(row, 3))
-    if len(rows) == len(row) == 1:
-        return rows[0]
-    dx = jnp.stack(rows, 2) if len(rows) > 1 else rows[0]
-    full = [count * s for count, s in zip(counts, strides, strict=True)]
-    return dx.reshape(shape[0], *full, shape[3])[:, : sizes[0], : sizes[1]]
+        rows.append(jnp.stack(row, 3))
+    full = [count * s for count, s in zip(counts, window.strides, strict=True)]
+    return jnp.stack(rows, 2).reshape(images, *full, channels)[:, : sizes[0], : sizes[1]]
 
 
 def kernel_gradient(
-    x: jax.Array,
-    gradient: jax.Array,
-    strides: Sequence[int],
-    padding: Pads,
-    dilation: Sequence[int],
-    shape: Sequence[int],
+    x: jax.Array, gradient: jax.Array, window: Window, shape: Sequence[int]
 ) -> jax.Array:
     """Computes the gradient for a kernel of ``shape``.
 
@@ -99,8 +87,8 @@ def kernel_gradient(
     input's and adds up the rows of each; what these leave is then added up.
     """
     images, height, width, channels = gradient.shape
-    sizes = x.shape[1:3]
-    block = min(height, _MOST_ROWS)
+    sizes, (down, across) = x.shape[1:3], window.strides
+    block = height
     if height > _MOST_ROWS:
         some = range(_MOST_ROWS // 2, _MOST_ROWS + 1)
         block = min(some, key=lambda rows: (-height % rows, -rows))
@@ -108,20 +96,17 @@ def kernel_gradient(
     # The zeros that the other directions have as well, so that they are made once; and below them
     # the rows that the last block may lack.
     lacking = blocks * block - height
-    (low, high), columns = padding
-    x_rows = (height + lacking - 1) * strides[0] + (shape[0] - 1) * dilation[0] + 1
+    (low, high), columns = window.padding
+    x_rows = (height + lacking - 1) * down + (shape[0] - 1) * window.dilation[0] + 1
     x = _pad(x, ((low, max(high, x_rows - sizes[0] - low)), columns))
-    *_, ((top, bottom), (left, right)) = _places(
-        shape, strides, padding, dilation, sizes, gradient.shape
-    )
+    *_, ((top, bottom), (left, right)) = _places(shape, window, sizes, gradient.shape)
     gradient = _pad(gradient, ((top, max(bottom, lacking)), (left, right)))
     # By the kernel's row and column, the images as its element sees them.
-    seen = _turned(x.reshape(-1, channels), shape[1], dilation[1])
-    seen = _turned(seen.reshape(-1, channels), shape[0], dilation[0] * x.shape[2])
+    seen = _turned(x.reshape(-1, channels), shape[1], window.dilation[1])
+    seen = _turned(seen.reshape(-1, channels), shape[0], window.dilation[0] * x.shape[2])
     seen = seen.reshape(*shape[:2], *x.shape)
-    across = slice(0, (width - 1) * strides[1] + 1, strides[1])
     terms = (
-        seen[:, :, :, _every(block * strides[0], blocks, r * strides[0]), across]
+        seen[:, :, :, _every(block * down, blocks, r * down), _every(across, width, 0)]
         * gradient[None, None, :, _every(block, blocks, top + r), left : left + width]
         for r in range(block)
     )
@@ -130,25 +115,18 @@ def kernel_gradient(
 
 
 def _every(distance: int, count: int, first: int) -> slice:
-    """The places of ``count`` rows, ``distance`` apart."""
+    """The places of ``count`` rows or columns, ``distance`` apart."""
     return slice(first, first + (count - 1) * distance + 1, distance)
 
 
 def _places(
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    padding: Pads,
-    dilation: Sequence[int],
-    sizes: Sequence[int],
-    outputs: Sequence[int],
+    kernel: Sequence[int], window: Window, sizes: Sequence[int], outputs: Sequence[int]
 ) -> tuple[list[list[list[tuple[int, int]]]], list[int], Pads]:
     """Returns what an input's pixels are seen by.
 
     Args:
       kernel: its shape.
-      strides: the distances between windows.
-      padding: the zeros around the input.
-      dilation: the distances between the kernel's elements.
+      window: how it moves.
       sizes: the input's height and width.
       outputs: the output's shape.
 
@@ -158,8 +136,8 @@ def _places(
       how many pixels have each place; the zeros around the output that this takes.
     """
     seen, counts, around = [], [], []
-    for axis, (low, _) in enumerate(padding):
-        stride, step = strides[axis], dilation[axis]
+    for axis, (low, _) in enumerate(window.padding):
+        stride, step = window.strides[axis], window.dilation[axis]
         places = [
             [
                 (i, (place + low - i * step) // stride)
@@ -224,17 +202,9 @@ def _sum(x: jax.Array) -> jax.Array:
         block = rows
         if rows > _MANY_TERMS[-1]:
             block = min(_MANY_TERMS, key=lambda size: (-rows % size, size))
-        left = -(-rows // block)
-        x = jnp.pad(x, ((0, 0), (0, left * block - rows), (0, 0))).reshape(
-            count, left, block, channels
-        )
-        x, rows = functools.reduce(jnp.add, (x[:, :, r] for r in range(block))), left
-        x = jax.lax.optimization_barrier(x)
+        blocks = -(-rows // block)
+        x = jnp.pad(x, ((0, 0), (0, blocks * block - rows), (0, 0)))
+        x = x.reshape(count, blocks, block, channels)
+        total = functools.reduce(jnp.add, (x[:, :, r] for r in range(block)))
+        x, rows = jax.lax.optimization_barrier(total), blocks
     return x[:, 0]
-
-
-def is_depthwise(dtype: Any, shape: Sequence[int], groups: int) -> bool:
-    """Whether each of ``groups`` channels has a kernel of its own, of ``shape``, for these sums."""
-    few = shape[0] * shape[1] <= MOST_TERMS
-    exact = dtype in (jnp.float32, jnp.float64)
-    return shape[2] == 1 and shape[3] == groups and few and exact
