@@ -40,7 +40,12 @@ class Timing:
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], Any]], *, rounds: int = 30, warmup: int = 2
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 30,
+    warmup: int = 2,
+    pause: float = 0.0,
+    calls: int = 1,
 ) -> dict[str, Timing]:
     """Times every candidate once per round; each round starts with another one.
 
@@ -48,6 +53,9 @@ def alternate(
       candidates: name to a function that returns when its work is done (block on JAX arrays).
       rounds: how often each is timed.
       warmup: untimed calls of each before the first round; compilation happens there.
+      pause: seconds of rest before a turn, for calls so short that threads of another library
+        would spin through them.
+      calls: of each in a turn, whose time is their mean.
 
     Returns:
       Name to timing, in the order given.
@@ -59,11 +67,13 @@ def alternate(
     for order in turns(candidates, rounds):
         for name in order:
             run = candidates[name]
+            time.sleep(pause)
             # The untimed call lets the worker threads of another library go to sleep first.
             run()
             start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                run()
+            seconds[name].append((time.perf_counter() - start) / calls)
     return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
 
 

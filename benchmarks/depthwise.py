@@ -1,19 +1,16 @@
 """Depthwise convolutions in their three directions: ours, XLA's and torch's, in milliseconds.
 
-The shapes of MobileNetV3, EfficientNet-B0 and ConvNeXt-T, in float32. Before a turn a candidate
-sleeps, until the threads that the other library's spin have gone to sleep, and then runs several
-times. Run ``python benchmarks/depthwise.py``.
+The shapes of MobileNetV3, EfficientNet-B0 and ConvNeXt-T, in float32. Run
+``python benchmarks/depthwise.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from _timing import Timing, environment, results, turns, write_results
+from _timing import alternate, environment, results, write_results
 from convolutions import DIRECTIONS, jax_directions, torch_directions
 
 from flaxzoo.layers.lowering.convolution import conv_general_dilated
@@ -57,7 +54,7 @@ def main() -> None:
         everyone["torch"] = torch_directions(shape)
         for direction in DIRECTIONS:
             runs = {who: found[direction] for who, found in everyone.items() if found}
-            timings = in_turns(runs, options.rounds)
+            timings = alternate(runs, rounds=options.rounds, warmup=1, pause=0.15, calls=5)
             base = timings["flaxzoo"]
             title = f"{size}, {channels}, {kernel} x {kernel}" + f" / {stride}" * (stride > 1)
             title += f", {direction}"
@@ -69,22 +66,6 @@ def main() -> None:
             rows += results(timings, work=title, title=title)
     if options.json:
         write_results(options.json, env, vars(options), rows)
-
-
-def in_turns(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 5, pause: float = 0.15
-) -> dict[str, Timing]:
-    """Times every candidate once a round, the mean of some calls, after a pause."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for order in turns(runs, rounds):
-        for name in order:
-            time.sleep(pause)
-            runs[name]()
-            start = time.perf_counter()
-            for _ in range(calls):
-                runs[name]()
-            seconds[name].append((time.perf_counter() - start) / calls)
-    return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
