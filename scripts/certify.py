@@ -229,21 +229,20 @@ def configured(name: str, options: Mapping[Any, Any]) -> Iterator[dict[str, Any]
         ``function.keyword`` for that of a function of this module; or a function of this module
         and the value, which returns replacements of what is in it.
     """
+    module = importlib.import_module(f"timm.models.{_family(name)}")
     places: dict[str, dict[str, Any]] = {}
     replaced: dict[str, Any] = {}
     for key, value in options.items():
         if callable(key):
-            replaced |= key(importlib.import_module(f"timm.models.{_family(name)}"), value)
+            replaced |= key(module, value)
             continue
         place, _, field = key.rpartition(".")
         places.setdefault(place, {})[field] = value
     keywords = places.pop("", {})
     with contextlib.ExitStack() as stack:
-        for attribute, other in replaced.items():
-            module = importlib.import_module(f"timm.models.{_family(name)}")
-            stack.enter_context(mock.patch.object(module, attribute, other))
+        if replaced:
+            stack.enter_context(mock.patch.multiple(module, **replaced))
         for place, fields in places.items():
-            module = importlib.import_module(f"timm.models.{_family(name)}")
             table = getattr(module, place)
             if callable(table):
                 changed = _with_keywords(table, fields)
