@@ -426,20 +426,13 @@ class Model:
         if backbone.fused:
             return self
         folded = fold(backbone, _part(self.variables, "backbone"), self._sample(inputs))
-        leaves = flatten(
-            {
-                kind: {
-                    **({"backbone": folded[kind]} if kind in folded else {}),
-                    **({"head": tree["head"]} if "head" in tree else {}),
-                }
-                for kind, tree in self.variables.items()
-            }
-        )
+        leaves = flatten(self.variables)
+        leaves |= flatten({kind: {"backbone": tree} for kind, tree in folded.items()})
         config = None if self.spec.config is None else {**self.spec.config, "fused": True}
         spec = dataclasses.replace(self.spec, config=config, parameters=None, gflops=None)
         module = Classifier(backbone=backbone.clone(fused=True), head=self.module.head)
         model = Model(module, None, spec)
-        # In the order of the module's.
+        # In the order of the module's, and without what was folded.
         paths = flatten(model.shapes(inputs))
         return model.with_variables(unflatten({path: leaves[path] for path in paths}))
 

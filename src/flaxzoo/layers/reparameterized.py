@@ -95,8 +95,8 @@ class Affine:
     def __add__(self, other: Affine) -> Affine:
         """The sum of what both compute; the smaller kernel lies in the middle of the larger."""
         sizes = [max(a, b) for a, b in zip(self.kernel.shape, other.kernel.shape, strict=True)]
-        kernels = (_centred(kernel, sizes[:2]) for kernel in (self.kernel, other.kernel))
-        return Affine(functools.reduce(np.add, kernels), self.bias + other.bias)
+        kernel = _centred(self.kernel, sizes[:2]) + _centred(other.kernel, sizes[:2])
+        return Affine(kernel, self.bias + other.bias)
 
     def variables(self, dtype: Any) -> dict[str, np.ndarray]:
         """The parameters of a ``Conv`` that computes the same."""
