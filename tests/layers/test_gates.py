@@ -12,6 +12,7 @@ from flaxzoo.layers.gates import (
     as_gate,
     divisible,
 )
+from flaxzoo.layers.initializers import PLAIN
 
 
 def maps(channels, batch=2):
@@ -63,14 +64,14 @@ def test_a_batch_norm_inside_the_gate():
 
 
 def test_first_weights_as_pytorchs():
-    module = SqueezeExcite(width=400, plain_init=True)
+    module = SqueezeExcite(width=400, **PLAIN)
     params = module.init(jax.random.key(0), maps(300))["params"]
     for name, fan_in in (("fc1", 300), ("fc2", 400)):
         # Uniform numbers up to one over the root of the fan-in.
         deviation = 1 / np.sqrt(3 * fan_in)
         assert params[name]["kernel"].std() == pytest.approx(deviation, rel=0.02)
         assert params[name]["bias"].std() == pytest.approx(deviation, rel=0.2)
-    bare = SqueezeExcite(plain_init=True, use_bias=False).init(jax.random.key(0), maps(8))
+    bare = SqueezeExcite(**PLAIN, use_bias=False).init(jax.random.key(0), maps(8))
     assert all(set(layer) == {"kernel"} for layer in bare["params"].values())
 
 

@@ -32,13 +32,12 @@ class SqueezeExcite(Checked):
       activation: the function between the two layers, by name or callable.
       use_bias: whether the layers have biases.
       gate_activation: the function that makes gates of what the second gives.
-      plain_init: whether both layers begin as PyTorch's convolutions do, rather than as a ResNet's.
       dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters.
       norm: behind the first layer, by name or module (``flaxzoo.layers.norm``); None for none.
       rounding: what divides the width that ``ratio`` gives.
-      bias_init: the initialiser of the biases; None for that of the kernels.
-      kernel_init: the initialiser of both kernels; None for what ``plain_init`` says.
+      bias_init: the initialiser of the biases.
+      kernel_init: that of both kernels, by default a ResNet's.
     """
 
     ratio: float = 1 / 16
@@ -46,13 +45,12 @@ class SqueezeExcite(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
     gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
-    plain_init: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
     norm: Any = None
     rounding: int = 8
-    bias_init: Any = None
-    kernel_init: Any = None
+    bias_init: Any = zeros
+    kernel_init: Any = HeNormal()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -70,12 +68,7 @@ class SqueezeExcite(Checked):
     @nn.nowrap
     def _layer(self, features: int, name: str) -> Conv:
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if self.plain_init:
-            options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
-        if self.kernel_init is not None:
-            options["kernel_init"] = self.kernel_init
-        if self.bias_init is not None:
-            options["bias_init"] = self.bias_init
+        options |= {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
         return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -294,4 +295,6 @@ class Halves(Initializer):
 zeros = Constant(0.0)
 # How PyTorch's linear layers and convolutions begin their biases.
 plain_bias = FanInBias()
+# How they begin altogether, as keywords of a layer.
+PLAIN: Mapping[str, Any] = types.MappingProxyType({"kernel_init": FanIn(), "bias_init": plain_bias})
 ones = Constant(1.0)

@@ -23,7 +23,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -32,7 +32,6 @@ from flaxzoo.models.registry import row, variants
 # timm makes no shallow networks of these names: all are compared whole.
 CUT: dict[str, str] = {}
 # How layers begin: as PyTorch's.
-_INIT: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias}
 
 
 class MixerLayers(Checked):
@@ -57,7 +56,7 @@ class MixerLayers(Checked):
     ) -> jax.Array:
         """Computes ``norm(activation(conv(x)))``."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options |= {"use_bias": True, **_INIT, **dtypes}
+        options |= {"use_bias": True, **PLAIN, **dtypes}
         x = as_activation(self.activation)(Conv(self.width, size, name=names[0], **options)(x))
         return call_norm(make_norm(self.norm, names[1], **dtypes), x, train=train)
 
@@ -140,7 +139,7 @@ class ConvMixer(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """Averages the last map; the classifier begins as PyTorch's."""
-        return {**super().head_options(), **_INIT}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -29,7 +29,7 @@ from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, Normal, zeros
 from flaxzoo.layers.norm import make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, learnt_positions, resample_positions, resize_weights
@@ -76,7 +76,7 @@ class ConvPatchEmbed(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, (size, stride, padding) in enumerate(_STEMS[self.patch_size]):
             x = nn.relu(x) if i else x
-            options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias, **dtypes}
+            options: dict[str, Any] = {**PLAIN, **dtypes}
             options |= {"use_bias": True, "padding": padding, "name": f"proj_{2 * i}"}
             x = Conv(self.features >> (2 - i), size, stride, **options)(x)
         return x

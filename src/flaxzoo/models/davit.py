@@ -28,7 +28,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, Normal, zeros
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.layers.windows import over_windows
@@ -80,7 +80,7 @@ class StridedConv(Checked):
             x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
         padding = self.kernel_size // 2 if odd else 0
         options = {"stride": self.stride, "padding": padding, "use_bias": True, **dtypes}
-        options |= {"kernel_init": FanIn(), "bias_init": plain_bias, "name": "conv"}
+        options |= {**PLAIN, "name": "conv"}
         x = Conv(self.features, self.kernel_size, **options)(x)
         return x if self.norm_first else call_norm(norm, x, train=train)
 
@@ -104,7 +104,7 @@ class ConvPositions(Checked):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
         options = {"groups": width, "use_bias": True, **dtypes}
-        options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+        options |= PLAIN
         return x + Conv(width, 3, name="proj", **options)(x)
 
 

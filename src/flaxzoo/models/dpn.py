@@ -26,7 +26,7 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -208,7 +208,7 @@ class DPN(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """Averages the last map."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -28,7 +28,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias
+from flaxzoo.layers.initializers import PLAIN, Normal
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
 from flaxzoo.layers.patch_embed import check_image_size
@@ -109,7 +109,7 @@ class MixedAttention(_Layers):
         logits = jnp.einsum("bqhd,bkhd->bqkh", q, k, preferred_element_type=wide)
         bias = offset_bias(self, grid, self.heads, param_dtype=self.param_dtype)
         logits = logits + jnp.moveaxis(bias, 1, -1).astype(wide)
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias}
+        options = dict(PLAIN)
         options["param_dtype"] = self.param_dtype
         logits = Dense(self.heads, name="talking_head1", **options)(logits)
         weights = nn.softmax(logits, axis=2)
@@ -170,7 +170,7 @@ class SparseQueries(_Layers):
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options: dict[str, Any] = {"groups": x.shape[-1], "use_bias": True, **dtypes}
-        options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+        options |= PLAIN
         local = Conv(x.shape[-1], 3, 2, name="local", **options)(x)
         return self.layer(self.features, "proj")(local + x[:, ::2, ::2], train)
 

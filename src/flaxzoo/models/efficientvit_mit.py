@@ -25,7 +25,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias, zeros
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -284,8 +284,7 @@ class EfficientVit(Backbone):
         if self.classifier_widths is not None:
             first, second = self.classifier_widths
             hidden |= {"map_width": first, "hidden": (second,)}
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
-        return {**super().head_options(), **hidden, **inits}
+        return {**super().head_options(), **hidden, **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

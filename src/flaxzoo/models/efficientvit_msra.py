@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.initializers import PLAIN, Normal, zeros
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
 from flaxzoo.layers.windows import over_windows
 from flaxzoo.models.backbone import Backbone, Part
@@ -198,7 +198,7 @@ class PatchMerging(_Layers, kw_only=True):
         options: dict[str, Any] = {"activation": "relu", **self.dtypes}
         x = ConvNorm(hidden, name="conv1", **options)(x, train)
         x = ConvNorm(hidden, 3, 2, hidden, name="conv2", **options)(x, train)
-        x = SqueezeExcite(0.25, plain_init=True, name="se", **self.dtypes)(x)
+        x = SqueezeExcite(0.25, **PLAIN, name="se", **self.dtypes)(x)
         return ConvNorm(self.features, name="conv3", **self.dtypes)(x, train)
 
 

@@ -34,7 +34,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias
+from flaxzoo.layers.initializers import PLAIN, Normal
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import ChannelScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.reparameterized import (
@@ -88,14 +88,14 @@ class LargeKernelConv(Reparameterized):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options: dict[str, Any] = {"stride": self.stride, "groups": x.shape[-1], **dtypes}
         if self.fused:
-            options |= {"use_bias": True, "kernel_init": FanIn(), "bias_init": plain_bias}
+            options |= {"use_bias": True, **PLAIN}
             y = Conv(self.features, self.kernel_size, name="reparam_conv", **options)(x)
         else:
             large = ConvNorm(self.features, self.kernel_size, name="large_conv", **options)
             small = ConvNorm(self.features, 3, name="small_conv", **options)
             y = large(x, train) + small(x, train)
         if self.gate:
-            y = SqueezeExcite(0.25, plain_init=True, name="se", **dtypes)(y)
+            y = SqueezeExcite(0.25, **PLAIN, name="se", **dtypes)(y)
         return y if self.activation is None else as_activation(self.activation)(y)
 
     @nn.nowrap
@@ -358,7 +358,7 @@ class FastVit(Backbone):
         fields = {"activation": self.activation, "fused": self.fused, **self.dtypes}
         width = int(self.widths[-1] * self.head_ratio)
         fields["gate"] = functools.partial(
-            SqueezeExcite, width=divisible(width / 16, 1, 1), plain_init=True
+            SqueezeExcite, width=divisible(width / 16, 1, 1), **PLAIN
         )
         fields |= {"depthwise": True, "gate_name": "se"}
         return MobileOneBlock(width, name="final_conv", **fields)(x, train)
@@ -464,7 +464,7 @@ class ConvPositions(Reparameterized):
 def _depthwise(x: jax.Array, size: int, name: str, **dtypes: Any) -> jax.Array:
     """A depthwise convolution with a bias, of a parent module."""
     options: dict[str, Any] = {"groups": x.shape[-1], "use_bias": True, **dtypes}
-    options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+    options |= PLAIN
     return Conv(x.shape[-1], size, name=name, **options)(x)
 
 

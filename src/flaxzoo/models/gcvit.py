@@ -28,7 +28,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
@@ -104,7 +104,7 @@ class GatedConvolution(_Convolutions):
         """Maps ``[B, H, W, C]`` to the same shape."""
         y = self.conv(x.shape[-1], 3, "conv_dw", groups=x.shape[-1])(x)
         y = as_activation(self.activation)(y)
-        options: dict[str, Any] = {"activation": self.activation, "plain_init": True}
+        options: dict[str, Any] = {"activation": self.activation, **PLAIN}
         y = SqueezeExcite(0.25, use_bias=False, name="se", **options, **self.dtypes)(y)
         return x + self.conv(x.shape[-1], 1, "conv_pw")(y)
 
@@ -206,7 +206,7 @@ class WindowAttention(Checked):
           queries: those of each image, ``[B, N, C]``; None for the tokens' own.
         """
         count, width = (3 if queries is None else 2), x.shape[-1]
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias}
+        options = dict(PLAIN)
         options |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
         parts = Dense(count * width, use_bias=self.qkv_bias, name="qkv", **options)(x)
         *q, k, v = jnp.split(parts, count, axis=-1)
@@ -252,7 +252,7 @@ class GlobalContextBlock(TransformerBlock):
         y = join_windows(y, (x.shape[1], x.shape[2]))
         x = x + self.branch(y, "ls1", "drop_path1", train)
         options: dict[str, Any] = {"activation": self.activation, "dropout": self.block_dropout}
-        options |= {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
+        options |= {**PLAIN, **self.dtypes}
         mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), name="mlp", **options)
         return x + self.branch(mlp(self.normalise(x, "norm2"), train), "ls2", "drop_path2", train)
 
@@ -361,8 +361,7 @@ class GlobalContextVit(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """Averages the last map."""
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
-        return {**super().head_options(), **inits}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables, of_submodule
@@ -237,7 +237,7 @@ class GhostBottleneck(GhostLayers, Reparameterized, kw_only=True):
         if self.stride > 1:
             y = self._strided(y, train)
         if self.squeeze:
-            gate: dict[str, Any] = {"gate_activation": "hard_sigmoid", "plain_init": True}
+            gate: dict[str, Any] = {"gate_activation": "hard_sigmoid", **PLAIN}
             y = SqueezeExcite(width=self.squeeze, name="se", **gate, **self.dtypes)(y)
         y = ghost(features=self.features, activation=None, name="ghost2")(y, train)
         return y + self._shortcut(x, train)
@@ -388,7 +388,7 @@ class GhostNet(Backbone):
     def head_options(self) -> dict[str, Any]:
         """A layer between the pooling and the classifier."""
         own: dict[str, Any] = {"hidden": (self.head_width,), "activation": self.activation}
-        own |= {"kernel_init": FanIn(), "bias_init": plain_bias, "hidden_bias_init": plain_bias}
+        own |= {**PLAIN, "hidden_bias_init": plain_bias}
         return {**super().head_options(), **own}
 
     @nn.nowrap

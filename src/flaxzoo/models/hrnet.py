@@ -28,7 +28,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, plain_bias
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -260,7 +260,7 @@ class HRNet(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """Averages the last map."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -16,7 +16,7 @@ from flaxzoo._checks import check_number
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.branches import Branches, Step, Unit, scaled
 from flaxzoo.layers.conv_norm import ConvNorm
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 
@@ -78,7 +78,7 @@ class Inception(Backbone, kw_only=True):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The usual ones, and PyTorch's first parameters of a linear layer."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

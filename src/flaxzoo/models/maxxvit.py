@@ -39,6 +39,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import (
+    PLAIN,
     FanIn,
     GlorotUniform,
     HeNormal,
@@ -735,8 +736,7 @@ class MaxxViT(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers: averages are pooled."""
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias}
-        options = {**super().head_options(), **inits}
+        options = {**super().head_options(), **PLAIN}
         if self.head_width is None:
             return options
         hidden: dict[str, Any] = {"hidden": (self.head_width,), "activation": "tanh"}

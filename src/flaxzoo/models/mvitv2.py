@@ -29,7 +29,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, TruncatedNormal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, FanIn, TruncatedNormal, zeros
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pool import max_pool
@@ -309,7 +309,7 @@ class MultiScaleVisionTransformer(Backbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         check_image_size(x, self.input_shape)
-        options = {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
+        options = {**PLAIN, **self.dtypes}
         x = OverlapPatchEmbed(self.width, 7, _PATCH, name="patch_embed", **options)(x, train)
         x = x.reshape(x.shape[0], -1, self.width)
         if not self.class_token:

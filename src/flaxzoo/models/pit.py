@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias
+from flaxzoo.layers.initializers import PLAIN, Normal
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_map
@@ -36,7 +36,6 @@ from flaxzoo.models.backbone import Backbone, Part, tokens_to_map
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
 
-_PLAIN = {"kernel_init": FanIn(), "bias_init": plain_bias}
 # What a block gets from the network as it is.
 _PASSED_ON = (
     *("mlp_ratio", "activation", "norm", "norm_epsilon", "attention_dropout", "block_dropout"),
@@ -50,12 +49,12 @@ class PitBlock(TransformerBlock):
     @nn.nowrap
     def attention_options(self) -> dict[str, Any]:
         """Returns how its attention begins."""
-        return _PLAIN
+        return dict(PLAIN)
 
     @nn.nowrap
     def mlp_options(self) -> dict[str, Any]:
         """Returns how its MLP begins."""
-        return _PLAIN
+        return dict(PLAIN)
 
 
 class TokenPooling(Checked):
@@ -81,7 +80,7 @@ class TokenPooling(Checked):
 
         Its rows and columns are half as many, rounded up.
         """
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **_PLAIN}
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **PLAIN}
         cells = tokens_to_map(x, *self.grid, self.prefix)
         conv = Conv(self.features, 3, 2, groups=x.shape[-1], use_bias=True, name="conv", **options)
         cells = conv(cells)
@@ -189,7 +188,7 @@ class PoolingVisionTransformer(Backbone):
 
     def _embed(self, x: jax.Array, train: bool) -> jax.Array:
         check_image_size(x, self.input_shape)
-        options: dict[str, Any] = {"padding": 0, "use_bias": True, **_PLAIN}
+        options: dict[str, Any] = {"padding": 0, "use_bias": True, **PLAIN}
         options |= {"name": "patch_embed", **self.dtypes}
         x = Conv(self.widths[0], self.patch_size, self.patch_stride, **options)(x)
         batch, *shape = x.shape
@@ -219,7 +218,7 @@ class PoolingVisionTransformer(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers."""
-        options = {**self.pooling_options(), **_PLAIN}
+        options = {**self.pooling_options(), **PLAIN}
         if self.distillation_token:
             options["distilled"] = "pair" if self.distilled_training else "mean"
         return options

@@ -26,7 +26,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables
 from flaxzoo.models.backbone import Backbone, Part
@@ -146,7 +146,7 @@ class RepGhostBottleneck(_Layers, kw_only=True):
             y = self.normalise(y, "bn_dw", train)
         if self.gate_ratio:
             width = divisible(self.hidden * self.gate_ratio, 4, 4, 0.9)
-            gate: dict[str, Any] = {"gate_activation": "hard_sigmoid", "plain_init": True}
+            gate: dict[str, Any] = {"gate_activation": "hard_sigmoid", **PLAIN}
             gate |= {"dtype": self.dtype, "param_dtype": self.param_dtype}
             y = SqueezeExcite(width=width, name="se", **gate)(y)
         y = RepGhostModule(features=self.features, active=False, name="ghost2", **own)(y, train)
@@ -252,7 +252,7 @@ class RepGhostNet(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """A layer between the pooling and the classifier."""
-        inits = {"kernel_init": FanIn(), "bias_init": plain_bias, "hidden_bias_init": plain_bias}
+        inits = {**PLAIN, "hidden_bias_init": plain_bias}
         hidden = {"hidden": (self.head_width,), "activation": self.activation}
         return {**super().head_options(), **hidden, **inits}
 

@@ -26,7 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import FanIn, Normal, ones, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, FanIn, Normal, ones, zeros
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.reparameterized import (
     Affine,
@@ -114,7 +114,7 @@ class PixelMixer(_Layers, Reparameterized, kw_only=True):
         y = self.layer(x, width, self.kernel_size, "conv", train, groups=width)
         if self.legacy:
             return y + self.layer(x, width, 1, "conv1", train, groups=width) + x
-        options: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias, **self.dtypes}
+        options: dict[str, Any] = {**PLAIN, **self.dtypes}
         pointwise = Conv(width, 1, groups=width, use_bias=True, name="conv1", **options)
         return call_norm(
             as_norm(self.norm)(name="bn", **self.dtypes), y + pointwise(x) + x, train=train
@@ -181,7 +181,7 @@ class RepVitBlock(_Layers, kw_only=True):
         else:
             x = PixelMixer(name=mixer, **own)(x, train)
         if self.gated:
-            x = SqueezeExcite(0.25, plain_init=True, name="se", **self.dtypes)(x)
+            x = SqueezeExcite(0.25, **PLAIN, name="se", **self.dtypes)(x)
         y = PixelMlp(ratio=self.ratio, name="channel_mixer", **own)(x, train)
         return x + DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)
 

@@ -41,7 +41,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite, as_gate
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, plain_bias
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import anti_alias, max_pool
 from flaxzoo.layers.residual import ResidualBlock
@@ -289,7 +289,7 @@ class ResNet(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers, which begin as PyTorch's layers."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def _for_each(self, value: Any) -> tuple[Any, ...]:

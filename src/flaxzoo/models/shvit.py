@@ -25,7 +25,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
-from flaxzoo.layers.initializers import Normal, ones, zeros
+from flaxzoo.layers.initializers import PLAIN, Normal, ones, zeros
 from flaxzoo.layers.norm import as_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -112,7 +112,7 @@ class PatchMerging(_Layers):
         x = self.layer(hidden, "conv1", **options)(x, train)
         x = self.layer(hidden, "conv2", 3, stride=2, groups=hidden, **options)(x, train)
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = SqueezeExcite(0.25, plain_init=True, name="se", **dtypes)(x)
+        x = SqueezeExcite(0.25, **PLAIN, name="se", **dtypes)(x)
         return self.layer(self.features, "conv3")(x, train)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
 from flaxzoo.layers.dense import Dense
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
 from flaxzoo.layers.patch_embed import resample_kernel
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import RelativeMlp
@@ -33,7 +33,6 @@ from flaxzoo.models.swin_transformer_v2 import CosineAttention, SwinV2Block
 # What attention gets from the network beside what Swin's does.
 _POSITIONS = ("position_width", "position_mlp_dropout")
 # How layers begin: as PyTorch's.
-_PLAIN: dict[str, Any] = {"kernel_init": FanIn(), "bias_init": plain_bias}
 
 
 class LogPositionAttention(CosineAttention):
@@ -68,7 +67,7 @@ class LogPositionAttention(CosineAttention):
     @nn.nowrap
     def dense(self, features: int, name: str, use_bias: bool) -> Dense:
         """Makes a dense layer that begins as PyTorch's."""
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **_PLAIN}
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **PLAIN}
         return Dense(features, use_bias=use_bias, name=name, **options)
 
 
@@ -115,7 +114,7 @@ class SwinV2CrBlock(SwinV2Block):
     @nn.nowrap
     def mlp_options(self) -> dict[str, Any]:
         """Returns that its MLP begins as PyTorch's."""
-        return _PLAIN
+        return dict(PLAIN)
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -173,7 +172,7 @@ class SwinTransformerV2Cr(SwinTransformer):
     @property
     def embed_options(self) -> dict[str, Any]:
         """Other fields of the ``PatchEmbed``, which begins as PyTorch's layers."""
-        return _PLAIN
+        return dict(PLAIN)
 
     @property
     def merge_options(self) -> dict[str, Any]:
@@ -183,7 +182,7 @@ class SwinTransformerV2Cr(SwinTransformer):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers."""
-        return {**super().head_options(), **_PLAIN}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def no_weight_decay(self) -> tuple[str, ...]:

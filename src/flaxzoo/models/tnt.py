@@ -24,7 +24,7 @@ from flaxzoo.layers.attention import Attention, SeparateValueAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, Normal, zeros
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.pos_embed import learnt_positions
 from flaxzoo.layers.tokens import learnt_tokens
@@ -224,9 +224,8 @@ class Tnt(GridBackbone):
             7,
             self.pixel_size,
             use_bias=True,
-            kernel_init=FanIn(),
-            bias_init=plain_bias,
             name="pixel_embed_proj",
+            **PLAIN,
             **self.dtypes,
         )
         if self.legacy:

@@ -23,7 +23,7 @@ from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.relative_position import NAME, RelativeMlp, RelativeTable
@@ -42,7 +42,6 @@ _PASSED_ON = (
 )
 _POSITIONS = ("mlp", "table")
 # All layers begin as PyTorch's do.
-_PLAIN = {"kernel_init": FanIn(), "bias_init": plain_bias}
 
 
 class RelPosAttention(Attention):
@@ -87,14 +86,14 @@ class RelPosBlock(TransformerBlock):
     def attention_options(self) -> dict[str, Any]:
         """Returns what this attention has."""
         if self.relative is None:
-            return _PLAIN
+            return dict(PLAIN)
         own = {"relative": self.relative, "grid": self.grid, "class_token": self.class_token}
-        return {**_PLAIN, **own}
+        return {**PLAIN, **own}
 
     @nn.nowrap
     def mlp_options(self) -> dict[str, Any]:
         """Returns how its MLP begins."""
-        return _PLAIN
+        return dict(PLAIN)
 
 
 class RelPosPostNormBlock(PostNormBlock, RelPosBlock):
@@ -241,7 +240,7 @@ class RelPosVisionTransformer(PatchBackbone):
     def head_options(self) -> dict[str, Any]:
         """The fields of the ``Head`` of timm's classifiers."""
         norm = self.norm if self.norm_pooled else None
-        options = {"norm": norm, "norm_epsilon": self.norm_epsilon, **_PLAIN}
+        options = {"norm": norm, "norm_epsilon": self.norm_epsilon, **PLAIN}
         return {**self.pooling_options(), **options}
 
     @nn.nowrap

@@ -27,7 +27,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import divisible
-from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, HeNormal, Normal, zeros
 from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pool import neighbour_mean
@@ -171,7 +171,7 @@ class Pool(ConvLayers):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
-        options = {"stride": 2, "kernel_init": FanIn(), "bias_init": plain_bias}
+        options = {"stride": 2, **PLAIN}
         return self.conv(self.normalise(x, "norm", train), self.features, 3, "proj", **options)
 
 

@@ -27,7 +27,7 @@ from flaxzoo.layers.class_attention import ClassBlock
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
-from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.initializers import PLAIN, FanIn, Normal, zeros
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
@@ -188,7 +188,7 @@ class PatchConv(Checked):
     def patches(self, x: jax.Array, size: int) -> jax.Array:
         """Computes the convolution of patches of this size."""
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options |= {"padding": 0, "use_bias": True, "kernel_init": FanIn(), "bias_init": plain_bias}
+        options |= {"padding": 0, "use_bias": True, **PLAIN}
         return Conv(self.features, size, size, name="proj", **options)(x)
 
 

@@ -19,7 +19,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -184,7 +184,7 @@ class Xception(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The usual ones, and how timm draws the classifier's parameters."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -25,7 +25,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -249,7 +249,7 @@ class XceptionAligned(Backbone):
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
         """The usual ones, and PyTorch's first parameters of a linear layer."""
-        return {**super().head_options(), "kernel_init": FanIn(), "bias_init": plain_bias}
+        return {**super().head_options(), **PLAIN}
 
     @nn.nowrap
     def check_fields(self) -> None:

@@ -28,7 +28,7 @@ from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from flaxzoo.layers.drop_path import DropPath
-from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.norm import BatchNorm, as_norm, scaled_channels
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.transformer import TransformerBlock
@@ -100,7 +100,7 @@ class LocalPatchInteraction(Checked):
         width = x.shape[-1]
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options: dict[str, Any] = {"groups": width, "use_bias": True, **dtypes}
-        options |= {"kernel_init": FanIn(), "bias_init": plain_bias}
+        options |= PLAIN
         conv = functools.partial(Conv, width, 3, **options)
         x = as_activation(self.activation)(conv(name="conv1")(x))
         x = BatchNorm(use_running_average=not train, name="bn", **dtypes)(x)
