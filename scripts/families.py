@@ -1,14 +1,17 @@
-"""Prints the families of models that a change can touch, and a few more by lot.
+"""Prints the families of models whose tests a change is to run.
 
-    make parity FAMILIES="$(python scripts/families.py --base origin/main --lot 3)"
+    make parity FAMILIES="$(python scripts/families.py --base origin/main)"
 
-A family is a file of ``flaxzoo/models`` that registers names. A change touches it if it changes
-that file, its catalogue, or a file that it imports, directly or not; a change of any other source
-file, of what the tests share or of what is installed touches all of them, since every promise of
-the library is one for every family. Of files that the package does not import a page of docs/ is
-of the families for which the table in docs/models.md links it; the others touch none. The lot is
-drawn by ``--seed``, the commit by default, so that each commit draws others and a failure can be
-repeated.
+A family is a file of ``flaxzoo/models`` that registers names. A change is one of a family itself
+if it changes that file, its catalogue, its tests, its row in the table of conformance, or its page
+in docs/ (the one that docs/models.md links for it). A change touches those too that import what it
+changes, directly or not, and all of them if it is one of any other source file, of what their tests
+share or of what is installed, since every promise of the library is one for every family.
+
+There are more families than a change can wait for. Its own come first, then those that it touches,
+drawn until there are ``--most``, then ``--lot`` of the others. They are drawn by ``--seed``, the
+commit by default, so that each commit draws others and a failure can be repeated. ``--most 0``
+prints all that a change touches, and ``make conformance parity`` runs all that there are.
 
 It needs git and nothing that has to be installed.
 """
@@ -20,13 +23,20 @@ import random
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 MODELS = "src/flaxzoo/models"
-# What changes no number of any model.
+# What CI can run in half an hour on two cores, beside the other lanes.
+MOST = 16
+TABLE = "tests/conformance/families.py"
+# What changes no number of any model: the index is the catalogues' once more.
 APART = ("docs/", "examples/", "benchmarks/", ".github/", "README.md", "CHANGELOG.md")
 APART += ("CONTRIBUTING.md", "LICENSE", "mkdocs.yml", ".gitignore", ".pre-commit-config.yaml")
+APART += (f"{MODELS}/catalog/index.json",)
+# Of tests/ what the tests about families share; the rest runs in ``make test`` whatever changed.
+SHARED = re.compile(r"tests/(\w+\.py|(conformance|parity|models)/.*)")
 
 _FAMILY = re.compile(r"`flaxzoo\.models\.(\w+)\.")
 _PAGE = re.compile(r"\((\w+)\.md\) \|")
@@ -99,35 +109,78 @@ def reach(path: Path) -> frozenset[Path]:
     return frozenset(reached)
 
 
+def own(changed: list[str], files: dict[str, Path]) -> set[str]:
+    """Returns the names of the families of which a change of these paths is one."""
+    names, pages_of = set(), pages()
+    for path in changed:
+        name = owner(path, files)
+        names |= {name} if name else set()
+        if path.startswith("docs/"):
+            names |= pages_of.get(Path(path).stem, set())
+    return names
+
+
 def touched(changed: list[str], files: dict[str, Path]) -> set[str]:
     """Returns the names of the families that a change of these paths can touch."""
     reaches = {name: reach(path) for name, path in files.items()}
-    names = set()
-    pages_of = pages()
+    names = own(changed, files)
     for path in changed:
-        if path.startswith("docs/"):
-            names |= pages_of.get(Path(path).stem, set())
-        if path.startswith(APART):
-            continue
-        own = owner(path, files)
+        users = {name for name in files if ROOT / path in reaches[name]}
         # Layers and families are their importers' alone; the rest of the library is everyone's.
-        users = {own} if own else {name for name in files if ROOT / path in reaches[name]}
-        is_narrow = own or ROOT / path in files.values() or path.startswith("src/flaxzoo/layers/")
-        names |= users if is_narrow and users else set(files)
+        if ROOT / path in files.values() or (path.startswith("src/flaxzoo/layers/") and users):
+            names |= users
+        elif path.startswith("tests/"):
+            is_shared = SHARED.fullmatch(path) and not owner(path, files) and path != TABLE
+            names |= set(files) if is_shared else set()
+        elif not path.startswith(APART) and not owner(path, files):
+            names |= set(files)
     return names
 
 
 def owner(path: str, files: dict[str, Path]) -> str | None:
-    """Returns the family to which a catalogue, a test or a golden file belongs, if it is one's."""
+    """Returns the family whose file, catalogue, test or golden file this is, if it is one's."""
     parts = Path(path)
-    if parts.suffix == ".json" and "catalog" in path and parts.stem in files:
+    if ROOT / path in files.values():
         return parts.stem
+    stem = parts.name.removesuffix(".json").removesuffix(".certificates")
+    if parts.suffix == ".json" and parts.parent.name in ("catalog", "shapes") and stem in files:
+        return stem
     tests = [name for name in files if parts.stem.startswith(f"test_{name}")]
     return max(tests, key=len) if tests and path.startswith("tests/") else None
 
 
-def changed_since(base: str) -> list[str] | None:
-    """Returns the paths that differ from where HEAD left ``base``; None where that is unknown."""
+def rows(table: str) -> tuple[dict[str, str], str]:
+    """Returns the rows of the table of conformance by family, and the rest of its file.
+
+    Args:
+      table: the text of the file; its code is compared, not how it is set.
+    """
+    tree, found = ast.parse(table), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "FAMILIES":
+            # Its own syntax tree: a dictionary of calls.
+            table_of: Any = node.value
+            keys = map(ast.literal_eval, table_of.keys)
+            found = {key: ast.dump(row) for key, row in zip(keys, table_of.values, strict=True)}
+            node.value = None
+    return found, ast.dump(tree)
+
+
+def changed_rows(start: str, files: dict[str, Path]) -> set[str]:
+    """Returns the families whose rows differ from those of a commit; all if the rest does."""
+    now, rest = rows((ROOT / TABLE).read_text("utf-8"))
+    try:
+        before, rest_before = rows(git("show", f"{start}:{TABLE}"))
+    except subprocess.CalledProcessError:
+        return set(files)
+    # A row leans on what is named above the table.
+    if rest != rest_before:
+        return set(files)
+    return {name for name in {**before, **now} if before.get(name) != now.get(name)} & set(files)
+
+
+def changed_since(base: str) -> tuple[str, list[str]] | None:
+    """Returns where HEAD left ``base`` and the paths that differ; None where that is unknown."""
     try:
         start = git("merge-base", base, "HEAD").strip()
         paths = git("diff", "--name-only", start).splitlines()
@@ -135,26 +188,46 @@ def changed_since(base: str) -> list[str] | None:
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
     # On the base itself nothing tells what is new.
-    return paths or None
+    return (start, paths) if paths else None
 
 
-def choose(base: str, lot: int, seed: str | None) -> list[str]:
-    """Returns the families that the change since ``base`` can touch, and ``lot`` of the others."""
-    files = families()
-    changed = changed_since(base)
-    names = set(files) if changed is None else touched(changed, files)
-    others = sorted(set(files) - names)
+def choose(base: str, *, most: int, lot: int, seed: str | None) -> list[str]:
+    """Returns the families to run for the change since ``base``; see the module.
+
+    Args:
+      base: a branch, tag or commit.
+      most: how many of those that the change touches; 0 for all.
+      lot: how many of the others.
+      seed: of what is drawn; HEAD by default.
+    """
+    files, change = families(), changed_since(base)
+    mine, reached = set(), set(files)
+    if change is not None:
+        start, paths = change
+        mine, reached = own(paths, files), touched(paths, files)
+        if TABLE in paths:
+            by_row = changed_rows(start, files)
+            reached |= by_row
+            mine |= by_row if by_row != set(files) else set()
     draw = random.Random(seed if seed is not None else git("rev-parse", "HEAD").strip())
-    return sorted(names | set(draw.sample(others, min(lot, len(others)))))
+    # In an order drawn once, a family's own change first.
+    order = draw.sample(sorted(files), len(files))
+    first = sorted(mine, key=order.index) + sorted(reached - mine, key=order.index)
+    others = [name for name in order if name not in reached]
+    return sorted(first[: most or None] + others[:lot])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", default="origin/main", help="a branch, tag or commit")
-    parser.add_argument("--lot", type=int, default=2, help="how many more families to draw")
-    parser.add_argument("--seed", help="of the lot; the commit by default")
+    parser.add_argument(
+        "--most", type=int, default=MOST, help="of those that it touches; 0 for all"
+    )
+    parser.add_argument("--lot", type=int, default=2, help="how many of the others to draw")
+    parser.add_argument("--seed", help="of what is drawn; the commit by default")
     arguments = parser.parse_args()
-    print(",".join(choose(arguments.base, arguments.lot, arguments.seed)) or "none")
+    options = {"most": arguments.most, "lot": arguments.lot, "seed": arguments.seed}
+    print(",".join(choose(arguments.base, **options)) or "none")
 
 
 if __name__ == "__main__":

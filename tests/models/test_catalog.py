@@ -5,6 +5,7 @@ import json
 import math
 import re
 from importlib import import_module, resources
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from flaxzoo.models import catalog
 from flaxzoo.models.registry import MODELS, families
 
 FAMILIES = families()
+SHAPES = Path(__file__).parents[1] / "conformance/shapes"
 WEIGHTS = dict(catalog.weights())
 OF_TIMM = [
     key for key, family in WEIGHTS.items() if "hub" in catalog.document(family)["weights"][key]
@@ -40,6 +42,18 @@ OPTIONAL = {"origin", "paper", "notes", "fixed_input_size", "task", "parameters"
 def text(file):
     path = resources.files("flaxzoo.models.catalog").joinpath(f"{file}.json")
     return path.read_text("utf-8")
+
+
+def test_the_shapes_of_all_names_are_of_the_catalogues():
+    """scripts/make_shapes.py was run since; ``make conformance`` compares the variables."""
+    for family in FAMILIES:
+        shapes = json.loads((SHAPES / f"{family}.json").read_text("utf-8"))
+        known = catalog.document(family)["architectures"]
+        assert set(shapes) == set(catalog.index()["families"][family])
+        for name, line in shapes.items():
+            # Recurrent networks take any length, for which the catalogue has no number.
+            for fact in {"input_shape", "parameters"} & set(known[name]):
+                assert known[name][fact] == line[fact], name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

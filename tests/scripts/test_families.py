@@ -38,15 +38,22 @@ def test_families_are_the_files_that_register(files):
         ("docs/vit.md", {"vision_transformer"}),
         ("docs/swin.md", {"swin_transformer", "swin_transformer_v2"}),
         ("README.md", set()),
+        ("src/flaxzoo/models/catalog/cnn.json", {"cnn"}),
+        ("src/flaxzoo/models/catalog/vgg.certificates.json", {"vgg"}),
+        ("src/flaxzoo/models/catalog/index.json", set()),
+        ("tests/conformance/shapes/cnn.json", {"cnn"}),
+        ("tests/training/test_state.py", set()),
     ],
 )
 def test_a_change_of_one_family_is_one_s(script, files, path, names):
     assert script.touched([path], files) == names
+    assert script.own([path], files) == names
 
 
 @pytest.mark.parametrize(
     "path",
     [
+        "tests/conformance/test_files.py",
         "src/flaxzoo/training/steps.py",
         "src/flaxzoo/models/backbone.py",
         "src/flaxzoo/removed_just_now.py",
@@ -56,6 +63,7 @@ def test_a_change_of_one_family_is_one_s(script, files, path, names):
 )
 def test_what_all_share_touches_all(script, files, path):
     assert script.touched([path], files) == set(files)
+    assert not script.own([path], files)
 
 
 def test_a_layer_touches_its_importers(script, files):
@@ -66,19 +74,52 @@ def test_a_layer_touches_its_importers(script, files):
     assert script.touched(["src/flaxzoo/models/cnn.py", "docs/data.md"], files) == {"cnn"}
 
 
-def test_a_lot_is_drawn_from_the_others(script, files, monkeypatch):
-    monkeypatch.setattr(script, "changed_since", lambda base: ["src/flaxzoo/models/cnn.py"])
-    assert script.choose("main", lot=0, seed="a") == ["cnn"]
-    drawn = {tuple(script.choose("main", lot=2, seed=str(seed))) for seed in range(20)}
+@pytest.fixture
+def change(script, monkeypatch):
+    """Sets which paths a change is said to be of."""
+
+    def of(*paths):
+        monkeypatch.setattr(script, "changed_since", lambda base: ("HEAD", list(paths)))
+
+    return of
+
+
+def test_a_lot_is_drawn_from_the_others(script, files, change):
+    change("src/flaxzoo/models/cnn.py")
+    assert script.choose("main", most=0, lot=0, seed="a") == ["cnn"]
+    drawn = [script.choose("main", most=9, lot=2, seed=str(seed)) for seed in range(20)]
     assert all("cnn" in names and len(names) == 3 for names in drawn)
-    assert len(drawn) > 3
-    assert script.choose("main", lot=2, seed="a") == script.choose("main", lot=2, seed="a")
-    assert script.choose("main", lot=99, seed="a") == sorted(files)
+    assert len(set(map(tuple, drawn))) > 3
+    assert drawn[0] == script.choose("main", most=9, lot=2, seed="0")
+    assert script.choose("main", most=9, lot=999, seed="a") == sorted(files)
 
 
-def test_an_unknown_base_is_every_family(script, files):
+def test_of_many_families_some_are_drawn_and_its_own_come_first(script, files, change):
+    change("src/flaxzoo/models/cnn.py", "src/flaxzoo/models/backbone.py", "docs/vit.md")
+    assert script.choose("main", most=0, lot=2, seed="a") == sorted(files)
+    drawn = [script.choose("main", most=5, lot=2, seed=str(seed)) for seed in range(20)]
+    assert all({"cnn", "vision_transformer"} < set(names) for names in drawn)
+    assert {len(names) for names in drawn} == {5}
+    assert len(set(map(tuple, drawn))) > 15
+
+
+def test_a_row_of_the_table_is_its_family_s(script, files, change, monkeypatch):
+    before = (ROOT / script.TABLE).read_text("utf-8")
+    monkeypatch.setattr(script, "git", lambda *arguments: before)
+    change(script.TABLE)
+    everything = {"most": 0, "lot": 0, "seed": "a"}
+    assert script.choose("main", **everything) == []
+    row = next(line for line in before.splitlines() if '"conv_autoencoder"' in line)
+    before = before.replace(row, row.replace("(4, 6)", "(4, 7)"))
+    assert script.choose("main", **everything) == ["autoencoder"]
+    before = before.replace("CLASSES = 3", "CLASSES = 4")
+    assert script.choose("main", **everything) == sorted(files)
+
+
+def test_an_unknown_base_may_be_any_family(script, files):
     assert script.changed_since("no-such-branch") is None
-    assert script.choose("no-such-branch", lot=0, seed="a") == sorted(files)
+    assert script.choose("no-such-branch", most=0, lot=0, seed="a") == sorted(files)
+    assert len(script.choose("no-such-branch", most=7, lot=0, seed="a")) == 7
 
 
 def test_changes_are_read_from_git(script, monkeypatch, tmp_path):
@@ -95,4 +136,6 @@ def test_changes_are_read_from_git(script, monkeypatch, tmp_path):
     git("checkout", "-b", "other")
     (tmp_path / "a.txt").write_text("2")
     (tmp_path / "b.txt").write_text("new")
-    assert script.changed_since("main") == ["a.txt", "b.txt"]
+    start, paths = script.changed_since("main")
+    assert paths == ["a.txt", "b.txt"]
+    assert script.git("show", f"{start}:a.txt") == "1"
