@@ -676,6 +676,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("mobilenet_v1", "mobilenetv1_100"),
         ("mobilenet_v3_small", "mobilenetv3_small_100"),
         ("mobilenet_v3_large", "mobilenetv3_large_100"),
+        ("hardcorenas hardcore_nas", "hardcorenas_a"),
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),
         ("densenet dense_net", "densenet121"),

@@ -1338,6 +1338,30 @@ FAMILIES: dict[str, Family] = {
         random={"dropout": 0.5},
         kinds=(_ghost("ghostnet_100"), _ghost("ghostnetv2_100"), _ghost("ghostnetv3_100")),
     ),
+    "hardcorenas": Family(
+        "hardcorenas_a",
+        {
+            "blocks": (("ds_c8_nre",), ("ir_s2_e2_c12_se0.5", "mqa_h2_d4_c12")),
+            "stem_width": 8,
+            "head_width": 16,
+        },
+        (16, 16, 3),
+        (24, 16, 3),
+        random=_RANDOM,
+        kinds=(
+            _mobile(
+                "hardcorenas_a",
+                (
+                    ("ds_r1_k3_s1_c8_nre",),
+                    ("ir_r1_k5_s2_e3_c16_nre", "ir_r1_k5_s1_e3_c16_se0.25"),
+                    ("cn_r1_k1_s1_c24",),
+                ),
+                "MobileNetV3",
+                activation="hard_swish",
+                timm={"act_layer": "hard_swish", "hard": True},
+            ),
+        ),
+    ),
     "hgnet": Family(
         "hgnetv2_b0",
         {

@@ -89,9 +89,9 @@ class MobileNetV3(MobileBackbone):
         check_size("head_width", self.head_width)
 
 
-# V3's gates, of V3 and of PP-LCNet.
+# V3's gates, of V3, PP-LCNet and HardCoRe-NAS.
 _HARD: dict[str, Any] = {"gate_activation": "hard_sigmoid", "squeeze_activation": "relu"}
-_V3: dict[str, Any] = {**_HARD, "squeeze_rounding": (8, 0.9)}
+V3: dict[str, Any] = {**_HARD, "squeeze_rounding": (8, 0.9)}
 
 # The lines of each network, in the letters of flaxzoo.models.mobile_backbone.
 _SMALL_MINIMAL = (
@@ -424,7 +424,7 @@ def _v3(
         blocks=scale_stages(blocks, width, depth),
         stem_width=16 if width < 0.75 else round_width(16, width),
         head_width=head,
-        **{**_V3, **fields},
+        **{**V3, **fields},
     )
 
 
