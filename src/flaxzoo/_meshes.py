@@ -6,9 +6,12 @@ cannot know; on a mesh of automatic axes the compiler says.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 
@@ -30,6 +33,27 @@ def beside(tree: Any, other: Any) -> Any:
     return jax.tree.map(lambda x: _with_auto_axes(x) if _has_explicit_axes(x) else x, tree)
 
 
+def with_auto_axes(mesh: Mesh) -> Mesh:
+    """The mesh, with axes along which the compiler places what a computation makes."""
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+def of_shape(axes: Mapping[str, int]) -> Mesh:
+    """The mesh of these axes and sizes, or where there are fewer devices one of all of those.
+
+    Args:
+      axes: from the names of axes to their sizes. Where there are fewer devices the first axis has
+        all of them, and the others are of size 1.
+    """
+    devices = jax.devices()
+    sizes = tuple(axes.values())
+    if math.prod(sizes) > len(devices):
+        sizes = (len(devices), *(1,) * (len(sizes) - 1))
+    grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+    return with_auto_axes(Mesh(grid, tuple(axes)))
+
+
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an array, and where it lies if that is on a mesh with explicit axes."""
     sharding = array.sharding if _has_explicit_axes(array) else None
@@ -45,6 +69,4 @@ def _has_explicit_axes(leaf: Any) -> bool:
 
 def _with_auto_axes(array: jax.Array) -> jax.Array:
     sharding: Any = array.sharding
-    mesh = sharding.mesh
-    auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-    return jax.device_put(array, NamedSharding(auto, sharding.spec))
+    return jax.device_put(array, NamedSharding(with_auto_axes(sharding.mesh), sharding.spec))

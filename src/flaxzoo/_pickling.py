@@ -21,6 +21,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from flaxzoo._meshes import of_shape
+
 _ADVICE = (
     "define it with def or class at the top of a module, install cloudpickle, or save what holds "
     "it (Model.save, Trainer.save) and load it there"
@@ -64,6 +66,9 @@ class _Pickler(pickle.Pickler):
             return _reduced_module(value)
         if value is jax.Array:
             return _array_type, ()
+        if isinstance(value, jax.sharding.Mesh):
+            # Devices are this process's: of a mesh the axes are kept.
+            return of_shape, (dict(value.shape),)
         if isinstance(value, type) or not callable(value):
             return NotImplemented
         if _is_importable(value):

@@ -86,11 +86,15 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ("param_groups parameters params_groups", "", "learning_rate={'*': 1e-4, 'head': 1e-3}"),
     # Where and in which precision.
     (
-        "distributed devices device num_devices gpus tpu_cores accelerator strategy mesh sharding "
-        "pmap num_nodes",
-        "",
-        "steps run where JAX's default device is or the batches lie: "
-        "flaxzoo.data.prefetch_to_device(batches, sharding=...)",
+        "distributed devices device num_devices gpus tpu_cores accelerator mesh pmap n_devices "
+        "device_ids distribution num_nodes",
+        "devices",
+        "devices='all' of Trainer or create_train_state",
+    ),
+    (
+        "strategy sharding fsdp zero_stage fsdp_config deepspeed ddp shard",
+        "sharding",
+        "sharding='fsdp' of Trainer or create_train_state",
     ),
     (
         "precision mixed_precision amp fp16 bf16 half_precision half autocast",

@@ -129,8 +129,12 @@ class Model:
           ShapeError: the input shape is not known and ``inputs`` is not given, or the module
             does not take inputs of this shape.
         """
+        return self._init(rng, inputs)
+
+    def _init(self, rng: Any, inputs: Any, places: Any = None) -> Model:
+        """``init``, with each variable where ``places`` says; see ``initialise``."""
         sample = self._sample(inputs)
-        variables = {"params": {}, **initialise(self.module, as_key(rng), sample)}
+        variables = {"params": {}, **initialise(self.module, as_key(rng), sample, places)}
         return dataclasses.replace(self, variables=variables, spec=self.spec.with_inputs(sample))
 
     @explained

@@ -38,6 +38,7 @@ from flaxzoo.training.step import (
     output_shapes,
     owned,
     parts_of,
+    placed_for,
     require_state,
     update,
     with_targets,
@@ -76,12 +77,15 @@ def train_steps(state: TrainState, batches: Any) -> tuple[TrainState, MetricColl
     require_state(state)
     step = as_configured(_donating_steps) if state.donate else _train_steps
     batches = _as_batches(batches)
+    if state.sharding is not None:
+        batches = state.sharding.padded(batches, axis=1, whole=True)
     completed = complete(state, batches)
     one = one_of(batches)
     # Values are looked at as if it were one large batch; NumPy arrays are not copied for that.
     if any(map(is_host, batches)):
         check_values(state, with_targets(jax.tree.map(_joined, batches)), like=one)
-    return step(state, owned(completed), output_shapes(state, one.inputs))
+    placed = placed_for(state, owned(completed), axis=1)
+    return step(state, placed, output_shapes(state, one.inputs))
 
 
 @dataclasses.dataclass
@@ -373,6 +377,9 @@ class Carry:
     @totals.setter
     def totals(self, value: MetricCollection | None) -> None:
         self._totals = None if value is None else pack(value)
+        sharding = None if value is None else getattr(self.current, "sharding", None)
+        if sharding is not None:
+            self._totals = sharding.everywhere(self._totals)
 
     @property
     def has_totals(self) -> bool:

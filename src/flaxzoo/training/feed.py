@@ -106,6 +106,16 @@ class Feed:
         # that they are of one structure and the step compiles once.
         self._whole = self._source.whole
         self._batch_size = self._source.batch_size
+        self._shares = 1
+
+    def divide(self, shares: int) -> None:
+        """Fills all batches up to a number of examples that so many devices divide."""
+        self._shares = shares
+        if self._batch_size is not None and self._batch_size % shares:
+            self._batch_size, self._whole = self._rounded(self._batch_size), False
+
+    def _rounded(self, size: int) -> int:
+        return -(-size // self._shares) * self._shares
 
     @property
     def arrays(self) -> Any | None:
@@ -170,9 +180,9 @@ class Feed:
         """
         done = 0
         rows = self._source.rows(epoch) if self.checked and self._limit is None else None
-        if rows is not None:
+        dataset: Any = self._source.data
+        if rows is not None and dataset.batch_size == self._batch_size:
             # Arrays are put together once, not batch by batch and then group by group.
-            dataset: Any = self._source.data
             whole = dataset.num_examples // dataset.batch_size - start
             while done + size <= whole:
                 if size > 1 and fits(done):
@@ -199,11 +209,12 @@ class Feed:
             return batch
         size = batch_size(batch)
         if self._batch_size is None:
-            self._batch_size = size
-        if not self.pad or size > self._batch_size:
+            self._batch_size = self._rounded(size)
+        wanted = max(self._batch_size, self._rounded(size))
+        if not self.pad or (size > self._batch_size and size == wanted):
             return batch
-        if size < self._batch_size:
-            padded, weights = pad_batch(batch, self._batch_size)
+        if size < wanted:
+            padded, weights = pad_batch(batch, wanted)
             if batch.weights is not None:
                 weights = padded.weights * weights
             return padded._replace(weights=weights)

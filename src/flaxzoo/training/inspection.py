@@ -8,25 +8,27 @@ import jax
 import numpy as np
 
 from flaxzoo._warnings import warn
-from flaxzoo.data.batch import as_batch
+from flaxzoo.data.batch import as_batch, batch_size
 from flaxzoo.errors import DataError
 from flaxzoo.losses.endings import twice
 from flaxzoo.training.feed import Feed
 from flaxzoo.training.step import check_values, output_shapes, prepare, with_targets
 
 
-def inspect(state: Any, feed: Feed) -> Any:
+def inspect(state: Any, feed: Feed, *, training: bool = False) -> Any:
     """Checks the first batch, or all values of arrays, and settles how the feed fills batches up.
 
     Args:
       state: the ``TrainState``.
-      feed: the feed, whose ``checked`` and ``pad`` are set.
+      feed: the feed, whose ``checked`` and ``pad`` are set, and which is told the devices.
+      training: whether it is trained on, so that every device needs an example of a batch.
 
     Returns:
       The shapes of the model's outputs.
 
     Raises:
-      DataError: values that are not finite, labels out of range, no targets.
+      DataError: values that are not finite, labels out of range, no targets; a batch that leaves
+        a device without an example.
       ShapeError: the data does not fit the model or the loss.
     """
     batch = with_targets(prepare(state, feed.first()))
@@ -47,4 +49,8 @@ def inspect(state: Any, feed: Feed) -> Any:
     feed.pad = "per_example_gradients" not in state.optimizer.needs and (
         state.loss.gives_per_example(outputs, batch.targets)
     )
+    if state.sharding is not None:
+        if training:
+            state.sharding.check_size(batch_size(batch), f"a batch of {feed.name}")
+        feed.divide(state.sharding.shares)
     return outputs

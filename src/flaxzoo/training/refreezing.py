@@ -113,7 +113,7 @@ def with_freezing(state: TrainState, document: Mapping[str, Any]) -> TrainState:
     if strange := sorted((frozen | set(since)) - set(groups.paths)):
         raise ValueError(f"the model has no parameter {strange[0]!r}")
     new = groups.plan.build(groups.paths, frozen, _cohorts(since, frozen))
-    return _with_groups(state, new, copied(filled(new.tx.init, state.params)))
+    return _with_groups(state, new, _fresh(state, new))
 
 
 @explained
@@ -180,7 +180,17 @@ def _cohorts(since: Mapping[str, int], frozen: frozenset[str]) -> tuple[Any, ...
     return tuple((start, frozenset(paths)) for start, paths in sorted(by_start.items()))
 
 
+def _fresh(state: TrainState, groups: Groups) -> Any:
+    """A new optimizer state, where the old one lies."""
+    places = None if state.sharding is None else state.sharding.of
+    # Copies: what is new may share no buffer with the parameters, as both may be donated.
+    return copied(filled(groups.tx.init, state.params, places=places))
+
+
 def _with_groups(state: TrainState, groups: Groups, opt_state: Any) -> TrainState:
+    if state.sharding is not None:
+        # Counters that were set anew are on one device.
+        opt_state = state.sharding.placed(opt_state)
     return state.replace(
         tx=groups.tx,
         opt_state=opt_state,
@@ -192,8 +202,7 @@ def _with_groups(state: TrainState, groups: Groups, opt_state: Any) -> TrainStat
 
 def _transplanted(state: TrainState, old: Groups, new: Groups, update: int) -> Any:
     """``new``'s state, with all that ``old``'s has of it."""
-    # Copies: what is new may share no buffer with the parameters, as both may be donated.
-    fresh = copied(filled(new.tx.init, state.params))
+    fresh = _fresh(state, new)
     layers, cores = _open(state.opt_state, old.form)
     fresh_layers, fresh_cores = _open(fresh, new.form)
     built = isinstance(new.plan.optimizer, optax.GradientTransformation | optax.MultiSteps)

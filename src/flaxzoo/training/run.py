@@ -39,6 +39,7 @@ from flaxzoo.training.marks import marked
 from flaxzoo.training.noted import facts, with_classes, with_facts, with_preprocess
 from flaxzoo.training.rates import idle_updates
 from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
+from flaxzoo.training.sharding_rules import say_of_others
 from flaxzoo.training.state import (
     TrainState,
     as_model,
@@ -215,6 +216,8 @@ class Run:
 
     def _build_for(self, feed: Feed, epochs: int | None) -> None:
         """Makes the state for some data, and for a length of training where ``epochs`` tells it."""
+        if epochs is not None and self._settings.get("devices") is None:
+            say_of_others(self._carry.current)
         inputs = feed.first().inputs
         if self._carry.current is not None and not (self._provisional and epochs is not None):
             if epochs is not None:

@@ -20,6 +20,7 @@ from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
 from flaxzoo.models.build import module_of
 from flaxzoo.spec import ModelSpec
+from flaxzoo.training.sharding_rules import there_are
 
 _FORMAT = "flaxzoo.trainer"
 _VERSION = 1
@@ -122,6 +123,8 @@ def restore(
         if key not in settings:
             with _understanding(directory, f"settings.{key}"):
                 settings[key] = from_json(value, _decode)
+    if "devices" not in overrides:
+        settings["devices"] = there_are(settings.get("devices"))
     return settings
 
 
@@ -157,6 +160,10 @@ def _understanding(directory: Path, name: str) -> contextlib.AbstractContextMana
 
 
 def _encode(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, jax.sharding.Mesh):
+        return {_KIND: "mesh", "axes": dict(value.shape)}
+    if isinstance(value, jax.sharding.PartitionSpec):
+        return {_KIND: "axes", "each": tuple(value)}
     if isinstance(value, schedules.Schedule):
         return {_KIND: "schedule", "name": value.name, **dict(value.options)}
     for kind, cls in (
@@ -174,6 +181,11 @@ def _decode(config: dict[str, Any]) -> Any:
     kind = config.pop(_KIND, None)
     if kind is None:
         return config
+    if kind == "mesh":
+        # Of any number of devices: what there is takes its place.
+        return config["axes"]
+    if kind == "axes":
+        return config["each"]
     if kind == "schedule":
         return schedules.get(config.pop("name"), **config)
     from_config = {

@@ -42,6 +42,8 @@ from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.param_groups import Plan, decayed_plan, plan
 from flaxzoo.training.rates import check_decay, decay_factors
+from flaxzoo.training.sharding import StateSharding
+from flaxzoo.training.sharding_rules import check_sharding, state_sharding
 
 
 class TrainState(train_state.TrainState):
@@ -68,6 +70,8 @@ class TrainState(train_state.TrainState):
       preprocess: the model's preprocessing, which every step does to uint8 images; static.
       reconstruct: whether targets default to the inputs; static.
       donate: whether a step may take the arrays for those of the next state; static.
+      sharding: how the arrays are divided among several devices, a ``StateSharding`` of
+        ``flaxzoo.training.sharding``; None on one device; static.
     """
 
     batch_stats: Any = struct.field(default_factory=dict)
@@ -85,6 +89,7 @@ class TrainState(train_state.TrainState):
     preprocess: Any = struct.field(pytree_node=False, default=None)
     reconstruct: bool = struct.field(pytree_node=False, default=False)
     donate: bool = struct.field(pytree_node=False, default=False)
+    sharding: StateSharding | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(
@@ -191,7 +196,8 @@ _WHOLE = ("tx", "optimizer")
 def _restored(cls: type[TrainState], data: bytes, arrays: dict[str, Any]) -> TrainState:
     kept = unpacked(data)
     parts = {name: kept.get(name) for name in ("module", "plan", "groups")}
-    return cls(**{**_remade(SimpleNamespace(**parts)), **kept, **arrays})
+    state = cls(**{**_remade(SimpleNamespace(**parts)), **kept, **arrays})
+    return state if state.sharding is None else state.sharding.placed(state)
 
 
 def split(
@@ -228,6 +234,8 @@ def create_train_state(
     input_shape: Sequence[int] | None = None,
     total_steps: int | None = None,
     donate: bool = False,
+    devices: Any = None,
+    sharding: Any = "replicated",
     **optimizer_options: Any,
 ) -> TrainState:
     """Everything ``train_step`` needs, from names.
@@ -263,6 +271,12 @@ def create_train_state(
       donate: whether ``train_step`` and ``train_steps`` write each new state over the one that
         they are given, which is then of no more use: this saves the memory of a second state.
         The model's own arrays are copied and stay.
+      devices: the devices that train: None for the default one, ``"all"``, a number of them, or a
+        ``jax.sharding.Mesh`` with an axis ``"data"``. Steps divide each batch among them, and give
+        the numbers of one device. See ``docs/distributed.md``.
+      sharding: how the devices divide parameters and all that belongs to them: ``"replicated"``
+        (each has all of them), ``"fsdp"`` (each has its part of the large ones), or rules, patterns
+        to either word or to axes of the mesh; see ``docs/distributed.md``.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
         optimizer takes itself.
 
@@ -285,8 +299,12 @@ def create_train_state(
     inputs = _sample(model, inputs, input_shape)
     key = as_key(rng)
     init_key, step_key = jax.random.split(key)
+    divided = _sharding(model, inputs, devices, sharding)
+    places = None if divided is None else divided.of
     if model.variables is None:
-        model = model.init(init_key, inputs)
+        model = model._init(init_key, inputs, places)
+    elif divided is not None:
+        model = model.with_variables(divided.placed(model.variables))
     variables = dict(model.variables)
     params = variables.pop("params")
     task = get_task(model.spec.task)
@@ -309,15 +327,15 @@ def create_train_state(
             "freeze: the predicate chose none of the parameters, which have paths such as "
             + ", ".join(itertools.islice(flatten(params), 3))
         )
-    divided = bool(frozen) or options.rates is not None
-    groups = options.build(tuple(flatten(params)), frozen) if divided else None
+    by_groups = bool(frozen) or options.rates is not None
+    groups = options.build(tuple(flatten(params)), frozen) if by_groups else None
     tx, built = (groups.tx, groups.optimizer) if groups else (options.whole(),) * 2
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         apply_fn=_apply_fn(model.module),
         params=params,
         tx=tx,
-        opt_state=_opt_state(tx, params),
+        opt_state=_opt_state(tx, params, places),
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,
@@ -333,7 +351,10 @@ def create_train_state(
         preprocess=model.spec.preprocess,
         reconstruct=task.reconstructs,
         donate=bool(donate),
+        sharding=divided,
     )
+    if divided is not None:
+        state = divided.placed(state)
     _warn_of_ending(state, model, inputs)
     # Else the model, and an optimizer that starts from the parameters, would lose theirs.
     return copied(state) if donate else state
@@ -385,9 +406,17 @@ def _warn_of_ending(state: TrainState, model: Model, inputs: Any) -> None:
         warn(said)
 
 
-def _opt_state(tx: optax.GradientTransformation, params: Any) -> Any:
+def _sharding(model: Model, inputs: Any, devices: Any, sharding: Any) -> StateSharding | None:
+    """How a model's state is divided; nothing is traced where there is one device."""
+    check_sharding(devices, sharding)
+    if devices is None:
+        return None
+    return state_sharding(devices, sharding, model.module, model.shapes(inputs)["params"])
+
+
+def _opt_state(tx: optax.GradientTransformation, params: Any, places: Any) -> Any:
     try:
-        return filled(tx.init, params)
+        return filled(tx.init, params, places=places)
     except ValueError as error:
         if "FrozenDict" not in str(error):
             raise
@@ -398,7 +427,16 @@ def _opt_state(tx: optax.GradientTransformation, params: Any) -> Any:
 
 
 _NOT_OF_THE_OPTIMIZER = frozenset(
-    {"loss", "metrics", "freeze", "freeze_until", "freeze_batch_norm", "augment"}
+    {
+        "loss",
+        "metrics",
+        "freeze",
+        "freeze_until",
+        "freeze_batch_norm",
+        "augment",
+        "devices",
+        "sharding",
+    }
 )
 
 
@@ -466,6 +504,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     options = {key: value for key, value in settings.items() if value is not None}
     check_flag("freeze_batch_norm", options.pop("freeze_batch_norm", False))
+    check_sharding(options.pop("devices", None), options.pop("sharding", "replicated"))
     for key in ("freeze", "freeze_until"):
         options.pop(key, None)
     if "augment" in options:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.training import train_state
+from jax.sharding import AxisType
 
 import flaxzoo.metrics as metrics_module
 from flaxzoo._calls import apply_module
@@ -22,12 +23,13 @@ from flaxzoo._meshes import beside
 from flaxzoo._programs import Jitted, cleared, once
 from flaxzoo._trees import plain
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights, is_host
-from flaxzoo.errors import DataError
+from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.layers.auxiliary import COLLECTION, sown_logits
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.preprocess import model_inputs
 from flaxzoo.training.modes import training_modes
+from flaxzoo.training.sharding import check_mesh
 from flaxzoo.training.state import TrainState, merge, split
 
 
@@ -58,7 +60,9 @@ def train_step(state: TrainState, batch: Any) -> tuple[TrainState, MetricCollect
     """
     require_state(state)
     step = as_configured(_donating_step) if state.donate else _train_step
-    new_state, metrics, _ = step(state, owned(prepare(state, batch, step=step)))
+    batch = divisible(state, batch, whole=True)
+    prepared = placed_for(state, owned(prepare(state, batch, step=step)))
+    new_state, metrics, _ = step(state, prepared)
     return new_state, metrics
 
 
@@ -72,7 +76,7 @@ def eval_step(state: TrainState, batch: Any) -> MetricCollection:
       Metrics, on the device until ``.compute()``, mergeable with those of other batches.
     """
     require_state(state)
-    return _eval_step(state, owned(prepare(state, batch)))
+    return _eval_step(state, placed_for(state, owned(prepare(state, divisible(state, batch)))))
 
 
 @explained
@@ -88,9 +92,32 @@ def predict_step(state: TrainState, inputs: Any) -> Any:
       ShapeError: the inputs do not fit the model.
     """
     require_state(state)
-    inputs = beside(as_batch(Batch(inputs)).inputs, state.step)
+    batch = as_batch(Batch(inputs))
+    inputs = beside(divisible(state, batch).inputs, state.step)
     check_inputs(state.module, state.variables, inputs)
-    return _predict_step(state, inputs)
+    outputs = _predict_step(state, placed_for(state, inputs))
+    rows, filled = (batch_size(Batch(x)) for x in (batch.inputs, inputs))
+    if rows == filled:
+        return outputs
+    return jax.tree.map(lambda x: x[:rows] if x.shape[:1] == (filled,) else x, outputs)
+
+
+def divisible(state: TrainState, batch: Any, *, whole: bool = False) -> Any:
+    """The batch, filled up with examples of weight 0 to what the state's devices divide.
+
+    Args:
+      state: the state; where it lies on one device the batch is as it was.
+      batch: in any of the forms that ``train_step`` takes.
+      whole: whether each device needs an example of its own.
+    """
+    if state.sharding is None:
+        return batch
+    return state.sharding.padded(as_batch(batch), whole=whole)
+
+
+def placed_for(state: TrainState, batch: Any, axis: int = 0) -> Any:
+    """The batch's arrays on the devices of the state; ``axis`` is that of the examples."""
+    return batch if state.sharding is None else state.sharding.placed_batch(batch, axis)
 
 
 def owned(batch: Batch) -> Batch:
@@ -135,6 +162,14 @@ def require_state(state: Any) -> None:
             "state must be a flaxzoo.TrainState, made by flaxzoo.create_train_state, "
             f"got {type(state).__name__}{hint}"
         )
+    if np.ndim(state.step):
+        raise ShapeError(
+            f"the state's step has the shape {list(np.shape(state.step))}, as if "
+            "jax_utils.replicate had given it a leading axis of devices: several devices are "
+            "create_train_state(..., devices='all'), and train_step takes whole batches [B, ...]"
+        )
+    if state.sharding is not None:
+        check_mesh(state)
     if state.loss is None or state.rng is None:
         missing = "loss" if state.loss is None else "rng"
         raise ValueError(
@@ -144,6 +179,12 @@ def require_state(state: Any) -> None:
     step = state.step
     # A tracer passes for an array, but has no memory to lose.
     traced = isinstance(step, jax.core.Tracer)
+    if traced and AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        raise TypeError(
+            "the step is called within jax.pmap or jax.shard_map, where every device would train "
+            "a state of its own: several devices are create_train_state(..., devices='all'), and "
+            "train_step(state, batch) itself divides the batch among them"
+        )
     if isinstance(step, jax.Array) and not traced and step.is_deleted():
         raise ValueError(
             "the state's arrays are gone: a step has taken them over, as donate=True and Trainer "
@@ -310,6 +351,8 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
         (value, aux), grads = _per_example_gradients(state, objective, trainable, batch)
     else:
         (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(trainable, batch)
+        if state.sharding is not None:
+            grads = state.sharding.constrained(grads)
     outputs, values, collections = aux
 
     def value_fn(params: Any) -> jax.Array:
@@ -333,6 +376,9 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
     metrics = metrics_module.collect(
         state.metrics, outputs, labels, weights=batch.weights, loss=values
     )
+    if state.sharding is not None:
+        new_state = state.sharding.constrained(new_state)
+        metrics = state.sharding.everywhere(metrics)
     return new_state, metrics, Shapes.of(outputs)
 
 
@@ -366,9 +412,10 @@ def _measured(state: TrainState, params: Any, outputs: Any, batch: Batch) -> Met
 def _measure(state: TrainState, params: Any, outputs: Any, batch: Batch) -> MetricCollection:
     state.loss.check(outputs, batch.targets)
     values = state.loss.values(outputs, batch.targets) + state.loss.regularization(params)
-    return metrics_module.collect(
+    metrics = metrics_module.collect(
         state.metrics, outputs, batch.targets, weights=batch.weights, loss=values
     )
+    return metrics if state.sharding is None else state.sharding.everywhere(metrics)
 
 
 def _eval_rngs(state: TrainState) -> dict[str, jax.Array]:
@@ -525,7 +572,8 @@ def parts_of(state: TrainState, *_: Any) -> tuple[Any, ...]:
 
 def _predict(state: TrainState, inputs: Any) -> Any:
     inputs = model_inputs(state.preprocess, inputs)
-    return apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
+    outputs = apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
+    return outputs if state.sharding is None else state.sharding.by_rows(outputs)
 
 
 _train_step = Jitted(_update, parts_of)

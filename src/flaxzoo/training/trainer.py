@@ -33,6 +33,7 @@ from flaxzoo.training.history import History
 from flaxzoo.training.inspection import inspect
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.run import Run
+from flaxzoo.training.sharding import StateSharding
 from flaxzoo.training.state import check_optimizer_options
 from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
 
@@ -77,6 +78,10 @@ class Trainer(Run):
       steps_per_call: how many steps are handed to the device at once, in one compiled call. More
         than one is faster where a step takes little longer than handing it over; the numbers are
         those of single steps. Callbacks see every such call; see ``Callback.due_at``.
+      devices: the devices that train, None for one, ``"all"``, a number or a mesh; see
+        ``create_train_state``.
+      sharding: how they divide the parameters, ``"replicated"``, ``"fsdp"`` or rules; see
+        ``create_train_state``.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps``, ...
 
     Attributes:
@@ -103,6 +108,8 @@ class Trainer(Run):
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
         steps_per_call: int = 1,
+        devices: Any = None,
+        sharding: Any = "replicated",
         **optimizer_options: Any,
     ) -> None:
         check_optimizer_options(Trainer, optimizer, optimizer_options)
@@ -120,6 +127,8 @@ class Trainer(Run):
             freeze_batch_norm=freeze_batch_norm or None,
             layer_decay=layer_decay,
             augment=augment,
+            devices=devices,
+            sharding=sharding,
             **optimizer_options,
         )
         self.epochs = 0
@@ -208,7 +217,7 @@ class Trainer(Run):
             require_writable(self.run_dir)
         self.steps_per_epoch, self._nothing = feed.steps_per_epoch, None
         self._build_for(feed, epochs)
-        self._note_classes(train_data, inspect(self.state, feed))
+        self._note_classes(train_data, inspect(self.state, feed, training=True))
         if validation is not None:
             inspect(self.state, validation)
         if resume:
@@ -284,6 +293,9 @@ class Trainer(Run):
         # Arrays have been looked at as a whole; targets may still be missing.
         check = complete if feed.checked else prepare
         items = feed.items(epoch, start, prepare=functools.partial(check, shapes), **grouping)
+        sharding = shapes.sharding
+        if sharding is not None:
+            items = map(functools.partial(_placed, sharding), items)
         # On CPU there is nothing to copy to, and a thread would take a core from the step.
         return items if jax.default_backend() == "cpu" else prefetch_to_device(items)
 
@@ -364,8 +376,15 @@ class Trainer(Run):
             for batch in self._ahead(feed, epoch):
                 if totals is None:
                     totals = pack(empty_totals(state, batch))
+                    if state.sharding is not None:
+                        totals = state.sharding.everywhere(totals)
                 totals = step(flat, batch, totals)
             return _values(unpacked(totals), feed.name)
+
+
+def _placed(sharding: StateSharding, item: Batch | Group) -> Batch | Group:
+    """A batch, or a group of them, divided among the devices of a state."""
+    return sharding.placed_batch(item, axis=1 if isinstance(item, Group) else 0)
 
 
 def _values(totals: MetricCollection, name: str) -> dict[str, float]:

@@ -25,7 +25,11 @@ from flaxzoo.layers.lowering.switch import is_plain
 _JITS = ("jit", "pjit", "closed_call", "core_call")
 
 
-def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
+# From shapes in a tree to the ``Sharding`` of each.
+Places = Callable[[Any], Any]
+
+
+def initialise(module: nn.Module, key: jax.Array, sample: Any, places: Places | None = None) -> Any:
     """Initialises a module for inputs of a shape.
 
     Where the module's initialisers are those of ``flaxzoo.layers.initializers``, their numbers
@@ -37,6 +41,8 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
       module: an unbound Linen module.
       key: raw or typed.
       sample: a tree of ``jax.ShapeDtypeStruct``.
+      places: says where each variable is to lie; by default all are on one device. The numbers are
+        the same, and no device holds more than its part.
 
     Returns:
       The variables, JAX arrays by collection.
@@ -44,15 +50,15 @@ def initialise(module: nn.Module, key: jax.Array, sample: Any) -> Any:
     computing()
     inputs = _structure(sample)
     if is_plain() or _tracing(key):
-        return _init_jit(module, key, inputs)
+        return _init_compiled(module, key, inputs, places)
     with staged():
         jaxpr, shapes = jax.make_jaxpr(
             functools.partial(_init, module, inputs=inputs), return_shape=True
         )(key)
     if not any(eqn.primitive is initialise_p for eqn in _equations(jaxpr.jaxpr)):
-        return _init_jit(module, key, inputs)
+        return _init_compiled(module, key, inputs, places)
     outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, [key])
-    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs, [key]))
+    return _placed(outputs, shapes, [key], places)
 
 
 def variable_shapes(module: nn.Module, sample: Any) -> Any:
@@ -78,15 +84,20 @@ def _shapes(module: nn.Module, inputs: Any, widest: Any) -> tuple[Any, Any]:
 cleared(_shapes.cache_clear)
 
 
-def filled(function: Callable[..., Any], *args: Any) -> Any:
+def filled(function: Callable[..., Any], *args: Any, places: Places | None = None) -> Any:
     """Calls ``function(*args)``, but has NumPy make the arrays that it only fills.
 
     Args:
       function: such as an optimizer's ``init``; one that JAX can't trace is called as it is.
-      *args: its arguments; arrays that lie on several devices leave the work to JAX, too.
+      *args: its arguments; arrays that lie on several devices leave the work to JAX, too, unless
+        ``places`` is given.
+      places: says where each array of the result is to lie.
     """
     leaves = jax.tree.leaves(args)
-    if is_plain() or _tracing(*leaves) or len(_devices(leaves)) > 1:
+    if is_plain() and places is not None:
+        shapes = jax.eval_shape(once(function), *args)
+        return jax.jit(once(function), out_shardings=places(shapes))(*args)
+    if is_plain() or _tracing(*leaves) or (places is None and len(_devices(leaves)) > 1):
         return function(*args)
     try:
         jaxpr, shapes = jax.make_jaxpr(once(function), return_shape=True)(*args)
@@ -94,13 +105,18 @@ def filled(function: Callable[..., Any], *args: Any) -> Any:
         # It looks at values, or returns what is no array.
         return function(*args)
     outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
-    return jax.tree.unflatten(jax.tree.structure(shapes), _on_device(outputs, leaves))
+    return _placed(outputs, shapes, leaves, places)
 
 
-def _on_device(outputs: list[Any], inputs: list[Any]) -> list[jax.Array]:
+def _placed(outputs: list[Any], shapes: Any, inputs: list[Any], places: Places | None) -> Any:
+    """The tree of these arrays, each where it is to lie, or all where the inputs do."""
+    if places is None:
+        place: Any = next(iter(_devices(inputs)), None)
+    else:
+        place = jax.tree.leaves(places(shapes))
     # Copied: a device array over NumPy's memory could not be donated.
-    device = next(iter(_devices(inputs)), None)
-    return jax.device_put(outputs, device, may_alias=False)
+    outputs = jax.device_put(outputs, place, may_alias=False)
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
 
 def _devices(leaves: list[Any]) -> set[Any]:
@@ -133,6 +149,13 @@ def _init(module: nn.Module, key: Any, inputs: Any) -> Any:
 
 
 _init_jit = Jitted(_init, lambda module, *_: (module,), static_argnums=(0, 2))
+
+
+def _init_compiled(module: nn.Module, key: Any, inputs: Any, places: Places | None) -> Any:
+    if places is None:
+        return _init_jit(module, key, inputs)
+    init = functools.partial(_init, module, inputs=inputs)
+    return jax.jit(init, out_shardings=places(jax.eval_shape(init, key)))(key)
 
 
 def _equations(jaxpr: Any) -> Any:
