@@ -7,8 +7,10 @@ from flaxzoo.layers.pool import (
     adaptive_avg_pool,
     anti_alias,
     avg_pool,
+    avg_pool_same,
     blur_pool,
     max_pool,
+    max_pool_same,
     neighbour_mean,
     shortcut_pool,
 )
@@ -56,6 +58,15 @@ def test_neighbours_that_there_are():
     np.testing.assert_array_equal(neighbour_mean(x, 3, 2), neighbour_mean(x, 3)[:, ::2, ::2])
     half = jax.eval_shape(lambda x: neighbour_mean(x, 3), jnp.zeros((1, 2, 2, 4), jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
+
+
+def test_pools_with_the_padding_of_tensorflow():
+    x = image([[1, 2, 6, 4], [3, 4, 8, 5]])
+    # Of an even side the padding stands at its end, and zeros of a mean count.
+    np.testing.assert_array_equal(max_pool_same(x, 3, 2)[0, :, :, 0], [[8, 8]])
+    np.testing.assert_allclose(avg_pool_same(x, 3, 2)[0, :, :, 0], [[24 / 9, 23 / 9]], rtol=1e-6)
+    np.testing.assert_allclose(avg_pool_same(x, 3, 1), neighbour_mean(x, 3), rtol=1e-6)
+    assert max_pool_same(x, 3, 1).shape == x.shape
 
 
 def test_adaptive_avg_pool_to_fewer_and_to_more():

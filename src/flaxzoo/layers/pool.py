@@ -46,6 +46,28 @@ def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=pad)
 
 
+def max_pool_same(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Takes the maximum over windows of ``[B, H, W, C]``, with the padding of TensorFlow."""
+    return max_pool_2d(x, (size, size), (stride, stride), _same(x, size, stride))
+
+
+def avg_pool_same(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Averages windows of ``[B, H, W, C]``, with the padding of TensorFlow, as timm does.
+
+    At stride 1 windows average the pixels that there are; else the padding's zeros count.
+    """
+    if stride == 1:
+        return neighbour_mean(x, size)
+    rows, columns = _same(x, size, stride)
+    return avg_pool(jnp.pad(x, ((0, 0), rows, columns, (0, 0))), size, stride)
+
+
+def _same(x: jax.Array, size: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the positions before and after each axis."""
+    rows, columns = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+    return rows, columns
+
+
 def neighbour_mean(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
     """Averages the ``size x size`` neighbours of each pixel of ``[B, H, W, C]`` that there are.
 
