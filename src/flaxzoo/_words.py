@@ -683,6 +683,8 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("hardcorenas hardcore_nas", "hardcorenas_a"),
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),
+        ("nasnet nasnet_large", "nasnetalarge"),
+        ("pnasnet pnasnet_large", "pnasnet5large"),
         ("densenet dense_net", "densenet121"),
         ("xception", "xception41"),
         ("inception inception_v3_google", "inception_v3"),
@@ -700,9 +702,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("cspnet cspdarknet", "cspdarknet53"),
         ("hrnet hrnetv2 high_resolution_net", "hrnet_w18"),
         (
-            "nasnet "
-            "squeezenet alexnet googlenet shufflenet "
-            "deeplabv3_resnet50 unet yolo bert gpt2 clip",
+            "squeezenet alexnet googlenet shufflenet deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "
             "others are in docs/zoo.md",
         ),

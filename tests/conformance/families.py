@@ -476,6 +476,55 @@ def _small_convmixer(name: str, **options: Any) -> Any:
     return convmixer.ConvMixer(act_layer=act, **options)
 
 
+def _small_nasnet(name: str, **options: Any) -> Any:
+    """The reference's cells of each kind, narrow: timm's class makes twenty, of fixed widths."""
+    del name
+    nasnet, nn = map(importlib.import_module, ("timm.models.nasnet", "torch.nn"))
+    first, width = functools.partial(nasnet.FirstCell, pad_type="same"), 8
+    kinds = ("FirstCell", "NormalCell", "ReductionCell0", "ReductionCell1")
+    with mock.patch.multiple(nasnet, **dict.fromkeys(kinds, nn.Identity)):
+        net = nasnet.NASNetALarge(stem_size=width, num_features=24 * width, **options)
+    net.cell_0 = first(width, width // 2, 2 * width, width)
+    net.reduction_cell_0 = nasnet.ReductionCell0(16, 16, 48, 16, pad_type="same")
+    net.cell_1 = first(2 * width, width, 8 * width, 2 * width)
+    blocks = [(r"^cell_(\d+)", None), (r"^reduction_cell_0", (1,))]
+    return _of_cells(net, ("conv0", "cell_0", "reduction_cell_0", "cell_1"), 12 * width, blocks)
+
+
+def _small_pnasnet(name: str, **options: Any) -> Any:
+    """The same of PNASNet, whose stem is as wide as those of the name, too."""
+    del name
+    pnasnet, nn = map(importlib.import_module, ("timm.models.pnasnet", "torch.nn"))
+    own, width = {"pad_type": "same", "match_prev_layer_dims": True}, 8
+    with mock.patch.multiple(pnasnet, CellStem0=nn.Identity, Cell=nn.Identity):
+        net = pnasnet.PNASNet5Large(**options)
+    net.conv_0 = pnasnet.ConvNormAct(
+        3, width, 3, stride=2, padding=0, norm_kwargs={"eps": 1e-3}, apply_act=False
+    )
+    net.cell_stem_0 = pnasnet.CellStem0(width, 2, width, 2, pad_type="same")
+    net.cell_stem_1 = pnasnet.Cell(width, 4, 10, 4, is_reduction=True, **own)
+    net.cell_0 = pnasnet.Cell(10, width, 20, width, **own)
+    return _of_cells(net, ("conv_0", "cell_0"), 5 * width, r"^cell_(\d+)")
+
+
+def _of_cells(net: Any, names: tuple[str, ...], width: int, blocks: Any) -> Any:
+    """A network of its stem and some of its cells, the first of which ends a stage."""
+    names = (names[0], "cell_stem_0", "cell_stem_1", *names[1:])
+    for name in list(net._modules):
+        if "cell" in name and name not in names:
+            delattr(net, name)
+    net.layer_names = list(names)
+    taps = dict.fromkeys((names[0], "cell_stem_0", "cell_0", names[-1]))
+    net.feature_ends = [names.index(name) for name in taps]
+    net.feature_info = net.feature_info[: len(taps)]
+    net.num_features = width
+    net.reset_classifier(net.num_classes)
+    stem = rf"^{names[0]}|cell_stem_[01]"
+    net.group_matcher = lambda coarse=False: {"stem": stem, "blocks": blocks}
+    net.forward_features = lambda x: net.forward_intermediates(x)[0]
+    return net
+
+
 def _of_two_blocks(name: str, **options: Any) -> Any:
     """The reference's first two blocks: timm's functions of some names take no depth."""
     import timm
@@ -1672,6 +1721,22 @@ FAMILIES: dict[str, Family] = {
             for name in ("mixer_s16_224", "gmixer_12_224", "resmlp_12_224", "gmlp_ti16_224")
         ),
     ),
+    "nasnet": Family(
+        "nasnetalarge",
+        {"layers": (1,), "width": 4, "stem_width": 4},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "nasnetalarge",
+                {"layers": (1, 1), "width": 8, "stem_width": 8},
+                create=_small_nasnet,
+            ),
+        ),
+    ),
     "nest": Family(
         "nest_tiny",
         {"patch_size": 2, "layers": (1, 2), "widths": (8, 12), "heads": (1, 2)},
@@ -1864,6 +1929,22 @@ FAMILIES: dict[str, Family] = {
         (24, 24, 3),
         _RANDOM,
         kinds=tuple(map(_mvit, ("mvitv2_tiny", "mvitv2_large", "mvitv2_small_cls"))),
+    ),
+    "pnasnet": Family(
+        "pnasnet5large",
+        {"layers": (1,), "width": 4, "stem_width": 4},
+        (16, 16, 3),
+        (24, 16, 3),
+        (16, 16),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "pnasnet5large",
+                {"layers": (1,), "width": 8, "stem_width": 8},
+                create=_small_pnasnet,
+            ),
+        ),
     ),
     "pvt_v2": Family(
         "pvt_v2_b0",
