@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flaxzoo.debug import profile
     from flaxzoo.model import Model
     from flaxzoo.models.classifier import Classifier
+    from flaxzoo.precision import PrecisionPolicy
     from flaxzoo.preprocess import Preprocess
     from flaxzoo.registry import Registry
     from flaxzoo.spec import ModelSpec
@@ -69,6 +70,7 @@ _ATTRIBUTES = {
     "History": "flaxzoo.training.history",
     "Model": "flaxzoo.model",
     "ModelSpec": "flaxzoo.spec",
+    "PrecisionPolicy": "flaxzoo.precision",
     "Preprocess": "flaxzoo.preprocess",
     "Registry": "flaxzoo.registry",
     "TrainState": "flaxzoo.training.state",
@@ -89,6 +91,7 @@ __all__ = [
     "History",
     "Model",
     "ModelSpec",
+    "PrecisionPolicy",
     "Preprocess",
     "Registry",
     "TrainState",

@@ -98,8 +98,8 @@ KEYWORDS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "precision mixed_precision amp fp16 bf16 half_precision half autocast",
-        "dtype",
-        "a model has its own: flaxzoo.models.get(name, dtype='bfloat16')",
+        "precision dtype",
+        "a model has its own: model.with_precision('bfloat16')",
     ),
     (
         "jit_compile run_eagerly use_jit compile jit",
@@ -485,7 +485,7 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, str], ...]] = {
         (
             "to cuda cpu half float bfloat16",
             "jax.device_put(model.variables, device); "
-            "flaxzoo.models.get(name, dtype='bfloat16') computes in bfloat16",
+            "model.with_precision('bfloat16') computes in bfloat16",
         ),
         (
             "freeze unfreeze requires_grad_ trainable",

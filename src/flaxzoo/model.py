@@ -33,6 +33,7 @@ from flaxzoo.layers.lowering.initialise import initialise, variable_shapes
 from flaxzoo.layers.reparameterized import fold
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Head
+from flaxzoo.precision import PrecisionPolicy, apply_in, as_policy, widened
 from flaxzoo.preprocess import Predictions, model_inputs
 from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
@@ -54,11 +55,14 @@ class Model:
       module: an unbound Linen module.
       variables: its collections (``params``, ``batch_stats``, ...), or None before ``init``.
       spec: what is known about it; made from the module's class where it is not given.
+      precision: in which it computes, a ``flaxzoo.PrecisionPolicy`` or what stands for one,
+        ``"bfloat16"``; None for what the module and its inputs say by themselves.
     """
 
     module: nn.Module
     variables: Any = None
     spec: ModelSpec = None  # type: ignore[assignment]
+    precision: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -75,6 +79,7 @@ class Model:
             task = "classification" if isinstance(self.module, Classifier) else "features"
             spec = ModelSpec(name=type(self.module).__name__, task=task)
             object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "precision", as_policy(self.precision))
         if self.variables is not None:
             if not isinstance(self.variables, Mapping) or "params" not in self.variables:
                 raise ValueError(
@@ -85,6 +90,8 @@ class Model:
             if self.spec.config is not None:
                 # No network of the registry computes with others; modules of one's own may.
                 check_floating(flatten(self.variables["params"]), repr(self.spec.name))
+            if self.precision is not None:
+                self.precision.check(self.variables["params"])
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.module, self.variables))
@@ -96,11 +103,13 @@ class Model:
             count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
             state = f"{count:,} parameters"
         tag = f".{self.spec.tag}" if self.spec.tag else ""
+        state += "" if self.precision is None else f", {self.precision}"
         return f"Model({self.spec.name}{tag}, {type(self.module).__name__}, {state})"
 
     def __reduce__(self) -> Any:
         # The module's initialisers, and what a user's spec holds, may be functions of any kind.
-        return _restored, (type(self), packed((self.module, self.spec)), self.variables)
+        parts = packed((self.module, self.spec, self.precision))
+        return _restored, (type(self), parts, self.variables)
 
     def __copy__(self) -> Model:
         return dataclasses.replace(self)
@@ -112,6 +121,25 @@ class Model:
     def with_variables(self, variables: Any) -> Model:
         """The same model with other variables."""
         return dataclasses.replace(self, variables=variables)
+
+    @explained
+    def with_precision(self, precision: Any) -> Model:
+        """The same model, computing in another precision; its variables stay as they are.
+
+        Args:
+          precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; a mapping from patterns over
+            modules to these words, ``{"*": "bfloat16", "head": "float32"}``; a
+            ``flaxzoo.PrecisionPolicy``; or None for what the module says by itself.
+
+        Raises:
+          ArgumentError: (a ValueError) it is none of these.
+          UnknownNameError: (a KeyError) a pattern matches no module of the variables.
+
+        Example:
+          >>> model.with_precision("bfloat16")(images).dtype
+          dtype('float32')
+        """
+        return dataclasses.replace(self, precision=precision)
 
     @explained
     def init(self, rng: Any = 0, inputs: Any = None) -> Model:
@@ -179,7 +207,7 @@ class Model:
                 "a model takes images that are preprocessed already, got uint8: use model.predict, "
                 "or model.spec.preprocess(images)"
             )
-        return _forward(self.module, self.variables, inputs)
+        return _forward(self.module, self.variables, inputs, self.precision)
 
     @explained
     def features(self, inputs: Any) -> Any:
@@ -187,7 +215,8 @@ class Model:
         export.require_variables(self)
         self._require_classifier("features")
         inputs = unmasked(inputs, "inputs")
-        return _forward(self.module.backbone, _part(self.variables, "backbone"), inputs)
+        variables = _part(self.variables, "backbone")
+        return _forward(self.module.backbone, variables, inputs, self.precision, "backbone")
 
     @explained
     def feature_maps(self, inputs: Any) -> dict[str, jax.Array]:
@@ -210,8 +239,9 @@ class Model:
         backbone = self.module.backbone
         if not hasattr(backbone, "feature_maps"):
             raise TypeError(f"a {type(backbone).__name__} has no stages to give feature maps of")
-        variables = _part(self.variables, "backbone")
-        return _forward(backbone.clone(feature_maps=True), variables, unmasked(inputs, "inputs"))
+        variables, inputs = _part(self.variables, "backbone"), unmasked(inputs, "inputs")
+        backbone = backbone.clone(feature_maps=True)
+        return _forward(backbone, variables, inputs, self.precision, "backbone")
 
     @explained
     def attention_weights(self, inputs: Any) -> dict[str, jax.Array]:
@@ -238,7 +268,7 @@ class Model:
         if getattr(backbone, "implementation", "einsum") != "einsum":
             backbone = backbone.clone(implementation="einsum")
         variables = _part(self.variables, "backbone")
-        weights = _attention(backbone, variables, unmasked(inputs, "inputs"))
+        weights = _attention(backbone, variables, unmasked(inputs, "inputs"), self.precision)
         if not weights:
             raise TypeError(f"a {type(backbone).__name__} has no attention weights to show")
         order = {owner: i for i, owner in enumerate(chain(*backbone.stages().values()))}
@@ -388,7 +418,7 @@ class Model:
             classes=named,
             top1=None,
         )
-        model = Model(module, None, spec)
+        model = Model(module, None, spec, self.precision)
         if self.variables is None:
             return model
         backbone = _part(self.variables, "backbone")
@@ -435,7 +465,7 @@ class Model:
         config = None if self.spec.config is None else {**self.spec.config, "fused": True}
         spec = dataclasses.replace(self.spec, config=config, parameters=None, gflops=None)
         module = Classifier(backbone=backbone.clone(fused=True), head=self.module.head)
-        model = Model(module, None, spec)
+        model = Model(module, None, spec, self.precision)
         # In the order of the module's, and without what was folded.
         paths = flatten(model.shapes(inputs))
         return model.with_variables(unflatten({path: leaves[path] for path in paths}))
@@ -531,8 +561,8 @@ Model.__setattr__ = _refuse_assignment  # type: ignore[method-assign, assignment
 
 
 def _restored(cls: type[Model], data: bytes, variables: Any) -> Model:
-    module, spec = unpacked(data)
-    return cls(module, variables, spec)
+    module, spec, *precision = unpacked(data)
+    return cls(module, variables, spec, *precision)
 
 
 def init_head(model: Model, variables: Any, rng: Any) -> Any:
@@ -605,16 +635,25 @@ def run_batches(forward: Callable[[Any], Any], inputs: Any, count: int, batch_si
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def _apply(module: nn.Module, variables: Any, inputs: Any) -> Any:
-    return apply_module(module, variables, inputs)
+def _apply(
+    module: nn.Module,
+    variables: Any,
+    inputs: Any,
+    precision: PrecisionPolicy | None = None,
+    below: str = "",
+) -> Any:
+    return apply_in(precision, module, variables, inputs, below=below)
 
 
-_forward = Jitted(_apply, lambda module, *_: (module,), static_argnums=0)
+_forward = Jitted(_apply, lambda module, *_: (module,), static_argnums=(0, 3, 4))
 
 
-def _apply_shown(module: nn.Module, variables: Any, inputs: Any) -> dict[str, jax.Array]:
-    mode = mode_arguments(module, train=False)
-    _, shown = module.apply(variables, inputs, mutable=["intermediates"], **mode)
+def _apply_shown(
+    module: nn.Module, variables: Any, inputs: Any, precision: PrecisionPolicy | None
+) -> dict[str, jax.Array]:
+    options: dict[str, Any] = {"below": "backbone", "mutable": ["intermediates"]}
+    _, shown = apply_in(precision, module, variables, inputs, **options)
+    shown = shown if precision is None else widened(shown)
     leaves = flatten(shown.get("intermediates", {}))
     return {
         path.removesuffix("/attention"): leaf[0]
@@ -623,7 +662,7 @@ def _apply_shown(module: nn.Module, variables: Any, inputs: Any) -> dict[str, ja
     }
 
 
-_attention = Jitted(_apply_shown, lambda module, *_: (module,), static_argnums=0)
+_attention = Jitted(_apply_shown, lambda module, *_: (module,), static_argnums=(0, 3))
 
 
 def _place(path: str, order: Mapping[str, int]) -> tuple[int, str]:

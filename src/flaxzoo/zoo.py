@@ -19,6 +19,7 @@ from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, build, counted, entry_width, find
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import MODELS, Architecture
+from flaxzoo.precision import as_policy
 from flaxzoo.registry import matching
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights.pretrained import Source, load, open_source
@@ -36,6 +37,7 @@ def get(
     in_channels: int | None = None,
     classes: Sequence[str] | None = None,
     rng: Any = 0,
+    precision: Any = None,
     **config: Any,
 ) -> Model:
     """Builds a model by name.
@@ -58,6 +60,8 @@ def get(
         repeated to fit.
       classes: their names, in the order of the outputs; they give ``num_classes``, too.
       rng: an int seed or a key, for a freshly initialised classifier of a pretrained model.
+      precision: in which the model computes, ``"bfloat16"``; see ``Model.with_precision``. Its
+        parameters stay float32.
       **config: what the architecture takes besides; ``info`` and a wrong keyword's error list it.
 
     Returns:
@@ -78,6 +82,7 @@ def get(
         raise TypeError(
             f"pretrained must be True, False, the name of a source or a path, got {pretrained!r}"
         )
+    policy = as_policy(precision)
     architecture, tag = find(name)
     config = MODELS.current_keywords(architecture.name, config, warn=True)
     own = [key for key in config if key not in TIMM]
@@ -89,8 +94,10 @@ def get(
     if pretrained is False or pretrained is None:
         entry = catalog.entry(architecture.name, tag) if tag else {}
         module, spec = build(architecture, request, entry, entry_width(entry))
-        return Model(module, None, spec)
-    return from_source(architecture, open_source(architecture, pretrained, tag), request, rng=rng)
+        return Model(module, None, spec, policy)
+    source = open_source(architecture, pretrained, tag)
+    model = from_source(architecture, source, request, rng=rng)
+    return model if policy is None else model.with_precision(policy)
 
 
 def from_source(

@@ -1,9 +1,12 @@
 """What every model of the zoo does before it is trained."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _operations import operations
 from conformance.families import (
     CLASSES,
     FAMILIES,
@@ -28,6 +31,7 @@ from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import ShapeError
 from flaxzoo.models import Head
 from flaxzoo.models.stages import stages_of
+from flaxzoo.precision import computing_in
 
 
 def shape_of(model, *example):
@@ -187,6 +191,23 @@ def test_bfloat16(family):
     outputs = model(x)
     assert outputs.dtype == jnp.bfloat16
     close(outputs, tiny(family)(x), tolerance=0.1)
+
+
+@only(every)
+def test_precision_is_the_dtype_of_every_layer(family):
+    """What a policy fills in is what the family hands down: the same operations, on the same."""
+    low, x = get(family, dtype=jnp.bfloat16).module, tiny(family).spec.sample()
+
+    def filled_in(variables, x):
+        with computing_in(fz.PrecisionPolicy("bfloat16")):
+            return apply_module(tiny(family).module, variables, x)
+
+    shapes = tiny(family).shapes()
+    handed_down = operations(functools.partial(apply_module, low), shapes, x)
+    assert operations(filled_in, shapes, x) == handed_down
+    # Softmaxes and norms.
+    wide = ("exp", "rsqrt", "sqrt", "log")
+    assert not [key for key in handed_down if key[0] in wide and "bfloat16" in key]
 
 
 @only(lambda family: FAMILIES[family].other_shape is not None)

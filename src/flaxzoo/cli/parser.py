@@ -224,6 +224,11 @@ def _add_train(commands: Any) -> None:
         "steps that go to the device at once; more are faster where a step is short",
         metavar="K",
     )
+    training.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="in which the model computes; parameters, norms and the loss stay float32",
+    )
     add_measures(training)
     add_integer(
         training,

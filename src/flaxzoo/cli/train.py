@@ -52,6 +52,7 @@ _OPTIMIZER_KEYS = {
         ("model", "optimizer", "loss", "metrics", "freeze", "seed", "run_dir", "rng", "inputs"),
         "it is not an option of an optimizer",
     ),
+    "precision": "use --precision",
 }
 _SCHEDULE_KEYS = {
     "peak_value": "use --learning-rate",
@@ -72,6 +73,7 @@ _FIXED = (
     "clip_norm",
     "weight_decay",
     "freeze",
+    "precision",
 )
 _FILES = ("trainer.json", RUN_FILE, "history.csv")
 _PLOTS = ("history.png", "confusion_matrix.png", "predictions.png")
@@ -102,6 +104,7 @@ def train(args: argparse.Namespace) -> None:
         seed=args.seed,
         run_dir=run_dir,
         steps_per_call=args.steps_per_call,
+        precision=args.precision,
         **options,
     )
     write_record(run_dir, record)

@@ -79,7 +79,8 @@ class SplitAttention(nn.Module):
             return x * nn.sigmoid(gate)
         # The gates come ordered by group, then branch; the branches by branch, then group.
         gate = gate.reshape(gate.shape[0], self.groups, self.radix, -1)
-        gate = nn.softmax(gate, axis=2).swapaxes(1, 2)
+        wide = gate.astype(jnp.promote_types(gate.dtype, jnp.float32))
+        gate = nn.softmax(wide, axis=2).astype(gate.dtype).swapaxes(1, 2)
         gate = gate.reshape(gate.shape[0], 1, 1, self.radix, self.features)
         return (branches * gate).sum(-2)
 

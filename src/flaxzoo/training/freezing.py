@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,8 +9,8 @@ import flax.linen as nn
 import optax
 
 from flaxzoo._explain import explained
-from flaxzoo._trees import flatten, prefixes, unflatten
-from flaxzoo.errors import UnknownNameError, did_you_mean
+from flaxzoo._globs import matched, paths_by_group
+from flaxzoo._trees import flatten, unflatten
 from flaxzoo.model import Model
 from flaxzoo.models.stages import groups_of, position, stage_paths
 from flaxzoo.optimizers import Optimizer, partition
@@ -84,42 +83,6 @@ def matching_paths(params: Mapping[str, Any], spec: FreezeSpec) -> frozenset[str
             )
         chosen -= hits
     return frozenset(chosen)
-
-
-def paths_by_group(paths: Iterable[str]) -> dict[str, set[str]]:
-    """Each group of parameters, and each parameter, to the paths of the parameters in it."""
-    groups: dict[str, set[str]] = {}
-    for path in paths:
-        for prefix in prefixes(path):
-            groups.setdefault(prefix, set()).add(path)
-    return groups
-
-
-def matched(groups: Mapping[str, set[str]], pattern: str, *, label: str) -> set[str]:
-    """The paths that one pattern matches, itself or by a group above them.
-
-    Args:
-      groups: what ``paths_by_group`` gives for all parameters.
-      pattern: a group or a glob.
-      label: what messages call the pattern.
-
-    Raises:
-      UnknownNameError: there are none; it lists the nearest groups and paths.
-    """
-    wanted = pattern.strip("/")
-    if any(character in wanted for character in "*?["):
-        matches = [paths for group, paths in groups.items() if fnmatch.fnmatchcase(group, wanted)]
-    else:
-        # Schedules name hundreds of parameters one by one: no search through all of them for each.
-        matches = [groups[wanted]] if wanted in groups else []
-    hits = set().union(*matches)
-    if not hits:
-        hint = did_you_mean(wanted, groups)
-        top = [group for group in groups if "/" not in group]
-        raise UnknownNameError(
-            f"{label} matches no parameter.{hint} Top-level groups: {', '.join(top)}"
-        )
-    return hits
 
 
 def paths_before(module: nn.Module, params: Mapping[str, Any], where: int | str) -> frozenset[str]:

@@ -11,14 +11,12 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_number
 from flaxzoo._explain import explained
+from flaxzoo._globs import DEFAULT, entry_of_each
 from flaxzoo._trees import flatten, prefixes
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.models.stages import depths_of, stage_paths
 from flaxzoo.schedules import Schedule
-from flaxzoo.training.freezing import matched, module_and_params, paths_by_group
-
-# The entry of learning rates for what no other one matches.
-DEFAULT = "*"
+from flaxzoo.training.freezing import module_and_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,27 +109,9 @@ def rate_entries(paths: Iterable[str], rates: Mapping[str, Any]) -> dict[str, st
         it does.
       TypeError: a pattern is not text.
     """
-    paths = list(paths)
-    groups = paths_by_group(paths)
     if not rates:
         raise ValueError("learning_rate has no entries: give patterns and their rates")
-    chosen = dict.fromkeys(paths, DEFAULT) if DEFAULT in rates else {}
-    for pattern in rates:
-        if not isinstance(pattern, str):
-            raise TypeError(f"learning_rate: a pattern must be text, got {pattern!r}")
-        if pattern == DEFAULT:
-            continue
-        hits = matched(groups, pattern.removeprefix("!"), label=f"learning_rate {pattern!r}")
-        for path in set(paths) - hits if pattern.startswith("!") else hits:
-            chosen[path] = pattern
-    unused = set(rates) - set(chosen.values()) - {DEFAULT}
-    if unused:
-        raise ValueError(
-            f"learning_rate: {', '.join(map(repr, sorted(unused)))} is for nothing, because "
-            "later entries match all that it does: the last entry that matches wins, so put "
-            "the general ones first"
-        )
-    return {path: chosen[path] for path in paths if path in chosen}
+    return entry_of_each(paths, rates, label="learning_rate")
 
 
 def unmatched_error(paths: Iterable[str], rates: Mapping[str, Any]) -> UnknownNameError:

@@ -46,6 +46,7 @@ from flaxzoo.training.state import (
     check_settings,
     create_train_state,
     each_rate,
+    in_precision,
     with_schedule,
 )
 from flaxzoo.training.step import empty_totals, prepare
@@ -95,7 +96,7 @@ class Run:
         steps_per_call: int = 1,
         **settings: Any,
     ) -> None:
-        self._model = as_model(model)
+        self._model = in_precision(as_model(model), settings.get("precision"))
         self._fresh = self._model.variables is None
         check_size("steps_per_call", steps_per_call)
         self.steps_per_call = int(steps_per_call)

@@ -19,6 +19,7 @@ from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError
 from flaxzoo.model import Model
 from flaxzoo.models.build import module_of
+from flaxzoo.precision import PrecisionPolicy
 from flaxzoo.spec import ModelSpec
 from flaxzoo.training.sharding_rules import there_are
 
@@ -166,6 +167,8 @@ def _encode(value: Any) -> dict[str, Any] | None:
         return {_KIND: "axes", "each": tuple(value)}
     if isinstance(value, schedules.Schedule):
         return {_KIND: "schedule", "name": value.name, **dict(value.options)}
+    if isinstance(value, PrecisionPolicy):
+        return {_KIND: "precision", **value.config}
     for kind, cls in (
         ("loss", losses.Loss),
         ("metric", metrics.MetricSpec),
@@ -193,6 +196,7 @@ def _decode(config: dict[str, Any]) -> Any:
         "metric": metrics.from_config,
         "optimizer": optimizers.from_config,
         "regularizer": lambda options: losses.Regularizer(**options),
+        "precision": lambda options: PrecisionPolicy(**options),
     }
     return from_config[kind](config)
 

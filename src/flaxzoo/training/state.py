@@ -38,6 +38,7 @@ from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import Identity
 from flaxzoo.optimizers.decay_masks import check_patterns
+from flaxzoo.precision import as_policy
 from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
 from flaxzoo.training.param_groups import Plan, decayed_plan, plan
@@ -72,6 +73,7 @@ class TrainState(train_state.TrainState):
       donate: whether a step may take the arrays for those of the next state; static.
       sharding: how the arrays are divided among several devices, a ``StateSharding`` of
         ``flaxzoo.training.sharding``; None on one device; static.
+      precision: the ``flaxzoo.PrecisionPolicy`` of the computation, or None; static.
     """
 
     batch_stats: Any = struct.field(default_factory=dict)
@@ -90,6 +92,7 @@ class TrainState(train_state.TrainState):
     reconstruct: bool = struct.field(pytree_node=False, default=False)
     donate: bool = struct.field(pytree_node=False, default=False)
     sharding: StateSharding | None = struct.field(pytree_node=False, default=None)
+    precision: Any = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(
@@ -236,6 +239,7 @@ def create_train_state(
     donate: bool = False,
     devices: Any = None,
     sharding: Any = "replicated",
+    precision: Any = None,
     **optimizer_options: Any,
 ) -> TrainState:
     """Everything ``train_step`` needs, from names.
@@ -277,6 +281,9 @@ def create_train_state(
       sharding: how the devices divide parameters and all that belongs to them: ``"replicated"``
         (each has all of them), ``"fsdp"`` (each has its part of the large ones), or rules, patterns
         to either word or to axes of the mesh; see ``docs/distributed.md``.
+      precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``, in which the model computes while
+        its parameters stay as they are; a mapping from patterns over modules to these words; or a
+        ``flaxzoo.PrecisionPolicy``. By default the model's own.
       **optimizer_options: ``clip_norm``, ``weight_decay``, ``accumulate_steps`` and what the
         optimizer takes itself.
 
@@ -291,7 +298,7 @@ def create_train_state(
       ShapeError: the input shape is not known and neither ``inputs`` nor ``input_shape`` is given.
       ValueError: the model returns features and no ``loss`` says what to do with them.
     """
-    model = as_model(model)
+    model = in_precision(as_model(model), precision)
     check_optimizer_options(create_train_state, optimizer, optimizer_options)
     check_size("total_steps", total_steps, optional=True)
     check_flag("donate", donate)
@@ -352,6 +359,7 @@ def create_train_state(
         reconstruct=task.reconstructs,
         donate=bool(donate),
         sharding=divided,
+        precision=model.precision,
     )
     if divided is not None:
         state = divided.placed(state)
@@ -436,6 +444,7 @@ _NOT_OF_THE_OPTIMIZER = frozenset(
         "augment",
         "devices",
         "sharding",
+        "precision",
     }
 )
 
@@ -505,6 +514,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     options = {key: value for key, value in settings.items() if value is not None}
     check_flag("freeze_batch_norm", options.pop("freeze_batch_norm", False))
     check_sharding(options.pop("devices", None), options.pop("sharding", "replicated"))
+    as_policy(options.pop("precision", None))
     for key in ("freeze", "freeze_until"):
         options.pop(key, None)
     if "augment" in options:
@@ -557,6 +567,11 @@ def as_model(model: Any) -> Model:
     elif foreign(model) is not None:
         got = f"{type(model).__name__}, a model of {foreign(model)}"
     raise TypeError(f"model must be a flaxzoo.Model or a flax.linen.Module, got {got}{hint}")
+
+
+def in_precision(model: Model, precision: Any) -> Model:
+    """The model with another precision, or as it is for None."""
+    return model if precision is None else model.with_precision(precision)
 
 
 def _as_augmentation(augment: Any, model: Model) -> Any:

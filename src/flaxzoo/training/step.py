@@ -14,7 +14,6 @@ from flax.training import train_state
 from jax.sharding import AxisType
 
 import flaxzoo.metrics as metrics_module
-from flaxzoo._calls import apply_module
 from flaxzoo._endings import ending
 from flaxzoo._explain import explained
 from flaxzoo._host import check_fits, check_numbers, unmasked
@@ -27,6 +26,7 @@ from flaxzoo.errors import DataError, ShapeError
 from flaxzoo.layers.auxiliary import COLLECTION, sown_logits
 from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
+from flaxzoo.precision import apply_in, widened
 from flaxzoo.preprocess import model_inputs
 from flaxzoo.training.modes import training_modes
 from flaxzoo.training.sharding import check_mesh
@@ -294,7 +294,8 @@ def output_shapes(
       find: computes them if they are not known; by default the model is traced for it.
     """
     leaves, treedef = jax.tree.flatten(inputs)
-    key = state.module, treedef, tuple((x.shape, x.dtype) for x in leaves)
+    shapes_of = tuple((x.shape, x.dtype) for x in leaves)
+    key = state.module, state.precision, treedef, shapes_of
     shapes = _known_shapes.get(key)
     if shapes is None:
         # A step that augments sees other inputs than these.
@@ -386,7 +387,8 @@ def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
     variables = state.eval_variables
     batch = _preprocessed(state, batch)
-    outputs = apply_module(state.module, variables, batch.inputs, rngs=_eval_rngs(state))
+    rngs = _eval_rngs(state)
+    outputs = apply_in(state.precision, state.module, variables, batch.inputs, rngs=rngs)
     return _measure(state, variables["params"], outputs, with_targets(batch))
 
 
@@ -432,7 +434,8 @@ def _objective(
     with training_modes(
         params, state.frozen, batch.weights, freeze_batch_norm=state.freeze_batch_norm
     ):
-        outputs = apply_module(
+        outputs = apply_in(
+            state.precision,
             state.module,
             {"params": params, **collections},
             batch.inputs,
@@ -443,6 +446,8 @@ def _objective(
         )
     outputs, updated = outputs
     auxiliary = sown_logits(updated.get(COLLECTION, {}))
+    if state.precision is not None:
+        auxiliary = widened(auxiliary)
     if collections:
         updated = {name: tree for name, tree in updated.items() if name in collections}
         updated = _without_sown(updated, collections)
@@ -572,7 +577,9 @@ def parts_of(state: TrainState, *_: Any) -> tuple[Any, ...]:
 
 def _predict(state: TrainState, inputs: Any) -> Any:
     inputs = model_inputs(state.preprocess, inputs)
-    outputs = apply_module(state.module, state.eval_variables, inputs, rngs=_eval_rngs(state))
+    rngs = _eval_rngs(state)
+    variables = state.eval_variables
+    outputs = apply_in(state.precision, state.module, variables, inputs, rngs=rngs)
     return outputs if state.sharding is None else state.sharding.by_rows(outputs)
 
 

@@ -73,6 +73,7 @@ class Trainer(Run):
       layer_decay: the factor of the learning rate from a stage to the one before it; see
         ``create_train_state``.
       augment: what to do to training batches; see ``create_train_state``.
+      precision: in which the model computes; see ``create_train_state``.
       seed: an int that selects the initialisation, dropout and the order of the data.
       run_dir: where checkpoints and logs go; made at the first ``fit``.
       steps_per_call: how many steps are handed to the device at once, in one compiled call. More
@@ -105,6 +106,7 @@ class Trainer(Run):
         freeze_batch_norm: bool = False,
         layer_decay: float | None = None,
         augment: Any = None,
+        precision: Any = None,
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
         steps_per_call: int = 1,
@@ -129,6 +131,7 @@ class Trainer(Run):
             augment=augment,
             devices=devices,
             sharding=sharding,
+            precision=precision,
             **optimizer_options,
         )
         self.epochs = 0

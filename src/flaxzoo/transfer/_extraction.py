@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._calls import apply_module
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
 from flaxzoo._inputs import check_inputs
@@ -24,6 +23,7 @@ from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.models.heads import global_pool
+from flaxzoo.precision import PrecisionPolicy, apply_in
 from flaxzoo.preprocess import Preprocess, model_inputs
 from flaxzoo.training.feed import Feed
 from flaxzoo.transfer import _fingerprints as fingerprints
@@ -47,6 +47,7 @@ class Extraction:
             )
         self.model = model
         self.module, self.variables = _backbone(model)
+        self._below = "backbone" if self.module is not model.module else ""
         self.pooling = as_choice("pooling", pooling, _POOLINGS)
         self._pooling = _resolved(self.pooling, self.module)
         self.dtype = None if dtype is None else jnp.dtype(dtype)
@@ -105,8 +106,13 @@ class Extraction:
             "number_of_examples": self.examples,
             "inputs": fingerprints.layout(self.first.inputs),
             "targets": fingerprints.layout(self.first.targets),
+            **self._precision(),
             **self._data(),
         }
+
+    def _precision(self) -> dict[str, str]:
+        precision = self.model.precision
+        return {} if precision is None else {"precision": str(precision)}
 
     def _data(self) -> dict[str, str]:
         """Digests of the whole data where they are in memory, of a stream of what comes first."""
@@ -117,7 +123,8 @@ class Extraction:
 
     def _run(self, variables: Any, inputs: Any) -> Any:
         preprocess = self.model.spec.preprocess
-        return _forward(self.module, variables, inputs, preprocess, *self._pooling, self.dtype)
+        how = (preprocess, *self._pooling, self.dtype, self.model.precision, self._below)
+        return _forward(self.module, variables, inputs, *how)
 
     def _filled(self, inputs: Any) -> Any:
         inputs = beside(inputs, self.variables)
@@ -185,14 +192,17 @@ def _pooled(
     pooling: Any,
     prefix_tokens: int,
     dtype: Any,
+    precision: PrecisionPolicy | None,
+    below: str,
 ) -> Any:
     def finish(leaf: jax.Array) -> jax.Array:
         leaf = global_pool(leaf, pooling, prefix_tokens)
         floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if floating else leaf
 
-    outputs = apply_module(module, variables, model_inputs(preprocess, inputs))
+    inputs = model_inputs(preprocess, inputs)
+    outputs = apply_in(precision, module, variables, inputs, below=below)
     return jax.tree.map(finish, outputs)
 
 
-_forward = Jitted(_pooled, lambda module, *_: (module,), static_argnums=(0, 3, 4, 5, 6))
+_forward = Jitted(_pooled, lambda module, *_: (module,), static_argnums=(0, 3, 4, 5, 6, 7, 8))

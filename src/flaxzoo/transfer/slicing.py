@@ -168,7 +168,10 @@ def slice_model(
     if variables is not None:
         variables = _cut(model.module, variables, names[first:last])
     module = _slice_module(model.module, first, last)
-    return Model(module, variables, _spec(model, first, last == len(names)))
+    precision = model.precision
+    if precision is not None and variables is not None:
+        precision = precision.within(variables.get("params", {}))
+    return Model(module, variables, _spec(model, first, last == len(names)), precision)
 
 
 def _slice_module(module: nn.Module, start: int, stop: int) -> nn.Module:
