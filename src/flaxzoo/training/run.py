@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 import uuid
 from collections.abc import Iterable, Mapping
@@ -16,15 +17,17 @@ import numpy as np
 
 import flaxzoo.optimizers as optimizers
 import flaxzoo.schedules as schedules
-from flaxzoo._checks import check_size
+from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._files import as_path, entry, understanding
+from flaxzoo._meshes import shape_of
 from flaxzoo._pickling import packed, unpacked
+from flaxzoo._random import as_key
 from flaxzoo._trees import copied
 from flaxzoo._warnings import warn
 from flaxzoo.callbacks.base import CallbackList
 from flaxzoo.data.batch import Batch
-from flaxzoo.errors import CheckpointError, DataError
+from flaxzoo.errors import ArgumentError, CheckpointError, DataError
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.model import Model
 from flaxzoo.preprocess import model_inputs
@@ -37,6 +40,7 @@ from flaxzoo.training.freezing import FreezeSpec
 from flaxzoo.training.history import History
 from flaxzoo.training.marks import marked
 from flaxzoo.training.noted import facts, with_classes, with_facts, with_preprocess
+from flaxzoo.training.planning import TrainingPlan, plan_of
 from flaxzoo.training.rates import idle_updates
 from flaxzoo.training.refreezing import freezing_to_json, refreeze, with_freezing
 from flaxzoo.training.sharding_rules import say_of_others
@@ -379,6 +383,61 @@ class Run:
         summary = self.model_with_state().summary()
         state = self._carry.current
         return summary if state is None else marked(summary, state, self.step)
+
+    @explained
+    def plan(
+        self, train_data: Any = None, *, batch_size: int = 32, compiled: bool = False
+    ) -> TrainingPlan:
+        """What training will take, before anything is computed: ``print`` it.
+
+        What trains, at which rate and with which decay, how the devices divide it, and the bytes
+        that each of them needs. Nothing is initialised, so a model that does not fit can be asked
+        for as well.
+
+        Args:
+          train_data: what ``fit`` is to be given, whose first batch is looked at; by default
+            images of the model's own size.
+          batch_size: examples per batch, for arrays; see ``fit``.
+          compiled: whether to compile the step, as ``fit`` would, and to tell what the compiler
+            says of memory and of what the devices send each other. This takes ``train_data``.
+
+        Returns:
+          A ``TrainingPlan``.
+
+        Raises:
+          ArgumentError: ``compiled`` without ``train_data``.
+          DataError: the data is empty.
+          ShapeError: the input shape of the model is not known, and there is no ``train_data``.
+        """
+        check_size("batch_size", batch_size)
+        check_flag("compiled", compiled)
+        if compiled and train_data is None:
+            raise ArgumentError(
+                "compiled=True compiles the step of a whole batch, for which the model does not "
+                "know the targets: pass train_data, as fit takes it"
+            )
+        if train_data is None:
+            inputs = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype),
+                self._model.spec.sample() if self._inputs is None else self._inputs,
+            )
+            batch = Batch(inputs)
+        else:
+            feed = Feed(train_data, batch_size=batch_size, allow_short=True, name="train_data")
+            batch = feed.first()
+        state = self._carry.current
+        if state is None:
+            state = self._abstract(batch.inputs)
+        shapes = jax.tree.map(shape_of, (state, batch))
+        return plan_of(*shapes, name=self._model.spec.name, step=self.step, compiling=compiled)
+
+    def _abstract(self, inputs: Any) -> TrainState:
+        """The state that ``build`` would make, with shapes for arrays."""
+        length = 1 if self._needs_length() else None
+        make = functools.partial(
+            create_train_state, self._model, inputs=inputs, total_steps=length, **self._settings
+        )
+        return jax.eval_shape(lambda key: make(rng=key), as_key(self.seed))
 
     @property
     def position_in_epoch(self) -> int:
