@@ -31,7 +31,9 @@ from flaxzoo.weights.files import save_variables
 # The entry of ``to_bytes`` that holds the digest of all others.
 _DIGEST = "sha256"
 # What of a TrainState changes in training; the rest is configuration.
-_FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng")
+_FIELDS = ("params", "batch_stats", "collections", "opt_state", "step", "rng", "loss_scale")
+# A path that states have which scale their loss.
+_SCALE = "loss_scale/scale"
 
 
 def state_arrays(state: TrainState) -> dict[str, Any]:
@@ -394,6 +396,7 @@ def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     expected = state_arrays(state)
 
     def wanted(saved: dict[str, Any]) -> dict[str, Any]:
+        _check_scaled(expected, saved, source)
         compare(expected, saved, source=source, owner=_owner(expected, saved))
         # Where it was trained may not be here: everything goes to where the state is.
         return {
@@ -406,6 +409,17 @@ def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     arrays = _files.read_arrays(folder, wanted)
     _tell_of_diverged(arrays, source)
     return with_arrays(state, arrays), meta
+
+
+def _check_scaled(expected: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> None:
+    ours, theirs = (_SCALE in leaves for leaves in (expected, saved))
+    if ours != theirs:
+        what = "holds the scale of a float16 loss" if theirs else "holds no scale of the loss"
+        words = "'float16'" if theirs else "'float32' or 'bfloat16'"
+        raise CheckpointError(
+            f"{source} {what}, as this run's precision does not have it: precision={words} goes on "
+            "with it, and flaxzoo.Trainer(trainer.model, precision=...) begins anew from its model"
+        )
 
 
 def _as_here(dtype: Any, source: str, path: str) -> Any:

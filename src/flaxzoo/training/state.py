@@ -41,6 +41,7 @@ from flaxzoo.optimizers.decay_masks import check_patterns
 from flaxzoo.precision import as_policy
 from flaxzoo.tasks import get_task
 from flaxzoo.training.freezing import FreezeSpec, frozen_paths
+from flaxzoo.training.loss_scaling import LossScale, first_scale
 from flaxzoo.training.param_groups import Plan, decayed_plan, plan
 from flaxzoo.training.rates import check_decay, decay_factors
 from flaxzoo.training.sharding import StateSharding
@@ -51,13 +52,14 @@ class TrainState(train_state.TrainState):
     """Flax's ``TrainState`` with what every model of the zoo needs; a pytree.
 
     Attributes:
-      step: int32 scalar, the number of updates so far.
+      step: int32 scalar, the number of updates so far, those that float16 skips included.
       params: all parameters, the frozen ones included.
       tx: the optimizer over all of ``params``; static.
       opt_state: the state of ``tx``; it holds nothing for frozen parameters.
       batch_stats: the running statistics of BatchNorm; empty for models without.
       collections: all other variable collections, such as caches.
       rng: raw ``uint32[2]`` key; a step uses it folded with ``step``.
+      loss_scale: the ``LossScale`` of ``flaxzoo.training.loss_scaling`` in float16; None else.
       module: the Linen module; static.
       loss: a ``flaxzoo.losses.Loss``; static.
       metrics: ``MetricSpec`` of what ``train_step`` and ``eval_step`` compute; static.
@@ -79,6 +81,7 @@ class TrainState(train_state.TrainState):
     batch_stats: Any = struct.field(default_factory=dict)
     collections: Any = struct.field(default_factory=dict)
     rng: Any = None
+    loss_scale: LossScale | None = None
     module: Any = struct.field(pytree_node=False, default=None)
     loss: Any = struct.field(pytree_node=False, default=None)
     metrics: tuple[metrics_module.MetricSpec, ...] = struct.field(pytree_node=False, default=())
@@ -346,6 +349,7 @@ def create_train_state(
         batch_stats=variables.pop("batch_stats", {}),
         collections=variables,
         rng=step_key,
+        loss_scale=first_scale(model.precision),
         module=model.module,
         loss=losses_module.as_loss(task.loss if loss is None else loss),
         metrics=metrics_module.each_metric(metrics),

@@ -28,6 +28,7 @@ from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.precision import apply_in, widened
 from flaxzoo.preprocess import model_inputs
+from flaxzoo.training.loss_scaling import all_finite, skipped_unless, zeros_unless
 from flaxzoo.training.modes import training_modes
 from flaxzoo.training.sharding import check_mesh
 from flaxzoo.training.state import TrainState, merge, split
@@ -347,14 +348,21 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
     if state.augment is not None:
         batch = with_targets(_augmented(state, jax.random.fold_in(key, _AUGMENT_STREAM), batch))
     objective = functools.partial(_objective, state, frozen, key)
+    scale = state.loss_scale
+    scaled = objective if scale is None else scale.scaled(objective)
     needs = state.optimizer.needs if state.optimizer is not None else frozenset()
     if "per_example_gradients" in needs:
-        (value, aux), grads = _per_example_gradients(state, objective, trainable, batch)
+        (value, aux), grads = _per_example_gradients(state, scaled, trainable, batch)
     else:
-        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(trainable, batch)
+        (value, aux), grads = jax.value_and_grad(scaled, has_aux=True)(trainable, batch)
         if state.sharding is not None:
             grads = state.sharding.constrained(grads)
     outputs, values, collections = aux
+    finite = True
+    if scale is not None:
+        value, grads = scale.unscaled((value, grads))
+        finite = all_finite(grads)
+        grads = zeros_unless(finite, grads)
 
     def value_fn(params: Any) -> jax.Array:
         return objective(split(params, state.frozen)[0], batch)[0]
@@ -372,6 +380,8 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
         **({"obj_fn": value_fn} if "obj_fn" in needs else {}),
         **_split_collections(collections),
     )
+    if scale is not None:
+        new_state = skipped_unless(finite, new_state, state)
     # Metrics of labels see the class that has the largest share of a mixed example.
     labels = batch.targets.argmax(-1) if _is_soft(state, batch.targets) else batch.targets
     metrics = metrics_module.collect(
