@@ -12,7 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# The axis of a mesh along which batches are divided.
+DATA = "data"
 
 
 def is_explicit(tree: Any) -> bool:
@@ -52,6 +55,15 @@ def of_shape(axes: Mapping[str, int]) -> Mesh:
         sizes = (len(devices), *(1,) * (len(sizes) - 1))
     grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
     return with_auto_axes(Mesh(grid, tuple(axes)))
+
+
+def rows_beside(tree: Any) -> NamedSharding | None:
+    """How a batch is divided that meets arrays on a mesh with an axis ``"data"``; else None."""
+    for leaf in jax.tree.leaves(tree):
+        mesh = getattr(getattr(leaf, "sharding", None), "mesh", None)
+        if isinstance(mesh, Mesh) and mesh.shape.get(DATA, 1) > 1:
+            return NamedSharding(mesh, PartitionSpec(DATA))
+    return None
 
 
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -169,6 +169,16 @@ class Backbone(Checked, kw_only=True):
         return ()
 
     @nn.nowrap
+    def tensor_rules(self) -> dict[str, tuple[str | None, ...]]:
+        """What the axis ``"model"`` of a mesh divides, where there is one.
+
+        From globs over the backbone's parameters to the axis that divides each dimension. Two
+        layers in a row fit together where the first is divided by its outputs and the second by
+        its inputs: what lies between them stays where it is.
+        """
+        return {}
+
+    @nn.nowrap
     def enter(self, x: Any, parts: Sequence[Part]) -> Any:
         """Turns what a range of stages is called with into what its first part takes.
 

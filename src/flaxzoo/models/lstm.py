@@ -18,6 +18,7 @@ from flaxzoo._checks import check_rate, check_size, is_size
 from flaxzoo._explain import explained
 from flaxzoo._inputs import check_ids
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
+from flaxzoo.layers.lowering.convolution import product
 from flaxzoo.layers.lowering.recurrence import Carry, run_recurrence
 from flaxzoo.layers.remat import as_remat_policy
 from flaxzoo.models.backbone import Backbone, Part
@@ -149,8 +150,7 @@ def _run_block(
     """Runs a block of consecutive steps: one projection [T * B, F] x [F, 4 * H], then the loop."""
     kernel_ih, kernel_hh, bias = weights
     x, mask = xs
-    steps, batch, features = x.shape
-    z = (x.reshape(steps * batch, features) @ kernel_ih).reshape(steps, batch, -1)
+    z = product(x, kernel_ih)
     arguments = (z, kernel_hh, bias, *carry, mask, layer.reverse, layer.unroll)
     hs, h, c = run_recurrence(*arguments, custom_gradient=layer.custom_gradient)
     return (h, c), hs

@@ -8,22 +8,23 @@ the communication in, and here is said only where arrays begin and end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flaxzoo._meshes import DATA
 from flaxzoo._trees import map_by_path
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ArgumentError, DataError, ShapeError
-
-# The axis of a mesh along which batches are divided.
-DATA = "data"
 
 # From a path to the leaf's shape and to what each of its dimensions is divided along.
 Specs = tuple[tuple[str, tuple[int, ...], tuple[Any, ...]], ...]
@@ -189,6 +190,35 @@ class StateSharding:
 
         sharding = self.rows(axis)
         return jax.tree.map(put, batch)
+
+
+@contextlib.contextmanager
+def divided_outputs(sharding: StateSharding | None, examples: int) -> Iterator[None]:
+    """Within it, what modules return is divided along the batch, however their parameters are.
+
+    Else the compiler may divide what a layer computes as it does the layer's kernel, and bring the
+    examples of all devices together for it.
+
+    Args:
+      sharding: that of the state.
+      examples: in a batch; an array whose first axis is a multiple of them begins with the batch.
+    """
+    if sharding is None or not sharding._by_path:
+        yield
+        return
+
+    def divided(leaf: Any) -> Any:
+        batched = isinstance(leaf, jax.Array) and leaf.ndim > 1 and leaf.shape[0] % examples == 0
+        return sharding.by_rows(leaf) if batched else leaf
+
+    def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        outputs = next_fun(*args, **kwargs)
+        if context.method_name != "__call__":
+            return outputs
+        return jax.tree.map(divided, outputs)
+
+    with nn.intercept_methods(intercept):
+        yield
 
 
 def _check_placed(leaf: Any, sharding: NamedSharding) -> None:

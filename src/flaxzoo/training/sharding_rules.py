@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxzoo._checks import check_choice, is_size
-from flaxzoo._meshes import of_shape, with_auto_axes
+from flaxzoo._meshes import DATA, of_shape, with_auto_axes
 from flaxzoo._trees import flatten
 from flaxzoo._warnings import warn
 from flaxzoo.errors import ArgumentError, did_you_mean
 from flaxzoo.models.classifier import Classifier
 from flaxzoo.training.freezing import matched, paths_by_group
-from flaxzoo.training.sharding import DATA, Specs, StateSharding, each_axis
+from flaxzoo.training.sharding import Specs, StateSharding, each_axis
 
 # The axis of a mesh for the parts of wide layers.
 MODEL = "model"

@@ -30,7 +30,7 @@ from flaxzoo.precision import apply_in, widened
 from flaxzoo.preprocess import model_inputs
 from flaxzoo.training.loss_scaling import all_finite, skipped_unless, zeros_unless
 from flaxzoo.training.modes import training_modes
-from flaxzoo.training.sharding import check_mesh
+from flaxzoo.training.sharding import check_mesh, divided_outputs
 from flaxzoo.training.state import TrainState, merge, split
 
 
@@ -148,8 +148,24 @@ def prepare(state: TrainState, batch: Any, *, step: Any = None) -> Batch:
     batch = as_batch(batch)
     completed = complete(state, batch)
     shapes = None if step is None else functools.partial(_traced_shapes, step, state, completed)
-    check_values(state, with_targets(batch), shapes=shapes)
+    try:
+        check_values(state, with_targets(batch), shapes=shapes)
+    except ShapeError as error:
+        raise _with_axis_of_devices(error, batch) from None
     return completed
+
+
+def _with_axis_of_devices(error: ShapeError, batch: Batch) -> ShapeError:
+    """The error, which names pmap's leading axis where the batch has one."""
+    shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(batch)}
+    ((count, *each),) = shapes if len(shapes) == 1 else ((0,),)
+    if not each or count not in (jax.device_count(), jax.local_device_count()) or count == 1:
+        return error
+    first = str(error).splitlines()[0]
+    return ShapeError(
+        f"{first}. The batch seems to have a leading axis of devices, as jax.pmap takes it: pass "
+        f"whole batches, of {count * each[0]} examples here, to a state made with devices='all'"
+    )
 
 
 def require_state(state: Any) -> None:
@@ -397,8 +413,7 @@ def evaluate(state: TrainState, batch: Batch) -> MetricCollection:
     """The body of ``eval_step``: pure, for use under ``jit`` or ``scan``."""
     variables = state.eval_variables
     batch = _preprocessed(state, batch)
-    rngs = _eval_rngs(state)
-    outputs = apply_in(state.precision, state.module, variables, batch.inputs, rngs=rngs)
+    outputs = _inferred(state, variables, batch.inputs)
     return _measure(state, variables["params"], outputs, with_targets(batch))
 
 
@@ -441,8 +456,11 @@ def _objective(
     params = merge(trainable, frozen)
     collections = state.model_state
     dropout_key, other_key = jax.random.split(key)
-    with training_modes(
-        params, state.frozen, batch.weights, freeze_batch_norm=state.freeze_batch_norm
+    with (
+        training_modes(
+            params, state.frozen, batch.weights, freeze_batch_norm=state.freeze_batch_norm
+        ),
+        divided_outputs(state.sharding, batch_size(batch)),
     ):
         outputs = apply_in(
             state.precision,
@@ -587,10 +605,15 @@ def parts_of(state: TrainState, *_: Any) -> tuple[Any, ...]:
 
 def _predict(state: TrainState, inputs: Any) -> Any:
     inputs = model_inputs(state.preprocess, inputs)
-    rngs = _eval_rngs(state)
-    variables = state.eval_variables
-    outputs = apply_in(state.precision, state.module, variables, inputs, rngs=rngs)
+    outputs = _inferred(state, state.eval_variables, inputs)
     return outputs if state.sharding is None else state.sharding.by_rows(outputs)
+
+
+def _inferred(state: TrainState, variables: Any, inputs: Any) -> Any:
+    """The module's outputs in inference mode."""
+    with divided_outputs(state.sharding, batch_size(Batch(inputs))):
+        rngs = _eval_rngs(state)
+        return apply_in(state.precision, state.module, variables, inputs, rngs=rngs)
 
 
 _train_step = Jitted(_update, parts_of)

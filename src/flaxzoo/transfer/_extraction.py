@@ -15,7 +15,7 @@ import numpy as np
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo._finite import check_finite
 from flaxzoo._inputs import check_inputs
-from flaxzoo._meshes import beside
+from flaxzoo._meshes import DATA, beside, rows_beside
 from flaxzoo._programs import Jitted
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
@@ -58,14 +58,18 @@ class Extraction:
         self.feed, self.examples = _open(data, check_size("batch_size", size), self.steps)
         self.first = self.feed.first()
         self.batch_size = batch_size(self.first)
+        # Where the model lies on several devices, each computes its part of a batch.
+        self._divided = rows_beside(self.variables)
+        shares = 1 if self._divided is None else self._divided.mesh.shape[DATA]
+        self._size = -(-self.batch_size // shares) * shares
         self._check_inputs(self.first)
         if model.spec.preprocess is not None:
             model.spec.preprocess.warn_of_scale(self.first.inputs)
         outputs = jax.eval_shape(self._run, self.variables, self._filled(self.first.inputs))
         for leaf in jax.tree.leaves(outputs):
-            if leaf.shape[:1] != (self.batch_size,):
+            if leaf.shape[:1] != (self._size,):
                 raise ShapeError(
-                    f"the features of {self.batch_size} examples have the shape "
+                    f"the features of {self._size} examples have the shape "
                     f"{list(leaf.shape)}; their first axis must be the examples"
                 )
         weights = jax.ShapeDtypeStruct((self.batch_size,), np.dtype(np.float32))
@@ -129,7 +133,8 @@ class Extraction:
     def _filled(self, inputs: Any) -> Any:
         inputs = beside(inputs, self.variables)
         rows = len(jax.tree.leaves(inputs)[0])
-        return pad_batch(inputs, self.batch_size)[0] if rows < self.batch_size else inputs
+        inputs = pad_batch(inputs, self._size)[0] if rows < self._size else inputs
+        return inputs if self._divided is None else jax.device_put(inputs, self._divided)
 
     def _check_inputs(self, batch: Batch) -> None:
         check_inputs(self.model.module, self.model.variables, batch.inputs)

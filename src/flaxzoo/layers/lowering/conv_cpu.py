@@ -60,7 +60,7 @@ def plain_kernel_gradient(
 def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
     """Convolves ``[N, H, W, C]`` with ``[h, w, C / groups, features]``."""
     if window == MATMUL:
-        return x @ kernel
+        return _rows_times(x, kernel)
     if _is_depthwise(x.dtype, x.shape, kernel.shape, window):
         return depthwise_cpu.conv(x, kernel, window)
     blocks = _block_count(kernel.shape, window)
@@ -83,7 +83,7 @@ def input_gradient(
 ) -> jax.Array:
     """Computes the gradient for an input of ``shape``."""
     if window == MATMUL:
-        return gradient @ kernel.T
+        return _rows_times(gradient, kernel.T)
     if _is_depthwise(gradient.dtype, shape, kernel.shape, window):
         return depthwise_cpu.input_gradient(gradient, kernel, window, shape)
     blocks = _block_count(kernel.shape, window)
@@ -165,6 +165,45 @@ def kernel_gradient(
     return turned.transpose(1, 2, 0, 3)
 
 
+# In programs for several devices, among which the images are divided: what makes one axis of the
+# images and another one, or sums over the rows of all images together, would bring them all to
+# every device.
+
+
+def conv_divided(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
+    """Computes ``conv``."""
+    return plain(x, kernel, window=window) if window == MATMUL else conv(x, kernel, window=window)
+
+
+def input_gradient_divided(
+    gradient: jax.Array, kernel: jax.Array, *, window: Window, shape: tuple[int, ...]
+) -> jax.Array:
+    """Computes ``input_gradient``."""
+    function = plain_input_gradient if window == MATMUL else input_gradient
+    return function(gradient, kernel, window=window, shape=shape)
+
+
+def kernel_gradient_divided(
+    x: jax.Array, gradient: jax.Array, *, window: Window, shape: tuple[int, ...]
+) -> jax.Array:
+    """Computes ``kernel_gradient``."""
+    if window == MATMUL and x.ndim > 2:
+        return plain_kernel_gradient(x, gradient, window=window, shape=shape)
+    if window != MATMUL and _is_depthwise(x.dtype, x.shape, shape, window):
+        return depthwise_cpu.kernel_gradient_by_image(x, gradient, window, shape)
+    if window != MATMUL and window.groups > 1 and not _block_count(shape, window):
+        parts = (jnp.split(array, window.groups, -1) for array in (x, gradient))
+        one = (*shape[:3], shape[3] // window.groups)
+        return jnp.concatenate(
+            [
+                kernel_gradient(a, g, window=_alone(window), shape=one)
+                for a, g in zip(*parts, strict=True)
+            ],
+            -1,
+        )
+    return kernel_gradient(x, gradient, window=window, shape=shape)
+
+
 def _convolve(
     x: jax.Array,
     kernel: jax.Array,
@@ -241,6 +280,13 @@ def _is_depthwise(
         )
     )
     return min(free) >= 0
+
+
+def _rows_times(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies ``[..., M]`` and ``[M, N]`` as two matrices."""
+    if x.ndim == 2:
+        return x @ kernel
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

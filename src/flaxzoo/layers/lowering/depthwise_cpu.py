@@ -114,6 +114,31 @@ def kernel_gradient(
     return _sum(sums.reshape(-1, images * blocks * width, channels)).reshape(shape)
 
 
+def kernel_gradient_by_image(
+    x: jax.Array, gradient: jax.Array, window: Window, shape: Sequence[int]
+) -> jax.Array:
+    """Computes ``kernel_gradient`` with all sums within images but the last.
+
+    Where images are divided among devices, the rows of several are not to be brought together.
+    """
+    size = gradient.shape[1:3]
+    x = _pad(x, window.padding)
+    rows, columns = ((n - 1) * s + 1 for n, s in zip(size, window.strides, strict=True))
+    down, right = window.dilation
+    sums = [
+        (_window(x, i * down, rows, j * right, columns, window.strides) * gradient).sum((1, 2))
+        for i in range(shape[0])
+        for j in range(shape[1])
+    ]
+    return jnp.stack(sums).sum(1).reshape(shape)
+
+
+def _window(
+    x: jax.Array, top: int, rows: int, left: int, columns: int, strides: Sequence[int]
+) -> jax.Array:
+    return x[:, top : top + rows : strides[0], left : left + columns : strides[1]]
+
+
 def _every(distance: int, count: int, first: int) -> slice:
     """The places of ``count`` rows or columns, ``distance`` apart."""
     return slice(first, first + (count - 1) * distance + 1, distance)
@@ -173,7 +198,7 @@ def _sum_of_shifts(
     """Adds up a map of ``size`` by one loop over shifted inputs, each times its element."""
     rows, columns = ((n - 1) * s + 1 for n, s in zip(size, strides, strict=True))
     terms = [
-        x[:, i : i + rows : strides[0], j : j + columns : strides[1]] * element.reshape(1, 1, 1, -1)
+        _window(x, i, rows, j, columns, strides) * element.reshape(1, 1, 1, -1)
         for element, i, j in taps
     ]
     if not terms:
