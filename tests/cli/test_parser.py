@@ -66,6 +66,8 @@ def test_no_command_shows_the_help(capsys):
         (["train", "mlp", "--data", "digits", "--epochs", "0"], "at least 1, got 0"),
         (["train", "mlp", "--data", "digits", "--epochs", "x"], "an integer, got 'x'"),
         (["train", "mlp", "--data", "digits", "--steps-per-call", "0"], "at least 1, got 0"),
+        (["train", "mlp", "--data", "digits", "--devices", "al"], "'all' or how many"),
+        (["train", "mlp", "--data", "digits", "--sharding", "fdsp"], "invalid choice: 'fdsp'"),
         (["train", "mlp", "--data", "digits", "--lr", "nan"], "finite"),
         (["train", "mlp", "--data", "digits", "--lr", "0"], "above 0"),
         (["train", "mlp", "--data", "digits", "--validation-fraction", "1"], "between 0 and 1"),

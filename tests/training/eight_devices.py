@@ -346,7 +346,7 @@ def test_a_run_opens_where_there_are_fewer_devices(tmp_path):
         path = tmp_path / "trainer.json"
         document = json.loads(path.read_text("utf-8"))
         document["settings"]["devices"] = devices
-        del document["document_sha256"]
+        document.pop("document_sha256", None)
         path.write_text(json.dumps(document), "utf-8")
 
     mesh = jax.make_mesh((4, 2), ("data", "model"))
@@ -363,6 +363,19 @@ def test_a_run_opens_where_there_are_fewer_devices(tmp_path):
     with pytest.warns(UserWarning, match="trained on 64 devices and goes on with 8"):
         loaded = fz.Trainer.load(tmp_path, sharding="fsdp")
     assert loaded.state.sharding.shares == 8
+
+
+def test_the_command_line_takes_devices(tmp_path, capsys):
+    from flaxzoo.cli import main
+
+    command = ["train", "mlp", "--data", "digits", "--set", "features=16", "--epochs", "1"]
+    command += ["--run-dir", str(tmp_path), "--no-tensorboard"]
+    assert main([*command, "--sharding", "fsdp"]) == 1
+    assert "devices='all'" in capsys.readouterr().err
+    assert main([*command, "--devices", "all", "--sharding", "fsdp"]) == 0
+    state = fz.Trainer.load(tmp_path).state
+    assert state.sharding.shares == 8
+    assert not state.params["backbone"]["dense_0"]["kernel"].sharding.is_fully_replicated
 
 
 # --- what is refused -------------------------------------------------------------------------

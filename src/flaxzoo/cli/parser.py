@@ -22,7 +22,7 @@ from flaxzoo.cli.arguments import (
     command,
 )
 from flaxzoo.cli.data import DEFAULT_FRACTION
-from flaxzoo.cli.values import KINDS, fraction, names, number
+from flaxzoo.cli.values import KINDS, devices, fraction, names, number
 
 _VERIFY_EXAMPLES = """\
 examples:
@@ -223,6 +223,18 @@ def _add_train(commands: Any) -> None:
         1,
         "steps that go to the device at once; more are faster where a step is short",
         metavar="K",
+    )
+    training.add_argument(
+        "--devices",
+        type=devices,
+        metavar="N",
+        help="how many devices train, or 'all'; each batch is divided among them (default: one)",
+    )
+    training.add_argument(
+        "--sharding",
+        choices=("replicated", "fsdp"),
+        default="replicated",
+        help="whether each device has all parameters, or its part of the large ones",
     )
     training.add_argument(
         "--precision",

@@ -85,7 +85,10 @@ def train(args: argparse.Namespace) -> None:
     """Trains, and writes the run: checkpoints, history, logs, plots and the model."""
     import flaxzoo as fz
     from flaxzoo.training.checkpoint import saved_steps
+    from flaxzoo.training.sharding_rules import check_sharding
 
+    with settings("--devices, --sharding"):
+        check_sharding(args.devices, args.sharding)
     task = fz.models.info(args.model).task
     splits = load(args.data, args.validation_fraction)
     model = _model(args, splits)
@@ -104,6 +107,8 @@ def train(args: argparse.Namespace) -> None:
         seed=args.seed,
         run_dir=run_dir,
         steps_per_call=args.steps_per_call,
+        devices=args.devices,
+        sharding=args.sharding,
         precision=args.precision,
         **options,
     )

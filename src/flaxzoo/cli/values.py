@@ -145,6 +145,16 @@ def integer(minimum: int) -> Callable[[str], int]:
     return convert
 
 
+def devices(text: str) -> int | str:
+    """``all`` or a number of devices, for argparse."""
+    if text == "all":
+        return text
+    try:
+        return integer(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"expected 'all' or how many: {error}") from None
+
+
 def number(text: str) -> float:
     """A finite number that is not negative, for argparse."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxzoo._checks import check_choice, is_size
+from flaxzoo._globs import entry_of_each, matched, paths_by_group
 from flaxzoo._meshes import DATA, of_shape, with_auto_axes
 from flaxzoo._trees import flatten
 from flaxzoo._warnings import warn
 from flaxzoo.errors import ArgumentError, did_you_mean
 from flaxzoo.models.classifier import Classifier
-from flaxzoo.training.freezing import matched, paths_by_group
 from flaxzoo.training.sharding import Specs, StateSharding, each_axis
 
 # The axis of a mesh for the parts of wide layers.
@@ -178,7 +178,10 @@ def state_sharding(
         return None
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in flatten(params).items()}
     tensor = _tensor_specs(module, shapes, mesh)
-    chosen = dict.fromkeys(shapes, rules) if isinstance(rules, str) else _chosen(shapes, rules)
+    chosen = dict.fromkeys(shapes, rules)
+    if not isinstance(rules, str):
+        followed = entry_of_each(shapes, rules, label="sharding")
+        chosen = {path: rules[pattern] for path, pattern in followed.items()}
     specs = tuple(
         (path, shape, _spec(path, shape, chosen.get(path, REPLICATED), tensor.get(path), mesh))
         for path, shape in shapes.items()
@@ -188,18 +191,6 @@ def state_sharding(
         # The default device, where nothing is to be said about places.
         return None
     return StateSharding(mesh, specs)
-
-
-def _chosen(paths: Iterable[str], rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule of each parameter that has one."""
-    groups = paths_by_group(paths)
-    chosen: dict[str, Any] = {}
-    for pattern in sorted(rules, key=lambda pattern: pattern != "*"):
-        hits = matched(groups, pattern.removeprefix("!"), label=f"sharding rule {pattern!r}")
-        if pattern.startswith("!"):
-            hits = set(paths) - hits
-        chosen |= dict.fromkeys(hits, rules[pattern])
-    return chosen
 
 
 def _spec(
