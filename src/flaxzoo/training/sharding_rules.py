@@ -123,11 +123,13 @@ def there_are(devices: Any) -> Any:
 
 
 def as_rules(sharding: Any) -> Any:
-    """The word that ``sharding=`` is, or its rules with tuples for the axes.
+    """The word that ``sharding=`` is, "replicated" for None, or its rules with tuples for the axes.
 
     Raises:
       ArgumentError: it is neither, or a rule is none of what rules are.
     """
+    if sharding is None:
+        return REPLICATED
     if not isinstance(sharding, Mapping):
         return check_choice("sharding", sharding, (REPLICATED, FSDP), " or rules by pattern")
     rules: dict[str, Any] = {}

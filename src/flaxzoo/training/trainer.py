@@ -130,7 +130,7 @@ class Trainer(Run):
             layer_decay=layer_decay,
             augment=augment,
             devices=devices,
-            sharding=sharding,
+            sharding=None if devices is None and sharding == "replicated" else sharding,
             precision=precision,
             **optimizer_options,
         )
