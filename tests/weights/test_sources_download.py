@@ -190,7 +190,7 @@ def test_an_interrupt_leaves_nothing(server, good, monkeypatch):
     def interrupt(response):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flaxzoo.weights.sources._download._next", interrupt)
+    monkeypatch.setattr("flaxzoo.weights.downloads._next", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sources.load("resnet18", "flaxmodels")
     assert not list(server.folder.iterdir())

@@ -27,6 +27,7 @@ from flaxzoo.models.registry import Architecture
 from flaxzoo.spec import ModelSpec
 from flaxzoo.weights import hub, sources
 from flaxzoo.weights.described import locate, read_spec
+from flaxzoo.weights.downloads import torch_checkpoint
 from flaxzoo.weights.folders import read_together, weights_digest
 from flaxzoo.weights.names import fit_channels, from_reference, reference_name, stem_kernels
 from flaxzoo.weights.readers import read_tensors
@@ -377,6 +378,18 @@ def _catalogued(name: str, tag: str | None) -> Source:
         def read() -> Weights:
             with resources.as_file(resources.files("flaxzoo.weights") / entry["file"]) as path:
                 return read_file(path, str(path))
+
+    elif "url" in entry:
+
+        def read() -> Weights:
+            return torch_checkpoint(
+                entry["url"],
+                lambda path: read_file(path, str(path)),
+                source=f"{name}.{entry['tag']}",
+                purpose=f"reading {name}.{entry['tag']}, a file of torchvision's,",
+                otherwise="A file that you have got in another way is pretrained=<its path>",
+            )
+
     else:
 
         def read() -> Weights:

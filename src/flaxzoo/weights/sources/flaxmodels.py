@@ -94,7 +94,7 @@ def load(name: str) -> dict[str, Any]:
       UnknownNameError: the package has no weights for ``name``; it lists those it has.
       DownloadError: the file cannot be had, or is not what it should be.
     """
-    from flaxzoo.weights.sources._download import cached
+    from flaxzoo.weights.downloads import cached
 
     network = pick(_NETWORKS, name, "flaxmodels")
     url: str = importlib.import_module(network.module).URLS[name]

@@ -110,13 +110,15 @@ def load(name: str) -> dict[str, Any]:
       DownloadError: the file cannot be had, or is not what it should be.
       MissingExtraError: torch is not installed, or is too old to read files safely.
     """
-    from flaxzoo.weights.sources._download import cached
-    from flaxzoo.weights.torch_files import SAFE_TORCH, import_torch
+    from flaxzoo.weights.downloads import torch_checkpoint
 
     weights = pick(_WEIGHTS, name, "jax_resnet")
-    torch = import_torch(f"pretrained='jax_resnet' for {name!r}", minimum=SAFE_TORCH)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    return cached(path, weights.url, lambda file: _read(file, weights), source="jax_resnet")
+    return torch_checkpoint(
+        weights.url,
+        lambda file: _read(file, weights),
+        source="jax_resnet",
+        purpose=f"pretrained='jax_resnet' for {name!r}",
+    )
 
 
 def _read(path: Path, weights: _Weights) -> dict[str, Any]:

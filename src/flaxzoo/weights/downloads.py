@@ -1,4 +1,4 @@
-"""Files from the servers of other packages, in those packages' own caches."""
+"""Files from servers other than the Hub, in the caches of the packages that they are of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,55 @@ from typing import Any, TypeVar
 
 from flaxzoo._files import file_sha256
 from flaxzoo.errors import CheckpointError, DownloadError
+from flaxzoo.weights.torch_files import SAFE_TORCH, import_torch
 
 _T = TypeVar("_T")
 _TIMEOUT = 30.0
 _CHUNK = 1 << 20
+_HUB_INSTEAD = "pretrained=True loads from the Hugging Face Hub instead"
 
 
-def cached(path: Path, url: str, read: Callable[[Path], _T], *, source: str) -> _T:
+def torch_checkpoint(
+    url: str,
+    read: Callable[[Path], _T],
+    *,
+    source: str,
+    purpose: str,
+    otherwise: str = _HUB_INSTEAD,
+) -> _T:
+    """Reads a file of PyTorch's, kept where ``torch.hub`` keeps it.
+
+    That is ``$TORCH_HOME/hub/checkpoints``, by default in ``~/.cache/torch``: a file that
+    torchvision has downloaded is found there, and torchvision finds ours.
+
+    Args:
+      url: as for ``cached``.
+      read: likewise.
+      source: likewise.
+      purpose: what needs torch, for the message where it is not installed.
+      otherwise: as for ``cached``.
+
+    Returns:
+      What ``read`` returned.
+
+    Raises:
+      DownloadError: as for ``cached``.
+      MissingExtraError: torch is not installed, or is too old to read files safely; nothing was
+        downloaded then.
+    """
+    torch: Any = import_torch(purpose, minimum=SAFE_TORCH)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return cached(path, url, read, source=source, otherwise=otherwise)
+
+
+def cached(
+    path: Path,
+    url: str,
+    read: Callable[[Path], _T],
+    *,
+    source: str,
+    otherwise: str = _HUB_INSTEAD,
+) -> _T:
     """Reads a file from a cache, downloading it where it is missing or damaged.
 
     A download gets its name in the cache only once ``read`` took it, so that neither this process
@@ -33,6 +75,7 @@ def cached(path: Path, url: str, read: Callable[[Path], _T], *, source: str) -> 
         the file's SHA-256, as PyTorch names files, and is checked.
       read: turns the file into the result; raises CheckpointError for one that is damaged.
       source: the package, for messages.
+      otherwise: what else to do, for messages.
 
     Returns:
       What ``read`` returned.
@@ -62,10 +105,11 @@ def cached(path: Path, url: str, read: Callable[[Path], _T], *, source: str) -> 
                 raise _FetchError(f"it sent no usable file: {reason}") from error
             partial.replace(path)
     except _FetchError as failure:
-        raise DownloadError(_message(url, source, str(failure))) from failure.__cause__
+        reason = str(failure)
+        raise DownloadError(_message(url, source, reason, otherwise)) from failure.__cause__
     except OSError as error:
-        where = f"{path}: {error.strerror or error}"
-        raise DownloadError(_message(url, source, f"it cannot be stored at {where}")) from error
+        reason = f"it cannot be stored at {path}: {error.strerror or error}"
+        raise DownloadError(_message(url, source, reason, otherwise)) from error
     return result
 
 
@@ -73,11 +117,8 @@ class _FetchError(Exception):
     """What went wrong, before the message says where."""
 
 
-def _message(url: str, source: str, reason: str) -> str:
-    return (
-        f"the weights of {source} cannot be had from {url}: {reason}. "
-        "pretrained=True loads from the Hugging Face Hub instead"
-    )
+def _message(url: str, source: str, reason: str, otherwise: str) -> str:
+    return f"the weights of {source} cannot be had from {url}: {reason}. {otherwise}"
 
 
 def _fetch(url: str, target: Path) -> None:
