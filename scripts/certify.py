@@ -1,7 +1,7 @@
-"""Compares names of the zoo with timm, and keeps the ledger of certificates.
+"""Compares names of the zoo with timm or torchvision, and keeps the ledger of certificates.
 
     pip install torch torchvision timm==1.0.31
-    python scripts/certify.py                           # every name that timm has
+    python scripts/certify.py                           # every name that has a reference
     python scripts/certify.py "resnet*" resnest50d
     python scripts/certify.py --family resnest
     python scripts/certify.py --changed --lot 5
@@ -17,7 +17,8 @@ The ledger is ``src/flaxzoo/models/catalog/<family>.certificates.json``, one lin
 - ``compared``: ``"whole"``, or the fields that made the network shallow where the whole has
   more parameters than ``--whole-below``: every kind of block, at most two in each stage;
 - ``input_shape`` of the images;
-- ``versions`` of timm, torch, jax and flaxzoo;
+- ``versions`` of the reference (timm, or torchvision where timm has no such family), torch, jax
+  and flaxzoo;
 - ``fingerprint`` of the computation of the whole network: a digest of its jaxpr for XLA's own
   lowering, without names and places in the source, so that it changes with what is computed and
   with nothing else. ``--changed`` runs the names whose fingerprint is another one.
@@ -67,6 +68,7 @@ from flaxzoo.verify import (
     compare,
     fill_reference,
     import_timm,
+    reference_network,
     with_reference,
 )
 from flaxzoo.weights.synthetic import synthetic_images
@@ -149,8 +151,7 @@ def _nested(key: Any, jaxpr: Any, consts: Sequence[Any], seen: dict[int, str]) -
 
 
 def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
-    """Compares one name with timm; the line of the ledger, without its fingerprint."""
-    timm = import_timm()
+    """Compares one name with its reference; the line of the ledger, without its fingerprint."""
     cut = {} if _parameters(name) < whole_below else shallow(name)
     shape = input_shape(name)
     model = fz.models.get(name, **_sized(name, shape), **cut)
@@ -161,8 +162,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
     classes = model.module.head.num_classes
     rules = MODELS.architecture(name).reference
     with configured(name, options) as keywords:
-        own = dict(rules.options)
-        reference = timm.create_model(name, num_classes=classes, **own, **keywords).eval()
+        reference = reference_network(name, num_classes=classes, **keywords).eval()
     tensors = fill_reference(reference, seed, **rules.random)
     model = with_reference(model, tensors, source="random weights")
     differences = compare(model, reference, synthetic_images((2, *shape), seed))
@@ -176,7 +176,7 @@ def certify(name: str, *, whole_below: float, seed: int = 0) -> dict[str, Any]:
         "compared": fields or "whole",
         "input_shape": list(shape),
         "versions": {
-            "timm": version("timm"),
+            rules.package: version(rules.package).partition("+")[0],
             "torch": version("torch").partition("+")[0],
             "jax": version("jax"),
             "flaxzoo": fz.__version__,
@@ -229,6 +229,9 @@ def configured(name: str, options: Mapping[Any, Any]) -> Iterator[dict[str, Any]
         ``function.keyword`` for that of a function of this module; or a function of this module
         and the value, which returns replacements of what is in it.
     """
+    if all(isinstance(key, str) and "." not in key for key in options):
+        yield dict(options)
+        return
     module = importlib.import_module(f"timm.models.{_family(name)}")
     places: dict[str, dict[str, Any]] = {}
     replaced: dict[str, Any] = {}
@@ -298,7 +301,7 @@ def choose(patterns: Sequence[str], chosen: str) -> list[str]:
       chosen: families with commas between, ``"all"`` or ``"none"``.
 
     Raises:
-      SystemExit: there is no such family, or the globs choose no name that timm has.
+      SystemExit: there is no such family, or the globs choose no name that has a reference.
     """
     unknown = set(chosen.split(",")) - {*families(), "all", "none", ""}
     if unknown:
@@ -311,7 +314,7 @@ def choose(patterns: Sequence[str], chosen: str) -> list[str]:
     ]
     # A family without a reference has nothing to compare.
     if patterns and not names:
-        raise SystemExit("no name that timm has is chosen")
+        raise SystemExit("no name that has a reference is chosen")
     return names
 
 
@@ -419,7 +422,7 @@ def main(arguments: list[str] | None = None) -> int:
         jax.clear_caches()
         gc.collect()
     if failed:
-        print(f"more than {TOLERANCE:g} from timm: {', '.join(failed)}", file=sys.stderr)
+        print(f"more than {TOLERANCE:g} from the reference: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -1,13 +1,15 @@
-"""Writes the catalogue, one JSON a family, from what timm and flaxzoo know.
+"""Writes the catalogue, one JSON a family, from what timm, torchvision and flaxzoo know.
 
     pip install torch torchvision timm==1.0.31
     python scripts/make_catalog.py vgg                          # one family
     python scripts/make_catalog.py --results results-imagenet.csv      # all of them
 
 A family of timm's is the file of timm's name in ``src/flaxzoo/models``, unless that sets
-``TIMM_MODULE``; every architecture of timm's must be there, or in the file's ``LEFT_OUT`` with the
-reason, where single weights may stand, too, as ``name.tag``. Families of our own are described
-without timm.
+``MODULE``; every architecture of timm's must be there, or in the file's ``LEFT_OUT`` with the
+reason, where single weights may stand, too, as ``name.tag``. The same holds for the families of
+torchvision's that timm lacks (``Reference.package``); where their networks prepare pixels once
+more, ``PREPROCESS`` in the file says what both do together. Families of our own are described
+without either.
 
 The accuracies are in timm's repository, not in its package: ``results/results-imagenet.csv`` at
 https://github.com/huggingface/pytorch-image-models. Without ``--results`` those of the committed
@@ -18,8 +20,8 @@ file byte for byte.
 number of ``parameters`` and the ``gflops`` (two operations per multiply-add). Each entry of
 ``weights``, under ``name.tag``, holds
 
-- ``tag``, ``hub`` (the Hub repository), ``num_classes`` (0: the file has no classifier) and
-  ``classes`` (a table of ``flaxzoo.classes``, or null);
+- ``tag``, ``hub`` (the Hub repository; or ``url`` of torchvision's file), ``num_classes`` (0: the
+  file has no classifier) and ``classes`` (a table of ``flaxzoo.classes``, or null);
 - ``task``, where it is not classification: an embedding, such as CLIP's, is ``"features"``;
 - ``input_shape`` [H, W, C] and ``preprocess``: how timm feeds these weights by default;
   ``test_input_shape`` and ``test_crop``: the larger size and crop that timm evaluates them at, the
@@ -27,8 +29,8 @@ number of ``parameters`` and the ``gflops`` (two operations per multiply-add). E
 - ``top1``: ImageNet-1k validation accuracy in percent at ``top1_input_shape`` with the default
   preprocessing; ``test_top1``: at the test size and crop; null where none is published;
 - ``parameters`` and ``gflops``, where size or classes are not the architecture's usual ones;
-- ``licence`` of the weights as timm states it, and where there is something to say ``origin``,
-  ``paper`` and ``notes``.
+- ``licence`` of the weights as timm states it (of torchvision's, as of others of its weights), and
+  where there is something to say ``origin``, ``paper`` and ``notes``.
 
 The default tag of an architecture comes first, the others in alphabetical order. Names that timm
 only keeps for old code (``tv_resnet50`` for ``resnet50.tv_in1k``) are not included. ``index.json``
@@ -42,16 +44,17 @@ import csv
 import functools
 import importlib
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import flaxzoo as fz
+from flaxzoo._references import import_reference, import_timm
 from flaxzoo.models.registry import MODELS, families
-from flaxzoo.verify import import_timm
 
 CATALOG = Path(__file__).resolve().parent.parent / "src/flaxzoo/models/catalog"
 
@@ -59,8 +62,12 @@ _CLASSES = {("in1k", 1000): "imagenet1k", ("in12k", 11821): "imagenet12k"}
 # What a tag of weights that tell ImageNet's or another data set's classes apart has in it.
 _CLASSIFIED = re.compile(r"in1k|in12k|in21k|in22k|inat|food|places|cifar|openimages|bamboo")
 _TOP1 = ("top1", "top1_input_shape", "test_top1")
+# timm's tags of torchvision's weights.
+_TAGS = {"IMAGENET1K_V1": "tv_in1k", "IMAGENET1K_V2": "tv2_in1k"}
 
 Published = Mapping[str, list[tuple[int, float, str, float]]]
+# What gives the usual input shape of a name, and its entries.
+Described = Callable[[], tuple[list[int], dict[str, Any]]]
 
 
 def read_results(path: Path) -> Published:
@@ -234,26 +241,56 @@ def build(
     module = importlib.import_module(f"flaxzoo.models.{family}")
     names = own_names(module)
     left_out = dict(getattr(module, "LEFT_OUT", {}))
-    source = getattr(module, "TIMM_MODULE", family)
-    if not any(MODELS.architecture(name).reference for name in names):
+    source = getattr(module, "MODULE", family)
+    references = (MODELS.architecture(name).reference for name in names)
+    packages = {reference.package for reference in references if reference is not None}
+    if not packages:
         return {
             "source": {"package": "flaxzoo"},
             "left_out": left_out,
             "architectures": {name: describe_architecture(name, None) for name in names},
             "weights": previous.get("weights", {}),
         }
-    timm = import_timm()
-    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, list_models
-
-    listed = sorted(list_models(module=source))
-    absent = sorted(set(listed) - set(names) - set(left_out))
+    (package,) = packages
+    if package == "timm":
+        published_by = timms(source, left_out, published, previous)
+    else:
+        published_by = torchvisions(source, getattr(module, "PREPROCESS", {}))
+    absent = sorted(set(published_by) - set(names) - set(left_out))
     if absent:
         raise SystemExit(f"{family}: neither registered nor in LEFT_OUT: {', '.join(absent)}")
     weights: dict[str, Any] = {}
     architectures: dict[str, Any] = {}
-    for name in (name for name in listed if name in names):
-        default = get_pretrained_cfg(name)
-        architectures[name] = describe_architecture(name, _channels_last(default.input_size))
+    for name in (name for name in published_by if name in names):
+        shape, entries = published_by[name]()
+        architectures[name] = describe_architecture(name, shape)
+        for key, entry in entries.items():
+            weights[key] = entry | cost(name, entry, architectures[name])
+    version = importlib.import_module(package).__version__.partition("+")[0]
+    return {
+        "source": {"package": package, "version": version, "module": source},
+        "left_out": left_out,
+        "architectures": architectures,
+        "weights": weights,
+    }
+
+
+def timms(
+    module: str,
+    left_out: Collection[str],
+    published: Published | None,
+    previous: Mapping[str, Any],
+) -> dict[str, Described]:
+    """What there is of a module of timm's: its names, sorted, each with what describes it.
+
+    Raises:
+      SystemExit: (by what describes a name) weights are not in a Hub repository's usual file.
+    """
+    import_timm()
+    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, list_models
+
+    def described(name: str) -> tuple[list[int], dict[str, Any]]:
+        default, entries = get_pretrained_cfg(name), {}
         configs = {
             key: config
             for key, config in get_arch_pretrained_cfgs(name).items()
@@ -269,12 +306,61 @@ def build(
                 entry |= accuracies(key, entry, published)
             else:
                 entry |= kept_accuracies(key, entry, previous)
-            weights[key] = entry | cost(name, entry, architectures[name])
+            entries[key] = entry
+        return _channels_last(default.input_size), entries
+
+    return {name: functools.partial(described, name) for name in sorted(list_models(module=module))}
+
+
+def torchvisions(module: str, preprocess: Mapping[str, Any]) -> dict[str, Described]:
+    """What there is of a module of torchvision's; see ``timms``.
+
+    Args:
+      module: its name in ``torchvision.models``.
+      preprocess: what is another than torchvision says, because its network does more of it.
+    """
+    models = import_reference("torchvision").models
+    listed = models.list_models(module=importlib.import_module(f"torchvision.models.{module}"))
+
+    def described(name: str) -> tuple[list[int], dict[str, Any]]:
+        found = {_TAGS[weights.name]: weights for weights in models.get_model_weights(name)}
+        default = _TAGS[models.get_model_weights(name).DEFAULT.name]
+        entries = {
+            f"{name}.{tag}": describe_torchvisions(tag, found[tag], preprocess)
+            for tag in sorted(found, key=lambda tag: (tag != default, tag))
+        }
+        return entries[f"{name}.{default}"]["input_shape"], entries
+
+    return {name: functools.partial(described, name) for name in sorted(listed)}
+
+
+def describe_torchvisions(tag: str, weights: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of the catalogue for a member of one of torchvision's enumerations of weights."""
+    transform, meta = weights.transforms(), weights.meta
+    (size,), (resized,) = transform.crop_size, transform.resize_size
+    shape, top1 = [size, size, 3], meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    # Rounded down, as timm does, so that dividing by it never falls short of the resized side.
+    crop = math.floor(1000 * size / resized) / 1000
     return {
-        "source": {"package": "timm", "version": timm.__version__, "module": source},
-        "left_out": left_out,
-        "architectures": architectures,
-        "weights": weights,
+        "tag": tag,
+        "url": weights.url,
+        "num_classes": len(meta["categories"]),
+        "classes": _CLASSES["in1k", len(meta["categories"])],
+        "input_shape": shape,
+        "test_input_shape": shape,
+        "preprocess": {
+            "mean": transform.mean,
+            "std": transform.std,
+            "interpolation": transform.interpolation.value,
+            "crop": crop,
+            "crop_mode": "center",
+            **preprocess,
+        },
+        "test_crop": crop,
+        "licence": "bsd-3-clause",
+        "top1": top1,
+        "top1_input_shape": shape,
+        "test_top1": top1,
     }
 
 

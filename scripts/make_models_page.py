@@ -51,22 +51,22 @@ images of the web first, and `a1`, `a2`, `a3` the recipes of
 [ResNet strikes back](https://arxiv.org/abs/2110.00476), the last one the cheapest.
 
 **Top-1** is the accuracy in percent on ImageNet-1k's validation images, one centre crop each,
-that timm publishes for these very files. "80.38 at 224" is with the preprocessing that
-`model.predict` uses; where a second number follows, the weights do better on larger images, and
-timm takes more of the picture there as well. A convolutional network takes any size:
+that timm (or torchvision) publishes for these very files. "80.38 at 224" is with the preprocessing
+that `model.predict` uses; where a second number follows, the weights do better on larger images,
+and timm takes more of the picture there as well. A convolutional network takes any size:
 `fz.models.get("resnet50", pretrained=True, input_shape=(288, 288, 3))`.
 
 **Certified** says how far the architecture's outputs are from timm's, on the same random weights
 and images, relative to timm's largest value: of the logits, and the largest of all feature maps.
 "Whole" is the network as it is; where it says fields, such as `layers`, a network of at most two
 blocks in each stage was compared, because the whole is too large to do so often. timm {timm} was
-the reference. `flaxzoo verify NAME` repeats it on your machine, and `make certify` for all.
+the reference{others}. `flaxzoo verify NAME` repeats it on your machine, and `make certify` for all.
 
 ## Licences
 
 The licence in the tables is that of the weights, as timm states it; flaxzoo's code is Apache-2.0
 whatever you load. Weights are downloaded from timm's repositories on the Hugging Face Hub when you
-ask for them, and are not part of flaxzoo, but for those of `cnn`.
+ask for them{elsewhere}, and are not part of flaxzoo, but for those of `cnn`.
 
 | licence | weights | commercial use | what it means for you |
 |---|--:|---|---|
@@ -168,7 +168,7 @@ def rows(name: str) -> list[str]:
 def certified(name: str) -> str:
     """The certificate in words, without the version that the page names once."""
     text = fz.models.info(name).certified or ""
-    return re.sub(r" against timm \S+", "", text)
+    return re.sub(r" against \S+ \S+", "", text)
 
 
 def licences() -> str:
@@ -189,10 +189,9 @@ def licences() -> str:
 
 def left_out() -> str:
     """The section on timm's architectures that flaxzoo does not have."""
-    documents = [catalog.document(family) for family in families()]
-    documents = [d for d in documents if d.get("source", {}).get("package") == "timm"]
+    documents = [catalog.document(family) for family in families_of("timm")]
     return _LEFT_OUT.format(
-        version=timm_version(),
+        version=version_of("timm"),
         modules=", ".join(f"`{document['source']['module']}`" for document in documents),
         rows="\n".join(
             _line([f"`{name}`", why])
@@ -202,17 +201,25 @@ def left_out() -> str:
     )
 
 
-def timm_version() -> str:
-    """The version of timm that the catalogue was made from.
+def families_of(package: str) -> list[str]:
+    """The families whose names are a package's, ``"timm"`` or ``"torchvision"``."""
+    return [family for family in families() if _source(family).get("package") == package]
+
+
+def version_of(package: str) -> str:
+    """The version of a package that the catalogue was made from.
 
     Raises:
       SystemExit: families were made from different ones.
     """
-    sources = [catalog.document(family).get("source", {}) for family in families()]
-    versions = {source["version"] for source in sources if source.get("package") == "timm"}
+    versions = {_source(family)["version"] for family in families_of(package)}
     if len(versions) != 1:
-        raise SystemExit(f"the catalogue is of several versions of timm: {sorted(versions)}")
+        raise SystemExit(f"the catalogue is of several versions of {package}: {sorted(versions)}")
     return versions.pop()
+
+
+def _source(family: str) -> Mapping[str, Any]:
+    return catalog.document(family).get("source", {})
 
 
 def build() -> str:
@@ -223,12 +230,15 @@ def build() -> str:
         if (tags := catalog.tags(name))
         and not licence_of(catalog.licence(f"{name}.{tags[0]}")).commercial
     ]
+    others = ", ".join(describe(family)[0] for family in families_of("torchvision"))
     intro = _INTRO.format(
         models=sum(len(names(family)) for family in families()),
         weights=len(list(catalog.weights())),
         licences=licences(),
         restricted=", ".join(restricted),
-        timm=timm_version(),
+        timm=version_of("timm"),
+        others=f", torchvision {version_of('torchvision')} that of {others}" if others else "",
+        elsewhere=f", those of {others} from torchvision's server" if others else "",
     )
     return "\n".join([intro, *map(section, families()), left_out()])
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("training",),
     ("callbacks",),
     ("transfer",),
-    ("verify",),
+    ("_references", "verify"),
     # The package itself, whose names are the public ones.
     ("",),
     ("cli",),

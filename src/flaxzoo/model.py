@@ -500,7 +500,8 @@ class Model:
     def to_torch_state_dict(self, *, as_numpy: bool = False) -> dict[str, Any]:
         """The variables as a PyTorch state dict that timm's model of the name loads strictly.
 
-        See ``flaxzoo.weights.export.to_torch_state_dict``, also for the errors.
+        It is torchvision's model of the name where timm has none. See
+        ``flaxzoo.weights.export.to_torch_state_dict``, also for the errors.
         """
         return export.to_torch_state_dict(self, as_numpy=as_numpy)
 

@@ -47,7 +47,8 @@ class ModelSpec:
       certificate: how far the architecture is from its reference implementation on the same
         weights, which ``flaxzoo.models.info`` looks up: the largest relative differences of
         ``logits``, ``features`` and ``stages``, what was ``compared``, the ``input_shape`` and the
-        ``versions``; None where nothing was compared. ``certified`` has it in words.
+        ``versions``, the reference's first; None where nothing was compared. ``certified`` has it
+        in words.
     """
 
     name: str
@@ -152,8 +153,9 @@ class ModelSpec:
         numbers = [f"logits {line['logits']:.1e}", *([] if maps is None else [f"maps {maps:.1e}"])]
         height, width = line["input_shape"][:2]
         size = height if height == width else f"{height} x {width}"
-        timm = line["versions"]["timm"]
-        return f"{', '.join(numbers)} against timm {timm} at {size} px, {line['compared']}"
+        # The first of the versions is that of what it was compared with.
+        package, version = next(iter(line["versions"].items()))
+        return f"{', '.join(numbers)} against {package} {version} at {size} px, {line['compared']}"
 
     def _images(self) -> str | None:
         images = self.preprocess

@@ -1,20 +1,19 @@
-"""Checks a model against timm, the reference implementation, on a user's own machine.
+"""Checks a model against its reference implementation, on a user's own machine.
 
 ``verify("resnet50")`` gives both the same weights and the same images and compares what they
-compute after every stage. timm is no dependency of flaxzoo: ``pip install timm``.
+compute after every stage. The reference is timm, or torchvision for the families that timm lacks.
+Neither is a dependency of flaxzoo: ``pip install timm``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import os
 import sys
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -26,14 +25,11 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted
+from flaxzoo._references import import_reference, package_of, reference_network, release
+from flaxzoo._references import import_timm as import_timm
 from flaxzoo._trees import compare as compare_trees
 from flaxzoo._trees import flatten
-from flaxzoo.errors import (
-    MissingExtraError,
-    ShapeError,
-    UninitializedError,
-    UnknownNameError,
-)
+from flaxzoo.errors import ShapeError, UninitializedError, UnknownNameError
 from flaxzoo.model import Model
 from flaxzoo.models import catalog
 from flaxzoo.models.build import Request, find
@@ -44,11 +40,10 @@ from flaxzoo.weights.names import to_reference
 from flaxzoo.weights.pretrained import NO_CLASSIFIER, Weights, load, open_source
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
-__all__ = ["Difference", "Report", "compare", "verify"]
+__all__ = ["Difference", "Report", "compare", "reference_network", "verify"]
 
 # float32 through a hundred layers: about 1e-6 apart where the arithmetic is the same.
 TOLERANCE = 1e-5
-_KEPT: list[Any] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +131,7 @@ def verify(
 
     The weights reach the two by separate ways: timm loads them itself, with ``strict=True``, and
     by its own conversion of older files. With weights of a backbone alone both get one fresh head.
+    Where timm has no network of the name, torchvision's takes its place.
 
     Args:
       name: of an architecture, ``"resnet50"``, or of pretrained weights, ``"resnet50.a1_in1k"``.
@@ -153,11 +149,11 @@ def verify(
       ``ok`` says whether all are within the tolerance.
 
     Raises:
-      UnknownNameError: flaxzoo or timm has no such model.
-      MissingExtraError: timm or torch is not installed.
+      UnknownNameError: flaxzoo or the reference has no such model.
+      MissingExtraError: timm, torchvision or torch is not installed.
       CheckpointError: the weights don't fit one of the two.
       DownloadError: they can't be downloaded.
-      ShapeError: timm's model does not take images of this size.
+      ShapeError: the reference does not take images of this size.
       ValueError: a number is out of range.
 
     Example:
@@ -170,20 +166,19 @@ def verify(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
     architecture, tag = find(name)
-    timm = _timm_for(architecture, tag, weights)
-    base, rules = architecture.name, architecture.reference
+    base, rules = architecture.name, _rules_of(architecture, tag, weights)
+    import_reference(rules.package)
     sized = "input_shape" in MODELS.parameters(base)
     shape = (size, size, 3) if sized and size is not None else None
     options: dict[str, Any] = {"img_size": size} if shape else {}
-    options |= dict(rules.options) if rules is not None else {}
     source = weights if weights is not None else tag is not None
     if source is False:
         bare = zoo.get(base, input_shape=shape)
         # timm's own default is as wide as the weights that it would download.
         classes = bare.module.head.num_classes
-        reference = timm.create_model(base, num_classes=classes, **options)
+        reference = reference_network(base, num_classes=classes, **options)
         what = f"random weights (seed {seed})"
-        made = fill_reference(reference, seed, **(rules or Reference()).random)
+        made = fill_reference(reference, seed, **rules.random)
         model = with_reference(bare, made, source=what)
     else:
         origin = open_source(architecture, source, tag)
@@ -192,11 +187,11 @@ def verify(
         bare_backbone = 0 if origin.width == NO_CLASSIFIER else None
         model = zoo.from_source(architecture, origin, Request(bare_backbone, input_shape=shape))
         read = origin.read()
-        reference = timm.create_model(base, num_classes=model.module.head.num_classes, **options)
+        classes = model.module.head.num_classes
+        reference = reference_network(base, num_classes=classes, **options)
         what, tensors = read.source, read.tensors
-        if rules is not None:
-            tensors = to_reference(tensors, rules) if read.ours else tensors
-            tensors = _for_timm(reference, tensors, model, rules)
+        tensors = to_reference(tensors, rules) if read.ours else tensors
+        tensors = _for_reference(reference, tensors, model, rules)
         load_reference(reference, tensors, source=what)
     height, width, _ = model.spec.input_shape or (96, 96, 3)
     if not sized:
@@ -204,7 +199,7 @@ def verify(
     images = synthetic_images((batch, height, width, 3), seed)
     return Report(
         name=base,
-        reference=f"timm {timm.__version__}",
+        reference=release(rules.package),
         weights=what,
         input_shape=images.shape,
         tolerance=tolerance,
@@ -212,21 +207,18 @@ def verify(
     )
 
 
-def _timm_for(architecture: Architecture, tag: str | None, weights: Any) -> ModuleType:
-    """timm, if it has the architecture; what else is wrong is told where it is missing, too."""
-    name = architecture.name
+def _rules_of(architecture: Architecture, tag: str | None, weights: Any) -> Reference:
+    """How it relates to its reference; what is wrong is told where no package is installed, too."""
     if architecture.reference is None:
         raise UnknownNameError(
-            f"{name!r} is not one of timm's models: there is nothing to verify it against"
+            f"{architecture.name!r} is not one of timm's models: there is nothing to verify it "
+            "against"
         )
     if tag is not None:
-        catalog.entry(name, tag)
+        catalog.entry(architecture.name, tag)
     if isinstance(weights, str) and weights.startswith("hf:"):
         hub.parse(weights)
-    timm = import_timm()
-    if not timm.is_model(name):
-        raise UnknownNameError(f"timm {timm.__version__}, which is installed, has no {name!r}")
-    return timm
+    return architecture.reference
 
 
 def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> Model:
@@ -254,13 +246,14 @@ def with_reference(model: Model, tensors: Mapping[str, Any], *, source: str) -> 
 
 @explained
 def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
-    """Compares what a model and timm's compute from the same images, stage by stage.
+    """Compares what a model and its reference compute from the same images, stage by stage.
 
     For a pair that ``verify`` does not build: with other fields, or weights of your own.
 
     Args:
       model: a ``Classifier`` whose backbone has stages, with variables.
-      reference: timm's ``torch.nn.Module``, with the same weights.
+      reference: timm's ``torch.nn.Module``, or what ``reference_network`` made, with the same
+        weights.
       images: ``[B, H, W, C]``, floating.
 
     Returns:
@@ -268,7 +261,7 @@ def compare(model: Model, reference: Any, images: Any) -> dict[str, Difference]:
 
     Raises:
       UninitializedError: the model has no variables.
-      ShapeError: timm's model does not take images of this size, or an output has another shape
+      ShapeError: the reference does not take images of this size, or an output has another shape
         than the reference's.
     """
     images = np.asarray(images, np.float32)
@@ -310,7 +303,7 @@ _outputs = Jitted(_compute_outputs, lambda module, *_: (module,), static_argnums
 
 
 def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
-    """What ``outputs`` gives, of timm's model, in inference mode."""
+    """What ``outputs`` gives, of the reference, in inference mode."""
     import torch
 
     training = reference.training
@@ -324,22 +317,23 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
     except RuntimeError as error:
         # Average anti-aliasing fails where a stage's input is odd.
         raise ShapeError(
-            f"timm's model does not take images {list(images.shape)}: {str(error).strip()}"
+            f"{package_of(reference)}'s model does not take images {list(images.shape)}: "
+            f"{str(error).strip()}"
         ) from error
     finally:
         reference.train(training)
     return [value.numpy() for value in values]
 
 
-def _for_timm(
+def _for_reference(
     reference: Any, tensors: Mapping[str, Any], model: Model, rules: Reference
 ) -> Mapping[str, Any]:
-    """A file's tensors as timm's model takes them, with our head where the file has none."""
+    """A file's tensors as the reference takes them, with our head where the file has none."""
     expected = reference.state_dict()
     ours = flatten(model.variables)
     head = to_reference({k: v for k, v in ours.items() if k.split("/")[1] == "head"}, rules)
     modules = tuple(f"{layer.rpartition('/')[0]}." for layer in rules.auxiliary)
-    # Auxiliary classifiers of the file, which timm's model lacks as it is made for inference.
+    # Auxiliary classifiers of the file, which the reference lacks as it is made for inference.
     state = {k: v for k, v in tensors.items() if k in expected or not k.startswith(modules)}
     if not _fits(expected, state, optional=head):
         state = _converted(reference, state, model, rules)
@@ -357,7 +351,7 @@ def _fits(expected: Mapping[str, Any], state: Mapping[str, Any], optional: Conta
 def _converted(
     reference: Any, state: dict[str, Any], model: Model, rules: Reference
 ) -> dict[str, Any]:
-    """The tensors of an older file under today's names: timm's own way, or ours if it has none."""
+    """An older file's tensors under today's names: the reference's way, or ours if it has none."""
     family = sys.modules[type(reference).__module__]
     function = getattr(family, "checkpoint_filter_fn", None) or getattr(family, "_filter_fn", None)
     if function is None:
@@ -385,10 +379,10 @@ def fill_reference(
     gain: float = 2.0,
     scales: Sequence[tuple[str, float]] = (),
 ) -> dict[str, np.ndarray]:
-    """Gives timm's model random weights and statistics; its counters and indices stay.
+    """Gives a reference random weights and statistics; its counters and indices stay.
 
     Args:
-      reference: timm's model.
+      reference: timm's model, or torchvision's.
       seed: of the weights (``flaxzoo.weights.synthetic``).
       gain: how large kernels are.
       scales: what some tensors are multiplied by (``flaxzoo.models.reference.Reference``).
@@ -404,12 +398,12 @@ def fill_reference(
 
 
 def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source: str) -> None:
-    """Loads tensors into timm's model, all of them and nothing else.
+    """Loads tensors into a reference, all of them and nothing else.
 
-    Integers that are not among them, counters and indices, stay as timm's code made them.
+    Integers that are not among them, counters and indices, stay as its code made them.
 
     Args:
-      reference: timm's model.
+      reference: timm's model, or torchvision's.
       tensors: by the reference's names.
       source: names them in messages.
 
@@ -420,45 +414,8 @@ def load_reference(reference: Any, tensors: Mapping[str, np.ndarray], *, source:
     # Files older than the counters of batches lack them, too.
     own = {k: v for k, v in state.items() if k not in tensors and not v.is_floating_point()}
     expected = {key: value for key, value in state.items() if key not in own}
-    compare_trees(expected, tensors, source=source, owner="timm's model")
+    compare_trees(expected, tensors, source=source, owner=f"{package_of(reference)}'s model")
     reference.load_state_dict({**own, **_as_torch(tensors)}, strict=True)
-
-
-def import_timm() -> ModuleType:
-    """timm, also beside a torchvision that was built for another torch.
-
-    The operators of such a torchvision don't load, and its import stops at the first one that it
-    looks up. No classification model uses them: declaring their signatures is enough.
-
-    Raises:
-      MissingExtraError: timm, torch or torchvision is not installed.
-    """
-    for package in ("torch", "torchvision", "timm"):
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            raise MissingExtraError(
-                f"verify compares with timm and needs {package}, which is not installed: "
-                "pip install timm"
-            ) from error
-        except RuntimeError as error:
-            if package != "torchvision" or "operator torchvision::" not in str(error):
-                raise
-            _declare_operators()
-            importlib.import_module(package)
-    return importlib.import_module("timm")
-
-
-def _declare_operators() -> None:
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    # The declarations live as long as this object does.
-    _KEPT.append(library)
 
 
 def _difference(name: str, ours: np.ndarray, reference: np.ndarray) -> Difference:

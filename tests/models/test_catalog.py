@@ -18,12 +18,11 @@ from flaxzoo.models.registry import MODELS, families
 FAMILIES = families()
 SHAPES = Path(__file__).parents[1] / "conformance/shapes"
 WEIGHTS = dict(catalog.weights())
-OF_TIMM = [
-    key for key, family in WEIGHTS.items() if "hub" in catalog.document(family)["weights"][key]
-]
+ENTRIES = {key: catalog.document(family)["weights"][key] for key, family in WEIGHTS.items()}
+# All but those that ship with flaxzoo.
+DOWNLOADED = [key for key, entry in ENTRIES.items() if "file" not in entry]
 REQUIRED = {
     "tag",
-    "hub",
     "num_classes",
     "classes",
     "input_shape",
@@ -67,8 +66,9 @@ def test_a_family_is_what_its_file_registers(family):
     assert not registered & set(document["left_out"])
     assert all(document["left_out"].values())
     assert {key.partition(".")[0] for key in document["weights"]} <= registered
-    if document["source"]["package"] == "timm":
-        assert document["source"]["version"] == "1.0.31"
+    versions = {"timm": "1.0.31", "torchvision": "0.28.0"}
+    package = document["source"]["package"]
+    assert document["source"].get("version") == versions.get(package)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,21 +91,28 @@ def test_the_index_is_of_all_families():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_entries(family):
-    for key in (key for key in OF_TIMM if WEIGHTS[key] == family):
-        check_entry(key, catalog.document(family)["weights"][key])
+    for key in (key for key in DOWNLOADED if WEIGHTS[key] == family):
+        check_entry(key, ENTRIES[key])
 
 
 def check_entry(key, entry):
-    assert set(entry) >= REQUIRED, key
-    assert set(entry) <= REQUIRED | OPTIONAL, key
+    torchvisions = catalog.document(WEIGHTS[key])["source"]["package"] == "torchvision"
+    required = REQUIRED | {"url" if torchvisions else "hub"}
+    assert set(entry) >= required, key
+    assert set(entry) <= required | OPTIONAL, key
     name, _, tag = key.partition(".")
     assert re.fullmatch(r"[a-z0-9_]+", name)
     assert re.fullmatch(r"[a-z0-9_]+", tag)
     assert entry["tag"] == tag
-    # What is not in timm's own account is a part of another model, or where timm itself looks.
-    assert re.fullmatch(
-        r"(timm|microsoft|belfner|apple|jienengchen|naver-ai)/[\w.-]+", entry["hub"]
-    )
+    if torchvisions:
+        # The end of the name is the beginning of the file's SHA-256.
+        server = r"https://download\.pytorch\.org/models/"
+        assert re.fullmatch(server + r"[\w.-]+-[0-9a-f]{8,10}\.pth", entry["url"])
+    else:
+        # What is not in timm's own account is a part of another model, or where timm itself looks.
+        assert re.fullmatch(
+            r"(timm|microsoft|belfner|apple|jienengchen|naver-ai)/[\w.-]+", entry["hub"]
+        )
     for shape, crop in (
         (entry["input_shape"], entry["preprocess"]["crop"]),
         (entry["test_input_shape"], entry["test_crop"]),

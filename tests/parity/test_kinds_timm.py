@@ -23,7 +23,7 @@ from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.optimizers.decay_masks import PatternMask
 from flaxzoo.training.rates import rate_entries
-from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.verify import fill_reference, reference_network, with_reference
 from flaxzoo.weights.names import reference_name, to_reference
 from flaxzoo.weights.synthetic import synthetic_images
 
@@ -44,7 +44,7 @@ def reference_of(name, classes):
     kind = KINDS[name][1]
     sized = "input_shape" in MODELS.parameters(name)
     size = {"img_size": kind.input_shape[:2]} if sized else {}
-    create = kind.create or timm.create_model
+    create = kind.create or reference_network
     return create(name, num_classes=classes, **size, **kind.timm)
 
 

@@ -155,7 +155,7 @@ def test_a_difference_fails_and_is_named(script, monkeypatch, capsys, difference
     monkeypatch.setattr(script, "certify", lambda name, **options: lines[name])
     monkeypatch.setattr(script, "fingerprint", lambda name, shape: "print")
     assert script.main(["resnet18", "resnet26"]) == 1
-    assert "more than 1e-05 from timm: resnet26" in capsys.readouterr().err
+    assert "more than 1e-05 from the reference: resnet26" in capsys.readouterr().err
     assert script.read("resnet") == {"resnet18": {**LINE, "fingerprint": "print"}}
     assert script.main(["resnet18"]) == 0
 
@@ -180,6 +180,8 @@ def test_the_ledger_of_the_package(script):
             assert MODELS.architecture(name).family == f"flaxzoo.models.{family}"
             assert script.passes(line), name
             assert set(line) == {*LINE, "fingerprint"}
+            package = MODELS.architecture(name).reference.package
+            assert list(line["versions"]) == [package, "torch", "jax", "flaxzoo"]
 
 
 def test_info_says_it_in_words(script, monkeypatch):
@@ -190,5 +192,8 @@ def test_info_says_it_in_words(script, monkeypatch):
     assert spec.certified == words
     assert f"certified  {words}" in str(spec)
     assert json.loads(json.dumps(spec.to_json()))["certificate"] == LINE
+    others = {"torchvision": "0.28.0", "torch": "2.13.0", "jax": "0.10.2", "flaxzoo": "0.1.0"}
+    monkeypatch.setattr(catalog, "certificate", {"resnet18": {**LINE, "versions": others}}.get)
+    assert "against torchvision 0.28.0 at 96 px" in fz.models.info("resnet18").certified
     assert fz.models.info("cnn").certified is None
     assert "certified" not in str(fz.models.info("cnn"))

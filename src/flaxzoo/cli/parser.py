@@ -342,7 +342,8 @@ def _add_verify(commands: Any) -> None:
         "verify",
         "compare a model with timm's",
         "Runs a model and timm's of the same name on the same weights and images, and prints the\n"
-        "largest differences after each stage. The exit code is 1 where they differ. Needs timm.",
+        "largest differences after each stage. The exit code is 1 where they differ. Needs timm,\n"
+        "or torchvision for the names that timm lacks.",
         _VERIFY_EXAMPLES,
         "NAME",
     )
@@ -362,7 +363,7 @@ def _add_verify(commands: Any) -> None:
         type=fraction,
         default=1e-5,
         metavar="X",
-        help="largest difference that passes, relative to timm's largest value",
+        help="largest difference that passes, relative to the reference's largest value",
     )
 
 

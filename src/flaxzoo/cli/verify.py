@@ -6,7 +6,7 @@ import argparse
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Prints how far a model is from timm's; exits with 1 where they differ."""
+    """Prints how far a model is from its reference; exits with 1 where they differ."""
     import flaxzoo.verify
 
     report = flaxzoo.verify.verify(

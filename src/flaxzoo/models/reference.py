@@ -52,6 +52,8 @@ class Reference:
       auxiliary: paths in the backbone of the last layers of auxiliary classifiers, such as
         ``"AuxLogits/fc"`` (``flaxzoo.layers.auxiliary``): weights may lack these modules, and the
         layers are exchanged with the classifier.
+      package: whose network of the name it is, ``"timm"`` or ``"torchvision"``. Of torchvision's
+        the feature maps are what the submodules of their names compute.
     """
 
     stem: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ class Reference:
     fused: tuple[str, ...] = ()
     stem_pixels: int = 1
     auxiliary: tuple[str, ...] = ()
+    package: str = "timm"
 
     @property
     def random(self) -> dict[str, Any]:

@@ -50,10 +50,11 @@ class Model(Protocol):
 
 
 def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, Any]:
-    """The model's variables as a PyTorch state dict under timm's names.
+    """The model's variables as a PyTorch state dict under timm's names, or torchvision's.
 
     Args:
-      model: of an architecture that timm has; its head may be another.
+      model: of an architecture that timm has, or torchvision where timm has not; its head may be
+        another.
       as_numpy: whether to give NumPy arrays, for which torch is not needed; they may share the
         memory of the model's variables.
 
@@ -65,7 +66,7 @@ def to_torch_state_dict(model: Model, *, as_numpy: bool = False) -> dict[str, An
 
     Raises:
       UninitializedError: the model has no variables.
-      CheckpointError: the architecture has no counterpart in timm.
+      CheckpointError: the architecture has no counterpart there.
       MissingExtraError: torch is not installed and ``as_numpy`` is false.
     """
     require_variables(model)

@@ -67,11 +67,11 @@ def _dotted(modules: list[str], reference: Reference) -> list[str]:
             if match is not None:
                 renamed = match.expand(name)
                 return [*([renamed] if renamed else []), *_dotted(modules[length:], reference)]
-    return [_indexed(modules[0]), *_dotted(modules[1:], reference)]
+    return [indexed(modules[0]), *_dotted(modules[1:], reference)]
 
 
-def _indexed(module: str) -> str:
-    """``layers_0_blocks_1`` as ``layers.0.blocks.1``."""
+def indexed(module: str) -> str:
+    """The reference's name of a submodule: ``layers_0_blocks_1`` is ``layers.0.blocks.1``."""
     return _INDEX.sub(lambda match: f".{match[1]}{'.' if match[2] else ''}", module)
 
 

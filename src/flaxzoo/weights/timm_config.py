@@ -50,7 +50,7 @@ _DATA_SETS = {"in1k": "imagenet1k", "in12k": "imagenet12k"}
 
 
 def reference_of(name: str) -> Reference | None:
-    """How an architecture's names relate to timm's; None if they do not."""
+    """How an architecture's names relate to its reference's; None if they do not."""
     return MODELS.architecture(name).reference if name in MODELS else None
 
 
@@ -66,7 +66,7 @@ def to_timm_config(model: Any) -> dict[str, Any] | None:
     """
     spec, module = model.spec, model.module
     reference = reference_of(spec.name)
-    if reference is None or not isinstance(module, Classifier):
+    if reference is None or reference.package != "timm" or not isinstance(module, Classifier):
         return None
     head, backbone = module.head, module.backbone
     usual: Any = MODELS.get(spec.name)
