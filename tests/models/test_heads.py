@@ -32,6 +32,26 @@ def test_two_layer_head_of_the_tutorials():
     assert not np.array_equal(before["mean"], after["mean"])
 
 
+def test_each_pixel_may_be_classified():
+    x = jax.random.normal(jax.random.key(0), (4, 5, 7, 6))
+    head = Head(3, pooling="avg", pixelwise=True)
+    out, variables = head.init_with_output(jax.random.key(1), x)
+    fc = variables["params"]["fc"]
+    expected = nn.relu(x @ fc["kernel"] + fc["bias"]).mean((1, 2))
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+    features = head.clone(num_classes=0).apply({}, x)
+    np.testing.assert_allclose(features, x.mean((1, 2)), atol=1e-6)
+    dropping = head.clone(dropout=0.5)
+    drop = lambda key: dropping.apply(  # noqa: E731
+        variables, x, train=True, rngs={"dropout": jax.random.key(key)}
+    )
+    assert not np.array_equal(drop(0), drop(1))
+    with pytest.raises(ShapeError, match="pixelwise=True takes maps"):
+        head.apply(variables, x[:, 0, 0])
+    with pytest.raises(ValueError, match="one classifier, no hidden layers"):
+        Head(3, pixelwise=True, hidden=(4,))
+
+
 def test_first_biases_of_hidden_layers():
     head = Head(2, hidden=(400,), hidden_bias_init=plain_bias, pooling="avg")
     params = head.init(jax.random.key(0), np.zeros((1, 2, 2, 300), np.float32))["params"]

@@ -91,6 +91,8 @@ class Head(Checked):
       dtype: of the computation; None keeps the promotion of inputs and parameters.
       param_dtype: of the parameters.
       hidden_bias_init: the initialiser of the hidden layers' biases.
+      pixelwise: whether ``fc`` classifies each pixel of a map, and what is pooled are the activated
+        logits, as in SqueezeNet; where ``num_classes`` is 0, the map is pooled.
 
     Raises:
       ValueError: a field holds what it does not take: an unknown pooling, a width below 1, a rate
@@ -124,6 +126,7 @@ class Head(Checked):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     hidden_bias_init: Any = nn.initializers.zeros
+    pixelwise: bool = False
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -145,6 +148,8 @@ class Head(Checked):
         check_size("split", self.split, optional=True)
         if (self.distilled is not None) + self.token_labels + (self.split is not None) > 1:
             raise ArgumentError("a head is distilled or has token_labels or split, not two of them")
+        if self.pixelwise and (self.hidden or self.distilled or self.token_labels or self.split):
+            raise ArgumentError("a head with pixelwise=True has one classifier, no hidden layers")
         if self.distilled is not None:
             check_choice("distilled", self.distilled, _DISTILLED)
             # Where there is a distillation token, its classifier reads that.
@@ -170,9 +175,11 @@ class Head(Checked):
           ``distilled="pair"`` two arrays of logits in training.
 
         Raises:
-          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, ``map_width`` is and it
-            is no map, or ``token_labels`` and it is no tokens.
+          ShapeError: ``pooling`` is set and ``x`` has no axis to pool, ``map_width`` or
+            ``pixelwise`` is and it is no map, or ``token_labels`` and it is no tokens.
         """
+        if self.pixelwise and self.num_classes:
+            return self.by_pixel(x, train)
         tokens = x
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": self.kernel_init, **dtypes}
@@ -214,6 +221,18 @@ class Head(Checked):
             first, second = (x[:, 0], x[:, 1]) if self.reads_tokens else (x, x)
         both = self.classify(first, "fc", train), self.classify(second, "fc_dist", train)
         return both if train and self.distilled == "pair" else 0.5 * (both[0] + both[1])
+
+    def by_pixel(self, x: jax.Array, train: bool) -> jax.Array:
+        """Computes the logits of each pixel, activates them and pools what is left."""
+        if x.ndim != 4:
+            raise ShapeError(
+                f"pixelwise=True takes maps of shape [B, H, W, C], got {list(x.shape)}; use "
+                "pixelwise=False for tokens and pooled features"
+            )
+        if self.dropout:
+            x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        logits = as_activation(self.activation)(self.classify(x, "fc", train))
+        return global_pool(logits, self.pooling)
 
     @property
     def reads_tokens(self) -> bool:

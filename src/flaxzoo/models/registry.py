@@ -208,7 +208,8 @@ def row(
     Args:
       title: one phrase for ``flaxzoo.models.info``.
       paper: where it is described, if not in the family's paper.
-      head: fields of ``flaxzoo.models.Head`` that are not the network's usual ones.
+      head: fields of ``flaxzoo.models.Head`` that are not the network's usual ones; a ``dropout``
+        among them holds whatever rate is asked for, which is then the network's alone.
       input_shape: ``[H, W, C]`` of one image, if not the family's; a network with a field of this
         name gets it, too.
       **fields: of the network; whoever asks for the name may give others.
@@ -270,7 +271,7 @@ def _image_classifier(
         if "auxiliary" in taken and isinstance(options.get("auxiliary"), bool):
             options["auxiliary"] = num_classes if options["auxiliary"] else 0
         backbone: Any = network(**{**fields, **options}, feature_maps=features)
-        head = {**variant.head, "dropout": dropout}
+        head = {"dropout": dropout, **variant.head}
         if pooling != "auto":
             head["pooling"] = pooling
         return classifier(backbone, num_classes, **head)
