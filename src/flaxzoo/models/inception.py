@@ -14,6 +14,7 @@ import jax
 
 from flaxzoo._checks import check_number
 from flaxzoo.activations import as_activation
+from flaxzoo.layers.auxiliary import sow_logits
 from flaxzoo.layers.branches import Branches, Step, Unit, scaled
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN
@@ -74,6 +75,23 @@ class Inception(Backbone, kw_only=True):
         """
         build = functools.partial(kind, branches, width_factor=self.width_factor, **self.options)
         return Part(name, build, remat=self.remat, **options)
+
+    def classify(self, kind: Any, name: str, weight: float, x: jax.Array, train: bool) -> jax.Array:
+        """Hands over the logits of an auxiliary classifier, in training, and returns the map.
+
+        Args:
+          kind: a partial of its class, called with ``width_factor``, the convolutions' fields as
+            pairs and the dtypes.
+          name: the submodule's.
+          weight: what its loss is multiplied by.
+          x: the map that it sees.
+          train: whether this is a training step.
+        """
+        if train or self.is_initializing():
+            fields = {key: value for key, value in self.options.items() if key not in self.dtypes}
+            own = {"width_factor": self.width_factor, "fields": tuple(fields.items())}
+            sow_logits(self, kind(name=name, **own, **self.dtypes)(x, train), weight)
+        return x
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:

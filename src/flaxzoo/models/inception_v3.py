@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.auxiliary import sow_logits
 from flaxzoo.layers.branches import Unit, halved, neighbours_and_zeros, scaled
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
@@ -195,17 +194,8 @@ class InceptionV3(Inception):
             yield self.block(f"{name}{letters[i]}", branches, group=name, **ends)
 
     def _classify(self, x: jax.Array, train: bool) -> jax.Array:
-        if train or self.is_initializing():
-            fields = {key: value for key, value in self.options.items() if key not in self.dtypes}
-            classify = AuxiliaryClassifier(
-                self.auxiliary,
-                self.width_factor,
-                tuple(fields.items()),
-                name="AuxLogits",
-                **self.dtypes,
-            )
-            sow_logits(self, classify(x, train), _WEIGHT)
-        return x
+        kind = functools.partial(AuxiliaryClassifier, self.auxiliary)
+        return self.classify(kind, "AuxLogits", _WEIGHT, x, train)
 
     def _pool(self, x: jax.Array, train: bool) -> jax.Array:
         del train
