@@ -320,7 +320,11 @@ def torchvisions(module: str, preprocess: Mapping[str, Any]) -> dict[str, Descri
       preprocess: what is another than torchvision says, because its network does more of it.
     """
     models = import_reference("torchvision").models
-    listed = models.list_models(module=importlib.import_module(f"torchvision.models.{module}"))
+    listed = [
+        name
+        for name in models.list_models(module=models)
+        if models.get_model_builder(name).__module__ == f"torchvision.models.{module}"
+    ]
 
     def described(name: str) -> tuple[list[int], dict[str, Any]]:
         found = {_TAGS[weights.name]: weights for weights in models.get_model_weights(name)}

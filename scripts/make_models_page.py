@@ -60,13 +60,16 @@ and timm takes more of the picture there as well. A convolutional network takes 
 and images, relative to timm's largest value: of the logits, and the largest of all feature maps.
 "Whole" is the network as it is; where it says fields, such as `layers`, a network of at most two
 blocks in each stage was compared, because the whole is too large to do so often. timm {timm} was
-the reference{others}. `flaxzoo verify NAME` repeats it on your machine, and `make certify` for all.
+the reference; of {others}, which timm lacks,
+torchvision {torchvision}. `flaxzoo verify NAME` repeats it on your machine, and `make certify` for
+all.
 
 ## Licences
 
 The licence in the tables is that of the weights, as timm states it; flaxzoo's code is Apache-2.0
 whatever you load. Weights are downloaded from timm's repositories on the Hugging Face Hub when you
-ask for them{elsewhere}, and are not part of flaxzoo, but for those of `cnn`.
+ask for them, those of {others} from
+torchvision's server; they are not part of flaxzoo, but for those of `cnn`.
 
 | licence | weights | commercial use | what it means for you |
 |---|--:|---|---|
@@ -230,15 +233,15 @@ def build() -> str:
         if (tags := catalog.tags(name))
         and not licence_of(catalog.licence(f"{name}.{tags[0]}")).commercial
     ]
-    others = ", ".join(describe(family)[0] for family in families_of("torchvision"))
+    others = [describe(family)[0] for family in families_of("torchvision")]
     intro = _INTRO.format(
         models=sum(len(names(family)) for family in families()),
         weights=len(list(catalog.weights())),
         licences=licences(),
         restricted=", ".join(restricted),
         timm=version_of("timm"),
-        others=f", torchvision {version_of('torchvision')} that of {others}" if others else "",
-        elsewhere=f", those of {others} from torchvision's server" if others else "",
+        torchvision=version_of("torchvision"),
+        others=f"{', '.join(others[:-1])} and {others[-1]}",
     )
     return "\n".join([intro, *map(section, families()), left_out()])
 

@@ -701,8 +701,11 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("darknet yolov3", "darknet53"),
         ("cspnet cspdarknet", "cspdarknet53"),
         ("hrnet hrnetv2 high_resolution_net", "hrnet_w18"),
+        ("squeezenet", "squeezenet1_1"),
+        ("shufflenet shufflenet_v2", "shufflenet_v2_x1_0"),
+        ("inception_v1 inception1", "googlenet"),
         (
-            "squeezenet alexnet googlenet shufflenet deeplabv3_resnet50 unet yolo bert gpt2 clip",
+            "deeplabv3_resnet50 unet yolo bert gpt2 clip",
             "of no family that there is yet: resnet50, convnext_tiny, vit_small_patch16_224 and "
             "others are in docs/zoo.md",
         ),

@@ -27,6 +27,7 @@ from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted
 from flaxzoo._references import import_reference, package_of, reference_network, release
 from flaxzoo._references import import_timm as import_timm
+from flaxzoo._references import with_maps as with_maps
 from flaxzoo._trees import compare as compare_trees
 from flaxzoo._trees import flatten
 from flaxzoo.errors import ShapeError, UninitializedError, UnknownNameError

@@ -744,7 +744,7 @@ def _aligned(name: str) -> Kind:
 
 
 def _narrow(by: int, prepare: Callable[[Any], None] | None = None) -> Callable[..., Any]:
-    """The reference with a fraction of its channels: timm's functions of some names take no widths.
+    """The reference with a fraction of its channels: functions of some names take no widths.
 
     Args:
       by: what all channels but those of images and classes are divided by.
@@ -752,8 +752,9 @@ def _narrow(by: int, prepare: Callable[[Any], None] | None = None) -> Callable[.
     """
 
     def create(name: str, **options: Any) -> Any:
-        import timm
         import torch
+
+        from flaxzoo.verify import reference_network
 
         def conv(self: Any, inside: int, out: int, *args: Any, **others: Any) -> None:
             if others.get("groups", 1) > 1:
@@ -764,20 +765,30 @@ def _narrow(by: int, prepare: Callable[[Any], None] | None = None) -> Callable[.
         def norm(self: Any, channels: int, *args: Any, **others: Any) -> None:
             whole[torch.nn.BatchNorm2d](self, channels // by, *args, **others)
 
-        def linear(self: Any, inside: int, *args: Any, **others: Any) -> None:
-            whole[torch.nn.Linear](self, inside // by, *args, **others)
+        def linear(self: Any, inside: int, out: int, *args: Any, **others: Any) -> None:
+            out = out if out == options["num_classes"] else out // by
+            whole[torch.nn.Linear](self, inside // by, out, *args, **others)
 
         narrow = {torch.nn.Conv2d: conv, torch.nn.BatchNorm2d: norm, torch.nn.Linear: linear}
         whole = {kind: kind.__init__ for kind in narrow}
         with contextlib.ExitStack() as stack:
             for kind, init in narrow.items():
                 stack.enter_context(mock.patch.object(kind, "__init__", init))
-            reference = timm.create_model(name, **options)
+            reference = reference_network(name, **options)
         if prepare is not None:
             prepare(reference)
         return reference
 
     return create
+
+
+def _small_shufflenet(name: str, **options: Any) -> Any:
+    """The reference of one stage of two blocks and two of one."""
+    from flaxzoo.verify import with_maps
+
+    module: Any = importlib.import_module("torchvision.models.shufflenetv2")
+    reference = module.ShuffleNetV2([2, 1, 1], [8, 12, 16, 24, 32], **options)
+    return with_maps(reference, ("conv1", "maxpool", "stage2", "stage3", "stage4"), "fc")
 
 
 def _few_xception(reference: Any) -> None:
@@ -809,6 +820,24 @@ def _few_inception_resnet_v2(reference: Any) -> None:
 
 
 FAMILIES: dict[str, Family] = {
+    "alexnet": Family(
+        "alexnet",
+        {"widths": (4, 8, 8, 8, 8), "hidden": 16},
+        (63, 70, 3),
+        (80, 63, 3),
+        (62, 70, 3),
+        {"dropout": 0.5},
+        cropped=True,
+        kinds=(
+            Kind(
+                "alexnet",
+                {"widths": (4, 12, 24, 16, 16), "hidden": 256},
+                input_shape=(63, 95, 3),
+                create=_narrow(16),
+                depths=False,
+            ),
+        ),
+    ),
     "autoencoder": Family(
         "conv_autoencoder", {"features": (4, 6), "latent_dim": 5}, (8, 8, 1), None, (8, 9, 1)
     ),
@@ -1410,6 +1439,14 @@ FAMILIES: dict[str, Family] = {
                 timm={"act_layer": "hard_swish", "hard": True},
             ),
         ),
+    ),
+    "googlenet": Family(
+        "googlenet",
+        {"layers": (1, 1, 1), "width_factor": 1 / 16},
+        (32, 48, 3),
+        (48, 33, 3),
+        random={"dropout": 0.5},
+        kinds=(Kind("googlenet", {"width_factor": 1 / 8}, create=_narrow(8), depths=False),),
     ),
     "hgnet": Family(
         "hgnetv2_b0",
@@ -2233,6 +2270,21 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "shufflenet_v2": Family(
+        "shufflenet_v2_x1_0",
+        {"layers": (2, 1, 1), "widths": (8, 12, 16), "stem_width": 8, "last_width": 16},
+        (32, 48, 3),
+        (48, 33, 3),
+        random={"dropout": 0.5},
+        kinds=(
+            Kind(
+                "shufflenet_v2_x1_0",
+                {"layers": (2, 1, 1), "widths": (12, 16, 24), "stem_width": 8, "last_width": 32},
+                create=_small_shufflenet,
+                depths=False,
+            ),
+        ),
+    ),
     "sknet": Family(
         "skresnet18",
         {"layers": (2, 1), "widths": (8, 8)},
@@ -2286,6 +2338,15 @@ FAMILIES: dict[str, Family] = {
             _regnet("regnetv_064"),
             _regnet("regnetz_005", ratio=4.0),
         ),
+    ),
+    "squeezenet": Family(
+        "squeezenet1_1",
+        {"layers": (1, 1, 1), "widths": (16, 16, 32), "squeeze": 2, "stem_width": 8},
+        (32, 48, 3),
+        (48, 33, 3),
+        random={"dropout": 0.5},
+        cropped=True,
+        kinds=(Kind("squeezenet1_1", depths=False),),
     ),
     "starnet": Family(
         "starnet_s050",
