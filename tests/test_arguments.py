@@ -203,7 +203,9 @@ def model():
 NUMBERS = ("accumulate_steps", "clip_norm", "ema_decay", "weight_decay", "layer_decay", "b1")
 
 
-@pytest.mark.parametrize("key", ["seed", "steps_per_call", "freeze_batch_norm", *NUMBERS])
+@pytest.mark.parametrize(
+    "key", ["seed", "steps_per_call", "freeze_batch_norm", "devices", "sharding", *NUMBERS]
+)
 @pytest.mark.parametrize("value", [math.nan, -1, "x"])
 def test_a_trainer_refuses_its_arguments_at_once(model, key, value):
     with pytest.raises(REFUSED, match=key):

@@ -50,32 +50,45 @@ os._exit(0)
 """
 
 
+# Pages that simulate devices, which JAX takes no more word about once it has computed.
+ALONE = {"distributed"}
+
+
 @pytest.fixture(scope="module")
-def interpreter(tmp_path_factory):
-    """A process for all pages, which share its imports and what it has compiled.
+def interpreters(tmp_path_factory):
+    """A process for all pages, which share its imports and what it has compiled; some have theirs.
 
     Pages register names of their own, so they do not share the test process.
     """
-    errors = tmp_path_factory.mktemp("docs") / "errors.txt"
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERPRETER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            env={**os.environ, "MPLBACKEND": "Agg"},
-        )
-    yield process, errors
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
+    started = {}
+
+    def of(page):
+        name = page.stem if page.stem in ALONE else "docs"
+        if name not in started:
+            errors = tmp_path_factory.mktemp(name) / "errors.txt"
+            with errors.open("w") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", INTERPRETER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    text=True,
+                    env={**os.environ, "MPLBACKEND": "Agg"},
+                )
+            started[name] = process, errors
+        return started[name]
+
+    yield of
+    for process, _ in started.values():
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", list(cases()))
-def test_page_runs(page, interpreter, tmp_path):
+def test_page_runs(page, interpreters, tmp_path):
     """Top to bottom, in a namespace and a directory of its own."""
-    process, errors = interpreter
+    process, errors = interpreters(page)
     # Lines of the traceback are those of the page.
     source, end = [], 0
     text = page.read_text("utf-8")
