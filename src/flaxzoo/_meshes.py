@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,6 +17,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # The axis of a mesh along which batches are divided.
 DATA = "data"
+
+
+# The mesh along whose data axis the batch is divided that is being traced; None for one device. It
+# is part of the key of JAX's caches.
+_BATCHES: Any = jax.make_user_context(None)
+
+
+def batches_on(mesh: Mesh) -> AbstractContextManager[None]:
+    """A context in which layers are traced for batches that are divided among devices."""
+    return _BATCHES(mesh)
+
+
+def mesh_of_batches() -> Mesh | None:
+    """The mesh that ``batches_on`` was told of here."""
+    return _BATCHES.value
 
 
 def is_explicit(tree: Any) -> bool:

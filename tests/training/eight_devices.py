@@ -6,6 +6,8 @@ JAX counts its devices once in a process, so these tests have one of their own.
 from __future__ import annotations
 
 import json
+import math
+import re
 import warnings
 
 import jax
@@ -14,8 +16,10 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo._trees import by_path
+from flaxzoo.data.batch import as_batch
 from flaxzoo.training import sharding_rules
 from flaxzoo.training.compiled import evaluate_and_total, fit_step
+from flaxzoo.training.step import _train_step, placed_for
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(76, 8, 8, 3)).astype(np.float32)
@@ -129,6 +133,50 @@ def test_nothing_compiles_twice():
     train("vit", devices="all", sharding="fsdp", learning_rate=0.01)
     after = fit_step._cache_size(), evaluate_and_total._cache_size()
     assert [b - a for a, b in zip(before, after, strict=True)] in ([1, 1], [0, 0])
+
+
+# --- what the devices send -------------------------------------------------------------------
+
+
+def small(name, **fields):
+    return fz.models.get(name, num_classes=4, input_shape=(8, 8, 3), layers=(1,), **fields)
+
+
+OTHERS = {
+    "groups": lambda: small("resnext50_32x4d", widths=(32,), stem_width=16, groups=4),
+    "depthwise": lambda: small("convnext_tiny", widths=(16,), kernel_sizes=(7,)),
+    "lstm": lstm,
+    "vit": vit,
+}
+_SENT = re.compile(r" = ([^=]*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def sent(state, batch):
+    """The sizes of arrays that a compiled step brings together or moves; sums are no part of it."""
+    placed = placed_for(state, as_batch(batch))
+    text = _train_step.lower(state, placed).compile().as_text()
+    shapes = [shape for match in _SENT.finditer(text) for shape in match[1].split("]")[:-1]]
+    return [math.prod(map(int, filter(None, s.split("[")[-1].split(",")))) for s in shapes]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_no_batch_is_brought_together(kind):
+    """Not by groups of channels, shifted sums or time in front of the batch either."""
+    batch = tuple(x[:16] for x in data(kind))
+    one = fz.create_train_state(OTHERS[kind](), optimizer="sgd", learning_rate=0.1, rng=0)
+    (after, _), states = fz.train_step(one, batch), []
+    for sharding in ("replicated", "fsdp"):
+        options = {"optimizer": "sgd", "learning_rate": 0.1, "rng": 0}
+        state = fz.create_train_state(OTHERS[kind](), devices=8, sharding=sharding, **options)
+        states.append(state)
+        for path, leaf in by_path(fz.train_step(state, batch)[0].params).items():
+            expected = np.asarray(by_path(after.params)[path])
+            np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert not sent(states[0], batch)
+    if kind in ("groups", "vit"):
+        # Under FSDP kernels alone, each of them whole.
+        sizes = {leaf.size for leaf in jax.tree.leaves(one.params)}
+        assert set(sent(states[1], batch)) <= sizes
 
 
 # --- where what lies -------------------------------------------------------------------------
@@ -376,6 +424,14 @@ def test_the_command_line_takes_devices(tmp_path, capsys):
     state = fz.Trainer.load(tmp_path).state
     assert state.sharding.shares == 8
     assert not state.params["backbone"]["dense_0"]["kernel"].sharding.is_fully_replicated
+
+
+def test_a_default_device_leaves_batches_divided(monkeypatch, alone):
+    # As on accelerators, where a thread reads ahead.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_device(jax.devices()[3]):
+        trainer = train("cnn", devices="all")
+    assert_same(trainer, alone("cnn"))
 
 
 # --- what is refused -------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ def prefetch_to_device(
       size: number of batches to hold ready, at least 1. Two are enough to hide the copy; more
         only help a source whose batches take unequal times.
       sharding: a ``jax.sharding.Sharding`` or device, or a tree of them, for the arrays; None is
-        the default device.
+        the default device, and leaves batches that lie on several devices where they are.
 
     Returns:
       An iterator of the same batches as JAX arrays.
@@ -51,12 +51,20 @@ def prefetch_to_device(
       ArgumentError: ``size`` is not an int of at least 1.
     """
     size = check_size("size", size)
+    if sharding is not None:
+        return _consume(iterator, size, lambda batch: sharding)
     # jax.default_device is a setting of the calling thread; ours would not see it.
-    place = sharding if sharding is not None else getattr(jax.config, "jax_default_device", None)
-    return _consume(iterator, size, place)
+    default = getattr(jax.config, "jax_default_device", None)
+    return _consume(iterator, size, lambda batch: None if _is_divided(batch) else default)
 
 
-def _consume(source: Iterable[Any], size: int, place: Any) -> Iterator[Any]:
+def _is_divided(batch: Any) -> bool:
+    """Whether an array has been placed on several devices, which is never by default."""
+    leaves = jax.tree.leaves(batch)
+    return any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves)
+
+
+def _consume(source: Iterable[Any], size: int, place: Callable[[Any], Any]) -> Iterator[Any]:
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     # One slot per batch that may exist beyond what the consumer holds.
     slots = threading.Semaphore(size)
@@ -88,7 +96,7 @@ def _produce(
     ready: queue.SimpleQueue[Any],
     slots: threading.Semaphore,
     stop: threading.Event,
-    place: Any,
+    place: Callable[[Any], Any],
 ) -> None:
     try:
         batches = iter(source)
@@ -100,7 +108,7 @@ def _produce(
                 batch = next(batches)
             except StopIteration:
                 break
-            ready.put(_put(batch, place))
+            ready.put(_put(batch, place(batch)))
             # Not to be kept alive while this thread waits for its next slot.
             del batch
     except BaseException as error:

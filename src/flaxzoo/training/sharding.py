@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxzoo._meshes import DATA
+from flaxzoo._meshes import DATA, batches_on
 from flaxzoo._trees import map_by_path
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import Batch
@@ -194,16 +194,16 @@ class StateSharding:
 
 @contextlib.contextmanager
 def divided_outputs(sharding: StateSharding | None, examples: int) -> Iterator[None]:
-    """Within it, what modules return is divided along the batch, however their parameters are.
+    """Within it, what modules compute is divided along the batch, however their parameters are.
 
-    Else the compiler may divide what a layer computes as it does the layer's kernel, and bring the
+    Else the compiler may divide what a layer returns as it does the layer's kernel, and bring the
     examples of all devices together for it.
 
     Args:
       sharding: that of the state.
       examples: in a batch; an array whose first axis is a multiple of them begins with the batch.
     """
-    if sharding is None or not sharding._by_path:
+    if sharding is None:
         yield
         return
 
@@ -217,7 +217,10 @@ def divided_outputs(sharding: StateSharding | None, examples: int) -> Iterator[N
             return outputs
         return jax.tree.map(divided, outputs)
 
-    with nn.intercept_methods(intercept):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(batches_on(sharding.mesh))
+        if sharding._by_path:
+            stack.enter_context(nn.intercept_methods(intercept))
         yield
 
 

@@ -191,16 +191,6 @@ def kernel_gradient_divided(
         return plain_kernel_gradient(x, gradient, window=window, shape=shape)
     if window != MATMUL and _is_depthwise(x.dtype, x.shape, shape, window):
         return depthwise_cpu.kernel_gradient_by_image(x, gradient, window, shape)
-    if window != MATMUL and window.groups > 1 and not _block_count(shape, window):
-        parts = (jnp.split(array, window.groups, -1) for array in (x, gradient))
-        one = (*shape[:3], shape[3] // window.groups)
-        return jnp.concatenate(
-            [
-                kernel_gradient(a, g, window=_alone(window), shape=one)
-                for a, g in zip(*parts, strict=True)
-            ],
-            -1,
-        )
     return kernel_gradient(x, gradient, window=window, shape=shape)
 
 

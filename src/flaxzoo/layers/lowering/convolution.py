@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
+from flaxzoo._meshes import DATA, mesh_of_batches
 from flaxzoo.layers.lowering import conv_cpu
 from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, plain
 from flaxzoo.layers.lowering.switch import is_plain
@@ -80,27 +81,58 @@ def conv_general_dilated(
         and _are_usual(lhs, rhs)
         and 0 not in (*lhs.shape[1:], *rhs.shape)
     )
-    if not ours:
-        return jax.lax.conv_general_dilated(
-            lhs,
-            rhs,
-            strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
+    by_device = _is_divided_by_hand(lhs, rhs, dimension_numbers, feature_group_count)
+    if not ours or by_device:
+        convolve: Callable[..., Any] = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=strides,
+            padding=padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            batch_group_count=batch_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
             **options,
         )
+        return _by_device(convolve)(lhs, rhs) if by_device else convolve(lhs, rhs)
     if isinstance(padding, str):
         sizes = [(n - 1) * d + 1 for n, d in zip(rhs.shape[:2], dilation, strict=True)]
         padding = jax.lax.padtype_to_pads(lhs.shape[1:3], sizes, strides, padding)
     pads = tuple((low, high) for low, high in padding)
     window = Window(strides, pads, dilation, feature_group_count)
     return _conv_p.bind(lhs, rhs, window=window)
+
+
+def _is_divided_by_hand(lhs: Any, rhs: Any, dimension_numbers: Any, groups: int) -> bool:
+    """Whether each device is told to convolve its own images.
+
+    XLA's partitioner brings all images to every device for groups of several channels
+    (https://github.com/openxla/xla/issues/47945).
+    """
+    mesh = mesh_of_batches()
+    return (
+        mesh is not None
+        and groups > 1
+        and lhs.ndim == rhs.ndim == 4
+        and rhs.shape[2] > 1
+        and lhs.shape[0] % mesh.shape[DATA] == 0
+        and _is_nhwc(dimension_numbers)
+        and not _is_sharded_by_type(lhs)
+    )
+
+
+def _by_device(convolve: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The convolution of each device's images with the whole kernel."""
+    rows, whole = PartitionSpec(DATA), PartitionSpec()
+    return jax.shard_map(
+        convolve,
+        mesh=mesh_of_batches(),
+        in_specs=(rows, whole),
+        out_specs=rows,
+        axis_names={DATA},
+    )
 
 
 def dot_general(
