@@ -39,7 +39,7 @@ from flaxzoo.spec import ModelSpec
 from flaxzoo.summary import Summary, summarize
 from flaxzoo.tasks import get_task
 from flaxzoo.weights import export, saved
-from flaxzoo.weights.values import check_floating
+from flaxzoo.weights.values import check_floating, in_dtype
 
 _EXTENSION = re.compile(r"\.\w{2,5}$")
 
@@ -483,18 +483,28 @@ class Model:
 
     @classmethod
     @explained
-    def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Model:
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        module: nn.Module | None = None,
+        *,
+        param_dtype: Any = None,
+    ) -> Model:
         """Reads what ``save`` wrote.
 
         Args:
           directory: where it is.
           module: the module, for one that is not from the registry (a head of your own).
+          param_dtype: the dtype of the parameters; None for that in which they were saved.
 
         Raises:
           CheckpointError: a file is missing, damaged, or of another model, or the module is not
             in the registry and was not given.
         """
-        return cls(*saved.read_saved(directory, module))
+        model = cls(*saved.read_saved(directory, module))
+        if param_dtype is None:
+            return model
+        return model.with_variables(in_dtype(model.variables, param_dtype))
 
     @explained
     def to_torch_state_dict(self, *, as_numpy: bool = False) -> dict[str, Any]:
@@ -521,12 +531,14 @@ class Model:
         *,
         module: nn.Module | None = None,
         revision: str | None = None,
+        param_dtype: Any = None,
     ) -> Model:
         """Reads a model from a directory or from a repository of the Hub, ``"org/repo"``.
 
         See ``flaxzoo.weights.export.from_pretrained``, also for the errors.
         """
-        return cls(*export.from_pretrained(source, module=module, revision=revision))
+        options = {"module": module, "revision": revision, "param_dtype": param_dtype}
+        return cls(*export.from_pretrained(source, **options))
 
     @explained
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

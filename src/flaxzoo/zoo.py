@@ -63,6 +63,8 @@ def get(
       precision: in which the model computes, ``"bfloat16"``; see ``Model.with_precision``. Its
         parameters stay float32.
       **config: what the architecture takes besides; ``info`` and a wrong keyword's error list it.
+        ``param_dtype`` is the dtype of the parameters, float32 by default, also where a file holds
+        another one, which a warning then says.
 
     Returns:
       A ``flaxzoo.Model``. A ``LicenceWarning`` names weights that may not be used commercially.
@@ -137,6 +139,7 @@ def from_source(
         image_sizes=(source.facts.get("input_shape"), spec.input_shape),
         fresh_classifier=request.num_classes is not None,
         any_channels=request.in_channels is not None or request.input_shape is not None,
+        chosen="param_dtype" in request.config,
     )
     model = Model(module, None, spec)
     return model.with_variables(initialise_missing(model, variables, missing, rng))

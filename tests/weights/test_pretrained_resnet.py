@@ -1,6 +1,7 @@
 """``get(..., pretrained=)`` with files under the reference's names: heads, channels, errors."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -186,12 +187,21 @@ def test_a_head_of_ones_own_on_loaded_weights(weights, assert_trees_equal):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_narrow_files_become_as_wide_as_the_model(dtype, tmp_path):
+def test_narrow_files_become_as_wide_as_the_model(dtype, tmp_path, assert_trees_equal):
     path = tmp_path / "narrow.safetensors"
     tensors = tensors_of(dtype=dtype)
     save_file(tensors, path)
-    model = get(path)
+    name = np.dtype(dtype).name
+    says = rf"narrow.safetensors: \d+ of \d+ tensors are {name} and become float32.*'{name}' keeps"
+    with pytest.warns(UserWarning, match=says) as told:
+        model = get(path)
+    assert len(told) == 1
     assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {jnp.dtype("float32")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        meant, kept = get(path, param_dtype="float32"), get(path, param_dtype=dtype)
+    assert_trees_equal(meant.variables, model.variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept.variables["params"])} == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(
         model.variables["params"]["backbone"]["bn1"]["scale"],
         tensors["bn1.weight"].astype(np.float32),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
-from flaxzoo.errors import CheckpointError
+from flaxzoo.errors import ArgumentError, CheckpointError
 from flaxzoo.weights import load_variables, save_variables
 from flaxzoo.weights.safetensors_files import write_safetensors
 from flaxzoo.weights.sources._renaming import Renaming
@@ -96,7 +96,20 @@ def test_a_saved_model_comes_back_in_its_dtype(tmp_path, model, save):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = fz.Model.from_pretrained(tmp_path)
+        wide = fz.Model.from_pretrained(tmp_path, param_dtype="float32")
     assert {leaf.dtype for leaf in jax.tree.leaves(again.variables)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide.variables)} == {jnp.dtype("float32")}
+    for a, b in zip(jax.tree.leaves(wide.variables), jax.tree.leaves(half.variables), strict=True):
+        np.testing.assert_array_equal(a, b.astype(jnp.float32))
+    with pytest.raises(ArgumentError, match="param_dtype must be a floating dtype .* got 'int8'"):
+        fz.Model.from_pretrained(tmp_path, param_dtype="int8")
+    if save == "save":
+        loaded = fz.Model.load(tmp_path, param_dtype=jnp.float16)
+        assert {x.dtype.name for x in jax.tree.leaves(loaded.variables)} == {"float16"}
+    # Of get the parameters are float32 unless it is told.
+    with pytest.warns(UserWarning, match="tensors are bfloat16 and become float32"):
+        told = fz.models.get("mlp", pretrained=tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(told.variables)} == {jnp.dtype("float32")}
 
 
 def test_digits_that_jax_does_not_hold_here_are_told(tmp_path, model):

@@ -28,7 +28,7 @@ from flaxzoo.weights.pretrained import load, read_file
 from flaxzoo.weights.saved import from_config
 from flaxzoo.weights.timm_config import reference_of, to_timm_config
 from flaxzoo.weights.torch_files import import_torch
-from flaxzoo.weights.values import as_weights
+from flaxzoo.weights.values import as_weights, in_dtype
 
 _CARD = "README.md"
 
@@ -125,6 +125,7 @@ def from_pretrained(
     *,
     module: nn.Module | None = None,
     revision: str | None = None,
+    param_dtype: Any = None,
 ) -> tuple[nn.Module, Any, ModelSpec]:
     """Reads a model from a directory or a repository of the Hub, whatever its architecture.
 
@@ -133,6 +134,8 @@ def from_pretrained(
         existing directory comes before a repository of the same name.
       module: the module, for one that is not from the registry (a head of your own).
       revision: a branch, tag or commit of the repository.
+      param_dtype: the dtype of the parameters; None for that in which flaxzoo saved them, and of
+        other files for the model's own, float32: a warning says where these are narrower.
 
     Returns:
       The module, its variables and what is known of them, for a ``flaxzoo.Model``. What
@@ -147,13 +150,22 @@ def from_pretrained(
       ValueError: ``source`` is malformed, or ``revision`` is given for a directory or twice.
     """
     config_path, weights, label = locate(source, revision)
-    return read_together(
-        config_path, label, lambda config: _from_config(config, weights, label, module)
-    )
+    chosen = param_dtype is not None
+
+    def read(config: Mapping[str, Any]) -> tuple[nn.Module, Any, ModelSpec]:
+        return _from_config(config, weights, label, module, chosen=chosen)
+
+    found, variables, spec = read_together(config_path, label, read)
+    return found, in_dtype(variables, param_dtype) if chosen else variables, spec
 
 
 def _from_config(
-    config: Mapping[str, Any], weights: Callable[[], Path], label: str, module: nn.Module | None
+    config: Mapping[str, Any],
+    weights: Callable[[], Path],
+    label: str,
+    module: nn.Module | None,
+    *,
+    chosen: bool,
 ) -> tuple[nn.Module, Any, ModelSpec]:
     """What ``from_pretrained`` returns, for a configuration that has been read."""
     if config.get("format") == SAVED:
@@ -182,6 +194,7 @@ def _from_config(
             name=spec.name,
             reference=reference_of(spec.name),
             own="flaxzoo" in config,
+            chosen=chosen or "flaxzoo" in config,
         )
         return module_found, variables, spec
 

@@ -147,6 +147,7 @@ def load(
     fresh_classifier: bool = False,
     any_channels: bool = False,
     own: bool = False,
+    chosen: bool = True,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Fits weights to a model.
 
@@ -164,6 +165,7 @@ def load(
         those of weights for RGB images are always adapted.
       own: whether flaxzoo saved the model that they are of, which comes back as it was; see
         ``values.as_weights``.
+      chosen: whether the caller has chosen the dtype of the parameters; see the same.
 
     Returns:
       The variables without the leaves that the weights do not provide, and the paths of these:
@@ -217,7 +219,9 @@ def load(
         ]
         for path in wanted
     }
-    arrays = as_weights(leaves, wanted, source=weights.source, origins=origins, own=own)
+    arrays = as_weights(
+        leaves, wanted, source=weights.source, origins=origins, own=own, chosen=chosen
+    )
     return unflatten(arrays), tuple(missing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from flaxzoo._trees import SHOWN
 from flaxzoo._warnings import warn
-from flaxzoo.errors import CheckpointError
+from flaxzoo.errors import ArgumentError, CheckpointError
 
 _KINDS = (
     (jnp.floating, "floating-point numbers"),
@@ -28,13 +29,56 @@ def as_weights(
     source: str,
     origins: Mapping[str, Any] | None = None,
     own: bool = False,
+    chosen: bool = True,
 ) -> dict[str, jax.Array]:
     """Tensors of a file as arrays of a model, once ``checked``.
 
-    Its arguments and errors are those of ``checked``.
+    Its arguments and errors are those of ``checked``. Unless the caller has ``chosen`` the dtype of
+    the parameters, half precision that becomes float32, or the other way round, is a warning.
     """
     arrays = checked(leaves, expected, source=source, origins=origins, own=own)
+    if not chosen:
+        _tell_of_other_dtypes(origins or leaves, arrays, source)
     return {path: jnp.asarray(array) for path, array in arrays.items()}
+
+
+def in_dtype(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Variables whose floating parameters have a dtype; other collections stay.
+
+    Raises:
+      ArgumentError: (a ValueError) it is no floating dtype.
+    """
+    try:
+        wanted = jnp.dtype(dtype)
+    except TypeError:
+        wanted = jnp.dtype(bool)
+    if not jnp.issubdtype(wanted, jnp.floating):
+        raise ArgumentError(
+            f"param_dtype must be a floating dtype such as 'float32', or None, got {dtype!r}"
+        )
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(wanted) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return {**variables, "params": jax.tree.map(cast, variables["params"])}
+
+
+def _tell_of_other_dtypes(
+    origins: Mapping[str, Any], arrays: Mapping[str, np.ndarray], source: str
+) -> None:
+    """Warns of tensors in half precision that become wider, and of wider ones that become half."""
+    changes = collections.Counter(
+        (np.asarray(origins[path]).dtype, array.dtype)
+        for path, array in arrays.items()
+        if np.asarray(origins[path]).dtype != array.dtype
+    )
+    for (theirs, ours), count in changes.items():
+        if jnp.issubdtype(theirs, jnp.inexact) and min(theirs.itemsize, ours.itemsize) < 4:
+            warn(
+                f"{source}: {count} of {len(arrays)} tensors are {theirs} and become {ours}, as "
+                f"the model's parameters are: param_dtype={theirs.name!r} keeps them, "
+                f"param_dtype={ours.name!r} says that this is meant"
+            )
 
 
 def checked(
