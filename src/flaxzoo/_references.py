@@ -33,19 +33,32 @@ def reference_network(name: str, **options: Any) -> Any:
       MissingExtraError: the package, or one that it needs, is not installed.
       UnknownNameError: the installed release has no such network.
     """
-    architecture = MODELS.architecture(name)
+    package, architecture = package_with(name), MODELS.architecture(name)
     rules = architecture.reference or Reference()
-    package = import_reference(rules.package)
-    own = rules.package == "timm"
-    known = package.is_model(name) if own else name in package.models.list_models()
-    if not known:
-        raise UnknownNameError(f"{release(rules.package)}, which is installed, has no {name!r}")
     options = {**dict(rules.options), **options}
-    if own:
+    if rules.package == "timm":
         return package.create_model(name, **options)
     ours: Any = architecture.factory()
     maps = ours.backbone.reductions()
     return with_maps(package.models.get_model(name, **options), tuple(maps), rules.classifier)
+
+
+def package_with(name: str) -> ModuleType:
+    """The package of an architecture's reference, after a look whether it has the network.
+
+    Args:
+      name: of the architecture.
+
+    Raises:
+      MissingExtraError: the package, or one that it needs, is not installed.
+      UnknownNameError: the installed release has no such network.
+    """
+    rules = MODELS.architecture(name).reference or Reference()
+    package = import_reference(rules.package)
+    timms = rules.package == "timm"
+    if not (package.is_model(name) if timms else name in package.models.list_models()):
+        raise UnknownNameError(f"{release(rules.package)}, which is installed, has no {name!r}")
+    return package
 
 
 def with_maps(network: Any, maps: Sequence[str], classifier: str) -> Any:

@@ -25,8 +25,8 @@ from flaxzoo._calls import apply_module
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted
-from flaxzoo._references import import_reference, package_of, reference_network, release
 from flaxzoo._references import import_timm as import_timm
+from flaxzoo._references import package_of, package_with, reference_network, release
 from flaxzoo._references import with_maps as with_maps
 from flaxzoo._trees import compare as compare_trees
 from flaxzoo._trees import flatten
@@ -168,7 +168,8 @@ def verify(
         raise ValueError(f"tolerance must be above 0, got {tolerance!r}")
     architecture, tag = find(name)
     base, rules = architecture.name, _rules_of(architecture, tag, weights)
-    import_reference(rules.package)
+    # Before anything is downloaded for it.
+    package_with(base)
     sized = "input_shape" in MODELS.parameters(base)
     shape = (size, size, 3) if sized and size is not None else None
     options: dict[str, Any] = {"img_size": size} if shape else {}
