@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # a module, or for a package with all that is in it; the longest that fits counts.
 LAYERS = (
     # The ground: private modules of the package itself, unless they are named further down.
-    ("errors", "registry", "_*", "images", "debug", "precision", "schedules"),
+    ("errors", "registry", "_*", "images", "debug", "distributed", "precision", "schedules"),
     ("activations", "layers.lowering"),
     ("layers", "_flops"),
     ("classes", "licences", "spec", "tasks", "preprocess", "predictions", "summary"),

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 
+from flaxzoo._spread import copied_parts, is_spread
 from flaxzoo.errors import CheckpointError
 
 SHOWN = 10
@@ -55,6 +56,8 @@ def copied(tree: Any) -> Any:
     # NumPy's memory is taken over even where aliases are forbidden (jax 0.10), and is read later:
     # first a copy that nobody else writes to, then one on the device, which can be donated.
     tree = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, tree)
+    if any(map(is_spread, jax.tree.leaves(tree))):
+        return jax.tree.map(lambda x: copied_parts(x) if is_spread(x) else copied(x), tree)
     return jax.device_put(jax.device_put(tree), may_alias=False)
 
 

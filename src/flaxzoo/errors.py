@@ -15,6 +15,7 @@ __all__ = [
     "CallbackError",
     "CheckpointError",
     "DataError",
+    "DistributedError",
     "DownloadError",
     "FlaxzooError",
     "MissingExtraError",
@@ -55,6 +56,10 @@ class DataError(FlaxzooError, ValueError):
 
 class CheckpointError(FlaxzooError, ValueError):
     """A checkpoint or weight file that is damaged, or of another model."""
+
+
+class DistributedError(FlaxzooError, RuntimeError):
+    """Processes that cannot be joined, or that are not of one run; the message names them."""
 
 
 class DownloadError(FlaxzooError, OSError):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from flaxzoo._explain import foreign, keyword_hints
+from flaxzoo._processes import silent
 from flaxzoo.errors import CallbackError
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ class Callback:
         ``"progress"``; see ``default_for``. None for all that only adds.
       saves_run: whether ``on_epoch_end`` comes after the history's entry and after all other
         callbacks, because it saves what they remember.
+      main_only: whether, in several processes, the one of index 0 alone calls it, because it
+        prints or writes and computes nothing on the devices of all.
     """
 
     role: ClassVar[str | None] = None
     saves_run: ClassVar[bool] = False
+    main_only: ClassVar[bool] = False
 
     @property
     def watches_steps(self) -> bool:
@@ -214,6 +218,10 @@ class CallbackList:
             callback.check_methods()
         filled = {callback.role for callback in self._all}
         self._all += [DEFAULTS[role]() for role in roles if role not in filled]
+        # Silent ones still say when they are due, so that all processes take the same steps.
+        self._due = [callback for callback in self._all if callback.watches_steps]
+        if silent():
+            self._all = [callback for callback in self._all if not callback.main_only]
         self._early = [callback for callback in self._all if not callback.saves_run]
         self._late = [callback for callback in self._all if callback.saves_run]
         self._watching = [callback for callback in self._all if callback.watches_steps]
@@ -237,7 +245,7 @@ class CallbackList:
 
     def due_at(self, step: int) -> bool:
         """Whether one of them acts after this very step."""
-        return any(callback.due_at(step) for callback in self._watching)
+        return any(callback.due_at(step) for callback in self._due)
 
     def validation_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
         """After a validation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path, write_atomically
@@ -28,6 +28,8 @@ class CSVLogger(Callback):
       CallbackError: (in training) there is neither a path nor a run directory, or the file
         cannot be written.
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = None if path is None else as_path(path)

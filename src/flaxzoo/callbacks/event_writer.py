@@ -19,6 +19,7 @@ from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._extras import require
 from flaxzoo._figures import displayable, to_array
 from flaxzoo._files import as_path
+from flaxzoo._processes import silent
 from flaxzoo.callbacks._graph import function_graph, model_graph, to_graph_def
 from flaxzoo.callbacks._projector import EmbeddingFiles, Projector
 from flaxzoo.errors import ArgumentError, CallbackError, DataError
@@ -308,9 +309,12 @@ class EventWriter:
         self._remember(put)
 
     def _put(self, run: str, write: Callable[[Any, int], Any], step: int) -> None:
-        write(self._file(run), step)
+        if not silent():
+            write(self._file(run), step)
 
     def _put_embedding(self, run: str, files: EmbeddingFiles) -> None:
+        if silent():
+            return
         # A folder without events would be no run.
         self._file(run).flush()
         if run not in self._projectors:

@@ -14,6 +14,7 @@ import numpy as np
 from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
 from flaxzoo._programs import Jitted
+from flaxzoo._spread import gathered, is_spread
 from flaxzoo._trees import by_path
 from flaxzoo.callbacks.base import Callback
 from flaxzoo.errors import FlaxzooError
@@ -89,7 +90,7 @@ class TerminateOnNaN(Callback):
     def on_step_end(self, trainer: Any, step: int, metrics: Any) -> None:
         """Asks about this step, reads the answer about the one before."""
         params = trainer.state.params if self.check_params else {}
-        flags = _finite_flags(metrics, params, depth=self.depth)
+        flags = _flags_of(metrics, params, self.depth)
         previous, self._pending = self._pending, (step, metrics, flags)
         if previous is not None:
             self._read(trainer, *previous)
@@ -133,6 +134,15 @@ def _flags(metrics: Any, params: Any, *, depth: int) -> jax.Array:
     """
     groups = _groups(params, depth).values()
     return jnp.stack([_all_finite(leaves) for leaves in (jax.tree.leaves(metrics), *groups)])
+
+
+def _flags_of(metrics: Any, params: Any, depth: int) -> jax.Array:
+    if not any(map(is_spread, jax.tree.leaves(params))):
+        return _finite_flags(metrics, params, depth=depth)
+    # Metrics are this process's own, parameters those of several: no one program takes both.
+    first = _finite_flags(metrics, {}, depth=depth)
+    rest = gathered(_finite_flags({}, params, depth=depth))
+    return jnp.concatenate([first, rest[1:]])
 
 
 def _structure(_: Any, params: Any, *, depth: int) -> tuple[Any, ...]:

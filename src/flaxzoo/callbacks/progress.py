@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from flaxzoo._checks import check_flag, check_number
 from flaxzoo._explain import explained
@@ -27,6 +27,8 @@ class ProgressBar(Callback):
       table: whether to print a line per epoch.
       file: where the table goes; by default standard output. The bar goes to standard error.
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(
         self,

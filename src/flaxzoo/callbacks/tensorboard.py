@@ -16,6 +16,7 @@ from flax.errors import FlaxError
 from flaxzoo._checks import check_flag, check_function, check_size, is_size
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path
+from flaxzoo._spread import gathered
 from flaxzoo._trees import flatten
 from flaxzoo.callbacks.base import Callback, path_in_run
 from flaxzoo.callbacks.embeddings import Embeddings, as_embeddings
@@ -206,7 +207,7 @@ class TensorBoard(Callback):
             self.writer.scalar(f"step/{name}", value, step)
 
     def _write_histograms(self, trainer: Any) -> None:
-        for path, leaf in flatten(trainer.state.params).items():
+        for path, leaf in flatten(gathered(trainer.state.params)).items():
             values = np.asarray(leaf, np.float32).ravel()
             values = values[np.isfinite(values)]
             if values.size:

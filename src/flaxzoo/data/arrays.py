@@ -157,7 +157,7 @@ class ArrayDataset(Epochs):
           DataError: a start past the end of the epoch.
         """
         start = self._start(start_batch)
-        return self._batches(self.order(epoch) if self.shuffle else None, start)
+        return self._batches(self.order(epoch) if self.reorders else None, start)
 
     def _batches(self, order: np.ndarray | None, start: int) -> Iterator[Any]:
         for batch in range(start, len(self)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,6 +30,33 @@ def random_order(size: int, *seeds: int) -> np.ndarray:
     return np.argsort(draws, kind="stable")
 
 
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which examples of each batch a process reads.
+
+    Attributes:
+      start: the first.
+      stop: the one behind the last.
+      size: the examples that a batch is filled up to, by repeating its first.
+      batch_size: those that it has.
+    """
+
+    start: int
+    stop: int
+    size: int
+    batch_size: int
+
+    def of(self, order: np.ndarray) -> np.ndarray:
+        """The order of these examples alone, all batches being of ``stop - start``."""
+        full, rest = divmod(len(order), self.batch_size)
+        sizes = [self.batch_size] * full + [rest] * bool(rest)
+        rows = np.empty((len(sizes), self.stop - self.start), order.dtype)
+        wanted = np.arange(self.start, self.stop)
+        for number, size in enumerate(sizes):
+            rows[number] = order[number * self.batch_size + np.where(wanted < size, wanted, 0)]
+        return rows.reshape(-1)
+
+
 class Epochs:
     """Batches by epoch; the order of an epoch is a pure function of ``(seed, epoch)``.
 
@@ -46,9 +75,13 @@ class Epochs:
     shuffle: bool
     seed: int
     drop_last: bool
+    _reads: Columns | None = None
+    _length = 0
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
+        if self._reads is not None:
+            return self._length
         full, rest = divmod(self.num_examples, self.batch_size)
         return full + bool(rest and not self.drop_last)
 
@@ -68,8 +101,25 @@ class Epochs:
         """
         epoch = check_size("epoch", epoch, minimum=0)
         if not self.shuffle:
-            return np.arange(self.num_examples)
-        return random_order(self.num_examples, self.seed, epoch)
+            order = np.arange(self.num_examples)
+        else:
+            order = random_order(self.num_examples, self.seed, epoch)
+        return order if self._reads is None else self._reads.of(order)
+
+    @property
+    def reorders(self) -> bool:
+        """Whether an epoch's order is another than the examples'."""
+        return self.shuffle or self._reads is not None
+
+    def part(self, columns: Columns) -> Self:
+        """The same batches in the same order, but of each only the examples of ``columns``.
+
+        The others are not read. ``num_examples`` stays that of the whole.
+        """
+        part = copy.copy(self)
+        part._length, part._reads = len(self), columns
+        part.batch_size = columns.stop - columns.start
+        return part
 
     def _start(self, start_batch: int) -> int:
         """``start_batch``, checked."""

@@ -31,6 +31,7 @@ from flaxzoo._files import (
     read_json,
     write_json,
 )
+from flaxzoo._processes import Channel
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo._version import __version__
 from flaxzoo.errors import CheckpointError, DataError
@@ -79,24 +80,82 @@ def write(
       DataError: it cannot be written, because the disk is full for instance.
     """
     folder, partial = directory / str(step), directory / f".{step}.tmp"
-    replaced = _replaced(directory, step)
     try:
-        _remove(partial)
-        partial.mkdir(parents=True)
+        _begin(partial)
         with _orbax() as checkpointer:
             checkpointer.save(partial / _STATE, unflatten(arrays))
-        digests = {"arrays": digest_of_arrays(arrays), "files": folder_sha256(partial)}
-        document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
-        write_json(partial / _META, {**document, "sha256": digests})
-        if folder.is_dir():
-            discard(replaced)
-            folder.rename(replaced)
-        partial.rename(folder)
-        discard(replaced)
+        _finish(directory, step, meta, digest_of_arrays(arrays))
     except Exception as error:
         raise DataError(f"cannot write checkpoint {folder}: {_reason(error)}") from error
     finally:
         _remove(partial)
+
+
+def write_together(
+    directory: Path, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any], digest: str
+) -> None:
+    """Writes a checkpoint of several processes, in all of which it is called.
+
+    Each writes its parts of the arrays; the one of index 0 makes the folder and gives it its name.
+
+    Args:
+      directory: the directory with all checkpoints, on a file system that all see.
+      step: the step.
+      arrays: the state, by path, of the devices of all processes.
+      meta: what else belongs to it; JSON; that of the process of index 0 counts.
+      digest: of the arrays, if the process of index 0 has them whole; else empty.
+
+    Raises:
+      DataError: it cannot be written; in all processes.
+    """
+    folder, partial = directory / str(step), directory / f".{step}.tmp"
+    channel = Channel(f"checkpoint {folder}")
+
+    def told(work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except Exception as error:
+            raise DataError(f"cannot write checkpoint {folder}: {_reason(error)}") from error
+
+    channel.from_main(lambda: told(lambda: _begin(partial)))
+    failure = ""
+    try:
+        with _orbax() as checkpointer:
+            checkpointer.save(partial / _STATE, unflatten(arrays))
+    except Exception as error:
+        failure = _reason(error) or "?"
+    failures = [
+        f"{said} (in process {i})" for i, said in enumerate(channel.gather(failure)) if said
+    ]
+
+    def finish() -> None:
+        try:
+            if failures:
+                raise DataError(f"cannot write checkpoint {folder}: {failures[0]}")
+            told(lambda: _finish(directory, step, meta, digest or None))
+        finally:
+            _remove(partial)
+
+    channel.from_main(finish)
+
+
+def _begin(partial: Path) -> None:
+    _remove(partial)
+    partial.mkdir(parents=True)
+
+
+def _finish(directory: Path, step: int, meta: Mapping[str, Any], digest: str | None) -> None:
+    """Digests what is written and gives it its name."""
+    folder, partial = directory / str(step), directory / f".{step}.tmp"
+    replaced = _replaced(directory, step)
+    digests = {"arrays": digest, "files": folder_sha256(partial)}
+    document = {"format": FORMAT, "version": _VERSION, "flaxzoo": __version__, **meta}
+    write_json(partial / _META, {**document, "sha256": digests})
+    if folder.is_dir():
+        discard(replaced)
+        folder.rename(replaced)
+    partial.rename(folder)
+    discard(replaced)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Rows:
 
     def __init__(self, data: ArrayDataset, epoch: int) -> None:
         self._leaves, self._treedef = jax.tree.flatten(as_batch(data.arrays))
-        self._order = data.order(epoch) if data.shuffle else None
+        self._order = data.order(epoch) if data.reorders else None
         self._size = data.batch_size
 
     def __call__(self, number: int, count: int | None = None) -> Batch:

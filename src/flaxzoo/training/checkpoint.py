@@ -20,11 +20,14 @@ from flax import serialization
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path, digest_of_arrays, failures_told, sole_writer
 from flaxzoo._finite import check_finite
+from flaxzoo._processes import from_main, several
+from flaxzoo._spread import is_spread, local
 from flaxzoo._trees import by_path, compare, flatten, map_by_path, unflatten
 from flaxzoo._warnings import warn
 from flaxzoo.errors import CheckpointError, DataError
 from flaxzoo.training import _checkpoint_files as _files
 from flaxzoo.training.refreezing import with_freezing
+from flaxzoo.training.shared_paths import check_shared
 from flaxzoo.training.state import TrainState
 from flaxzoo.weights.files import save_variables
 
@@ -149,9 +152,13 @@ class Checkpoints:
         Raises:
           DataError: the directory cannot be made or written, or another run is writing there.
         """
+        require_writable(self.directory)
+        check_shared(self.directory)
+        from_main(f"the checkpoints in {self.directory}", lambda: self._begin(run, step))
+
+    def _begin(self, run: str, step: int) -> None:
         if _WRITING.get(self.directory.resolve()) == run:
             return
-        require_writable(self.directory)
         self._held.enter_context(_sole_run(self.directory, run))
         target = _files.unused(self.directory.with_name(f"{self.directory.name}.1"))
         with failures_told(self.directory):
@@ -208,6 +215,8 @@ class Checkpoints:
         """
         self.wait()
         require_writable(self.directory)
+        if several():
+            return self._save_together(state, step, {**meta, "score": score})
         arrays = {path: np.array(leaf) for path, leaf in state_arrays(state).items()}
         # What JSON cannot hold is told here, and not from another thread.
         document = json.loads(
@@ -222,6 +231,32 @@ class Checkpoints:
             self._write(step, arrays, document)
         return self.directory / str(step)
 
+    def _save_together(self, state: TrainState, step: int, meta: dict[str, Any]) -> Path:
+        """Saves in several processes, which all wait until it is on disk.
+
+        What is written in the background would need copies of what the devices hold, and may not
+        talk to the other processes while they compute.
+        """
+        meta = json.loads(json.dumps(meta))
+        arrays = local(state_arrays(state))
+        whole = not any(map(is_spread, arrays.values()))
+
+        def prepared() -> dict[str, Any]:
+            digest = (
+                digest_of_arrays({k: np.asarray(x) for k, x in arrays.items()}) if whole else ""
+            )
+            return {"saved": self._is_saved(step, digest, meta), "meta": meta, "digest": digest}
+
+        plan = from_main(f"checkpoint {step}", prepared)
+        if not plan["saved"]:
+            _files.write_together(
+                self.directory, step, state_arrays(state), plan["meta"], plan["digest"]
+            )
+        from_main(
+            f"older checkpoints than {step}", lambda: self._rotate(step, plan["meta"]["score"])
+        )
+        return self.directory / str(step)
+
     def _write_behind(self, *job: Any) -> None:
         try:
             self._write(*job)
@@ -231,12 +266,15 @@ class Checkpoints:
     def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Writes one, and does away with those that it supersedes."""
         with _files.ORBAX:
-            if not self._is_saved(step, arrays, meta):
+            if not self._is_saved(step, digest_of_arrays(arrays), meta):
                 _files.write(self.directory, step, arrays, meta)
             self._rotate(step, meta["score"])
 
-    def _is_saved(self, step: int, arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> bool:
-        """Whether this is there already; else ``meta`` gets the score of the same arrays before."""
+    def _is_saved(self, step: int, digest: str, meta: dict[str, Any]) -> bool:
+        """Whether this is there already; else ``meta`` gets the score of the same arrays before.
+
+        Nobody has a digest of arrays that lie in several processes: their step tells them.
+        """
         folder = _files.folder_of(self.directory, step)
         try:
             saved = _files.read_meta(folder)
@@ -245,7 +283,7 @@ class Checkpoints:
             return False
         # Those of before have no digests: they are written anew, and keep their score.
         known = (saved.get("sha256") or {}).get("arrays")
-        if saved.get("run") != meta.get("run") or known not in (None, digest_of_arrays(arrays)):
+        if saved.get("run") != meta.get("run") or known not in (None, digest):
             return False
         if meta["score"] is None:
             meta["score"] = saved.get("score")
@@ -364,6 +402,8 @@ def restore(
         become narrower, as JAX does not hold such here.
     """
     directory = as_path(directory).absolute()
+    if several():
+        return _restore_together(directory, state, which)
     steps, damage = _choice(directory, which)
     for step in steps:
         folder = _files.folder_of(directory, step)
@@ -381,10 +421,38 @@ def restore(
     raise damage[0] if len(damage) == 1 else CheckpointError("; ".join(map(str, damage)))
 
 
-def _read(folder: Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def _restore_together(
+    directory: Path, state: TrainState, which: int | str
+) -> tuple[TrainState, dict[str, Any]]:
+    """``restore`` in several processes: the one of index 0 looks which checkpoint is whole."""
+
+    def whole() -> int:
+        steps, damage = _choice(directory, which)
+        for step in steps:
+            folder = _files.folder_of(directory, step)
+            try:
+                _files.check_files(folder, _files.read_meta(folder))
+            except _files.DamagedCheckpointError as error:
+                damage.append(error)
+                continue
+            if damage:
+                warn(
+                    f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead"
+                )
+            return step
+        raise CheckpointError("; ".join(map(str, damage)))
+
+    step = from_main(f"the checkpoints in {directory}", whole)
+    return _read(_files.folder_of(directory, step), state, checked=True)
+
+
+def _read(
+    folder: Path, state: TrainState, *, checked: bool = False
+) -> tuple[TrainState, dict[str, Any]]:
     source = f"checkpoint {folder}"
     meta = _files.read_meta(folder)
-    _files.check_files(folder, meta)
+    if not checked:
+        _files.check_files(folder, meta)
     if meta.get("freezing") is not None:
         # What is frozen had changed since the run began, and with it the optimizer's state.
         try:
@@ -433,8 +501,8 @@ def _as_here(dtype: Any, source: str, path: str) -> Any:
 
 
 def _tell_of_diverged(arrays: Mapping[str, Any], source: str) -> None:
-    for path, leaf in arrays.items():
-        if path.startswith("params/"):
+    for path, leaf in local(arrays).items():
+        if path.startswith("params/") and not is_spread(leaf):
             try:
                 check_finite(leaf, path)
             except DataError as error:

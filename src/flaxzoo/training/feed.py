@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxzoo._checks import check_size
 from flaxzoo._host import is_array_like
+from flaxzoo._processes import Channel, several
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size
 from flaxzoo.data.examples import (
@@ -20,8 +21,11 @@ from flaxzoo.data.examples import (
     holds_examples,
     is_example,
 )
+from flaxzoo.distributed import process_count
 from flaxzoo.errors import DataError
 from flaxzoo.training.batch_groups import Group, Rows, in_groups
+from flaxzoo.training.sharding import StateSharding
+from flaxzoo.training.shares import dataset_share, parts_here, together, weightless
 
 
 @runtime_checkable
@@ -97,7 +101,7 @@ class Feed:
         data = _epochs_of(data, batch_size, name, allow_short=allow_short, **order)
         if steps_per_epoch is None:
             check_endless(data, name)
-        self._source: _Dataset | _Stream
+        self._source: Any
         if isinstance(data, EpochData):
             self._source = _Dataset(data, steps_per_epoch)
         else:
@@ -107,12 +111,51 @@ class Feed:
         self._whole = self._source.whole
         self._batch_size = self._source.batch_size
         self._shares = 1
+        # Of several processes: whether this is one's own part, and what a stream fills up with.
+        self._shared = False
+        self._filler: Batch | None = None
+        self._agreed_steps: tuple[int | None] | None = None
 
     def divide(self, shares: int) -> None:
         """Fills all batches up to a number of examples that so many devices divide."""
         self._shares = shares
         if self._batch_size is not None and self._batch_size % shares:
             self._batch_size, self._whole = self._rounded(self._batch_size), False
+
+    def agree(self) -> None:
+        """Takes the largest number of batches of all processes, where they bring their own.
+
+        Raises:
+          DistributedError: the processes do not answer.
+        """
+        if self._limit is None and isinstance(self._source, _Stream):
+            said = Channel(f"the length of {self.name}").gather(str(self._source.steps))
+            lengths = [int(each) for each in said if each != "None"]
+            self._agreed_steps = (max(lengths) if len(lengths) == len(said) else None,)
+
+    def whole_size(self, size: int) -> int:
+        """The number of examples in a batch of all processes, of which one brings ``size``."""
+        return size * process_count() if isinstance(self._source, _Stream) and several() else size
+
+    def share(self, sharding: StateSharding) -> None:
+        """Gives this process's part of each batch from here on, with ``pad`` known.
+
+        Raises:
+          DataError: processes share examples, and cannot bring their own.
+          ShapeError: the devices do not divide the batches, which must not be filled up.
+        """
+        if isinstance(self._source, _Stream):
+            self.divide(parts_here(sharding))
+            self._filler = weightless(self.first())
+        else:
+            self.divide(sharding.shares)
+            weighted, size = self.pad and not self._whole, self._source.batch_size
+            size = self._rounded(size) if weighted else size
+            limit = self._limit
+            self._source = dataset_share(
+                self._source, lambda data: _Dataset(data, limit), sharding, size, weighted=weighted
+            )
+        self._shared = True
 
     def _rounded(self, size: int) -> int:
         return -(-size // self._shares) * self._shares
@@ -130,6 +173,8 @@ class Feed:
     @property
     def steps_per_epoch(self) -> int | None:
         """Number of batches in an epoch, or None where only the end will tell."""
+        if self._agreed_steps is not None:
+            return self._agreed_steps[0]
         return self._source.steps if self._limit is None else self._limit
 
     def first(self) -> Batch:
@@ -178,6 +223,20 @@ class Feed:
           fits: tells, for a number of batches since ``start``, whether the next ``size`` may be a
             group; see ``flaxzoo.training.batch_groups.in_groups``.
         """
+        # Here, as all processes make their channels in one order; batches may be read in a thread.
+        streamed = self._shared and isinstance(self._source, _Stream)
+        channel = Channel(f"the end of {self.name}") if streamed else None
+        return self._items(epoch, start, channel, prepare, size, fits)
+
+    def _items(
+        self,
+        epoch: int,
+        start: int,
+        channel: Channel | None,
+        prepare: Callable[[Batch], Batch],
+        size: int,
+        fits: Callable[[int], bool],
+    ) -> Iterator[Batch | Group]:
         done = 0
         rows = self._source.rows(epoch) if self.checked and self._limit is None else None
         dataset: Any = self._source.data
@@ -193,13 +252,19 @@ class Feed:
                     done += 1
             if start + done == len(dataset):
                 return
-        rest = map(prepare, self.epoch(epoch, start + done))
+        batches = self.epoch(epoch, start + done)
+        if channel is not None:
+            filler: Any = self._filler
+            batches = together(channel, batches, filler, pad=self.pad, name=self.name)
+        rest = map(prepare, batches)
         if size == 1:
             yield from rest
         else:
             yield from in_groups(rest, size, lambda further: fits(done + further))
 
     def _shaped(self, batch: Batch, count: int | None = None) -> Batch:
+        if self._shared and not isinstance(self._source, _Stream):
+            return batch
         if count is not None:
             # A group, of whole batches of known size.
             if self._whole or not self.pad or batch.weights is not None:
@@ -211,6 +276,11 @@ class Feed:
         if self._batch_size is None:
             self._batch_size = self._rounded(size)
         wanted = max(self._batch_size, self._rounded(size))
+        if self._shared and size > self._batch_size:
+            raise DataError(
+                f"{self.name} gave a batch of {size} examples after one of {self._batch_size}: in "
+                "several processes no batch may be larger than the first"
+            )
         if not self.pad or (size > self._batch_size and size == wanted):
             return batch
         if size < wanted:

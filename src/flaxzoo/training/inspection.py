@@ -51,6 +51,10 @@ def inspect(state: Any, feed: Feed, *, training: bool = False) -> Any:
     )
     if state.sharding is not None:
         if training:
-            state.sharding.check_size(batch_size(batch), f"a batch of {feed.name}")
-        feed.divide(state.sharding.shares)
+            size = feed.whole_size(batch_size(batch))
+            state.sharding.check_size(size, f"a batch of {feed.name}")
+        if state.sharding.several_processes:
+            feed.share(state.sharding)
+        else:
+            feed.divide(state.sharding.shares)
     return outputs

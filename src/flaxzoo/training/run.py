@@ -22,7 +22,9 @@ from flaxzoo._explain import explained, missing_attribute
 from flaxzoo._files import as_path, entry, understanding
 from flaxzoo._meshes import shape_of
 from flaxzoo._pickling import packed, unpacked
+from flaxzoo._processes import from_main, silent
 from flaxzoo._random import as_key
+from flaxzoo._spread import gathered, local
 from flaxzoo._trees import copied
 from flaxzoo._warnings import warn
 from flaxzoo.callbacks.base import CallbackList
@@ -328,13 +330,14 @@ class Run:
     def model(self) -> Model:
         """The model with the current variables, copied: it stays as it is.
 
-        Another thread may ask while ``fit`` runs, and gets those of the last step.
+        Another thread may ask while ``fit`` runs, and gets those of the last step. In several
+        processes each gets all of them, and where they are divided all processes have to ask.
         """
         with self._carry.lock:
             state = self._carry.current
             if state is None:
                 return self._model
-            return self._model.with_variables(copied(state.eval_variables))
+            return self._model.with_variables(copied(gathered(state.eval_variables)))
 
     @property
     def inputs(self) -> Any:
@@ -344,7 +347,9 @@ class Run:
     def model_with_state(self) -> Model:
         """The model with the current variables, not copied: valid until the next step."""
         state = self.state
-        return self._model if state is None else self._model.with_variables(state.eval_variables)
+        if state is None:
+            return self._model
+        return self._model.with_variables(gathered(state.eval_variables))
 
     @property
     def learning_rate(self) -> float | None:
@@ -536,7 +541,8 @@ class Run:
         """Where the run stands, as JSON; a checkpoint holds it beside the arrays."""
         totals = self._saved_totals
         if self._carry.has_totals:
-            totals = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._carry.totals)]
+            whole = jax.tree.leaves(local(self._carry.totals))
+            totals = [np.asarray(leaf).tolist() for leaf in whole]
         return {
             "epoch": self._epoch,
             "batch": self._batch,
@@ -567,7 +573,7 @@ class Run:
                 raise ValueError("resume=True needs Trainer(..., run_dir=...)")
             directory = self.run_dir / "checkpoints"
         # A trainer that has been loaded, or has trained, goes on from where it is.
-        if self.step == 0 and saved_steps(directory):
+        if self.step == 0 and from_main("resume", lambda: saved_steps(directory)):
             self._restore(directory, "last")
 
     def _restore(self, directory: Path, which: int | str) -> None:
@@ -592,7 +598,7 @@ class Run:
 
     def _write_settings(self, directory: Path | None = None) -> None:
         directory = directory or self.run_dir
-        if directory is not None:
+        if directory is not None and not silent():
             settings_file.write(
                 directory,
                 self._model.spec,

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxzoo._meshes import DATA, batches_on
+from flaxzoo._spread import local_range, put, put_part
 from flaxzoo._trees import map_by_path
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import Batch
@@ -98,7 +99,7 @@ class StateSharding:
 
     def placed(self, tree: Any) -> Any:
         """The arrays of a state, or of a part of one, where they belong; one leaf at a time."""
-        return jax.tree.map(jax.device_put, tree, self.of(tree))
+        return jax.tree.map(put, tree, self.of(tree))
 
     def constrained(self, tree: Any) -> Any:
         """The same within a compiled step: its results lie here, not where the compiler likes."""
@@ -108,7 +109,7 @@ class StateSharding:
         """Arrays, such as metrics, whole on every device; within a compiled step as well."""
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
             return jax.lax.with_sharding_constraint(tree, self.replicated)
-        return jax.device_put(tree, self.replicated)
+        return jax.tree.map(lambda leaf: put(leaf, self.replicated), tree)
 
     def rows(self, axis: int = 0) -> NamedSharding:
         """The sharding of an array one of whose dimensions is the batch."""
@@ -184,12 +185,38 @@ class StateSharding:
                 f"size that {self.shares} divides, and drop_last=True in flaxzoo.data.ArrayDataset"
             )
 
-        def put(leaf: Any) -> Any:
+        def placed(leaf: Any) -> Any:
             _check_placed(leaf, sharding)
-            return jax.device_put(leaf, sharding)
+            return put(leaf, sharding)
 
         sharding = self.rows(axis)
-        return jax.tree.map(put, batch)
+        return jax.tree.map(placed, batch)
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether some of the devices are those of other processes."""
+        return not self.replicated.is_fully_addressable
+
+    def local_range(self, size: int) -> tuple[int, int]:
+        """Which examples of a batch this process's devices have: the first, and the one behind."""
+        return local_range(self.rows(), size)
+
+    def placed_part(self, batch: Any, axis: int = 0) -> Any:
+        """What ``placed_batch`` makes of a whole batch, from this process's part of it.
+
+        Args:
+          batch: NumPy arrays with the examples of this process's devices; others have as many.
+          axis: that of the examples.
+        """
+        sharding = self.rows(axis)
+        begin, end = self.local_range(self.shares)
+        size = jax.tree.leaves(batch)[0].shape[axis] * self.shares // (end - begin)
+
+        def placed(leaf: Any) -> Any:
+            shape = (*leaf.shape[:axis], size, *leaf.shape[axis + 1 :])
+            return put_part(leaf, sharding, shape)
+
+        return jax.tree.map(placed, batch)
 
 
 @contextlib.contextmanager

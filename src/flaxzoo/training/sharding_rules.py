@@ -78,6 +78,7 @@ def as_mesh(devices: Any) -> Mesh | None:
     if devices is None:
         return None
     if isinstance(devices, Mesh):
+        _check_processes(devices)
         if DATA not in devices.axis_names:
             raise ArgumentError(
                 f"devices: batches are divided along the axis 'data' of a mesh, and this one has "
@@ -99,7 +100,24 @@ def as_mesh(devices: Any) -> Mesh | None:
             f"jax.config.update('jax_num_cpu_devices', {count}), before JAX computes, simulates "
             "more"
         )
-    return with_auto_axes(Mesh(np.array(here[: int(count)]), (DATA,)))
+    mesh = Mesh(np.array(here[: int(count)]), (DATA,))
+    _check_processes(mesh)
+    return with_auto_axes(mesh)
+
+
+def _check_processes(mesh: Mesh) -> None:
+    """Refuses a mesh that leaves processes without a device.
+
+    Raises:
+      ArgumentError: it does.
+    """
+    with_device = {device.process_index for device in mesh.devices.flat}
+    if len(with_device) < jax.process_count():
+        idle = [str(i) for i in range(jax.process_count()) if i not in with_device]
+        raise ArgumentError(
+            f"devices: the mesh has {mesh.size} of {jax.device_count()} devices, and none of "
+            f"process {', '.join(idle)}: every process needs one; devices='all' takes all"
+        )
 
 
 def there_are(devices: Any) -> Any:

@@ -17,6 +17,8 @@ from flaxzoo._explain import explained
 from flaxzoo._host import as_host, is_array_like
 from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import shape_of
+from flaxzoo._processes import silent
+from flaxzoo._spread import gathered, local
 from flaxzoo.callbacks.base import Callback, CallbackList
 from flaxzoo.data.arrays import pad_batch
 from flaxzoo.data.batch import INPUT_KEYS, Batch, as_batch
@@ -24,6 +26,7 @@ from flaxzoo.data.batch import batch_size as count
 from flaxzoo.data.prefetch import prefetch_to_device
 from flaxzoo.errors import DataError
 from flaxzoo.metrics import MetricCollection
+from flaxzoo.training.agreement import agree_on_fit, agree_on_state
 from flaxzoo.training.batch_groups import Group, one_of, size_of
 from flaxzoo.training.checkpoint import require_writable
 from flaxzoo.training.compiled import Flat, evaluate_and_total, pack, unpacked
@@ -34,6 +37,7 @@ from flaxzoo.training.inspection import inspect
 from flaxzoo.training.interrupts import StopRequest, stop_requests
 from flaxzoo.training.run import Run
 from flaxzoo.training.sharding import StateSharding
+from flaxzoo.training.shared_paths import check_shared
 from flaxzoo.training.state import check_optimizer_options
 from flaxzoo.training.step import as_configured, complete, empty_totals, predict_step, prepare
 
@@ -164,12 +168,14 @@ class Trainer(Run):
 
         Args:
           train_data: arrays ``(inputs, targets)``, any iterable of batches, or a function that
-            returns one; see ``flaxzoo.training.feed.Feed``.
+            returns one; see ``flaxzoo.training.feed.Feed``. In several processes arrays and data
+            sets that know their epochs are the same in all, of which each reads its own part;
+            anything else gives each process batches of its own.
           epochs: how many to train; with ``resume`` the total that the run is to reach. A schedule
             by name whose shape depends on the length of training spans just these: a new ``fit``
             begins it anew, while ``resume`` stretches it over all epochs. A run that was loaded
             first goes through what is left of its schedule.
-          batch_size: examples per batch, for arrays.
+          batch_size: examples per batch, for arrays: of all devices and processes together.
           validation_data: data in the same forms, evaluated after each epoch.
           steps_per_epoch: batches per epoch; needed for endless iterables.
           validation_steps: batches per validation; needed for endless iterables.
@@ -188,6 +194,7 @@ class Trainer(Run):
           ShapeError: the data does not fit the model or the loss.
           CheckpointError: ``resume`` found a checkpoint of another model, or only damaged ones.
           RuntimeError: ``fit`` of this trainer runs in another thread.
+          DistributedError: several processes differ, or do not share ``run_dir``.
 
         Warns:
           UserWarning: the last checkpoint is damaged, and ``resume`` goes on from one before; or
@@ -215,9 +222,8 @@ class Trainer(Run):
                 allow_short=True,
                 name="validation_data",
             )
+        self._look_around(feed, validation, epochs=epochs, batch_size=batch_size)
         self._note_preprocess(train_data)
-        if self.run_dir is not None:
-            require_writable(self.run_dir)
         self.steps_per_epoch, self._nothing = feed.steps_per_epoch, None
         self._build_for(feed, epochs)
         self._note_classes(train_data, inspect(self.state, feed, training=True))
@@ -231,6 +237,7 @@ class Trainer(Run):
             for data in filter(None, (feed, validation)):
                 data.first_epoch = self._epoch
         self._loaded = False
+        agree_on_state(self.state, {"step": self.step, "epoch": self._epoch, "batch": self._batch})
         self.epochs = epochs if resume else self._epoch + epochs
         self._span(feed, self.epochs, resume=resume)
         self.stop_training = False
@@ -248,6 +255,14 @@ class Trainer(Run):
                 stack.callback(self._interrupted, stop)
         return self.history
 
+    def _look_around(self, feed: Feed, validation: Feed | None, **call: int) -> None:
+        """Whether other processes do the same, and whether there is a place to write."""
+        own = {"steps_per_call": self.steps_per_call, "seed": self.seed}
+        agree_on_fit(feed, validation, self._settings, {**call, **own})
+        if self.run_dir is not None:
+            require_writable(self.run_dir)
+            check_shared(self.run_dir)
+
     def _run_epoch(self, feed: Feed, validation: Feed | None, stop: StopRequest) -> None:
         epoch, start = self._epoch, self._batch
         self._callbacks.epoch_begin(self, epoch)
@@ -262,7 +277,8 @@ class Trainer(Run):
                 self.step += size_of(item)
                 self._batch += size_of(item)
             if self._callbacks.watches_steps:
-                self._callbacks.step_end(self, self.step, unpacked(metrics))
+                self._callbacks.step_end(self, self.step, local(unpacked(metrics)))
+            stop.look()
             if self.stop_training or stop:
                 break
         if stop or (self.stop_training and self._batch != self.steps_per_epoch):
@@ -307,7 +323,8 @@ class Trainer(Run):
         if self.run_dir is not None:
             path = self._callbacks.interrupted(self) or self._save_checkpoint(self.run_dir)
             where = f" Step {self.step} is saved in {path}; fit(..., resume=True) goes on from it."
-        print(f"\nStopped by {stop.signal.name}.{where}", flush=True)  # type: ignore[union-attr]
+        if not silent():
+            print(f"\nStopped by {stop.signal.name}.{where}", flush=True)  # type: ignore[union-attr]
         if stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
@@ -341,7 +358,8 @@ class Trainer(Run):
 
         Args:
           inputs: arrays, already preprocessed, or an iterable of batches, as for ``fit``; targets
-            in it are passed over. ``trainer.model.predict`` takes files.
+            in it are passed over. ``trainer.model.predict`` takes files. Several processes pass
+            the same inputs, and each gets all outputs.
           batch_size: examples per forward pass, for arrays.
 
         Raises:
@@ -369,6 +387,7 @@ class Trainer(Run):
                 # A short last batch is filled up, so that nothing recompiles.
                 filled = pad_batch(batch.inputs, size)[0] if rows < size else batch.inputs
                 output = predict_step(state, filled)
+                output = gathered(output)
                 outputs.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[:rows], output))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
@@ -387,11 +406,15 @@ class Trainer(Run):
 
 def _placed(sharding: StateSharding, item: Batch | Group) -> Batch | Group:
     """A batch, or a group of them, divided among the devices of a state."""
-    return sharding.placed_batch(item, axis=1 if isinstance(item, Group) else 0)
+    axis = 1 if isinstance(item, Group) else 0
+    if sharding.several_processes:
+        return sharding.placed_part(item, axis)
+    return sharding.placed_batch(item, axis)
 
 
 def _values(totals: MetricCollection, name: str) -> dict[str, float]:
     """The metrics of an epoch; averages over nothing would be a perfect 0."""
+    totals = local(totals)
     values = totals.compute()
     if not float(totals["loss"].count):
         raise DataError(f"{name} has the weight 0 for every example: nothing counts")

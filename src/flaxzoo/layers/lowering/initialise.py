@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 
 from flaxzoo._calls import apply_module
 from flaxzoo._programs import Jitted, cleared, computing, once
+from flaxzoo._spread import put
 from flaxzoo.layers.lowering.drawing import initialise_p, staged
 from flaxzoo.layers.lowering.repeats import initial_shapes
 from flaxzoo.layers.lowering.switch import is_plain
@@ -112,10 +113,11 @@ def _placed(outputs: list[Any], shapes: Any, inputs: list[Any], places: Places |
     """The tree of these arrays, each where it is to lie, or all where the inputs do."""
     if places is None:
         place: Any = next(iter(_devices(inputs)), None)
+        outputs = jax.device_put(outputs, place, may_alias=False)
     else:
-        place = jax.tree.leaves(places(shapes))
-    # Copied: a device array over NumPy's memory could not be donated.
-    outputs = jax.device_put(outputs, place, may_alias=False)
+        # Copied: a device array over NumPy's memory could not be donated.
+        each = zip(outputs, jax.tree.leaves(places(shapes)), strict=True)
+        outputs = [put(x, place, may_alias=False) for x, place in each]
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
 

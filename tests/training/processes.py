@@ -1,0 +1,233 @@
+"""One of several processes on simulated devices: ``test_processes.py`` starts them.
+
+    python processes.py INDEX COUNT DEVICES PORT DIRECTORY SCENARIO...
+
+Each scenario is a function here; what it returns goes, as JSON, to a file
+``DIRECTORY/SCENARIO.INDEX.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import flaxzoo as fz
+from flaxzoo._trees import by_path
+from flaxzoo.training import sharding_rules
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(76, 8, 8, 3)).astype(np.float32)
+LABELS = RNG.integers(0, 4, 76)
+DATA = IMAGES, LABELS
+VALIDATION = IMAGES[:21], LABELS[:21]
+EPOCHS = 4
+
+
+def trainer(**options):
+    shape = {"features": (8, 16), "batch_norm": True, "dropout": 0.2}
+    model = fz.models.get("cnn", num_classes=4, input_shape=(8, 8, 3), **shape)
+    options = {"devices": "all", "seed": 3, "augment": "horizontal_flip", **options}
+    optimizer = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05}
+    return fz.Trainer(model, metrics=["accuracy"], **optimizer, **options)
+
+
+def fit(run, data=DATA, *, epochs=2, validation_data=VALIDATION, **options):
+    options = {"batch_size": 16, "progress": False, **options}
+    return run.fit(data, epochs=epochs, validation_data=validation_data, **options)
+
+
+def arrays_of(run):
+    """All numbers of a trained run that a process can see, by name."""
+    trained = {f"params/{k}": np.asarray(x) for k, x in by_path(run.model.variables).items()}
+    return {**trained, **{f"history/{k}": np.asarray(run.history[k]) for k in run.history}}
+
+
+def keep(run, name):
+    np.savez(DIRECTORY / f"{name}.{jax.process_index()}.npz", **arrays_of(run))
+
+
+def refusal(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+class Loader:
+    """A process's own batches; it has a length, like torch's loaders."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def shares(images, labels, index, count, size=8):
+    """Unequal ones: of 76 examples in batches of 16, the last process lacks some of its own."""
+    mine = [
+        images[start + index * size : start + (index + 1) * size] for start in (0, 16, 32, 48, 64)
+    ]
+    known = [
+        labels[start + index * size : start + (index + 1) * size] for start in (0, 16, 32, 48, 64)
+    ]
+    batches = [(x, y) for x, y in zip(mine, known, strict=True) if len(x)]
+    return batches if index == 0 else batches[:-1]
+
+
+class Signal(fz.callbacks.Callback):
+    """Sends this process a signal after a step, if it is the last of them."""
+
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def on_step_end(self, trainer, step, metrics):
+        if step == self.step and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), self.number)
+
+
+# --- scenarios ---------------------------------------------------------------------------------
+
+
+def replicated():
+    run = trainer()
+    fit(run)
+    keep(run, "replicated")
+    return {"evaluate": run.evaluate(DATA), "predict": run.predict(IMAGES[:13]).tolist()}
+
+
+def fsdp():
+    run = trainer(sharding="fsdp")
+    fit(run, callbacks=[fz.callbacks.TerminateOnNaN()])
+    keep(run, "fsdp")
+    held = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(run.state.params))
+    return {"evaluate": run.evaluate(DATA), "bytes": held}
+
+
+def steps_per_call():
+    run = trainer(steps_per_call=2)
+    fit(run)
+    keep(run, "steps_per_call")
+
+
+def folder():
+    """Image files, of which each process opens its own."""
+    opened = []
+    load = fz.data.image_dataset.Decoder.__call__
+    fz.data.image_dataset.Decoder.__call__ = lambda self, file: (
+        opened.append(file) or load(self, file)
+    )
+    images = fz.data.ImageFolder(DIRECTORY / "images", size=(8, 8), batch_size=8, seed=1)
+    run = trainer()
+    # The state is made from a whole first batch.
+    forget = fz.callbacks.LambdaCallback(on_epoch_begin=lambda t, epoch: opened.clear())
+    run.fit(images, epochs=1, progress=False, callbacks=[forget])
+    keep(run, "folder")
+    return {"opened": len(opened)}
+
+
+def unequal_shares():
+    index, count = jax.process_index(), jax.process_count()
+    run = trainer()
+    steps = []
+    seen = fz.callbacks.LambdaCallback(on_step_end=lambda t, step, m: steps.append(step))
+    batches = shares(*DATA, index, count)
+    fit(run, Loader(batches), validation_data=lambda: iter(batches), callbacks=[seen])
+    return {"history": {k: list(run.history[k]) for k in run.history}, "steps": steps}
+
+
+def failing_share():
+    def batches():
+        yield IMAGES[:8], LABELS[:8]
+        if jax.process_index():
+            raise OSError("the disk is gone")
+        yield IMAGES[:8], LABELS[:8]
+
+    return refusal(lambda: fit(trainer(), batches, validation_data=None))
+
+
+def only_main_writes():
+    directory = DIRECTORY / "written"
+    run = trainer(run_dir=directory)
+    callbacks = [fz.callbacks.CSVLogger(), fz.callbacks.ModelCheckpoint()]
+    fit(run, epochs=1, callbacks=callbacks, progress=True)
+    return {"main": fz.distributed.is_main(), "step": run.step}
+
+
+def mismatches():
+    index = jax.process_index()
+    from flaxzoo.training import agreement, shared_paths
+
+    said = {"batch_size": refusal(lambda: fit(trainer(), batch_size=16 - 8 * index))}
+    said["seed"] = refusal(lambda: fit(trainer(seed=index)))
+    said["data"] = refusal(lambda: fit(trainer(), (IMAGES + index, LABELS)))
+    said["devices"] = refusal(lambda: fit(trainer(devices=None)))
+    said["idle"] = refusal(lambda: trainer(devices=2))
+    source = agreement._source
+    agreement._source = lambda: f"code{index}"
+    said["code"] = refusal(lambda: fit(trainer()))
+    agreement._source = source
+    run = trainer()
+    run.build()
+    shift = jax.jit(lambda x: x + index)
+    run.state = run.state.replace(params=jax.tree.map(shift, run.state.params))
+    said["parameters"] = refusal(lambda: fit(run))
+    shared_paths._UNTIL_SEEN = 1.0
+    own = DIRECTORY / f"own{index}"
+    said["path"] = refusal(lambda: fit(trainer(run_dir=own)))
+    said["again"] = refusal(lambda: fz.distributed.initialize())
+    return said
+
+
+def _run(name, **options):
+    run = trainer(run_dir=DIRECTORY / name, sharding="fsdp")
+    callbacks = [fz.callbacks.ModelCheckpoint(every_steps=3), *options.pop("callbacks", ())]
+    fit(run, epochs=EPOCHS, callbacks=callbacks, resume=True, **options)
+    keep(run, name)
+
+
+def uninterrupted():
+    _run("uninterrupted")
+
+
+def terminated():
+    _run("run", callbacks=[Signal(7, signal.SIGTERM)])
+
+
+def killed():
+    _run("run", callbacks=[Signal(13, signal.SIGKILL)])
+
+
+def killed_somewhere():
+    _run("run", callbacks=[Signal(int(os.environ["KILL_AT"]), signal.SIGKILL)])
+
+
+def resumed():
+    _run("run")
+
+
+def resumed_elsewhere():
+    _run("elsewhere")
+
+
+if __name__ == "__main__":
+    INDEX, COUNT, DEVICES = map(int, sys.argv[1:4])
+    DIRECTORY = Path(sys.argv[5])
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    sharding_rules.MIN_SIZE = 64
+    fz.distributed._HEARTBEAT = fz.distributed._SHUTDOWN = int(os.environ.get("HEARTBEAT", 30))
+    fz.distributed.initialize(f"127.0.0.1:{sys.argv[4]}", COUNT, INDEX, timeout=120)
+    for name in sys.argv[6:]:
+        answer = globals()[name]()
+        (DIRECTORY / f"{name}.{INDEX}.json").write_text(json.dumps(answer))
