@@ -91,3 +91,15 @@ def test_mnist_example(tmp_path):
     events = EventAccumulator(str(tmp_path / "mnist")).Reload()
     assert len(events.Scalars("train_loss")) == 2
     assert events.Scalars("train_loss")[1].value < events.Scalars("train_loss")[0].value
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    directory = tmp_path / "run"
+    script = "distributed/several_processes.py"
+    options = ("--start", 2, "--cpu-devices", 2, "--run-dir", directory)
+    first = run(script, *options, "--epochs", 1, cwd=tmp_path)
+    assert "on 4 devices of 2 processes" in first
+    # It goes on where it was.
+    run(script, *options, "--epochs", 2, cwd=tmp_path)
+    assert len((directory / "history.csv").read_text().splitlines()) == 3

@@ -17,6 +17,7 @@ from flaxzoo._finite import check_finite
 from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import DATA, beside, rows_beside
 from flaxzoo._programs import Jitted
+from flaxzoo._spread import gathered, put
 from flaxzoo.data.arrays import ArrayDataset, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
@@ -134,7 +135,11 @@ class Extraction:
         inputs = beside(inputs, self.variables)
         rows = len(jax.tree.leaves(inputs)[0])
         inputs = pad_batch(inputs, self._size)[0] if rows < self._size else inputs
-        return inputs if self._divided is None else jax.device_put(inputs, self._divided)
+        return (
+            inputs
+            if self._divided is None
+            else jax.tree.map(lambda x: put(x, self._divided), inputs)
+        )
 
     def _check_inputs(self, batch: Batch) -> None:
         check_inputs(self.model.module, self.model.variables, batch.inputs)
@@ -145,7 +150,7 @@ class Extraction:
         weights = batch.weights
         weights = np.ones(rows, np.float32) if weights is None else np.asarray(weights, np.float32)
         counted = weights > 0
-        features = jax.tree.map(lambda x: np.asarray(x)[:rows], outputs)
+        features = jax.tree.map(lambda x: np.asarray(x)[:rows], gathered(outputs))
         check_finite(features, f"the features of batch {number}")
         tree = {"inputs": features, "targets": batch.targets, "weights": weights}
         arrays = [np.asarray(leaf)[counted] for leaf in jax.tree.leaves(tree)]
