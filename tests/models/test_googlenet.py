@@ -42,6 +42,8 @@ def test_as_many_classes_as_the_head():
     stages = list(model.module.backbone.stages())
     assert stages[stages.index("inception4a") + 1] == "aux1"
     assert stages[stages.index("inception4d") + 1] == "aux2"
+    groups = list(dict.fromkeys(model.module.backbone.stage_groups().values()))
+    assert groups == ["inception3", "inception4", "inception5"]
     assert fz.models.get("googlenet", auxiliary=False).module.backbone.auxiliary == 0
     assert "aux1" not in fz.models.get("googlenet").module.backbone.stages()
 

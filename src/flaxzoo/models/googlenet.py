@@ -141,7 +141,8 @@ class GoogLeNet(Inception):
                 yield self.block(name, _branches(*widths[i]), group=f"inception{n}", **ends)
                 if self.auxiliary and n == 4 and letter in _AUXILIARY:
                     side = _AUXILIARY[letter]
-                    yield Part(side, functools.partial(self._classify, side), (side,))
+                    see = functools.partial(self._classify, side)
+                    yield Part(side, see, (side,), group=f"inception{n}")
 
     @nn.nowrap
     def head_options(self) -> dict[str, Any]:
