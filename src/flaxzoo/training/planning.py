@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -272,12 +272,13 @@ def _kept(state: TrainState, inputs: Any) -> int:
 
 def _compiled(state: TrainState, batch: Batch) -> tuple[int, tuple[Collective, ...]]:
     """Bytes on each device of the compiled step, and what it sends; the state is donated to it."""
-    if state.sharding is not None:
-        places = state.sharding.of(state)
-        state = jax.tree.map(_placed, state, places)
-        batch = jax.tree.map(lambda leaf: _placed(leaf, state.sharding.rows()), batch)
+    sharding = state.sharding
+    if sharding is not None:
+        rows = sharding.rows()
+        state = jax.tree.map(_placed, state, sharding.of(state))
+        batch = jax.tree.map(lambda leaf: _placed(leaf, rows), batch)
     compiled = jax.jit(update, donate_argnums=0).lower(state, batch).compile()
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     total += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return total, collectives(compiled)
@@ -309,7 +310,7 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.2f} MiB"
 
 
-def _aligned(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
+def _aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
