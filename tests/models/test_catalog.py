@@ -164,6 +164,19 @@ def test_the_default_tag_comes_first():
     assert catalog.tags("seresnextaa101d_32x8d")[0] == "sw_in12k_ft_in1k_288"
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "crop"),
+    [
+        ("resnet50", (224, 224, 3), 0.95),
+        ("resnet50", (288, 288, 3), 1.0),
+        # Of one size; timm tests with the other crop where it is told to.
+        ("fasternet_t0", (224, 224, 3), 1.0),
+    ],
+)
+def test_the_crop_of_larger_images_is_theirs_alone(name, shape, crop):
+    assert fz.models.get(name, input_shape=shape).spec.preprocess.crop == crop
+
+
 def test_known_values():
     """A few that the model cards state."""
     entry = catalog.entry("resnet50", "a1_in1k")

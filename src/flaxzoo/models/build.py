@@ -294,7 +294,7 @@ def _usual(name: str) -> Mapping[str, Any]:
     if not catalog.tags(name):
         return _USUAL
     entry = catalog.entry(name, None)
-    keys = ("preprocess", "test_crop", "test_input_shape")
+    keys = ("preprocess", "input_shape", "test_crop", "test_input_shape")
     return {key: entry[key] for key in keys if key in entry}
 
 
@@ -324,7 +324,8 @@ def _preprocess(spec: ModelSpec, entry: Mapping[str, Any]) -> Preprocess | None:
     if not get_task(spec.task).images or len(shape) != 3 or shape[-1] not in (1, 3):
         return None
     options = from_json(entry.get("preprocess") or {})
-    if entry.get("test_crop") and tuple(entry.get("test_input_shape") or ()) == shape:
+    usual, test = (tuple(entry.get(k) or ()) for k in ("input_shape", "test_input_shape"))
+    if entry.get("test_crop") and shape == test != usual:
         options["crop"] = entry["test_crop"]
     return Preprocess(input_shape=shape, **options)
 
