@@ -107,6 +107,8 @@ def largest_error(state, expected):
     for name in names:
         wanted = by_path(getattr(expected, name))
         for path, leaf in by_path(getattr(state, name)).items():
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf, wanted[path] = map(jax.random.key_data, (leaf, wanted[path]))
             a, b = np.asarray(leaf, np.float64), np.asarray(wanted[path], np.float64)
             errors[f"{name}/{path}"] = np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)
     return max(errors.items(), key=lambda item: item[1])
@@ -519,3 +521,25 @@ def test_one_of_several_devices_is_told_once(monkeypatch):
     (warning,) = told
     assert "uses one of the 8 devices here" in str(warning.message)
     assert "devices='all'" in str(warning.message)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_takes_no_further_examples_needs_batches_that_divide(private):
+    def total(predictions, targets):
+        """A loss over the batch as a whole."""
+        return ((predictions - targets) ** 2).mean()
+
+    model = fz.models.get("mlp", features=(8,), num_classes=1, input_shape=(192,))
+    data = IMAGES.reshape(76, -1), LABELS[:, None].astype(np.float32)
+    options = {"loss": total, "optimizer": "sgd", "learning_rate": 0.01}
+    if private:
+        noise = {"l2_norm_clip": 1.0, "noise_multiplier": 0.1}
+        options |= {"loss": "mse", "optimizer": "dpsgd", **noise}
+    trained = []
+    for devices in (1, 8):
+        trainer = fz.Trainer(model, devices=devices, **options)
+        trainer.fit(tuple(x[:64] for x in data), batch_size=16, progress=False)
+        trained.append(trainer)
+    assert_same(trained[1], trained[0])
+    with pytest.raises(fz.errors.ShapeError, match="12 examples cannot be divided among 8"):
+        trained[1].fit(data, batch_size=16, shuffle=False, progress=False)
