@@ -46,7 +46,7 @@ LOWEST := .venv-lowest
 LATEST := .venv-latest
 WHEEL  := .venv-wheel
 
-.PHONY: demo test test-fast slow examples test-lowest test-latest conformance parity lint format
+.PHONY: demo test test-fast slow processes examples test-lowest test-latest conformance parity lint format
 .PHONY: bench docs certify package digits clean
 
 demo: $(STAMPS)/demo
@@ -68,6 +68,10 @@ test-fast: $(STAMPS)/test
 SLOWER ?= 0.25
 slow: $(STAMPS)/test
 	$(PYTEST) --write-slow=$(SLOWER)
+
+# Four processes, and ten kills at random moments.
+processes: $(STAMPS)/test
+	$(PYTEST) -n0 tests/training/many_processes.py $(ARGS)
 
 # The scripts and notebooks of examples/ and the pages of docs/, from top to bottom.
 examples: $(STAMPS)/test

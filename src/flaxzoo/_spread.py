@@ -21,7 +21,7 @@ def put(leaf: Any, sharding: Any, **options: Any) -> Any:
     """
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding, **options)
-    if is_spread(leaf):
+    if is_spread(leaf) or isinstance(leaf, jax.core.Tracer):
         return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -114,6 +115,10 @@ def fsdp():
     return {"evaluate": run.evaluate(DATA), "bytes": held}
 
 
+def plan():
+    return str(trainer(sharding="fsdp").plan(DATA, batch_size=16, compiled=True))
+
+
 def steps_per_call():
     run = trainer(steps_per_call=2)
     fit(run)
@@ -158,8 +163,9 @@ def failing_share():
 
 def only_main_writes():
     directory = DIRECTORY / "written"
-    run = trainer(run_dir=directory)
-    callbacks = [fz.callbacks.CSVLogger(), fz.callbacks.ModelCheckpoint()]
+    run = trainer(run_dir=directory, sharding="fsdp")
+    board = fz.callbacks.TensorBoard(histogram_every=1, sample=IMAGES[:2], every_steps=2)
+    callbacks = [fz.callbacks.CSVLogger(), fz.callbacks.ModelCheckpoint(), board]
     fit(run, epochs=1, callbacks=callbacks, progress=True)
     return {"main": fz.distributed.is_main(), "step": run.step}
 
@@ -172,6 +178,7 @@ def mismatches():
     said["seed"] = refusal(lambda: fit(trainer(seed=index)))
     said["data"] = refusal(lambda: fit(trainer(), (IMAGES + index, LABELS)))
     said["devices"] = refusal(lambda: fit(trainer(devices=None)))
+    said["steps"] = refusal(lambda: fit(trainer(), steps_per_epoch=2 + index))
     said["idle"] = refusal(lambda: trainer(devices=2))
     source = agreement._source
     agreement._source = lambda: f"code{index}"
@@ -189,11 +196,16 @@ def mismatches():
     return said
 
 
+def resume(directory, epochs=EPOCHS, *, callbacks=(), **options):
+    """Goes on with a run, or begins it, and saves it as it goes."""
+    run = trainer(run_dir=directory, **options)
+    saves = fz.callbacks.ModelCheckpoint(every_steps=3)
+    fit(run, epochs=epochs, callbacks=[saves, *callbacks], resume=True)
+    return run
+
+
 def _run(name, **options):
-    run = trainer(run_dir=DIRECTORY / name, sharding="fsdp")
-    callbacks = [fz.callbacks.ModelCheckpoint(every_steps=3), *options.pop("callbacks", ())]
-    fit(run, epochs=EPOCHS, callbacks=callbacks, resume=True, **options)
-    keep(run, name)
+    keep(resume(DIRECTORY / name, sharding="fsdp", **options), name)
 
 
 def uninterrupted():
@@ -208,16 +220,22 @@ def killed():
     _run("run", callbacks=[Signal(13, signal.SIGKILL)])
 
 
-def killed_somewhere():
-    _run("run", callbacks=[Signal(int(os.environ["KILL_AT"]), signal.SIGKILL)])
-
-
 def resumed():
     _run("run")
 
 
 def resumed_elsewhere():
     _run("elsewhere")
+
+
+def slowly():
+    """A run that somebody else kills, who is told that it has begun."""
+
+    def say(trainer, step, metrics):
+        (DIRECTORY / f"began.{jax.process_index()}").touch()
+        time.sleep(0.2)
+
+    _run("run", callbacks=[fz.callbacks.LambdaCallback(on_step_end=say)])
 
 
 if __name__ == "__main__":

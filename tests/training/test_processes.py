@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def alone():
 SCENARIOS = (
     "replicated",
     "fsdp",
+    "plan",
     "steps_per_call",
     "folder",
     "unequal_shares",
@@ -160,6 +162,14 @@ def test_divided_parameters_are_nowhere_whole(pair):
     assert all(answer["bytes"] < whole for answer in answers(directory, "fsdp"))
 
 
+def test_the_plan_is_of_all_devices(pair):
+    directory, _ = pair
+    first, second = answers(directory, "plan")
+    assert first == second
+    assert "cnn on 4 devices" in first
+    assert "batch of 16, 4 on each device" in first
+
+
 def test_each_process_opens_its_own_files(pair, tmp_path):
     directory, _ = pair
     module = worker()
@@ -208,6 +218,11 @@ def test_one_process_prints_and_writes(pair):
     assert "val_accuracy" not in said[1]
     assert len((directory / "written/history.csv").read_text().splitlines()) == 2
     assert (directory / "written/trainer.json").is_file()
+    logs = sorted(
+        path.parent.name for path in (directory / "written/tensorboard").glob("*/events*")
+    )
+    # The epochs, the hyper-parameters behind them, and the validation.
+    assert logs == ["train", "train", "validation"]
     assert [path.name for path in (directory / "written/checkpoints").iterdir()] == ["5"]
 
 
@@ -215,6 +230,7 @@ def test_one_process_prints_and_writes(pair):
     ("name", "says"),
     [
         ("batch_size", "batch_size is 16 in process 0 and 8 in process 1"),
+        ("steps", "the number of batches of train_data is 2 in process 0 and 3 in process 1"),
         ("seed", "seed is 0 in process 0 and 1 in process 1"),
         ("data", "the first batch of train_data, which every process has whole, is"),
         ("code", "code0 in process 0 and"),
@@ -235,11 +251,15 @@ def test_interrupted_runs_end_bitwise_as_the_uninterrupted_one(pair):
     directory, said = pair
     assert "Stopped by SIGTERM" in said[0]
     assert "Stopped by SIGTERM" not in said[1]
+    # It goes on in one process with one device for two epochs, and in two processes again.
+    shutil.copytree(directory / "run", directory / "elsewhere")
+    worker().resume(directory / "elsewhere", epochs=3, devices=1)
     began = time.monotonic()
     codes, said = end(start(directory, "killed", HEARTBEAT=10))
     assert codes[1] == -9
     assert codes[0] not in (0, -9)
     assert time.monotonic() - began < 60
     assert "heartbeat" in said[0], said[0]
-    run(directory, "resumed")
+    run(directory, "resumed", "resumed_elsewhere")
     assert_bitwise(numbers(directory, "run"), numbers(directory, "uninterrupted"))
+    assert_near(numbers(directory, "elsewhere"), numbers(directory, "uninterrupted"), 1e-6)

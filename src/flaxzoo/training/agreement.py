@@ -105,6 +105,7 @@ def _of_data(feed: Feed) -> dict[str, Any]:
     facts = {
         f"a batch of {feed.name}": _shapes(first),
         f"the number of examples of {feed.name}": feed.num_examples,
+        f"the number of batches of {feed.name}": feed.steps_per_epoch,
     }
     if feed.num_examples is not None:
         # The same data set in all processes, of which each takes its part.

@@ -161,7 +161,8 @@ def plan_of(
     """
     sharding = state.sharding
     size, shares = batch_size(batch), 1 if sharding is None else sharding.shares
-    device = jax.devices()[0] if sharding is None else sharding.mesh.devices.flat[0]
+    # Of several processes each asks a device of its own.
+    device = jax.local_devices()[0] if sharding is None else sharding.mesh.local_devices[0]
 
     def share(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size // shares, *leaf.shape[1:]), leaf.dtype)
