@@ -261,3 +261,66 @@ def test_a_training_step_in_float64(family, name):
     for key, value in derivatives.items():
         limit = 1e-6 * max(np.abs(value).max(), floor)
         np.testing.assert_allclose(gradients[key], value, rtol=0, atol=limit, err_msg=key)
+
+
+# Of 32 images half are above and half below: where a softmax of random weights is all but a
+# maximum, a single rounding may turn it over, in torch as here.
+ROUNDED = 32
+# By how much the root of the number of roundings may be missed, of 32 images and 4 classes.
+SAMPLING = 1.06
+
+
+def rounding(low, high):
+    """The median over examples of the relative error of logits ``[B, classes]``."""
+    return np.median(np.linalg.norm(low - high, axis=-1) / np.linalg.norm(high, axis=-1))
+
+
+def roundings(name):
+    """What bfloat16 does to our logits, and to timm's under torch's autocast."""
+    model, reference = pair(name)
+    images = synthetic_images((ROUNDED, *KINDS[name][1].input_shape), 0).astype(np.float32)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    reference.eval()
+    with torch.no_grad():
+        expected = reference(x).numpy()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            theirs = reference(x).float().numpy()
+    logits, ours = model(images), model.with_precision("bfloat16")(images)
+    assert np.asarray(ours).dtype == np.float32
+    return rounding(np.asarray(ours), np.asarray(logits)), rounding(theirs, expected)
+
+
+def bound(name):
+    """How many times torch's error ours may be: 1.5, and 1.84 for networks with layer scales.
+
+    torch keeps the sum over blocks in float32 where a float32 parameter enters it, as positions and
+    scales do, so that what a block adds is rounded once. Here the sum is rounded as well, and a
+    scaled block before it: independent errors of one size grow by the root of their number.
+    """
+    paths = flatten(model_of(name, 4).shapes()["params"])
+    scaled = any("gamma" in path or "layer_scale" in path for path in paths)
+    return SAMPLING * np.sqrt(3 if scaled else 2)
+
+
+@every_kind
+def test_bfloat16_rounds_no_more_than_autocast(family, name):
+    ours, theirs = roundings(name)
+    assert 0 < ours <= bound(name) * theirs
+
+
+# Of convolutions with BatchNorm, depthwise ones with gates, and each with LayerNorm; of attention
+# everywhere, in windows, and of no attention: whatever family a change touches.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "resnet18",
+        "mobilenetv3_large_100",
+        "convnext_tiny",
+        "test_vit",
+        "swin_tiny_patch4_window7_224",
+        "mixer_s16_224",
+    ],
+)
+def test_bfloat16_of_each_sort_of_block(kind):
+    ours, theirs = roundings(kind)
+    assert 0 < ours <= bound(kind) * theirs

@@ -323,7 +323,8 @@ class LayerScale(Checked):
         """Scales ``[..., C]``, to the same shape."""
         gamma = self.param("gamma", Constant(self.init_value), (x.shape[-1],), self.param_dtype)
         dtype = x.dtype if self.dtype is None else self.dtype
-        return x.astype(dtype) * per_channel(gamma, x).astype(dtype)
+        # Multiplied as it is, and rounded once.
+        return (x.astype(dtype) * per_channel(gamma, x)).astype(dtype)
 
 
 class ChannelScale(Checked):
@@ -345,7 +346,7 @@ class ChannelScale(Checked):
         shape = (1, 1, x.shape[-1])
         gamma = self.param("gamma", Constant(self.init_value), shape, self.param_dtype)
         dtype = x.dtype if self.dtype is None else self.dtype
-        return x.astype(dtype) * gamma[None].astype(dtype)
+        return (x.astype(dtype) * gamma[None]).astype(dtype)
 
 
 def scaled_channels(
@@ -371,7 +372,7 @@ def scaled_channels(
     if init_value is None:
         return x
     scale = module.param(name, Constant(init_value), (x.shape[-1],), param_dtype)
-    return x * per_channel(scale, x).astype(x.dtype)
+    return (x * per_channel(scale, x)).astype(x.dtype)
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
