@@ -49,6 +49,12 @@ LICENCES: dict[str, Licence] = {
         ),
         Licence("mit", True, "any use; keep the notice", "https://opensource.org/license/mit"),
         Licence(
+            "cc-by-4.0",
+            True,
+            "any use; name the authors and say what you changed",
+            "https://creativecommons.org/licenses/by/4.0/",
+        ),
+        Licence(
             "cc-by-nc-4.0",
             False,
             "no commercial use; name the authors",

@@ -522,6 +522,25 @@ def _of_cells(net: Any, names: tuple[str, ...], width: int, blocks: Any) -> Any:
     stem = rf"^{names[0]}|cell_stem_[01]"
     net.group_matcher = lambda coarse=False: {"stem": stem, "blocks": blocks}
     net.forward_features = lambda x: net.forward_intermediates(x)[0]
+
+
+def _small_selecsls(name: str, **options: Any) -> Any:
+    """The reference's class itself, whose stem is as wide as those of the names."""
+    del name
+    module: Any = importlib.import_module("timm.models.selecsls")
+    blocks = [(8, 0, 8, 8, True, 2), (8, 8, 8, 12, False, 1)]
+    blocks += [(12, 0, 12, 12, True, 2), (12, 12, 12, 12, False, 1), (12, 12, 12, 16, False, 1)]
+    maps = {"stem.2": 2, "features.1": 4, "features.4": 8, "head.1": 16}
+    config = {
+        "block": module.SelecSlsBlock,
+        "features": blocks,
+        "head": [(16, 24, 3, 2), (24, 16, 1, 1)],
+        "feature_info": [{"module": key, "reduction": n} for key, n in maps.items()],
+        "num_features": 16,
+    }
+    net = module.SelecSls(config, **options)
+    net.stem = module.conv_bn(3, 8, stride=2)
+    importlib.import_module("torch.nn.init").kaiming_normal_(net.stem[0].weight, mode="fan_out")
     return net
 
 
@@ -2244,6 +2263,34 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         _RANDOM,
         kinds=_residual("resnet18", "resnet50d", "seresnet50", "ecaresnet26t", "resnetrs50"),
+    ),
+    "selecsls": Family(
+        "selecsls42b",
+        {
+            "layers": (1, 2),
+            "block_widths": (4, 6),
+            "widths": (8, 12),
+            "stem_width": 4,
+            "head_widths": (12, 16),
+            "head_kernel_sizes": (3, 1),
+        },
+        (32, 48, 3),
+        (47, 31, 3),
+        random={"dropout": 0.5},
+        kinds=(
+            Kind(
+                "selecsls42b",
+                {
+                    "layers": (2, 3),
+                    "block_widths": (8, 12),
+                    "widths": (12, 16),
+                    "stem_width": 8,
+                    "head_widths": (24, 16),
+                    "head_kernel_sizes": (3, 1),
+                },
+                create=_small_selecsls,
+            ),
+        ),
     ),
     "senet": Family(
         "legacy_seresnet50",

@@ -1,0 +1,25 @@
+"""SelecSLS against timm: images of any size, features alone, the norms' epsilon and momentum."""
+
+import pytest
+from conformance.families import FAMILIES
+
+import flaxzoo as fz
+from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
+
+pytestmark = pytest.mark.family("selecsls")
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+
+@pytest.mark.parametrize("num_classes", [0, 4])
+def test_images_of_an_odd_size_with_and_without_classes(num_classes):
+    (kind,) = FAMILIES["selecsls"].kinds
+    reference = kind.create(kind.name, num_classes=num_classes).eval()
+    norm = reference.stem[1]
+    assert (norm.eps, norm.momentum) == (1e-5, 0.1)
+    model = fz.models.get(kind.name, num_classes=num_classes, **kind.fields)
+    model = with_reference(model, fill_reference(reference), source="the same")
+    differences = compare(model, reference, synthetic_images((2, 45, 70, 3), 0))
+    assert max(difference.relative for difference in differences.values()) < 1e-5
