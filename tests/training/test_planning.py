@@ -113,6 +113,18 @@ def test_remat_keeps_less():
     assert activations(True) < activations(False) / 3
 
 
+def test_half_precision_keeps_less():
+    def plan(precision):
+        model = fz.models.get("cnn", num_classes=4, input_shape=(32, 32, 3))
+        return fz.Trainer(model, precision=precision).plan(batch_size=512)
+
+    # Not half: the signs of what ReLU cuts stay a byte each, and rounded weights are kept.
+    wide, narrow = plan(None), plan("bfloat16")
+    assert 0.5 < narrow.bytes["activations"] / wide.bytes["activations"] < 0.65
+    assert narrow.bytes["parameters"] == wide.bytes["parameters"]
+    assert "in bfloat16" in str(narrow)
+
+
 def test_a_run_that_has_begun():
     trainer = fz.Trainer(mlp(), optimizer="adam", learning_rate=1e-3)
     before = trainer.plan()

@@ -12,15 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
-from flaxzoo._calls import apply_module
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.data.batch import Batch, batch_size
-from flaxzoo.layers.auxiliary import COLLECTION
 from flaxzoo.preprocess import model_inputs
 from flaxzoo.training.collectives import Collective, collectives
-from flaxzoo.training.modes import training_modes
 from flaxzoo.training.state import TrainState, merge, split
-from flaxzoo.training.step import update
+from flaxzoo.training.step import forward, update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +55,7 @@ class TrainingPlan:
       kind: what JAX calls them.
       mesh: sizes of the axes by name; empty for one device.
       batch: number of examples in a step.
+      precision: that of the computation, as ``precision=`` says it.
       parameters: a ``ParameterPlan`` for each, in the order of the tree.
       bytes: on each device, for ``"parameters"``, ``"gradients"``, ``"optimizer"`` (its state, and
         averages), ``"statistics"`` (the other collections), ``"batch"`` and ``"activations"``:
@@ -74,6 +72,7 @@ class TrainingPlan:
     kind: str
     mesh: Mapping[str, int]
     batch: int
+    precision: str
     parameters: tuple[ParameterPlan, ...]
     bytes: Mapping[str, int]
     compiled: int | None = None
@@ -105,7 +104,7 @@ class TrainingPlan:
         axes = ", ".join(f"{name} {size}" for name, size in self.mesh.items())
         on = f"{self.devices} devices ({axes}; {self.kind})" if self.mesh else f"1 {self.kind}"
         each = f", {self.per_device_batch} on each device" if self.mesh else ""
-        return [f"{self.model} on {on}", f"batch of {self.batch}{each}"]
+        return [f"{self.model} on {on}", f"batch of {self.batch}{each}, in {self.precision}"]
 
     def _groups(self) -> list[str]:
         """Parameters that are treated alike, as one line each, the largest first."""
@@ -175,6 +174,7 @@ def plan_of(
         kind=device.device_kind,
         mesh={} if sharding is None else dict(sharding.mesh.shape),
         batch=size,
+        precision="float32" if state.precision is None else str(state.precision),
         parameters=_parameters(state, step),
         bytes={
             "parameters": _on_device(state, state.params),
@@ -248,23 +248,17 @@ def _decays(state: TrainState) -> dict[str, bool]:
 def _kept(state: TrainState, inputs: Any) -> int:
     """Bytes that are kept of the forward pass of some inputs for the backward one."""
     trained, frozen = split(state.params, state.frozen)
-
-    def forward(trained: Any, frozen: Any, collections: Any, inputs: Any, key: Any) -> Any:
-        def outputs(trained: Any) -> Any:
-            params = merge(trained, frozen)
-            variables = {"params": params, **collections}
-            mutable = [*collections, COLLECTION]
-            rngs = {"dropout": key, "params": key}
-            return apply_module(
-                state.module, variables, inputs, train=True, rngs=rngs, mutable=mutable
-            )[0]
-
-        fixed = state.freeze_batch_norm
-        with training_modes(merge(trained, frozen), state.frozen, None, freeze_batch_norm=fixed):
-            return jax.vjp(outputs, trained)
-
     inputs = jax.eval_shape(functools.partial(model_inputs, state.preprocess), inputs)
-    jaxpr = jax.make_jaxpr(forward)(trained, frozen, state.model_state, inputs, state.rng).jaxpr
+    # One device's part of the batch, on its own.
+    alone = state.replace(sharding=None)
+
+    def residuals(trained: Any, frozen: Any, state: TrainState, inputs: Any) -> Any:
+        def outputs(trained: Any) -> Any:
+            return forward(state, merge(trained, frozen), state.rng, Batch(inputs))[0]
+
+        return jax.vjp(outputs, trained)
+
+    jaxpr = jax.make_jaxpr(residuals)(trained, frozen, alone, inputs).jaxpr
     # What comes in is there in any case, and what is kept twice lies there once.
     given = set(map(id, jaxpr.invars))
     kept = {id(v): v.aval for v in jaxpr.outvars if isinstance(v, Var) and id(v) not in given}

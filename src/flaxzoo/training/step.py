@@ -450,11 +450,18 @@ def _eval_rngs(state: TrainState) -> dict[str, jax.Array]:
     return {"params": jax.random.fold_in(state.rng, state.step)}
 
 
-def _objective(
-    state: TrainState, frozen: Any, key: jax.Array, trainable: Any, batch: Batch
-) -> tuple[jax.Array, Any]:
-    params = merge(trainable, frozen)
-    collections = state.model_state
+def forward(state: TrainState, params: Any, key: jax.Array, batch: Batch) -> tuple[Any, Any]:
+    """The network in training mode; to be called under ``jit``.
+
+    Args:
+      state: the state, for all but its parameters.
+      params: nested dictionaries of all parameters.
+      key: raw key, for dropout and whatever else draws.
+      batch: preprocessed; the weights say what statistics are of.
+
+    Returns:
+      The outputs, and the collections that the network has changed.
+    """
     dropout_key, other_key = jax.random.split(key)
     with (
         training_modes(
@@ -462,17 +469,24 @@ def _objective(
         ),
         divided_outputs(state.sharding, batch_size(batch)),
     ):
-        outputs = apply_in(
+        return apply_in(
             state.precision,
             state.module,
-            {"params": params, **collections},
+            {"params": params, **state.model_state},
             batch.inputs,
             train=True,
             # Streams that a module names itself fall back to "params".
             rngs={"dropout": dropout_key, "params": other_key},
-            mutable=[*collections, COLLECTION],
+            mutable=[*state.model_state, COLLECTION],
         )
-    outputs, updated = outputs
+
+
+def _objective(
+    state: TrainState, frozen: Any, key: jax.Array, trainable: Any, batch: Batch
+) -> tuple[jax.Array, Any]:
+    params = merge(trainable, frozen)
+    collections = state.model_state
+    outputs, updated = forward(state, params, key, batch)
     auxiliary = sown_logits(updated.get(COLLECTION, {}))
     if state.precision is not None:
         auxiliary = widened(auxiliary)
