@@ -76,8 +76,9 @@ def _of_timm(work: str, weights: str) -> Any:
 
     from flaxzoo.verify import import_timm
 
-    # Swin drops paths by default, at a rate of 0.1.
-    network = import_timm().create_model(work, drop_path_rate=0.0)
+    # Swin drops paths by default, at a rate of 0.1; a DenseNet has none to drop.
+    drop = {} if work.startswith("densenet") else {"drop_path_rate": 0.0}
+    network = import_timm().create_model(work, **drop)
     network.load_state_dict(load_file(weights_file(weights, work, "timm")), strict=False)
     return network
 

@@ -66,6 +66,8 @@ WORKS = {
     "convnext_tiny": _images("ConvNeXt-T"),
     "mobilenetv3_large_100": _images("MobileNetV3-L"),
     "efficientnet_b0": _images("EfficientNet-B0"),
+    "regnety_032": _images("RegNetY-3.2GF"),
+    "densenet121": _images("DenseNet-121"),
     "cnn": Work("CNN, batch 128 of 28 x 28", 128, (28, 28, 1), 10),
     "mlp": Work("MLP, batch 128 of 784", 128, (784,), 10, config={"input_shape": (784,)}),
     "lstm": Work("LSTM for text, batch 32 of 50 words", 32, (50,), 2, 10_000, _TEXT),
