@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo import _globs
 from flaxzoo._trees import flatten
 from flaxzoo.errors import UnknownNameError
 from flaxzoo.layers.norm import BatchNorm
@@ -74,12 +75,8 @@ def test_exceptions_that_are_mistakes(spec, pattern, amount):
 
 
 def test_patterns_without_wildcards_are_not_searched_for(monkeypatch):
-    from flaxzoo.training import freezing
-
     searched = []
-    monkeypatch.setattr(
-        freezing.fnmatch, "fnmatchcase", lambda *pair: searched.append(pair) or False
-    )
+    monkeypatch.setattr(_globs.fnmatch, "fnmatchcase", lambda *pair: searched.append(pair) or False)
     params = {f"layer_{i}": {"kernel": jnp.ones(1)} for i in range(3)}
     paths = list(flatten(params))
     assert matching_paths(params, [*paths[:2], "/layer_2/"]) == set(paths)
