@@ -522,6 +522,7 @@ def _of_cells(net: Any, names: tuple[str, ...], width: int, blocks: Any) -> Any:
     stem = rf"^{names[0]}|cell_stem_[01]"
     net.group_matcher = lambda coarse=False: {"stem": stem, "blocks": blocks}
     net.forward_features = lambda x: net.forward_intermediates(x)[0]
+    return net
 
 
 def _small_selecsls(name: str, **options: Any) -> Any:
