@@ -700,6 +700,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("dla deep_layer_aggregation", "dla34"),
         ("dpn dual_path_network", "dpn68b"),
         ("darknet yolov3", "darknet53"),
+        ("cspnext rtmdet", "cspnext_m"),
         ("cspnet cspdarknet", "cspdarknet53"),
         ("hrnet hrnetv2 high_resolution_net", "hrnet_w18"),
         ("squeezenet", "squeezenet1_1"),

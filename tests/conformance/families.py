@@ -1008,6 +1008,28 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
     ),
+    "cspnext": Family(
+        "cspnext_tiny",
+        {"layers": (1, 1), "widths": (4, 8)},
+        (32, 48, 3),
+        (47, 31, 3),
+        random=_RANDOM,
+        kinds=(
+            Kind(
+                "cspnext_tiny",
+                {"layers": (1, 2, 1, 1), "widths": (8, 12, 16, 16)},
+                {
+                    "depths": (1, 2, 1, 1),
+                    "channels": (8, 12, 16, 16),
+                    "deepen_factor": 1.0,
+                    "widen_factor": 1.0,
+                },
+                # Of a last map of 1 x 2, XLA without its optimisations loses gradients of pools
+                # over pools behind a BatchNorm.
+                (64, 96, 3),
+            ),
+        ),
+    ),
     "davit": Family(
         "davit_tiny",
         {"widths": (8, 12), "heads": (1, 2), "layers": (1, 1), "window_size": 3},

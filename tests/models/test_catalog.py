@@ -111,7 +111,7 @@ def check_entry(key, entry):
     else:
         # What is not in timm's own account is a part of another model, or where timm itself looks.
         assert re.fullmatch(
-            r"(timm|microsoft|belfner|apple|jienengchen|naver-ai)/[\w.-]+", entry["hub"]
+            r"(timm|microsoft|belfner|apple|jienengchen|munehiro-k|naver-ai)/[\w.-]+", entry["hub"]
         )
     for shape, crop in (
         (entry["input_shape"], entry["preprocess"]["crop"]),
