@@ -190,7 +190,11 @@ class SelecSLS(Backbone):
         as_norm(self.norm)
 
 
-_60 = {"layers": (2, 3, 4), "block_widths": (64, 128, 288), "widths": (128, 288, 416)}
+_60: dict[str, Any] = {
+    "layers": (2, 3, 4),
+    "block_widths": (64, 128, 288),
+    "widths": (128, 288, 416),
+}
 
 variants(
     SelecSLS,
