@@ -1,4 +1,4 @@
-# make demo | test | test-fast | examples | lint | conformance | parity | certify | test-lowest |
+# make demo | test | test-fast | examples | devices | lint | conformance | parity | certify | test-lowest |
 # test-latest | docs | package | bench: each makes the environment that it needs and installs into it, once.
 # CONTRIBUTING.md has them all.
 SHELL       := bash
@@ -46,7 +46,7 @@ LOWEST := .venv-lowest
 LATEST := .venv-latest
 WHEEL  := .venv-wheel
 
-.PHONY: demo test test-fast slow processes examples test-lowest test-latest conformance parity lint format
+.PHONY: demo test test-fast slow devices processes examples test-lowest test-latest conformance parity lint format
 .PHONY: bench docs certify package digits clean
 
 demo: $(STAMPS)/demo
@@ -69,9 +69,13 @@ SLOWER ?= 0.25
 slow: $(STAMPS)/test
 	$(PYTEST) --write-slow=$(SLOWER)
 
+# Eight simulated devices, and two processes that train as one.
+devices: $(STAMPS)/test
+	$(PYTEST) --durations=20 tests/devices $(ARGS)
+
 # Four processes, and ten kills at random moments.
 processes: $(STAMPS)/test
-	$(PYTEST) -n0 tests/training/many_processes.py $(ARGS)
+	$(PYTEST) -n0 tests/devices/many_processes.py $(ARGS)
 
 # The scripts and notebooks of examples/ and the pages of docs/, from top to bottom.
 examples: $(STAMPS)/test

@@ -27,7 +27,7 @@ SLOW = Path(__file__).with_name("slow.txt")
 STARTED = pytest.StashKey[float]()
 seconds: collections.Counter[str] = collections.Counter()
 # Directories that make test leaves to targets of their own.
-LANES = ("conformance", "examples", "parity")
+LANES = ("conformance", "devices", "examples", "parity")
 _QUICK = os.environ[_compiler.QUICK] not in ("0", "false", "")
 
 

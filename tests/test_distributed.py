@@ -1,4 +1,4 @@
-"""What ``initialize`` refuses; ``tests/training/test_processes.py`` has processes that join."""
+"""What ``initialize`` refuses; ``tests/devices/test_processes.py`` has processes that join."""
 
 from __future__ import annotations
 

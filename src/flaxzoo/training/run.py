@@ -153,6 +153,8 @@ class Run:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Functions are shared: nothing needs to be picklable.
+        # Devices are shared as well: those of older JAX cannot be copied.
+        memo[id(self._settings.get("devices"))] = self._settings.get("devices")
         copy_of = type(self).__new__(type(self))
         copy_of._take(copy.deepcopy(self._parts(), memo))
         return copy_of
