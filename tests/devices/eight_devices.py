@@ -270,6 +270,37 @@ def test_a_tensor_axis_gives_the_same_numbers(alone, sharding):
     assert_same(trainer, alone("vit"))
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "path"),
+    [
+        (
+            "swin_tiny_patch4_window7_224",
+            {"width": 8, "heads": (2, 2), "layers": (1, 1), "window_size": 2, "patch_size": 2},
+            "layers_0_blocks_0/attn/qkv",
+        ),
+        (
+            "convnext_tiny",
+            {"layers": (1, 1), "widths": (8, 16), "kernel_sizes": (3, 3)},
+            "stages_0_blocks_0/mlp/fc1",
+        ),
+    ],
+)
+def test_wide_layers_of_other_families_are_known_by_name(name, fields, path):
+    model = fz.models.get(name, num_classes=4, input_shape=(8, 8, 3), drop_path=0.0, **fields)
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    batch, trained = (IMAGES[:16], LABELS[:16]), []
+    for devices in (mesh, 1):
+        state = fz.create_train_state(
+            model, optimizer="sgd", learning_rate=0.1, rng=0, devices=devices
+        )
+        trained.append(fz.train_step(state, batch)[0])
+    lies = by_path(trained[0].params)[f"backbone/{path}/kernel"].sharding.spec
+    assert lies == jax.sharding.PartitionSpec(None, "model")
+    wanted, got = (by_path(state.params) for state in reversed(trained))
+    for leaf, value in wanted.items():
+        np.testing.assert_allclose(got[leaf], value, atol=1e-5, err_msg=leaf)
+
+
 @pytest.mark.parametrize("optimizer", ["adafactor", "lbfgs", "schedule_free_adamw", "lamb"])
 def test_states_of_other_optimizers_lie_as_their_parameters(optimizer):
     x, y = IMAGES[:16].reshape(16, -1), LABELS[:16]

@@ -174,9 +174,16 @@ class Backbone(Checked, kw_only=True):
 
         From globs over the backbone's parameters to the axis that divides each dimension. Two
         layers in a row fit together where the first is divided by its outputs and the second by
-        its inputs: what lies between them stays where it is.
+        its inputs: what lies between them stays where it is. These are the pairs of transformers,
+        and of whatever has an MLP, by timm's names; a glob that matches nothing is passed over.
         """
-        return {}
+        wide, back = (None, "model"), ("model", None)
+        return {
+            "*/attn/qkv/kernel": wide,
+            "*/attn/proj/kernel": back,
+            "*/mlp/fc1/kernel": wide,
+            "*/mlp/fc2/kernel": back,
+        }
 
     @nn.nowrap
     def enter(self, x: Any, parts: Sequence[Part]) -> Any:

@@ -218,17 +218,6 @@ class VisionTransformer(PatchBackbone):
         return ("pos_embed", *(name for name, count in tokens.items() if count))
 
     @nn.nowrap
-    def tensor_rules(self) -> dict[str, tuple[str | None, ...]]:
-        """What the axis ``"model"`` of a mesh divides: heads, and the units between two layers."""
-        wide, back = (None, "model"), ("model", None)
-        return {
-            "blocks_*/attn/qkv/kernel": wide,
-            "blocks_*/attn/proj/kernel": back,
-            "blocks_*/mlp/fc1/kernel": wide,
-            "blocks_*/mlp/fc2/kernel": back,
-        }
-
-    @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_size("register_tokens", self.register_tokens, minimum=0)

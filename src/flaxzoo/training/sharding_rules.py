@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxzoo._checks import check_choice, is_size
-from flaxzoo._globs import entry_of_each, matched, paths_by_group
+from flaxzoo._globs import entry_of_each
 from flaxzoo._meshes import DATA, of_shape, with_auto_axes
 from flaxzoo._trees import flatten
 from flaxzoo._warnings import warn
@@ -290,10 +291,9 @@ def _tensor_specs(
     prefix = "backbone/" if isinstance(module, Classifier) else ""
     backbone: Any = getattr(module, "backbone", module)
     rules: dict[str, tuple[Any, ...]] = getattr(backbone, "tensor_rules", dict)()
-    groups = paths_by_group(shapes)
     specs = {}
     for pattern, spec in rules.items():
-        for path in matched(groups, prefix + pattern, label=f"tensor rule {pattern!r}"):
+        for path in fnmatch.filter(shapes, prefix + pattern):
             divides = len(spec) == len(shapes[path]) and all(
                 axis is None or n % mesh.shape[MODEL] == 0
                 for n, axis in zip(shapes[path], spec, strict=True)
