@@ -268,7 +268,8 @@ def test_a_training_step_in_float64(family, name):
 ROUNDED = 32
 # By how much the root of the number of roundings may be missed by one draw of weights: of the 212
 # kinds gcresnext26ts misses it by 1.12, coatnet_rmlp_1_rw2_224 by 1.07 and all others by less.
-SAMPLING = 1.13
+# Another processor's bfloat16 sums in another order, which is another draw.
+SAMPLING = 1.2
 
 
 def rounding(low, high):
@@ -292,7 +293,7 @@ def roundings(name):
 
 
 def bound(name):
-    """How many times torch's error ours may be: 1.6, and 1.96 for networks with layer scales.
+    """How many times torch's error ours may be: 1.7, and 2.1 for networks with layer scales.
 
     torch keeps the sum over blocks in float32 where a float32 parameter enters it, as positions and
     scales do, so that what a block adds is rounded once. Here the sum is rounded as well, and a
