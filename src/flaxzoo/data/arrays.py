@@ -17,6 +17,7 @@ from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._host import as_host, check_numbers, is_array_like
 from flaxzoo._words import POSITIONS
+from flaxzoo.data.batch import Batch
 from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
 
@@ -164,6 +165,27 @@ class ArrayDataset(Epochs):
             window = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             index = window if order is None else order[window]
             yield jax.tree.unflatten(self._treedef, [leaf[index] for leaf in self._leaves])
+
+
+def next_multiple(size: int, parts: int) -> int:
+    """The least number of examples from ``size`` on that so many parts divide."""
+    return -(-size // parts) * parts
+
+
+def filled_up(batch: Batch, size: int) -> Batch:
+    """A batch of ``size`` examples: those that ``pad_batch`` adds have the weight 0.
+
+    Args:
+      batch: NumPy arrays, or arrays on a device, of at most so many examples; its own weights stay.
+      size: number of examples to have.
+
+    Raises:
+      As ``pad_batch``.
+    """
+    filled, weights = pad_batch(batch, size)
+    if batch.weights is not None:
+        weights = filled.weights * weights
+    return filled._replace(weights=weights)
 
 
 @explained

@@ -12,7 +12,7 @@ import numpy as np
 from flaxzoo._checks import check_size
 from flaxzoo._host import is_array_like
 from flaxzoo._processes import Channel, several
-from flaxzoo.data.arrays import ArrayDataset, pad_batch
+from flaxzoo.data.arrays import ArrayDataset, filled_up, next_multiple
 from flaxzoo.data.batch import Batch, as_batch, batch_size
 from flaxzoo.data.examples import (
     ExampleDataset,
@@ -120,7 +120,7 @@ class Feed:
         """Fills all batches up to a number of examples that so many devices divide."""
         self._shares = shares
         if self._batch_size is not None and self._batch_size % shares:
-            self._batch_size, self._whole = self._rounded(self._batch_size), False
+            self._batch_size, self._whole = next_multiple(self._batch_size, shares), False
 
     def agree(self) -> None:
         """Takes the largest number of batches of all processes, where they bring their own.
@@ -150,15 +150,12 @@ class Feed:
         else:
             self.divide(sharding.shares)
             weighted, size = self.pad and not self._whole, self._source.batch_size
-            size = self._rounded(size) if weighted else size
+            size = sharding.rounded(size) if weighted else size
             limit = self._limit
             self._source = dataset_share(
                 self._source, lambda data: _Dataset(data, limit), sharding, size, weighted=weighted
             )
         self._shared = True
-
-    def _rounded(self, size: int) -> int:
-        return -(-size // self._shares) * self._shares
 
     @property
     def arrays(self) -> Any | None:
@@ -274,8 +271,8 @@ class Feed:
             return batch
         size = batch_size(batch)
         if self._batch_size is None:
-            self._batch_size = self._rounded(size)
-        wanted = max(self._batch_size, self._rounded(size))
+            self._batch_size = next_multiple(size, self._shares)
+        wanted = max(self._batch_size, next_multiple(size, self._shares))
         if self._shared and size > self._batch_size:
             raise DataError(
                 f"{self.name} gave a batch of {size} examples after one of {self._batch_size}: in "
@@ -284,10 +281,7 @@ class Feed:
         if not self.pad or (size > self._batch_size and size == wanted):
             return batch
         if size < wanted:
-            padded, weights = pad_batch(batch, wanted)
-            if batch.weights is not None:
-                weights = padded.weights * weights
-            return padded._replace(weights=weights)
+            return filled_up(batch, wanted)
         if batch.weights is None:
             return batch._replace(weights=np.ones(size, np.float32))
         return batch

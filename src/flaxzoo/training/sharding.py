@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxzoo._meshes import DATA, batches_on
 from flaxzoo._spread import local_range, put, put_part
 from flaxzoo._trees import map_by_path
-from flaxzoo.data.arrays import pad_batch
+from flaxzoo.data.arrays import filled_up, next_multiple
 from flaxzoo.data.batch import Batch
 from flaxzoo.errors import ArgumentError, DataError, ShapeError
 
@@ -127,7 +127,7 @@ class StateSharding:
 
     def rounded(self, size: int) -> int:
         """The next number of examples that the devices divide."""
-        return -(-size // self.shares) * self.shares
+        return next_multiple(size, self.shares)
 
     def padded(self, batch: Batch, *, axis: int = 0, whole: bool = False) -> Batch:
         """A batch of as many examples as the devices divide: further ones have the weight 0.
@@ -149,10 +149,7 @@ class StateSharding:
             count = len(jax.tree.leaves(batch.inputs)[0])
             each = (jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count))
             return jax.tree.map(lambda *x: np.stack(x), *map(self.padded, each))
-        filled, weights = pad_batch(batch, self.rounded(size))
-        if batch.weights is not None:
-            weights = filled.weights * weights
-        return filled._replace(weights=weights)
+        return filled_up(batch, self.rounded(size))
 
     def check_size(self, size: int, name: str) -> None:
         """Refuses batches that leave devices without an example.

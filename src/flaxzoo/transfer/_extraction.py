@@ -18,7 +18,7 @@ from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import DATA, beside, rows_beside
 from flaxzoo._programs import Jitted
 from flaxzoo._spread import gathered, put
-from flaxzoo.data.arrays import ArrayDataset, pad_batch
+from flaxzoo.data.arrays import ArrayDataset, next_multiple, pad_batch
 from flaxzoo.data.batch import Batch, as_batch, batch_size, check_weights
 from flaxzoo.errors import DataError, ShapeError, UninitializedError
 from flaxzoo.model import Model
@@ -62,7 +62,7 @@ class Extraction:
         # Where the model lies on several devices, each computes its part of a batch.
         self._divided = rows_beside(self.variables)
         shares = 1 if self._divided is None else self._divided.mesh.shape[DATA]
-        self._size = -(-self.batch_size // shares) * shares
+        self._size = next_multiple(self.batch_size, shares)
         self._check_inputs(self.first)
         if model.spec.preprocess is not None:
             model.spec.preprocess.warn_of_scale(self.first.inputs)
@@ -135,11 +135,9 @@ class Extraction:
         inputs = beside(inputs, self.variables)
         rows = len(jax.tree.leaves(inputs)[0])
         inputs = pad_batch(inputs, self._size)[0] if rows < self._size else inputs
-        return (
-            inputs
-            if self._divided is None
-            else jax.tree.map(lambda x: put(x, self._divided), inputs)
-        )
+        if self._divided is None:
+            return inputs
+        return jax.tree.map(lambda x: put(x, self._divided), inputs)
 
     def _check_inputs(self, batch: Batch) -> None:
         check_inputs(self.model.module, self.model.variables, batch.inputs)
