@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
@@ -31,6 +32,13 @@ def check_scores(scores: np.ndarray, what: str) -> None:
             f"{what} holds NaN in row {int(np.argmax(bad))} ({int(bad.sum())} of {len(bad)} rows), "
             "which has no best class"
         )
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all floating values of a tree of arrays are finite, a bool scalar; under ``jit``."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
+    flags = [jnp.all(jnp.isfinite(x)) for x in leaves]
+    return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
 
 
 def check_finite(tree: Any, what: str = "data") -> None:

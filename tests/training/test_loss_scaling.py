@@ -10,10 +10,11 @@ import optax
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._finite import all_finite
 from flaxzoo._trees import flatten
 from flaxzoo.errors import CheckpointError
 from flaxzoo.training.checkpoint import state_arrays
-from flaxzoo.training.loss_scaling import LossScale, all_finite, first_scale, zeros_unless
+from flaxzoo.training.loss_scaling import LossScale, first_scale, zeros_unless
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((8, 5)).astype(np.float32)

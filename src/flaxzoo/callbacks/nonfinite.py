@@ -13,6 +13,7 @@ import numpy as np
 
 from flaxzoo._checks import check_flag, check_size
 from flaxzoo._explain import explained
+from flaxzoo._finite import all_finite
 from flaxzoo._programs import Jitted
 from flaxzoo._spread import gathered, is_spread
 from flaxzoo._trees import by_path
@@ -133,7 +134,7 @@ def _flags(metrics: Any, params: Any, *, depth: int) -> jax.Array:
     One array, as each one costs a transfer.
     """
     groups = _groups(params, depth).values()
-    return jnp.stack([_all_finite(leaves) for leaves in (jax.tree.leaves(metrics), *groups)])
+    return jnp.stack([all_finite(leaves) for leaves in (jax.tree.leaves(metrics), *groups)])
 
 
 def _flags_of(metrics: Any, params: Any, depth: int) -> jax.Array:
@@ -162,9 +163,3 @@ def _groups(params: Any, depth: int) -> dict[str, list[Any]]:
         group = "/".join(names[: max(1, min(depth, len(names) - 1))])
         groups.setdefault(group, []).append(leaf)
     return groups
-
-
-def _all_finite(leaves: list[Any]) -> jax.Array:
-    floating = [x for x in leaves if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
-    flags = [jnp.all(jnp.isfinite(x)) for x in floating]
-    return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)

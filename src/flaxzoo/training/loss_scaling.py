@@ -75,11 +75,6 @@ def first_scale(policy: PrecisionPolicy | None) -> LossScale | None:
     return LossScale(scale, zero, jnp.copy(zero), policy.growth_interval)
 
 
-def all_finite(tree: Any) -> Any:
-    """Whether all values of a tree of arrays are finite, a bool scalar."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
 def zeros_unless(finite: Any, tree: Any) -> Any:
     """The arrays of a tree, or zeros: what a skipped step computes is thrown away."""
     return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), tree)

@@ -16,6 +16,7 @@ from jax.sharding import AxisType
 import flaxzoo.metrics as metrics_module
 from flaxzoo._endings import ending
 from flaxzoo._explain import explained
+from flaxzoo._finite import all_finite
 from flaxzoo._host import check_fits, check_numbers, unmasked
 from flaxzoo._inputs import check_inputs
 from flaxzoo._meshes import beside
@@ -28,7 +29,7 @@ from flaxzoo.losses.soft import with_soft_targets
 from flaxzoo.metrics import MetricCollection
 from flaxzoo.precision import apply_in, widened
 from flaxzoo.preprocess import model_inputs
-from flaxzoo.training.loss_scaling import all_finite, skipped_unless, zeros_unless
+from flaxzoo.training.loss_scaling import skipped_unless, zeros_unless
 from flaxzoo.training.modes import training_modes
 from flaxzoo.training.sharding import check_mesh, divided_outputs
 from flaxzoo.training.state import TrainState, merge, split
@@ -374,7 +375,7 @@ def _update(state: TrainState, batch: Batch) -> tuple[TrainState, MetricCollecti
         if state.sharding is not None:
             grads = state.sharding.constrained(grads)
     outputs, values, collections = aux
-    finite = True
+    finite: Any = True
     if scale is not None:
         value, grads = scale.unscaled((value, grads))
         finite = all_finite(grads)
