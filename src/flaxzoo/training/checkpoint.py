@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -402,48 +402,36 @@ def restore(
         become narrower, as JAX does not hold such here.
     """
     directory = as_path(directory).absolute()
-    if several():
-        return _restore_together(directory, state, which)
+    if not several():
+        return _first_whole(directory, which, lambda folder: _read(folder, state))
+
+    def whole(folder: Path) -> str:
+        _files.check_files(folder, _files.read_meta(folder))
+        return str(folder)
+
+    # The process of index 0 looks which checkpoint is whole, for all.
+    name = f"the checkpoints in {directory}"
+    folder = Path(from_main(name, lambda: _first_whole(directory, which, whole)))
+    return _read(folder, state, checked=True)
+
+
+def _first_whole(directory: Path, which: int | str, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` makes of the first checkpoint of the choice that is not damaged."""
     steps, damage = _choice(directory, which)
     for step in steps:
         folder = _files.folder_of(directory, step)
         try:
-            result = _read(folder, state)
+            result = read(folder)
         except _files.DamagedCheckpointError as error:
             if not folder.is_dir():
                 # The run that writes here has just replaced it by a later one.
-                return restore(directory, state, which)
+                return _first_whole(directory, which, read)
             damage.append(error)
             continue
         if damage:
             warn(f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead")
         return result
     raise damage[0] if len(damage) == 1 else CheckpointError("; ".join(map(str, damage)))
-
-
-def _restore_together(
-    directory: Path, state: TrainState, which: int | str
-) -> tuple[TrainState, dict[str, Any]]:
-    """``restore`` in several processes: the one of index 0 looks which checkpoint is whole."""
-
-    def whole() -> int:
-        steps, damage = _choice(directory, which)
-        for step in steps:
-            folder = _files.folder_of(directory, step)
-            try:
-                _files.check_files(folder, _files.read_meta(folder))
-            except _files.DamagedCheckpointError as error:
-                damage.append(error)
-                continue
-            if damage:
-                warn(
-                    f"{'; '.join(map(str, damage))}. The checkpoint of step {step} is taken instead"
-                )
-            return step
-        raise CheckpointError("; ".join(map(str, damage)))
-
-    step = from_main(f"the checkpoints in {directory}", whole)
-    return _read(_files.folder_of(directory, step), state, checked=True)
 
 
 def _read(
