@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 import flaxzoo as fz
+from flaxzoo.training.collectives import Collective
 
 DEVICES = 8
 # Name, and examples on each device in the step whose time is compared with.
@@ -49,8 +50,11 @@ def closed_form(parameters: int, sharding: str, devices: int) -> float:
     for the forward pass and once more for the backward one, and gradients summed and divided, each
     (n - 1) / n.
     """
-    passes = 2 if sharding == "replicated" else 3
-    return passes * (devices - 1) / devices * 4 * parameters
+    size = 4 * parameters
+    if sharding == "replicated":
+        return Collective("all-reduce", size, devices).sent
+    fetched = Collective("all-gather", size, devices, count=2).sent
+    return fetched + Collective("reduce-scatter", size // devices, devices).sent
 
 
 def measure(name: str) -> dict[str, Any]:
