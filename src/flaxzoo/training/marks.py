@@ -22,9 +22,7 @@ def marked(summary: Summary, state: Any, step: int) -> Summary:
     statistics = {path.rpartition("/")[0] for path in flatten(state.batch_stats)}
     rates: dict[str, float] = {}
     if groups is not None and groups.plan.rates is not None:
-        now = groups.rates(step // state.optimizer.accumulate_steps)
-        entries = groups.plan.entries(groups.paths, state.frozen)
-        rates = {path: now[entry] for path, entry in entries.items() if entry in now}
+        rates = groups.rates_by_path(step // state.optimizer.accumulate_steps)
 
     def mark(layer: Any) -> Any:
         root = layer.depth == 0

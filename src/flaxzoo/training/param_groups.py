@@ -81,6 +81,11 @@ class Groups:
         schedules = {entry: self.plan.schedule(entry) for entry in self.plan.rates or (TRAIN,)}
         return {k: float(rate(update)) for k, rate in schedules.items() if rate is not None}
 
+    def rates_by_path(self, update: int) -> dict[str, float]:
+        """The learning rate of each parameter that trains, where the optimizer says it."""
+        now, entries = self.rates(update), self.plan.entries(self.paths, self.frozen)
+        return {path: now[entry] for path, entry in entries.items() if entry in now}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:

@@ -215,12 +215,10 @@ def _parameters(state: TrainState, step: int) -> tuple[ParameterPlan, ...]:
 def _rates(state: TrainState, step: int) -> dict[str, float]:
     """The learning rate of each parameter that trains, where the optimizer says it."""
     number = step // state.optimizer.accumulate_steps
-    if state.groups is None:
-        rate = state.optimizer.learning_rate
-        return {} if rate is None else dict.fromkeys(flatten(state.params), float(rate(number)))
-    now = state.groups.rates(number)
-    entries = state.groups.plan.entries(state.groups.paths, state.frozen)
-    return {path: now[entry] for path, entry in entries.items() if entry in now}
+    if state.groups is not None:
+        return state.groups.rates_by_path(number)
+    rate = state.optimizer.learning_rate
+    return {} if rate is None else dict.fromkeys(flatten(state.params), float(rate(number)))
 
 
 def _decays(state: TrainState) -> dict[str, bool]:
