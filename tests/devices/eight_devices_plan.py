@@ -45,6 +45,14 @@ def test_the_plan_is_what_lies_on_each_device(sharding):
     assert part == (whole if sharding == "replicated" else (whole - small) / 8 + small)
 
 
+def test_a_batch_that_the_devices_do_not_divide_is_filled_up():
+    plan = trainer(devices="all").plan(DATA, batch_size=30, compiled=True)
+    assert (plan.batch, plan.per_device_batch) == (32, 4)
+    # Inputs, labels and the weights of what fills it up.
+    assert plan.bytes["batch"] == (32 * 32 + 32 + 32) * 4 // 8
+    assert trainer(devices="all").plan(batch_size=30).batch == 32
+
+
 def test_data_parallel_steps_sum_gradients_once():
     """Twice the parameters, but for one share of eight: a ring's all-reduce."""
     plan = trainer(devices="all").plan(DATA, batch_size=64, compiled=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Var
 
 from flaxzoo._trees import flatten, unflatten
@@ -152,13 +153,15 @@ def plan_of(
 
     Args:
       state: a ``TrainState`` with ``jax.ShapeDtypeStruct`` leaves.
-      batch: a ``Batch`` of as many examples as the state's devices divide; without targets nothing
-        can be compiled.
+      batch: a ``Batch``, which is filled up to what the state's devices divide; without targets
+        nothing can be compiled.
       name: of the model.
       step: the number of steps so far, for the learning rates.
       compiling: whether to compile the step and ask the compiler.
     """
     sharding = state.sharding
+    if sharding is not None:
+        batch = _filled_up(batch, sharding.rounded(batch_size(batch)))
     size, shares = batch_size(batch), 1 if sharding is None else sharding.shares
     # Of several processes each asks a device of its own.
     device = jax.local_devices()[0] if sharding is None else sharding.mesh.local_devices[0]
@@ -188,6 +191,14 @@ def plan_of(
         traffic=traffic,
         limit=(device.memory_stats() or {}).get("bytes_limit"),
     )
+
+
+def _filled_up(batch: Batch, size: int) -> Batch:
+    """The shapes of a batch that is filled up to a size: it then has weights."""
+    if size == batch_size(batch):
+        return batch
+    batch = batch._replace(weights=jax.ShapeDtypeStruct((size,), np.dtype(np.float32)))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
 
 
 def _parameters(state: TrainState, step: int) -> tuple[ParameterPlan, ...]:
