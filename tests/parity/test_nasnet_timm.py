@@ -1,4 +1,4 @@
-"""NASNet against timm: images of odd sizes, features, the norms' epsilon and statistics."""
+"""NASNet and PNASNet against timm: images of odd sizes, the norms' epsilon and statistics."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,10 @@ from flaxzoo.weights.synthetic import synthetic_images
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 
-pytestmark = pytest.mark.family("nasnet")
 
-
-def test_features_and_statistics_of_images_of_an_odd_size():
-    kind = FAMILIES["nasnet"].kinds[0]
+@pytest.mark.parametrize("family", ["nasnet", "pnasnet"])
+def test_features_and_statistics_of_images_of_an_odd_size(family):
+    kind = FAMILIES[family].kinds[0]
     reference = kind.create(kind.name, num_classes=4)
     tensors = fill_reference(reference)
     model = fz.models.get(kind.name, num_classes=4, **kind.fields)
