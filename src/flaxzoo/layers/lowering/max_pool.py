@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.lowering.switch import is_plain
+from flaxzoo.layers.lowering.written import written
 
 Pair = tuple[int, int]
 
@@ -57,11 +58,12 @@ def _max_pool(x: jax.Array, size: Pair, strides: Pair, padding: tuple[Pair, Pair
 def _max_pool_jvp(size: Pair, strides: Pair, padding: Any, primals: Any, tangents: Any) -> Any:
     def on_cpu(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         best, index = _search(x, size, strides, padding)
-        index = jax.lax.optimization_barrier(index)
+        index = written(index)
         taps = _taps(tangent, 0, best.shape, size, strides, padding)
         zero = jnp.zeros((), tangent.dtype)
         moved = (jnp.where(index == i, tap, zero) for i, tap in enumerate(taps))
-        return best, sum(moved, zero)
+        # So that the gradient that comes back is not made anew for each tap.
+        return best, written(sum(moved, zero))
 
     def default(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(lambda x: _plain(x, size, strides, padding), (x,), (tangent,))
