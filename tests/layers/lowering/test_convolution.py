@@ -147,18 +147,23 @@ def test_every_formulation(x, kernel, options):
 
 
 @pytest.mark.parametrize(
-    ("channels", "groups", "blocks"),
+    ("channels", "groups", "blocks", "of_kernels"),
     [
-        (64, 1, 0),
+        (64, 1, 0, 0),
         # ResNeXt-50's four stages.
-        *((4, 32, 8), (8, 32, 16), (16, 32, 16), (32, 32, 0)),
+        *((4, 32, 8, 8), (8, 32, 16, 16), (16, 32, 16, 16), (32, 32, 0, 0)),
+        # RegNetY-3.2GF's and -1.6GF's: what would be one block of 888 channels stays apart.
+        *((24, 3, 3, 3), (24, 9, 9, 9), (24, 24, 12, 24), (24, 63, 63, 63), (24, 37, 37, 37)),
         # ResNeSt's, MobileNet's, and groups that none but all together divide.
-        *((64, 2, 2), (1, 960, 16), (3, 2, 1), (5, 7, 1), (40, 17, 0)),
+        *((64, 2, 2, 2), (1, 960, 16, 30), (3, 2, 1, 1), (5, 7, 1, 1), (40, 17, 0, 0)),
     ],
 )
-def test_groups_become_blocks(channels, groups, blocks):
+def test_groups_become_blocks(channels, groups, blocks, of_kernels):
     window = conv_cpu.Window((1, 1), ((1, 1), (1, 1)), (1, 1), groups)
-    assert conv_cpu._block_count((3, 3, channels, 32 * groups), window) == blocks
+    shape = (3, 3, channels, 32 * groups)
+    assert conv_cpu._block_count(shape, window) == blocks
+    most = conv_cpu._MOST_CHANNELS_OF_KERNELS
+    assert conv_cpu._block_count(shape, window, most) == of_kernels
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="the text of StableHLO was another")

@@ -18,18 +18,21 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.lowering import depthwise_cpu
-from flaxzoo.layers.lowering.window import MATMUL, Window
+from flaxzoo.layers.lowering.window import MATMUL, Window, output_size
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# Eigen reads spread rows one number at a time, which takes longer than it saves below these.
+# Eigen reads spread rows one number at a time, which takes longer than it saves below these; the
+# second number of features is that for maps of at least so many pixels.
 _EIGEN_CHANNELS = 16
-_EIGEN_FEATURES = 32
+_EIGEN_FEATURES, _EIGEN_FEATURES_OF_MAPS = 32, 24
+_EIGEN_MAPS = 400
 
-# Groups are joined to blocks of at least so many channels, and convolved one by one if there are at
-# most so many blocks.
+# Groups are joined to blocks of at least so many channels, and to few blocks, which compile sooner,
+# for as long as blocks do not become wider: than the last number, for a kernel's gradient.
 _BLOCK_CHANNELS = 16
 _MOST_BLOCKS = 16
+_MOST_CHANNELS, _MOST_CHANNELS_OF_KERNELS = 64, 32
 
 
 def plain(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
@@ -72,9 +75,8 @@ def conv(x: jax.Array, kernel: jax.Array, *, window: Window) -> jax.Array:
         x = _every(x, window.strides)
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
         return y.reshape(*x.shape[:3], kernel.shape[-1])
-    eigen = (
-        kernel.shape[2] >= _EIGEN_CHANNELS and kernel.shape[3] >= _EIGEN_FEATURES * window.groups
-    )
+    sizes = output_size(x.shape, kernel.shape, window)
+    eigen = kernel.shape[2] >= _EIGEN_CHANNELS and _is_wide(kernel.shape[3] // window.groups, sizes)
     return _convolve(x, kernel, window, eigen=eigen)
 
 
@@ -118,7 +120,7 @@ def input_gradient(
     if not (_is_exact(gradient.dtype) and _are_static(pads)) or 0 in gradient.shape:
         return plain_input_gradient(gradient, kernel, window=window, shape=shape)
     around = Window((1, 1), pads, window.dilation, window.groups)
-    eigen = each >= _EIGEN_CHANNELS and channels >= _EIGEN_FEATURES
+    eigen = each >= _EIGEN_CHANNELS and _is_wide(channels, shape[1:3])
     return _convolve(gradient, turned, around, spread=window.strides, eigen=eigen)
 
 
@@ -130,7 +132,7 @@ def kernel_gradient(
         return _product(x, gradient)
     if _is_depthwise(x.dtype, x.shape, shape, window):
         return depthwise_cpu.kernel_gradient(x, gradient, window, shape)
-    blocks = _block_count(shape, window)
+    blocks = _block_count(shape, window, _MOST_CHANNELS_OF_KERNELS)
     if blocks:
         parts = zip(jnp.split(x, blocks, -1), jnp.split(gradient, blocks, -1), strict=True)
         joined = window.groups // blocks
@@ -160,7 +162,7 @@ def kernel_gradient(
     if not (_is_exact(x.dtype) and _are_static(pads)) or 0 in (*x.shape, *gradient.shape):
         return plain_kernel_gradient(x, gradient, window=window, shape=shape)
     across = Window(window.dilation, pads, window.strides, window.groups)
-    eigen = shape[3] >= _EIGEN_FEATURES * window.groups
+    eigen = _is_wide(shape[3] // window.groups, gradient.shape[1:3])
     turned = _convolve(swapped, gradient.transpose(1, 2, 0, 3), across, eigen=eigen)
     return turned.transpose(1, 2, 0, 3)
 
@@ -219,6 +221,12 @@ def _convolve(
         dimension_numbers=DIMENSIONS,
         feature_group_count=window.groups,
     )
+
+
+def _is_wide(features: int, sizes: tuple[Any, ...]) -> bool:
+    """Whether Eigen is the faster one for so many features of maps of a height and a width."""
+    large = all(isinstance(n, int) for n in sizes) and math.prod(sizes) >= _EIGEN_MAPS
+    return features >= (_EIGEN_FEATURES_OF_MAPS if large else _EIGEN_FEATURES)
 
 
 def _is_exact(dtype: Any) -> bool:
@@ -295,15 +303,22 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 # spreads within its block (0 * inf).
 
 
-def _block_count(shape: tuple[int, ...], window: Window) -> int:
-    """Returns into how many blocks a kernel's groups are joined; 0 where they stay."""
+def _block_count(shape: tuple[int, ...], window: Window, most: int = _MOST_CHANNELS) -> int:
+    """Returns into how many blocks a kernel's groups are joined; 0 where they stay.
+
+    Args:
+      shape: the kernel's.
+      window: how it moves.
+      most: the channels of a block that is joined only so that there are few of them.
+    """
     groups, channels = window.groups, shape[2]
     joins = [n for n in range(1, groups + 1) if groups % n == 0]
     wide = next((n for n in joins if n * channels >= _BLOCK_CHANNELS), groups)
-    few = next(n for n in joins if groups // n <= _MOST_BLOCKS)
-    if groups == 1 or (few > wide and channels >= 2 * _BLOCK_CHANNELS):
+    if groups == 1 or (groups // wide > _MOST_BLOCKS and channels >= 2 * _BLOCK_CHANNELS):
         return 0
-    return groups // max(wide, few)
+    few = next(n for n in joins if groups // n <= _MOST_BLOCKS)
+    narrow = max(n for n in joins if n == 1 or n * channels <= most)
+    return groups // max(wide, min(few, narrow))
 
 
 def _alone(window: Window) -> Window:

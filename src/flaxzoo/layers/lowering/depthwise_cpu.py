@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 
-from flaxzoo.layers.lowering.window import Window
+from flaxzoo.layers.lowering.window import Window, output_size
 
 # More terms than a kernel of 11 x 11 has take longer to compile than they save.
 MOST_TERMS = 121
@@ -36,17 +36,7 @@ def conv(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Convolves each channel of ``[N, H, W, C]`` with its own of ``[h, w, 1, C]``."""
     rows, columns = kernel.shape[:2]
     down, right = window.dilation
-    size = [
-        (n + low + high - (k - 1) * d - 1) // s + 1
-        for n, (low, high), k, d, s in zip(
-            x.shape[1:3],
-            window.padding,
-            (rows, columns),
-            window.dilation,
-            window.strides,
-            strict=True,
-        )
-    ]
+    size = output_size(x.shape, kernel.shape, window)
     taps = ((kernel[i, j, 0], i * down, j * right) for i in range(rows) for j in range(columns))
     return _sum_of_shifts(_pad(x, window.padding), taps, size, window.strides)
 

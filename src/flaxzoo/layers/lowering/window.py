@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,3 +18,13 @@ class Window:
 
 # No axis to move along: the inputs are ``[N, C]``, the kernel ``[C, features]``.
 MATMUL = Window((), (), ())
+
+
+def output_size(images: Sequence[int], kernel: Sequence[int], window: Window) -> list[int]:
+    """Returns how often a kernel of a shape fits, along height and width, images of a shape."""
+    return [
+        (n + low + high - (k - 1) * d - 1) // s + 1
+        for n, (low, high), k, d, s in zip(
+            images[1:3], window.padding, kernel[:2], window.dilation, window.strides, strict=True
+        )
+    ]
