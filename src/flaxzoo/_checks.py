@@ -52,6 +52,25 @@ def check_size(name: str, value: Any, *, minimum: int = 1, optional: bool = Fals
     return int(value)
 
 
+def check_address(name: str, value: Any) -> tuple[str, int]:
+    """Checks the address of a process on another machine.
+
+    Args:
+      name: of the argument, for the message.
+      value: its value, ``"host:port"``.
+
+    Returns:
+      The host and the port.
+
+    Raises:
+      ArgumentError: it is none.
+    """
+    host, _, port = str(value).rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
+        raise ArgumentError(f"{name} must be 'host:port', such as '10.0.0.1:1234', got {value!r}")
+    return host.strip("[]"), int(port)
+
+
 def check_widths(name: str, value: Any, *, allow_empty: bool = False) -> tuple[int, ...]:
     """Checks a sequence of sizes: the widths of layers, the shape of an example.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from flaxzoo._checks import check_size
+from flaxzoo._checks import check_address, check_size
 from flaxzoo.errors import ArgumentError, DistributedError
 
 __all__ = ["initialize", "is_main", "process_count", "process_index"]
@@ -64,7 +64,7 @@ def initialize(
             f"the last is {num_processes - 1}"
         )
     address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    place = None if address is None else _host_and_port(address)
+    place = None if address is None else check_address("coordinator_address", address)
     if jax.distributed.is_initialized():
         raise DistributedError(
             f"this process has joined already, as {process_index()} of {process_count()}: call "
@@ -129,15 +129,6 @@ def _prefer_gloo() -> None:
     name = "jax_cpu_collectives_implementation"
     if getattr(jax.config, name, "gloo") in (None, "none"):
         jax.config.update(name, "gloo")
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = str(address).rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ArgumentError(
-            f"coordinator_address must be 'host:port', such as '10.0.0.1:1234', got {address!r}"
-        )
-    return host.strip("[]"), int(port)
 
 
 def _wait_for(host: str, port: int, timeout: int) -> None:

@@ -9,6 +9,8 @@ from _commands import fails
 import flaxzoo as fz
 from flaxzoo.cli import main
 
+PLACE = ["--coordinator-address", "localhost:1234", "--num-processes", "2"]
+
 
 def test_parsing_loads_no_heavy_module():
     code = (
@@ -68,6 +70,13 @@ def test_no_command_shows_the_help(capsys):
         (["train", "mlp", "--data", "digits", "--steps-per-call", "0"], "at least 1, got 0"),
         (["train", "mlp", "--data", "digits", "--devices", "al"], "'all' or how many"),
         (["train", "mlp", "--data", "digits", "--sharding", "fdsp"], "invalid choice: 'fdsp'"),
+        (
+            ["train", "mlp", "--data", "digits", "--num-processes", "2"],
+            "--process-id must be given",
+        ),
+        (["train", "mlp", "--data", "digits", *PLACE, "--process-id", "2"], "the last is 1"),
+        (["train", "mlp", "--data", "digits", "--coordinator-address", "host"], "'host:port'"),
+        (["evaluate", "run", *PLACE], "'flaxzoo train' has it"),
         (["train", "mlp", "--data", "digits", "--lr", "nan"], "finite"),
         (["train", "mlp", "--data", "digits", "--lr", "0"], "above 0"),
         (["train", "mlp", "--data", "digits", "--validation-fraction", "1"], "between 0 and 1"),

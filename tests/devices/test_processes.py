@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 import flaxzoo as fz
+from flaxzoo._trees import by_path
+from flaxzoo.cli import main
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -28,22 +30,29 @@ def worker():
     return module
 
 
-def start(directory, *scenarios, count=2, devices=2, **environment):
-    """Starts the processes; each has devices of its own."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def popen(*arguments, **environment):
+    """Starts Python; the simulated devices are those that it asks for."""
     flags = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment = {**flags, **{k: str(v) for k, v in environment.items()}}
-    script = [sys.executable, str(HERE / "processes.py")]
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env={**flags, **{k: str(v) for k, v in environment.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start(directory, *scenarios, count=2, devices=2, **environment):
+    """Starts the processes; each has devices of its own."""
+    port, script = free_port(), HERE / "processes.py"
     return [
-        subprocess.Popen(
-            [*script, *map(str, (index, count, devices, port, directory)), *scenarios],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        popen(script, index, count, devices, port, directory, *scenarios, **environment)
         for index in range(count)
     ]
 
@@ -263,3 +272,30 @@ def test_interrupted_runs_end_bitwise_as_the_uninterrupted_one(pair):
     run(directory, "resumed", "resumed_elsewhere")
     assert_bitwise(numbers(directory, "run"), numbers(directory, "uninterrupted"))
     assert_near(numbers(directory, "elsewhere"), numbers(directory, "uninterrupted"), 1e-6)
+
+
+def test_the_command_line_goes_on_in_two_processes(tmp_path, capsys):
+    """One epoch in one process and one in two are those of one process."""
+    command = ["train", "cnn", "--data", "digits", "--batch-size", "256", "--optimizer", "sgd"]
+    command += ["--lr", "0.05", "--set", "features=8,16", "--no-progress", "--no-tensorboard"]
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    assert main([*command, "--epochs", "2", "--run-dir", str(alone)]) == 0
+    assert main([*command, "--epochs", "1", "--run-dir", str(several)]) == 0
+    capsys.readouterr()
+    place = ["--coordinator-address", f"127.0.0.1:{free_port()}", "--num-processes", "2"]
+    goes_on = ["-m", "flaxzoo.cli", *command, "--epochs", "2", "--resume", "--run-dir", several]
+    options = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": 1}
+    codes, said = end(
+        [popen(*goes_on, *place, "--process-id", index, **options) for index in range(2)]
+    )
+    assert codes == [0, 0], said
+    assert f"run in {several}, model in" in said[0]
+    assert "cnn" not in said[1]
+    variables = [
+        {k: np.asarray(x) for k, x in by_path(fz.Model.load(d / "model").variables).items()}
+        for d in (several, alone)
+    ]
+    assert_near(*variables)
+    histories = [np.genfromtxt(d / "history.csv", delimiter=",")[1:] for d in (several, alone)]
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+    assert not (alone / "history.png").exists() or (several / "history.png").stat().st_size

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any, NoReturn
 
 from flaxzoo._explain import meant
 from flaxzoo.cli.data import data_source
-from flaxzoo.cli.values import checkpoint, choice, choices, integer, key_value
+from flaxzoo.cli.values import address, checkpoint, choice, choices, integer, key_value
 from flaxzoo.errors import did_you_mean
 
 SOURCES = (
     "a weight file (.safetensors, .pth, .h5, .npz), the directory of a saved model, "
     "hf:org/repo[@revision], jax_resnet, flaxmodels or efficientnet_lite_pytorch"
 )
+
+_PROCESSES = ("--distributed", "--coordinator-address", "--num-processes", "--process-id")
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -43,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             spelled = {name.lstrip("-").replace("-", "_"): name for name in known}
             name = meant(option.lstrip("-").replace("-", "_"), spelled)
             hint = f" It is called {spelled[name]!r} here." if name else did_you_mean(option, known)
+        if option in _PROCESSES:
+            hint = " 'flaxzoo train' has it; all else runs in one process."
         self.error(f"unrecognized arguments: {' '.join(extras)}.{hint}")
 
 
@@ -119,6 +124,50 @@ def add_data(group: Any, *, required: bool, text: str) -> None:
         metavar="digits|mnist:DIR",
         help=f"{text}: scikit-learn's 1,797 digits, or MNIST from the IDX files in DIR",
     )
+
+
+def add_processes(parser: Any) -> None:
+    """Adds what joins several processes to one run."""
+    group = parser.add_argument_group(
+        "several processes", "Each runs this command; together they train as one."
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the others that JAX finds: under SLURM, GKE and Open MPI, on TPU pods",
+    )
+    group.add_argument(
+        "--coordinator-address",
+        type=address,
+        metavar="HOST:PORT",
+        help="elsewhere: a free port of the process of index 0, the same in all",
+    )
+    add_integer(group, "--num-processes", None, "how many there are, the same in all")
+    add_integer(group, "--process-id", None, "which one this is, from 0", least=0, metavar="I")
+
+
+def check_processes(parser: Parser, args: argparse.Namespace) -> None:
+    """Ends with a usage error where what ``add_processes`` added does not go together."""
+    known = {
+        "--coordinator-address": args.coordinator_address
+        or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        "--num-processes": args.num_processes,
+        "--process-id": args.process_id,
+    }
+    missing = [option for option, value in known.items() if value is None]
+    asked = args.coordinator_address or args.num_processes or args.process_id is not None
+    if asked and missing and not args.distributed:
+        parser.error(
+            f"{' and '.join(missing)} must be given as well: --coordinator-address, "
+            "--num-processes and --process-id go together, and with --distributed JAX finds "
+            "what is not given"
+        )
+    counted = args.process_id is not None and args.num_processes is not None
+    if counted and args.process_id >= args.num_processes:
+        parser.error(
+            f"--process-id {args.process_id} of --num-processes {args.num_processes}: they count "
+            f"from 0, so that the last is {args.num_processes - 1}"
+        )
 
 
 def add_which(group: Any) -> None:

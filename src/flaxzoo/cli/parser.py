@@ -16,9 +16,11 @@ from flaxzoo.cli.arguments import (
     add_data,
     add_integer,
     add_measures,
+    add_processes,
     add_set,
     add_target,
     add_which,
+    check_processes,
     command,
 )
 from flaxzoo.cli.data import DEFAULT_FRACTION
@@ -228,7 +230,8 @@ def _add_train(commands: Any) -> None:
         "--devices",
         type=devices,
         metavar="N",
-        help="how many devices train, or 'all'; each batch is divided among them (default: one)",
+        help="how many devices train, or 'all'; each batch is divided among them (default: one, "
+        "in several processes all)",
     )
     training.add_argument(
         "--sharding",
@@ -253,6 +256,8 @@ def _add_train(commands: Any) -> None:
     add_integer(
         training, "--seed", 0, "of the initialisation, dropout and order of the data", least=0
     )
+
+    add_processes(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -376,3 +381,4 @@ def _check_together(parser: Parser, args: argparse.Namespace) -> None:
             parser.error("--schedule-set goes with --schedule")
         if args.schedule is None and args.learning_rate == 0:
             parser.error("--learning-rate must be above 0")
+        check_processes(parser, args)

@@ -82,13 +82,19 @@ _SHOWN = 25
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains, and writes the run: checkpoints, history, logs, plots and the model."""
+    """Trains, and writes the run: checkpoints, history, logs, plots and the model.
+
+    In several processes all train, and the one of index 0 prints and writes.
+    """
     import flaxzoo as fz
+    from flaxzoo._processes import from_main, several, silent
     from flaxzoo.training.checkpoint import saved_steps
     from flaxzoo.training.sharding_rules import check_sharding
 
+    _join(args)
+    devices = "all" if args.devices is None and several() else args.devices
     with settings("--devices, --sharding"):
-        check_sharding(args.devices, args.sharding)
+        check_sharding(devices, args.sharding)
     task = fz.models.info(args.model).task
     splits = load(args.data, args.validation_fraction)
     model = _model(args, splits)
@@ -98,7 +104,10 @@ def train(args: argparse.Namespace) -> None:
         measured["metrics"] = default_metrics(task)
     run_dir = args.run_dir or Path("runs") / f"{args.model}-{args.data.name}"
     record = _record(args)
-    _claim(run_dir, record, resume=args.resume, overwrite=args.overwrite)
+    from_main(
+        "the run's directory",
+        lambda: _claim(run_dir, record, resume=args.resume, overwrite=args.overwrite),
+    )
     callbacks = _callbacks(args)
     trainer = fz.Trainer(
         model,
@@ -107,13 +116,14 @@ def train(args: argparse.Namespace) -> None:
         seed=args.seed,
         run_dir=run_dir,
         steps_per_call=args.steps_per_call,
-        devices=args.devices,
+        devices=devices,
         sharding=args.sharding,
         precision=args.precision,
         **options,
     )
-    write_record(run_dir, record)
-    print(splits.note)
+    if not silent():
+        write_record(run_dir, record)
+        print(splits.note)
     steps = saved_steps(run_dir / "checkpoints")
     try:
         history = trainer.fit(
@@ -126,12 +136,22 @@ def train(args: argparse.Namespace) -> None:
             resume=args.resume,
         )
     except (KeyboardInterrupt, SystemExit):
-        if saved_steps(run_dir / "checkpoints"):
+        if saved_steps(run_dir / "checkpoints") and not silent():
             print("flaxzoo: the same command with --resume goes on", file=sys.stderr)
         raise
-    if steps and steps[-1] == trainer.step:
+    if steps and steps[-1] == trainer.step and not silent():
         warn(f"{run_dir} had trained for {len(history)} epochs already: a larger --epochs goes on")
     _finish(args, trainer, splits, task, history)
+
+
+def _join(args: argparse.Namespace) -> None:
+    """Joins the processes that the options of ``add_processes`` name, before JAX computes."""
+    from flaxzoo import distributed
+
+    place = args.coordinator_address, args.num_processes, args.process_id
+    if args.distributed or any(value is not None for value in place):
+        with settings("--distributed"):
+            distributed.initialize(*place)
 
 
 def _model(args: argparse.Namespace, splits: Splits) -> Model:
@@ -307,12 +327,14 @@ def _finish(
     args: argparse.Namespace, trainer: Trainer, splits: Splits, task: str, history: History
 ) -> None:
     """Exports the model, draws the plots and says what was reached and where it is."""
+    from flaxzoo._processes import from_main
     from flaxzoo.training.trainer import Trainer
 
     run_dir = trainer.run_dir or Path()
     if args.export == "best":
         trainer = Trainer.load(run_dir, which="best")
-    trainer.model.save(run_dir / MODEL_DIRECTORY)
+    # All of several processes compute; the others wait for what the first one writes.
+    model = trainer.model
     reached = {
         f"val_{name}": value
         for name, value in trainer.evaluate(_as_data(splits.validation, task)).items()
@@ -322,9 +344,18 @@ def _finish(
             f"test_{name}": value
             for name, value in trainer.evaluate(_as_data(splits.test, task)).items()
         }
-    _plot(trainer, splits, task, history, run_dir)
+    scores = _scores(trainer, splits, task)
+
+    def write() -> None:
+        model.save(run_dir / MODEL_DIRECTORY)
+        _plot(scores, splits, history, run_dir)
+        _say(args, run_dir, reached, len(trainer.history))
+
+    from_main("what the run ends with", write)
+
+
+def _say(args: argparse.Namespace, run_dir: Path, reached: dict[str, float], epochs: int) -> None:
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in reached.items())
-    epochs = len(trainer.history)
     which = f"{epochs} epoch{'' if epochs == 1 else 's'}"
     if args.export == "best":
         which += ", at the best of them"
@@ -334,20 +365,26 @@ def _finish(
     )
 
 
-def _plot(trainer: Trainer, splits: Splits, task: str, history: History, run_dir: Path) -> None:
-    if not _installed("matplotlib"):
-        warn('no plots: matplotlib is not installed (pip install "flaxzoo[plots]")')
-        return
+def _scores(trainer: Trainer, splits: Splits, task: str) -> Any:
+    """The probabilities of the validation's classes; None where nothing is plotted of them."""
+    if task != "classification" or not _installed("matplotlib"):
+        return None
     import jax
     import numpy as np
 
+    outputs = trainer.predict(splits.validation[0]).astype(np.float32)
+    return np.asarray(jax.nn.softmax(outputs))
+
+
+def _plot(scores: Any, splits: Splits, history: History, run_dir: Path) -> None:
+    if not _installed("matplotlib"):
+        warn('no plots: matplotlib is not installed (pip install "flaxzoo[plots]")')
+        return
     from flaxzoo import plots
 
     figures = {"history.png": plots.history(history)}
-    if task == "classification":
-        images, labels = splits.validation
-        scores = np.asarray(jax.nn.softmax(trainer.predict(images).astype(np.float32)))
-        classes = splits.classes
+    if scores is not None:
+        (images, labels), classes = splits.validation, splits.classes
         figures["confusion_matrix.png"] = plots.confusion_matrix(labels, scores, classes)
         figures["predictions.png"] = plots.prediction_grid(
             images[:_SHOWN], labels[:_SHOWN], scores[:_SHOWN], classes

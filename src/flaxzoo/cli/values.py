@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from flaxzoo._checks import check_address
 from flaxzoo.errors import ArgumentError, FlaxzooError
 
 # What --kind takes, in the order in which info looks for a name without it.
@@ -153,6 +154,15 @@ def devices(text: str) -> int | str:
         return integer(1)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"expected 'all' or how many: {error}") from None
+
+
+def address(text: str) -> str:
+    """``HOST:PORT``, for argparse."""
+    try:
+        check_address("the address", text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def number(text: str) -> float:
