@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import flaxzoo as fz
 from flaxzoo._trees import by_path
@@ -113,6 +114,41 @@ def fsdp():
     keep(run, "fsdp")
     held = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(run.state.params))
     return {"evaluate": run.evaluate(DATA), "bytes": held}
+
+
+def features():
+    """Of a trainer's model, and of one whose variables are divided among all devices."""
+    run = trainer(sharding="fsdp")
+    fit(run, epochs=1)
+    divided = run.model.with_variables(run.state.variables)
+    data, options = (IMAGES[:21], LABELS[:21]), {"batch_size": 8, "progress": False}
+    answer = {"own": fz.transfer.extract_features(run.model, data, **options)}
+    answer["divided"] = fz.transfer.extract_features(divided, data, **options)
+
+    def broken():
+        yield from ((data[0][i : i + 8], data[1][i : i + 8]) for i in (0, 8))
+        raise RuntimeError("stopped")
+
+    def whole():
+        yield from ((data[0][i : i + 8], data[1][i : i + 8]) for i in (0, 8, 16))
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fz.transfer.extract_features(divided, broken, directory=DIRECTORY / "features", **options)
+    answer["stored"] = fz.transfer.extract_features(
+        divided, whole, directory=DIRECTORY / "features", **options
+    )
+    probe = fz.transfer.linear_probe(answer["own"], penalties=1.0)
+    neighbours = fz.transfer.KNN(answer["own"], k=3)
+    keep(run, "features")
+    return {
+        **{name: np.asarray(value.inputs).tolist() for name, value in answer.items()},
+        "probe": probe.kernel.tolist(),
+        "neighbours": neighbours.predict(answer["own"]).tolist(),
+        "model": run.model.predict(IMAGES[:5]).probabilities.tolist(),
+        "other_data": refusal(
+            lambda: fz.transfer.extract_features(run.model, IMAGES[:8] + jax.process_index())
+        ),
+    }
 
 
 def plan():

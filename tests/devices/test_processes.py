@@ -111,6 +111,7 @@ def alone():
 SCENARIOS = (
     "replicated",
     "fsdp",
+    "features",
     "plan",
     "steps_per_call",
     "folder",
@@ -159,6 +160,27 @@ def test_evaluating_and_predicting_give_every_process_everything(pair, alone):
             assert answer["evaluate"] == pytest.approx(expected, rel=1e-5)
     for answer in answers(directory, "replicated"):
         np.testing.assert_allclose(answer["predict"], outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_features_and_probes_are_those_of_one_process(pair):
+    directory, _ = pair
+    module = worker()
+    trained = module.trainer(devices=1)
+    module.fit(trained, epochs=1)
+    model, data = trained.model, (module.IMAGES[:21], module.LABELS[:21])
+    expected = fz.transfer.extract_features(model, data, batch_size=8, progress=False)
+    kernel = fz.transfer.linear_probe(expected, penalties=1.0).kernel
+    neighbours = fz.transfer.KNN(expected, k=3).predict(expected)
+    first, second = answers(directory, "features")
+    assert first.pop("other_data") == second.pop("other_data")
+    assert "the first batch of data is" in answers(directory, "features")[0]["other_data"]
+    assert first == second
+    for name in ("own", "divided", "stored"):
+        np.testing.assert_allclose(first[name], expected.inputs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first["probe"], kernel, rtol=1e-3, atol=1e-3)
+    assert first["neighbours"] == neighbours.tolist()
+    probabilities = model.predict(module.IMAGES[:5]).probabilities
+    np.testing.assert_allclose(first["model"], probabilities, atol=1e-5)
 
 
 def test_divided_parameters_are_nowhere_whole(pair):

@@ -103,7 +103,7 @@ class Extraction:
         """What the result depends on."""
         return {
             "architecture": fingerprints.architecture(self.module),
-            "variables": fingerprints.digest(self.variables),
+            "variables": fingerprints.digest(gathered(self.variables)),
             "pooling": self.pooling,
             "dtype": None if self.dtype is None else self.dtype.name,
             "batch_size": self.batch_size,

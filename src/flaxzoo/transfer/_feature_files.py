@@ -196,12 +196,7 @@ class Manifest:
         path = directory / MANIFEST
         document = read_document(path, _KIND)
         try:
-            fields = {"digests": None, **document}
-            fields = {field.name: fields[field.name] for field in dataclasses.fields(cls)}
-            fields["columns"] = tuple(
-                Column(c["file"], c["dtype"], tuple(c["shape"])) for c in fields["columns"]
-            )
-            manifest = cls(**fields)
+            manifest = cls.of({"digests": None, **document})
             rebuild(manifest.structure, manifest.columns)
             for column in manifest.columns:
                 column.header(manifest.examples)
@@ -214,6 +209,13 @@ class Manifest:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"{path}: not understood ({type(error).__name__}: {error})") from error
         return manifest
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Manifest:
+        """A manifest from its fields, as ``dataclasses.asdict`` and JSON give them."""
+        known = {field.name: fields[field.name] for field in dataclasses.fields(cls)}
+        columns = (Column(c["file"], c["dtype"], tuple(c["shape"])) for c in known["columns"])
+        return cls(**known | {"columns": tuple(columns)})
 
     @property
     def noted(self) -> Sequence[str | None]:

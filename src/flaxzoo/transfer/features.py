@@ -14,9 +14,12 @@ import numpy as np
 
 from flaxzoo._explain import explained
 from flaxzoo._files import as_path, sole_writer
+from flaxzoo._processes import from_main, several, silent
 from flaxzoo.errors import DataError
 from flaxzoo.model import Model
+from flaxzoo.training.agreement import compare
 from flaxzoo.training.interrupts import StopRequest, stop_requests
+from flaxzoo.training.shared_paths import check_shared
 from flaxzoo.transfer import _fingerprints as fingerprints
 from flaxzoo.transfer._extraction import Extraction
 from flaxzoo.transfer._feature_files import MANIFEST, FeatureWriter, Manifest, rebuild
@@ -110,6 +113,9 @@ def extract_features(
     shuffling loader, cannot be resumed, and is refused. Of data in memory every value counts;
     of a stream the first batch alone is compared.
 
+    Several processes pass the same model and data, and each gets all features; the directory, which
+    must be one of all, is written by the one of index 0.
+
     Args:
       model: a ``Classifier``, whose backbone is run, or any other model, run as a whole.
       data: arrays, a data set with ``epoch()``, any iterable of batches or a function that
@@ -135,15 +141,28 @@ def extract_features(
       DataError: empty data, values or features that are not finite, a directory that cannot be
         written or holds features of another model or other data (the message says what differs).
       ShapeError: the data does not fit the model.
+      DistributedError: (a RuntimeError) several processes pass different data, or a directory
+        that is not one of all.
     """
     run = Extraction(model, data, batch_size, steps, pooling, dtype)
+    if several():
+        compare({"the first batch of data": fingerprints.digest(tuple(run.first))})
     if directory is None:
         return _to_memory(run, progress)
     directory = as_path(directory)
-    with sole_writer(directory, "features"):
-        manifest = _plan(run, directory, resume)
+    check_shared(directory)
+    fresh = _manifest(run)
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> dict[str, Any]:
+            stack.enter_context(sole_writer(directory, "features"))
+            return dataclasses.asdict(_plan(fresh, directory, resume))
+
+        # Those that write nothing compute along: the arrays may be divided among all devices.
+        manifest = Manifest.of(from_main(f"the features in {directory}", begin))
         if not manifest.complete:
             _to_directory(run, directory, manifest, progress)
+        from_main(f"the end of the features in {directory}", lambda: None)
     return Features.load(directory)
 
 
@@ -165,15 +184,19 @@ def _unlike_one(weights: np.ndarray) -> np.ndarray | None:
     return weights if np.any(weights != 1) else None
 
 
-def _plan(run: Extraction, directory: Path, resume: bool) -> Manifest:
-    """The manifest to go on from: the one that is there, if it is of this extraction."""
-    fresh = Manifest(
+def _manifest(run: Extraction) -> Manifest:
+    """That of an extraction of which nothing is done."""
+    return Manifest(
         model=run.model.spec.name,
         fingerprint=run.fingerprint(),
         columns=run.columns,
         structure=run.structure,
         total_batches=run.total_batches,
     )
+
+
+def _plan(fresh: Manifest, directory: Path, resume: bool) -> Manifest:
+    """The manifest to go on from: the one that is there, if it is of this extraction."""
     if (directory / MANIFEST).exists() and resume:
         manifest = Manifest.read(directory)
         differs = fingerprints.differences(manifest.fingerprint, fresh.fingerprint)
@@ -189,7 +212,7 @@ def _plan(run: Extraction, directory: Path, resume: bool) -> Manifest:
         with contextlib.suppress(DataError):
             old = {column.file for column in Manifest.read(directory).columns}
     else:
-        there = [column.file for column in run.columns if (directory / column.file).exists()]
+        there = [column.file for column in fresh.columns if (directory / column.file).exists()]
         if there:
             raise DataError(
                 f"{directory} holds {', '.join(there)}, but no {MANIFEST}: these are files of "
@@ -197,36 +220,41 @@ def _plan(run: Extraction, directory: Path, resume: bool) -> Manifest:
             )
     # From here on the directory is this extraction's, with nothing done yet.
     fresh.write(directory)
-    for name in old - {column.file for column in run.columns}:
+    for name in old - {column.file for column in fresh.columns}:
         (directory / name).unlink(missing_ok=True)
     return fresh
 
 
 def _to_directory(run: Extraction, directory: Path, manifest: Manifest, progress: bool) -> None:
+    writes: Any = contextlib.nullcontext() if silent() else FeatureWriter(directory, manifest)
     with (
         _bar(run, progress, manifest.batches) as bar,
         stop_requests() as stop,
-        FeatureWriter(directory, manifest) as writer,
+        writes as writer,
         contextlib.closing(run.batches(manifest.batches)) as batches,
     ):
         for leaves in batches:
-            writer.append(leaves)
+            if writer is not None:
+                writer.append(leaves)
             bar.update(1)
+            stop.look()
             if stop:
                 break
         else:
-            writer.finish()
+            if writer is not None:
+                writer.finish()
     if stop:
         _interrupted(directory, manifest, stop)
 
 
 def _interrupted(directory: Path, manifest: Manifest, stop: StopRequest) -> None:
     rest = "" if manifest.complete else "; extract_features with the same arguments goes on"
-    print(
-        f"\nStopped by {stop.signal.name}. "  # type: ignore[union-attr]
-        f"{manifest.progress} are in {directory}{rest}.",
-        flush=True,
-    )
+    if not silent():
+        print(
+            f"\nStopped by {stop.signal.name}. "  # type: ignore[union-attr]
+            f"{manifest.progress} are in {directory}{rest}.",
+            flush=True,
+        )
     if stop.signal == signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
     raise KeyboardInterrupt
@@ -242,6 +270,6 @@ def _bar(run: Extraction, progress: bool, done: int = 0) -> Any:
         unit="batch",
         leave=False,
         # None shows the bar on a terminal or in a notebook only.
-        disable=None if progress else True,
+        disable=None if progress and not silent() else True,
         dynamic_ncols=True,
     )
