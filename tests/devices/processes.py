@@ -87,6 +87,100 @@ def shares(images, labels, index, count, size=8):
     return batches if index == 0 else batches[:-1]
 
 
+def _torch_sampler(index, count):
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
+    sampler = torch.utils.data.DistributedSampler(data, count, index, shuffle=True, seed=1)
+    return torch.utils.data.DataLoader(data, batch_size=8, sampler=sampler)
+
+
+def _torch_subset(index, count):
+    """The first process has 5 batches, the last of them short, and the second has 4."""
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
+    rows = range(39, 71) if index else range(39)
+    return torch.utils.data.DataLoader(torch.utils.data.Subset(data, rows), batch_size=8)
+
+
+def _tf_data(index, count):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(DATA).take(75).shard(count, index).batch(8)
+
+
+def _grain_loader(index, count):
+    grain = pytest.importorskip("grain")
+    shard = grain.sharding.ShardOptions(shard_index=index, shard_count=count)
+    sampler = grain.samplers.IndexSampler(
+        75, shard_options=shard, shuffle=True, seed=1, num_epochs=1
+    )
+    pairs = list(zip(*DATA, strict=True))
+    operations = [grain.transforms.Batch(8)]
+    return grain.DataLoader(data_source=pairs, sampler=sampler, operations=operations)
+
+
+def _grain_iterable(index, count):
+    grain = pytest.importorskip("grain")
+    pairs = grain.MapDataset.source(list(zip(*DATA, strict=True)))
+    return pairs.shuffle(seed=2)[index:75:count].to_iter_dataset().batch(8)
+
+
+# Of other packages, each with the share of one of several processes; shares may be unequal.
+LOADERS = {
+    "torch_sampler": _torch_sampler,
+    "torch_subset": _torch_subset,
+    "tf_data": _tf_data,
+    "grain_loader": _grain_loader,
+    "grain_iterable": _grain_iterable,
+}
+SHUFFLED = {"torch_sampler", "grain_loader"}
+
+
+def set_epoch(loader, number):
+    """What torch has its users do, and ``fit`` does."""
+    sampler = getattr(loader, "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(number)
+
+
+class Together:
+    """What the loaders of all processes give together, as one process would get it."""
+
+    def __init__(self, loaders):
+        self.loaders = loaders
+
+    def set_epoch(self, number):
+        for loader in self.loaders:
+            set_epoch(loader, number)
+
+    def __iter__(self):
+        shares = [[tuple(map(np.asarray, batch)) for batch in own] for own in self.loaders]
+        for number in range(max(map(len, shares))):
+            whole = {"image": [], "label": [], "weight": []}
+            for own in shares:
+                x, y = own[number] if number < len(own) else own[0]
+                filled = np.resize(np.arange(len(x)), 8)
+                counts = np.arange(8) < len(x) if number < len(own) else np.zeros(8, bool)
+                for name, values in zip(whole, (x[filled], y[filled], counts), strict=True):
+                    whole[name].append(values)
+            image, label, weight = map(np.concatenate, whole.values())
+            yield {"image": image, "label": label, "weight": weight.astype(np.float32)}
+
+
+class Stop(fz.callbacks.Callback):
+    """Ends training after a step, in mid-epoch."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, trainer, step, metrics):
+        if step == self.step:
+            trainer.stop_training = True
+
+
+# The callbacks of a run that ends in mid-epoch, and of the one that goes on with it.
+INTERRUPTED = [Stop(7), fz.callbacks.ModelCheckpoint(every_steps=7)], []
+
+
 class Signal(fz.callbacks.Callback):
     """Sends this process a signal after a step, if it is the last of them."""
 
@@ -185,6 +279,27 @@ def unequal_shares():
     batches = shares(*DATA, index, count)
     fit(run, Loader(batches), validation_data=lambda: iter(batches), callbacks=[seen])
     return {"history": {k: list(run.history[k]) for k in run.history}, "steps": steps}
+
+
+def loaders():
+    """Those of other packages that are installed, in one go and interrupted in mid-epoch."""
+    used = []
+    for name, make in LOADERS.items():
+        try:
+            data = make(jax.process_index(), jax.process_count())
+        except pytest.skip.Exception:
+            continue
+        run = trainer()
+        fit(run, data, validation_data=None)
+        keep(run, name)
+        used.append(name)
+        if name not in SHUFFLED:
+            continue
+        for callbacks in INTERRUPTED:
+            run = trainer(run_dir=DIRECTORY / f"{name}_run")
+            fit(run, data, validation_data=None, callbacks=callbacks, resume=True)
+        keep(run, f"{name}_resumed")
+    return used
 
 
 def failing_share():

@@ -116,6 +116,7 @@ SCENARIOS = (
     "steps_per_call",
     "folder",
     "unequal_shares",
+    "loaders",
     "failing_share",
     "only_main_writes",
     "mismatches",
@@ -233,6 +234,21 @@ def test_unequal_shares_take_the_same_steps(pair):
     module.fit(expected, batches, validation_data=batches)
     for name, values in first["history"].items():
         assert values == pytest.approx(list(expected.history[name]), rel=1e-5), name
+
+
+def test_loaders_of_other_packages_give_each_process_its_share(pair):
+    directory, _ = pair
+    module = worker()
+    first, second = answers(directory, "loaders")
+    assert first == second
+    assert {"grain_loader", "grain_iterable"} <= set(first)
+    for name in first:
+        expected = module.trainer(devices=1)
+        shares = [module.LOADERS[name](index, 2) for index in range(2)]
+        module.fit(expected, module.Together(shares), validation_data=None)
+        assert_near(numbers(directory, name), module.arrays_of(expected))
+    for name in module.SHUFFLED & set(first):
+        assert_bitwise(numbers(directory, f"{name}_resumed"), numbers(directory, name))
 
 
 def test_what_fails_in_one_is_said_by_all(pair):

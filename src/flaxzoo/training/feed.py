@@ -417,8 +417,11 @@ class _Stream:
 
     def _one_pass(self, number: int) -> Iterator[Any]:
         source = self._source()
-        if hasattr(source, "set_epoch"):
-            source.set_epoch(number)
+        # torch's DistributedSampler, inside a loader, else gives every epoch the same order.
+        told: list[Any] = [source, getattr(source, "sampler", None)]
+        for part in told:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(number)
         return grouped(source, self._group)
 
 
