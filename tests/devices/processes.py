@@ -302,6 +302,39 @@ def loaders():
     return used
 
 
+def vit(**options):
+    shape = {"patch_size": 4, "width": 16, "depth": 2, "heads": 2, "drop_path": 0.1}
+    model = fz.models.get("vit_tiny_patch16_224", num_classes=4, input_shape=(8, 8, 3), **shape)
+    optimizer = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05}
+    return fz.Trainer(model, seed=3, augment="random_crop", **optimizer, **options)
+
+
+MESHES = {
+    "model_4": lambda devices: devices.reshape(1, 4),
+    "data_2_model_2": lambda devices: devices.reshape(2, 2),
+    # The model's axis goes from process to process, the data's does not.
+    "model_2_across": lambda devices: devices.reshape(2, 2).T,
+}
+
+
+def tensor_axis():
+    """Wide layers that are divided among the devices of several processes."""
+    answer = {}
+    for name, grid in MESHES.items():
+        mesh = jax.sharding.Mesh(grid(np.array(jax.devices())), ("data", "model"))
+        sharding = "fsdp" if name == "model_2_across" else "replicated"
+        run = vit(devices=mesh, sharding=sharding)
+        fit(run)
+        keep(run, name)
+        kernel = run.state.params["backbone"]["blocks_0"]["mlp"]["fc1"]["kernel"]
+        answer[name] = kernel.size // kernel.addressable_data(0).size
+    for callbacks in INTERRUPTED:
+        run = vit(devices=mesh, sharding=sharding, run_dir=DIRECTORY / f"{name}_run")
+        fit(run, callbacks=callbacks, resume=True)
+    keep(run, f"{name}_resumed")
+    return answer
+
+
 def failing_share():
     def batches():
         yield IMAGES[:8], LABELS[:8]

@@ -117,6 +117,7 @@ SCENARIOS = (
     "folder",
     "unequal_shares",
     "loaders",
+    "tensor_axis",
     "failing_share",
     "only_main_writes",
     "mismatches",
@@ -249,6 +250,25 @@ def test_loaders_of_other_packages_give_each_process_its_share(pair):
         assert_near(numbers(directory, name), module.arrays_of(expected))
     for name in module.SHUFFLED & set(first):
         assert_bitwise(numbers(directory, f"{name}_resumed"), numbers(directory, name))
+
+
+def test_a_tensor_axis_spans_processes(pair):
+    directory, _ = pair
+    module = worker()
+    expected = module.vit(devices=1)
+    module.fit(expected)
+    parts = {"model_4": 4, "data_2_model_2": 2, "model_2_across": 4}
+    assert answers(directory, "tensor_axis") == [parts, parts]
+    for name in parts:
+        for index in range(2):
+            assert_near(numbers(directory, name, index), module.arrays_of(expected))
+    whole = numbers(directory, "model_2_across")
+    assert_bitwise(numbers(directory, "model_2_across_resumed"), whole)
+    # A checkpoint of divided layers opens on one device.
+    alone = fz.Trainer.load(directory / "model_2_across_run", devices=1, sharding="replicated")
+    assert alone.step == 7
+    module.fit(alone, resume=True)
+    assert_near(module.arrays_of(alone), module.arrays_of(expected))
 
 
 def test_what_fails_in_one_is_said_by_all(pair):
