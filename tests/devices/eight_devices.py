@@ -234,6 +234,32 @@ def test_states_are_born_divided(monkeypatch):
     assert max(largest) == 512 * 64
 
 
+def test_weights_that_are_read_on_the_host_go_to_the_devices_in_parts(tmp_path):
+    options = {"features": (512,), "num_classes": 8, "input_shape": (512,)}
+    fz.models.get("mlp", **options).init(0).save(tmp_path / "model")
+    # What stands for the host here is a device that trains nothing.
+    *devices, host = jax.devices()[:5]
+    with jax.default_device(host):
+        model = fz.models.get("mlp", pretrained=tmp_path / "model")
+    kernel = model.variables["params"]["backbone"]["dense_0"]["kernel"]
+    assert kernel.devices() == {host}
+    mesh = jax.make_mesh((4,), ("data",), devices=devices)
+    for variables in (model.variables, jax.tree.map(np.array, model.variables)):
+        state = fz.create_train_state(
+            model.with_variables(variables), optimizer="adam", devices=mesh, sharding="fsdp"
+        )
+        divided = by_path(state.params)["backbone/dense_0/kernel"]
+        np.testing.assert_array_equal(divided, kernel)
+        lying = [
+            shard.data.size
+            for array in jax.live_arrays()
+            if array.shape == kernel.shape
+            for shard in array.addressable_shards
+            if shard.device in devices
+        ]
+        assert set(lying) == {kernel.size // 4}
+
+
 def test_the_initial_numbers_are_those_of_one_device():
     whole = fz.create_train_state(vit(), rng=1)
     divided = fz.create_train_state(vit(), rng=1, devices=8, sharding="fsdp")
