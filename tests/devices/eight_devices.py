@@ -430,7 +430,8 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
             resume=True,
         )
         trainer.save(tmp_path)
-    assert_same(trainer, whole, bound=1e-6)
+    # JAX before 0.9 adds up in another order: 1.7e-6 in one momentum.
+    assert_same(trainer, whole, bound=1e-6 if jax.__version_info__ >= (0, 9) else 3e-6)
 
 
 def test_copies_and_pickles_keep_their_places(tmp_path):

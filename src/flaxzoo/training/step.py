@@ -197,7 +197,7 @@ def require_state(state: Any) -> None:
     step = state.step
     # A tracer passes for an array, but has no memory to lose.
     traced = isinstance(step, jax.core.Tracer)
-    if traced and AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+    if traced and _within_pmap():
         raise TypeError(
             "the step is called within jax.pmap or jax.shard_map, where every device would train "
             "a state of its own: several devices are create_train_state(..., devices='all'), and "
@@ -208,6 +208,18 @@ def require_state(state: Any) -> None:
             "the state's arrays are gone: a step has taken them over, as donate=True and Trainer "
             "let it; use the state that the step returned"
         )
+
+
+def _within_pmap() -> bool:
+    """Whether each device traces what is being traced for its own part."""
+    if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        return True
+    if getattr(jax.config, "jax_pmap_shmap_merge", True):
+        return False
+    # The pmap of older JAX is no shard_map, and binds an axis, of which nothing public tells.
+    from jax._src.core import get_axis_env
+
+    return bool(get_axis_env().axis_sizes)
 
 
 def complete(state: TrainState, batch: Batch) -> Batch:
