@@ -681,6 +681,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("mobilenet_v3_small", "mobilenetv3_small_100"),
         ("mobilenet_v3_large", "mobilenetv3_large_100"),
         ("hardcorenas hardcore_nas", "hardcorenas_a"),
+        ("pp_lcnet_v2 pplcnetv2 lcnetv2 lcnet_v2", "lcnetv2_base"),
         ("selecsls", "selecsls60b"),
         ("maxvit maxvit_t", "maxvit_tiny_tf_224"),
         ("bit", "resnetv2_50x1_bit"),

@@ -1673,6 +1673,21 @@ FAMILIES: dict[str, Family] = {
             for name in ("levit_128s", "levit_conv_512_s8")
         ),
     ),
+    "lcnetv2": Family(
+        "lcnetv2_small",
+        {"layers": (1, 1, 1, 2), "width": 4, "head_width": 12},
+        (32, 32, 3),
+        (48, 32, 3),
+        (16, 16),
+        {"dropout": 0.5},
+        kinds=(
+            Kind(
+                "lcnetv2_small",
+                {"layers": (1, 1, 2, 2), "width": 8, "head_width": 24},
+                {"scale": 0.25, "depths": (1, 1, 2, 2), "head_hidden_size": 24},
+            ),
+        ),
+    ),
     "lstm": Family(
         "lstm",
         {"hidden_size": 6, "num_layers": 2, "bidirectional": True},
