@@ -47,7 +47,7 @@ def test_a_leaf_of_another_name():
     ("layout", "shape"),
     [("same", (3, 5)), ("kernel", (2, 3, 4, 5)), ("kernel", (4, 5)), ("transposed", (2, 3, 4, 5)),
      ("pointwise", (4, 5)), ("map", (1, 3, 4, 5)), ("map", (1, 4, 5)),
-     ("planes", (3, 4, 5)), ("planes", (5,))],
+     ("planes", (3, 4, 5)), ("planes", (5,)), ("volume", (2, 3, 4, 5))],
 )  # fmt: skip
 def test_a_layout_there_and_back(layout, shape):
     rule = LAYOUTS[layout]

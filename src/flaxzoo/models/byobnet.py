@@ -433,6 +433,7 @@ class ByobNet(Backbone):
         policy of what is kept all the same (``flaxzoo.layers.remat``).
       fused: whether the branches of blocks of kinds ``"rep"`` and ``"one"`` are one convolution,
         the form of inference (``flaxzoo.Model.reparameterize``).
+      stem_kernel_size: of each of the stem's convolutions.
     """
 
     kinds: Sequence[str] = ("bottleneck",) * 4
@@ -463,6 +464,7 @@ class ByobNet(Backbone):
     drop_path: float = 0.0
     remat: bool | str = False
     fused: bool = False
+    stem_kernel_size: int = 3
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:
@@ -483,7 +485,8 @@ class ByobNet(Backbone):
             for j in range(count):
                 place = {"stride": 1 if j else stride, "drop_path": next(rates)}
                 dilations = (dilation if j else first, dilation)
-                block = self._block(kind, i, j, channels, dilations, place)
+                before = reduction if j else reduction // stride
+                block = self._block(kind, i, j, channels, dilations, place, before)
                 name, complete = f"stages_{i}_{j}", ends and j == count - 1
                 options: dict[str, Any] = {"map": f"stages_{i}" if complete else None}
                 yield Part(name, block, reduction=reduction, remat=self.remat, **options)
@@ -504,8 +507,10 @@ class ByobNet(Backbone):
         channels: int,
         dilations: tuple[int, int],
         place: dict[str, Any],
+        reduction: int,
     ) -> Callable[..., nn.Module]:
-        """A block by its place in the network."""
+        """A block by its place in the network; ``reduction`` is that of the maps it gets."""
+        del reduction
         counts = self.gated
         gated = counts is None or number >= self.layers[stage] - counts[stage]
         own = {name: getattr(self, name) for name in _COMMON}
@@ -563,7 +568,7 @@ class ByobNet(Backbone):
         own = {name: getattr(self, name) for name in _COMMON}
         options: dict[str, Any] = {"stride": 2, "kernel_init": HeNormal(), "name": "stem", **own}
         if self.stem == "conv":
-            return ConvNorm(self.stem_widths[0], 3, **options)(x, train)
+            return ConvNorm(self.stem_widths[0], self.stem_kernel_size, **options)(x, train)
         gate = self.gate if self.gated is None else None
         options |= {"gate": gate, "fused": self.fused}
         if self.stem == "rep":
@@ -576,7 +581,8 @@ class ByobNet(Backbone):
         last = len(self.stem_widths) - 1
         for i in numbers:
             strided = i == 0 or (i == last and not self.stem_pool)
-            name, size = f"stem_conv{i + 1}", (self.stem_widths[i], 3, 2 if strided else 1)
+            name, kernel_size = f"stem_conv{i + 1}", self.stem_kernel_size
+            size = (self.stem_widths[i], kernel_size, 2 if strided else 1)
             if i < self.stem_plain:
                 x = Conv(*size, name=name, **self.dtypes)(x)
             else:
@@ -616,6 +622,7 @@ class ByobNet(Backbone):
         for name in ("final_width", "head_width"):
             check_size(name, getattr(self, name), optional=True)
         check_size("stem_plain", self.stem_plain, minimum=0)
+        check_size("stem_kernel_size", self.stem_kernel_size)
         check_widths("stem_widths", self.stem_widths)
         check_choice("stem", self.stem, ("conv", *_BRANCHED))
         if self.stem != "conv" and (len(self.stem_widths) > 1 or self.stem_pool):

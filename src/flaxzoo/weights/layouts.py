@@ -78,6 +78,12 @@ LAYOUTS: dict[str, Layout] = {
         lambda x: np.moveaxis(x, 0, -1) if x.ndim == 3 else x,
         lambda x: np.moveaxis(x, -1, 0) if x.ndim == 3 else x,
     ),
+    # A convolution over images, which the reference has as one over volumes, of depth 1.
+    "volume": Layout(
+        lambda shape: (shape[-1], shape[-2], *shape[:-2], 1),
+        lambda x: _kernel_ours(x[..., 0] if x.shape[4:] == (1,) else x),
+        lambda x: _kernel_theirs(x)[..., None],
+    ),
     # A transposed convolution, IO... to ...IO with its kernel turned round.
     "transposed": Layout(
         lambda shape: (shape[-2], shape[-1], *shape[:-2]), _transposed_ours, _transposed_theirs
