@@ -394,7 +394,12 @@ def _small_mobilevit(name: str, **options: Any) -> Any:
 _DEPTHWISE = {"gs": 1, "block_kwargs": {"num_conv_branches": 2}}
 _POINTWISE = {"gs": 0, "block_kwargs": {"kernel_size": 1, "num_conv_branches": 2}}
 _SE = {"attn_layer": "se"}
-_BYOB_KINDS = {"bottle": "bottleneck"}
+# What attends is told by the fields ``attention`` and ``attending``.
+_BYOB_KINDS = {"bottle": "bottleneck", "self_attn": "bottleneck"}
+
+
+_HALO = (("block", 2), ("halo", 1), ("heads", 2))
+_HALO_OF_3 = (("block", 3), ("halo", 1), ("heads", 2), ("ratio", 0.5))
 
 
 def _byob(name: str, *stages: Any, fields: Mapping[str, Any], **timm: Any) -> Kind:
@@ -413,9 +418,12 @@ def _byob(name: str, *stages: Any, fields: Mapping[str, Any], **timm: Any) -> Ki
 
 def _small_byobnet(name: str, *, blocks: Any, **options: Any) -> Any:
     """The reference of few blocks: timm's functions take no other structure."""
-    byobnet = importlib.import_module("timm.models.byobnet")
+    byobnet, byoanet = (importlib.import_module(f"timm.models.{m}") for m in ("byobnet", "byoanet"))
     stages = tuple(tuple(byobnet.ByoBlockCfg(**block) for block in stage) for stage in blocks)
-    config = dataclasses.replace(byobnet.model_cfgs[name], blocks=stages)
+    configs = {**byobnet.model_cfgs, **byoanet.model_cfgs}
+    # Sizes stand in the names of some functions, and of fewer configurations.
+    config = configs.get(name) or configs[name.removesuffix("_256")]
+    config = dataclasses.replace(config, blocks=stages)
     reference = byobnet.ByobNet(config, **options)
     for module in reference.modules():
         if hasattr(module, "v") and hasattr(module, "groups"):
@@ -2101,6 +2109,90 @@ FAMILIES: dict[str, Family] = {
                     {"layers": (1, 2), "channels": (16, 32), "stem_chs": 16},
                 )
                 for name in ("resnetv2_18", "resnetv2_18d", "resnetv2_50", "resnetv2_50t")
+            ),
+        ),
+    ),
+    "byoanet": Family(
+        "lamhalobotnet50ts_256",
+        {
+            "layers": (2, 2, 2),
+            "widths": (16, 32, 32),
+            "kinds": ("rep", "bottleneck", "bottleneck"),
+            "strides": (1, 2, 1),
+            "group_sizes": (0,) * 3,
+            "ratios": (0.5,) * 3,
+            "attention": ("lambda", "halo", "bottleneck"),
+            "attention_fields": ((("size", 5),), _HALO, ()),
+            "attending": ((1,), (1,), (0, 1)),
+            "stem_widths": (4, 8),
+        },
+        (32, 32, 3),
+        random=_RANDOM,
+        kinds=(
+            _byob(
+                "botnet26t_256",
+                [["bottle", 32, 1, {"br": 0.5}]],
+                [["bottle", 64, 2, {"br": 0.5}], ["self_attn", 64, 1, {"br": 0.5}]],
+                [["self_attn", 64, 2, {"br": 0.5}]],
+                fields={
+                    **{"widths": (32, 64, 64), "ratios": (0.5,) * 3, "stem_widths": (6, 8, 16)},
+                    **{"attention": ("bottleneck",) * 3, "attending": ((), (1,), (0,))},
+                },
+                stem_chs=16,
+            ),
+            _byob(
+                "halonet_h1",
+                [["self_attn", 16, 1, {"br": 1.0}], ["self_attn", 16, 1, {"br": 1.0}]],
+                [["self_attn", 32, 2, {"br": 1.0}]],
+                fields={
+                    **{"widths": (16, 32), "stem_widths": (16,), "attention": ("halo",) * 2},
+                    **{"attention_fields": (_HALO,) * 2, "attending": ((0, 1), (0,))},
+                },
+                stem_chs=16,
+                self_attn_kwargs={"block_size": 2, "halo_size": 1, "num_heads": 2},
+            ),
+            dataclasses.replace(
+                _byob(
+                    "haloregnetz_b",
+                    [["bottle", 16, 2, {"br": 2, "gs": 16}]],
+                    [["bottle", 16, 1, {"br": 2, "gs": 16}], ["self_attn", 16, 1, {"br": 2}]],
+                    [["self_attn", 32, 2, {"br": 2}]],
+                    fields={
+                        **{"widths": (16, 16, 32), "group_sizes": (16,) * 3, "ratios": (2.0,) * 3},
+                        **{"stem_widths": (8,), "final_width": 48, "attention": ("halo",) * 3},
+                        **{"attention_fields": (_HALO_OF_3,) * 3, "attending": ((), (1,), (0,))},
+                    },
+                    **{"stem_chs": 8, "num_features": 48},
+                    self_attn_kwargs={
+                        **{"block_size": 3, "halo_size": 1, "num_heads": 2, "qk_ratio": 0.5}
+                    },
+                ),
+                input_shape=(48, 96, 3),
+            ),
+            _byob(
+                "lambda_resnet26t",
+                [["self_attn", 32, 1, {"br": 0.5}]],
+                [["bottle", 64, 2, {"br": 0.5}], ["self_attn", 64, 1, {"br": 0.5}]],
+                [["self_attn", 64, 2, {"br": 0.5}]],
+                fields={
+                    **{"widths": (32, 64, 64), "ratios": (0.5,) * 3, "stem_widths": (6, 8, 16)},
+                    **{"attention": ("lambda",) * 3, "attending": ((0,), (1,), (0,))},
+                    "attention_fields": ((("size", 5),),) * 3,
+                },
+                stem_chs=16,
+                self_attn_kwargs={"r": 5},
+            ),
+            _byob(
+                "lambda_resnet26rpt_256",
+                [["bottle", 32, 1, {"br": 0.5}]],
+                [["self_attn", 64, 2, {"br": 0.5}], ["self_attn", 64, 1, {"br": 0.5}]],
+                fields={
+                    **{"widths": (32, 64), "ratios": (0.5,) * 2, "stem_widths": (6, 8, 16)},
+                    **{"attention": ("lambda",) * 2, "attending": ((), (0, 1))},
+                    "attention_fields": ((("size", None),),) * 2,
+                },
+                stem_chs=16,
+                self_attn_kwargs={"r": None},
             ),
         ),
     ),
