@@ -314,8 +314,11 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
             x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
             last, maps = reference.forward_intermediates(x)
-            features = reference.forward_head(last, pre_logits=True)
-            values = [m.permute(0, 2, 3, 1) for m in maps] + [features, reference(x)]
+            if _has_no_head(reference):
+                features = logits = reference(x).mean((2, 3))
+            else:
+                features, logits = reference.forward_head(last, pre_logits=True), reference(x)
+            values = [m.permute(0, 2, 3, 1) for m in maps] + [features, logits]
     except RuntimeError as error:
         # Average anti-aliasing fails where a stage's input is odd.
         raise ShapeError(
@@ -325,6 +328,11 @@ def reference_outputs(reference: Any, images: np.ndarray) -> list[np.ndarray]:
     finally:
         reference.train(training)
     return [value.numpy() for value in values]
+
+
+def _has_no_head(reference: Any) -> bool:
+    """Whether timm's network ends with a map: ours pools that."""
+    return getattr(reference, "num_classes", None) == 0 and not hasattr(reference, "get_classifier")
 
 
 def _for_reference(

@@ -13,7 +13,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -318,6 +318,9 @@ class MobileBackbone(Backbone):
         policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
+    # The submodules of the stem.
+    stem_names: ClassVar[tuple[str, ...]] = ("conv_stem", "bn1")
+
     blocks: Sequence[Sequence[str]] = (("ds_c16",), ("ir_s2_e6_c24",))
     stem_width: int = 32
     stem_kernel_size: int = 3
@@ -344,8 +347,8 @@ class MobileBackbone(Backbone):
         total = sum(line.repeats for lines in stages for line in lines)
         first = stages[0][0]
         stem = "stem" if first.stride > 1 or first.stacked else None
-        owns = ("conv_stem", "bn1")
-        yield Part("stem", self._stem, owns=owns, takes="images", map=stem, reduction=2)
+        options: dict[str, Any] = {"owns": self.stem_names, "takes": "images"}
+        yield Part("stem", self._stem, map=stem, reduction=2, **options)
         place = _Place(self.stem_width, self.output_stride)
         number = 0
         for i, lines in enumerate(stages):

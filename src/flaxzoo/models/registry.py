@@ -192,6 +192,7 @@ class Row:
     paper: str | None = None
     head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     input_shape: tuple[int, int, int] | None = None
+    num_classes: int = 1000
 
 
 def row(
@@ -201,6 +202,7 @@ def row(
     paper: str | None = None,
     head: Mapping[str, Any] | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    num_classes: int = 1000,
     **fields: Any,
 ) -> Row:
     """One name in the table of a family.
@@ -212,9 +214,10 @@ def row(
         among them holds whatever rate is asked for, which is then the network's alone.
       input_shape: ``[H, W, C]`` of one image, if not the family's; a network with a field of this
         name gets it, too.
+      num_classes: the usual number of classes: 0 where the reference has no classifier.
       **fields: of the network; whoever asks for the name may give others.
     """
-    return Row(title, fields, paper, head or {}, input_shape)
+    return Row(title, fields, paper, head or {}, input_shape, num_classes)
 
 
 def variants(
@@ -260,7 +263,7 @@ def _image_classifier(
         fields["input_shape"] = input_shape
 
     def build(
-        num_classes: int = 1000,
+        num_classes: int = variant.num_classes,
         pooling: str | None = "auto",
         dropout: float = 0.0,
         features: bool = False,
