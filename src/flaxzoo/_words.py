@@ -683,6 +683,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("mobilenet_v1", "mobilenetv1_100"),
         ("mobilenet_v3_small", "mobilenetv3_small_100"),
         ("mobilenet_v3_large", "mobilenetv3_large_100"),
+        ("mobilenet_v5 gemma3n gemma_3n", "mobilenetv5_300m"),
         ("hardcorenas hardcore_nas", "hardcorenas_a"),
         ("pp_lcnet_v2 pplcnetv2 lcnetv2 lcnet_v2", "lcnetv2_base"),
         ("selecsls", "selecsls60b"),

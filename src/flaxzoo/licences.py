@@ -67,6 +67,13 @@ LICENCES: dict[str, Licence] = {
             "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
         ),
         Licence(
+            "gemma",
+            True,
+            "commercial use within Google's terms, which forbid some uses; pass them on with the "
+            "weights",
+            "https://ai.google.dev/gemma/terms",
+        ),
+        Licence(
             "sapiens2-license",
             False,
             "Meta's own terms; read them before any use, and pass them on with the weights",

@@ -712,6 +712,22 @@ def _mobile(name: str, blocks: Any, network: str = "EfficientNet", **own: Any) -
     return Kind(name, {"blocks": blocks, **sizes, **own}, timm, create=create)
 
 
+def _mobile_v5(name: str, blocks: Any, **own: Any) -> Kind:
+    """A small MobileNet V5, likewise."""
+
+    def create(_name: str, *, num_classes: int, **keywords: Any) -> Any:
+        module: Any = importlib.import_module("timm.models.mobilenetv5")
+        lines = module.decode_arch_def([list(stage) for stage in blocks])
+        usual = {"stem_size": 8, "num_features": 16, "msfa_output_resolution": 2}
+        own_widths = functools.partial(module.round_channels, multiplier=None)
+        options = {**usual, "layer_scale_init_value": 1e-5, **keywords}
+        return module.MobileNetV5(lines, num_classes, round_chs_fn=own_widths, **options)
+
+    sizes = {"stem_width": 8, "fusion_width": 16, "fusion_size": 2}
+    timm = own.pop("timm", {})
+    return Kind(name, {"blocks": blocks, **sizes, **own}, timm, create=create)
+
+
 def _ghost(name: str) -> Kind:
     """A small GhostNet: timm's functions of these names take no blocks."""
 
@@ -1987,6 +2003,51 @@ FAMILIES: dict[str, Family] = {
                 ),
                 "MobileNetV3",
                 timm={"head_norm": True, "layer_scale_init_value": 1e-5},
+            ),
+        ),
+    ),
+    "mobilenetv5": Family(
+        "mobilenetv5_base",
+        {
+            "blocks": (
+                ("er_s2_e2_c8",),
+                ("uir_a3_k3_s2_e2_c12",),
+                ("uir_s2_e2_c12", "mqa_h2_d4_c12"),
+            ),
+            "stem_width": 8,
+            "fusion_width": 16,
+            "fusion_size": 2,
+        },
+        (32, 32, 3),
+        (48, 32, 3),
+        random=_RANDOM,
+        kinds=(
+            _mobile_v5(
+                "mobilenetv5_base",
+                (
+                    ("er_r1_k3_s2_e2_c8",),
+                    ("uir_r1_a3_k5_s2_e2_c16", "uir_r1_a5_k0_s1_e2_c16"),
+                    (
+                        *("uir_r1_a0_k3_s2_e2_c16", "mqa_r1_k3_h2_s1_v2_d8_c16"),
+                        "uir_r1_a0_k0_s1_e2_c16",
+                    ),
+                    (
+                        *("uir_r1_a3_k3_s2_e2_c24", "mqa_r1_k3_h2_s1_d8_c24"),
+                        "uir_r1_a0_k0_s1_e2_c24",
+                    ),
+                ),
+            ),
+            _mobile_v5(
+                "mobilenetv5_300m",
+                (
+                    ("er_r1_k3_s2_e2_c8",),
+                    ("uir_r1_a3_k3_s2_e2_c16",),
+                    ("uir_r1_a3_k3_s2_e2_c16",),
+                    ("uir_r1_a3_k3_s2_e2_c24",),
+                ),
+                padding="SAME",
+                fusion_size=1,
+                timm={"pad_type": "same", "msfa_output_resolution": 1},
             ),
         ),
     ),
