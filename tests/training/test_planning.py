@@ -96,8 +96,9 @@ def test_the_estimate_is_near_what_the_compiled_step_takes(kind):
         size for name, size in plan.bytes.items() if name not in ("activations", "gradients")
     )
     assert known <= plan.compiled
-    # The compiler computes some of the activations anew, and needs room beside them.
-    assert 0.6 < estimate / plan.compiled < 1.7
+    # The compiler computes some of the activations anew, and needs room beside them: half of all
+    # in a network as small as this ResNet.
+    assert 0.5 < estimate / plan.compiled < 1.7
     # It is the step that training takes.
     trainer.fit(data, batch_size=64, progress=False)
     assert "the compiled step" in str(plan)

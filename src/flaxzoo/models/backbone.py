@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.lowering.written import written
 from flaxzoo.layers.remat import as_remat_policy
 
 _AXES = {
@@ -276,6 +277,9 @@ class Backbone(Checked, kw_only=True):
         x = self.enter(x, parts, **options)
         for part in parts:
             x = self._compute(part, x, train)
+            if isinstance(x, jax.Array):
+                # The next block adds to it, and the one behind that.
+                x = written(x)
             if wants_maps and part.map is not None:
                 maps[part.map] = x if part.view is None else part.view(x)
         return maps if wants_maps else self.leave(x, parts, **options)

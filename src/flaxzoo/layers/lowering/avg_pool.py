@@ -34,5 +34,4 @@ def _differentiated_jvp(size: int, primals: Any, tangents: Any) -> tuple[jax.Arr
         return functools.reduce(jnp.add, tiles) / size**2
 
     # The gradient that comes back is read at four places and more, whatever it is the sum of.
-    tangent = jax.lax.platform_dependent(mean(*tangents), cpu=written, default=lambda x: x)
-    return mean(*primals), tangent
+    return mean(*primals), written(mean(*tangents))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -223,7 +224,7 @@ def _convolve(
     )
 
 
-def _is_wide(features: int, sizes: tuple[Any, ...]) -> bool:
+def _is_wide(features: int, sizes: Sequence[Any]) -> bool:
     """Whether Eigen is the faster one for so many features of maps of a height and a width."""
     large = all(isinstance(n, int) for n in sizes) and math.prod(sizes) >= _EIGEN_MAPS
     return features >= (_EIGEN_FEATURES_OF_MAPS if large else _EIGEN_FEATURES)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.lowering.window import Window, output_size
+from flaxzoo.layers.lowering.written import written
 
 # More terms than a kernel of 11 x 11 has take longer to compile than they save.
 MOST_TERMS = 121
@@ -194,7 +195,7 @@ def _sum_of_shifts(
     if not terms:
         return jnp.zeros((x.shape[0], *size, x.shape[3]), x.dtype)
     # Nor is the sum to be made again for each that it is used by.
-    return jax.lax.optimization_barrier(functools.reduce(jnp.add, terms))
+    return written(functools.reduce(jnp.add, terms))
 
 
 def _turned(x: jax.Array, count: int, step: int) -> jax.Array:
