@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_size
 from flaxzoo.errors import ArgumentError, ShapeError, did_you_mean
 from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.lowering.switch import is_plain
 from flaxzoo.layers.norm import call_norm, make_norm
@@ -138,7 +138,7 @@ def _bias(mask: Any, is_causal: bool, queries: int, keys: int) -> jax.Array | No
     return later if mask is None else jnp.maximum(mask + later, unseen)
 
 
-class Attention(Checked):
+class Attention(Layer):
     """Self-attention of several heads; one layer makes queries, keys and values.
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Parameters are named as timm's
@@ -168,8 +168,6 @@ class Attention(Checked):
       kernel_init: the initialiser of all kernels.
       proj_init: that of the last layer's; None for the same.
       bias_init: that of the layers' biases.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -191,8 +189,6 @@ class Attention(Checked):
     implementation: str = "einsum"
     kernel_init: Any = Normal(0.02)
     proj_init: Any = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     bias_init: Any = zeros
 
     @nn.compact
@@ -304,14 +300,12 @@ class Attention(Checked):
             kernel_init=self.proj_init if last else self.kernel_init,
             bias_init=self.bias_init,
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
     def normalise(self, x: jax.Array, name: str) -> jax.Array:
         """Normalises the last axis."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=False)
 
 

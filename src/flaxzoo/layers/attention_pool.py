@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import as_choice, check_size
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import attend, head_width
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, TruncatedNormal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import Grid, resample_positions
@@ -22,7 +22,7 @@ from flaxzoo.layers.pos_embed import Grid, resample_positions
 _POOLINGS = ("token", "avg")
 
 
-class AttentionPoolLatent(Checked):
+class AttentionPoolLatent(Layer):
     """Pools tokens by the attention of learnt queries, and an ``Mlp`` on what they find.
 
     It is the head of SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343), from Lee et al.
@@ -45,8 +45,6 @@ class AttentionPoolLatent(Checked):
       dropout: the rate at which the queries' results are dropped, before ``mlp``.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (see ``flaxzoo.layers.attention``).
       kernel_init: the initialiser of all kernels.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -62,8 +60,6 @@ class AttentionPoolLatent(Checked):
     dropout: float = 0.0
     implementation: str = "einsum"
     kernel_init: Any = Normal(0.02)
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -110,8 +106,7 @@ class AttentionPoolLatent(Checked):
             activation=self.activation,
             kernel_init=self.kernel_init,
             name="mlp",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         y = y + mlp(normed)
         if pooling is None:
@@ -127,18 +122,16 @@ class AttentionPoolLatent(Checked):
             kernel_init=self.kernel_init,
             bias_init=zeros,
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
     def normalise(self, x: jax.Array, name: str, norm: Any) -> jax.Array:
         """Normalises the last axis."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        module = make_norm(norm, name, epsilon=self.norm_epsilon, **dtypes)
+        module = make_norm(norm, name, epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(module, x, train=False)
 
 
-class AttentionPool2d(Checked):
+class AttentionPool2d(Layer):
     """Pools a map by attention, whose query is the mean of its pixels.
 
     It is the head of CLIP's ResNets (Radford et al. 2021, https://arxiv.org/abs/2103.00020, section
@@ -150,15 +143,11 @@ class AttentionPool2d(Checked):
         None for the first maps that are seen.
       head_width: the width of a head.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     grid: Grid | None = None
     head_width: int = 64
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -182,8 +171,7 @@ class AttentionPool2d(Checked):
             positions, (height, columns), prefix=1, old_grid=(rows, across)
         )
         tokens = tokens + positions.astype(tokens.dtype)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = functools.partial(Dense, width, kernel_init=init, bias_init=zeros, **dtypes)
+        dense = functools.partial(Dense, width, kernel_init=init, bias_init=zeros, **self.dtypes)
         # The mean alone asks: what pixels would find is not looked at.
         parts = dense(name="q")(tokens[:, :1]), dense(name="k")(tokens), dense(name="v")(tokens)
         q, k, v = (part.reshape(batch, part.shape[1], -1, self.head_width) for part in parts)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pool import avg_pool, max_pool, neighbour_mean
 
 
@@ -43,7 +43,7 @@ class Unit(NamedTuple):
 Step: TypeAlias = Unit | Callable[[jax.Array], jax.Array] | tuple[Unit, ...]
 
 
-class Branches(Checked):
+class Branches(Layer):
     """Computes branches of one input and joins their channels.
 
     Attributes:
@@ -54,8 +54,6 @@ class Branches(Checked):
       norm_epsilon: its epsilon; None for its own.
       activation: behind each norm, by name or callable.
       kernel_init: the initialiser of the kernels.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     branches: Sequence[Sequence[Step]]
@@ -64,8 +62,6 @@ class Branches(Checked):
     norm_epsilon: float | None = None
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     kernel_init: Any = FanIn()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -95,8 +91,7 @@ class Branches(Checked):
                 activation=self.activation,
                 kernel_init=self.kernel_init,
                 name=step.name,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.dtypes,
             )(x, train)
         if isinstance(step, tuple):
             return jnp.concatenate([self.step(unit, x, train) for unit in step], axis=-1)
@@ -120,9 +115,8 @@ class ResidualBranches(Branches, kw_only=True):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         y = self.joined(x, train)
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = {"kernel_init": self.kernel_init, "bias_init": plain_bias}
-        y = Conv(x.shape[-1], 1, use_bias=True, name="conv2d", **init, **options)(y)
+        y = Conv(x.shape[-1], 1, use_bias=True, name="conv2d", **init, **self.dtypes)(y)
         y = y * self.scale + x
         return as_activation(self.activation)(y) if self.active else y
 

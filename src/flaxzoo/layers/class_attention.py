@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.layers.attention import attend, head_width, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.transformer import TransformerBlock
 
 
-class ClassAttention(Checked):
+class ClassAttention(Layer):
     """Attention of the first token to all tokens, itself included, of several heads.
 
     Touvron et al. 2021 (CaiT), https://arxiv.org/abs/2103.17239, section 3. Its cost grows with the
@@ -28,8 +28,6 @@ class ClassAttention(Checked):
       joint: whether one layer, ``kv``, makes both keys and values.
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -37,8 +35,6 @@ class ClassAttention(Checked):
     joint: bool = False
     attention_dropout: float = 0.0
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -75,8 +71,7 @@ class ClassAttention(Checked):
             kernel_init=Normal(0.02),
             bias_init=zeros,
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
 

@@ -7,17 +7,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import FanIn, ones, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import normalise_and_activate
 
 
-class ConvNorm(Checked):
+class ConvNorm(Layer):
     """Computes ``activation(norm(conv(x)))``.
 
     Attributes:
@@ -38,8 +37,6 @@ class ConvNorm(Checked):
       bias_init: that of the bias, likewise.
       scale_init: that of the norm's scale.
       dilation: the distances between the kernel's elements.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -57,8 +54,6 @@ class ConvNorm(Checked):
     bias_init: Any = plain_bias
     scale_init: Any = ones
     dilation: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -68,9 +63,8 @@ class ConvNorm(Checked):
           x: maps or tokens.
           train: whether a BatchNorm uses the batch's statistics.
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
-        options = {"use_bias": self.use_bias, **inits, **dtypes}
+        options = {"use_bias": self.use_bias, **inits, **self.dtypes}
         first, second = self.names
         if self.as_dense:
             x = Dense(self.features, name=first, **options)(x)
@@ -81,5 +75,5 @@ class ConvNorm(Checked):
         act = None if self.activation is None else as_activation(self.activation)
         if self.norm is None:
             return x if act is None else act(x)
-        options = {"epsilon": self.norm_epsilon, "scale_init": self.scale_init, **dtypes}
+        options = {"epsilon": self.norm_epsilon, "scale_init": self.scale_init, **self.dtypes}
         return normalise_and_activate(self.norm, second, x, act, train=train, **options)

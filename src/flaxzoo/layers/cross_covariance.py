@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.layers.attention import head_width
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import FanIn, Normal, ones, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pos_embed import Grid
 
 
-class FourierPositions(Checked):
+class FourierPositions(Layer):
     """A layer over sines and cosines of a pixel's row and column, which are parts of the whole.
 
     Parameters are named as timm's ``PositionalEncodingFourier``: ``token_projection``.
@@ -34,15 +34,12 @@ class FourierPositions(Checked):
       kernel_init: the initialiser of the layer's kernel, by default that of PyTorch's layers.
       bias_init: that of its bias, likewise.
       dtype: the dtype of the computation; None promotes table and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     frequencies: int = 32
     kernel_init: Any = FanIn()
     bias_init: Any = plain_bias
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, grid: Grid) -> jax.Array:
@@ -74,7 +71,7 @@ def _fourier_table(grid: Grid, frequencies: int) -> np.ndarray:
     return table
 
 
-class CrossCovarianceAttention(Checked):
+class CrossCovarianceAttention(Layer):
     """Attention of a head's channels to each other, by how they agree over all tokens.
 
     El-Nouby et al. 2021, https://arxiv.org/abs/2106.09681, section 3.2. Norms, logits and softmax
@@ -87,8 +84,6 @@ class CrossCovarianceAttention(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
       kernel_init: the initialiser of both layers' kernels.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -96,8 +91,6 @@ class CrossCovarianceAttention(Checked):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     kernel_init: Any = Normal(0.02)
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

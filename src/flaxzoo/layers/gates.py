@@ -12,14 +12,14 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import did_you_mean
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
 
 
-class SqueezeExcite(Checked):
+class SqueezeExcite(Layer):
     """Scales channels by gates computed from their means over the image.
 
     Hu et al. 2018, https://arxiv.org/abs/1709.01507. Parameters are named as timm's ``SEModule``:
@@ -32,8 +32,6 @@ class SqueezeExcite(Checked):
       activation: the function between the two layers, by name or callable.
       use_bias: whether the layers have biases.
       gate_activation: the function that makes gates of what the second gives.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       norm: behind the first layer, by name or module (``flaxzoo.layers.norm``); None for none.
       rounding: what divides the width that ``ratio`` gives.
       bias_init: the initialiser of the biases.
@@ -45,8 +43,6 @@ class SqueezeExcite(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     use_bias: bool = True
     gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     norm: Any = None
     rounding: int = 8
     bias_init: Any = zeros
@@ -60,8 +56,7 @@ class SqueezeExcite(Checked):
         width = divisible(channels * self.ratio, by, by) if width is None else width
         gate = self._layer(width, "fc1")(x.mean((1, 2), keepdims=True))
         if self.norm is not None:
-            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            gate = call_norm(make_norm(self.norm, "bn", **dtypes), gate, train=train)
+            gate = call_norm(make_norm(self.norm, "bn", **self.dtypes), gate, train=train)
         gate = as_activation(self.activation)(gate)
         return x * as_activation(self.gate_activation)(self._layer(channels, "fc2")(gate))
 
@@ -72,22 +67,18 @@ class SqueezeExcite(Checked):
         return Conv(features, 1, use_bias=self.use_bias, name=name, **options)
 
 
-class EfficientChannelAttention(Checked):
+class EfficientChannelAttention(Layer):
     """Scales channels by gates that one short convolution along the channels computes.
 
     Wang et al. 2020, https://arxiv.org/abs/1910.03151. The parameter is named as timm's
     ``EcaModule``: ``conv``.
 
     Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       kernel_init: the initialiser of the kernel, by default that of PyTorch's convolutions.
       kernel_size: the kernel's length, an odd number; None for one that grows with the logarithm
         of the channels.
     """
 
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     kernel_init: Any = FanIn()
     kernel_size: int | None = None
 
@@ -105,13 +96,12 @@ class EfficientChannelAttention(Checked):
             use_bias=False,
             kernel_init=self.kernel_init,
             name="conv",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )(x.mean((1, 2))[..., None])
         return x * nn.sigmoid(gate)[:, None, None, :, 0]
 
 
-class EffectiveSqueezeExcite(Checked):
+class EffectiveSqueezeExcite(Layer):
     """Scales channels by gates that one layer computes from their means over the image.
 
     Lee and Park 2019 (CenterMask), https://arxiv.org/abs/1911.06667, section 3.3: no channels are
@@ -122,26 +112,22 @@ class EffectiveSqueezeExcite(Checked):
       gate_activation: the function that makes gates.
       kernel_init: the initialiser of the kernel.
       bias_init: that of the bias.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     gate_activation: str | Callable[[jax.Array], jax.Array] = "hard_sigmoid"
     kernel_init: Any = HeNormal()
     bias_init: Any = plain_bias
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales ``[B, H, W, C]``, to the same shape."""
         options: dict[str, Any] = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
-        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": "fc"}
+        options |= {**self.dtypes, "name": "fc"}
         gate = Conv(x.shape[-1], 1, use_bias=True, **options)(x.mean((1, 2), keepdims=True))
         return x * as_activation(self.gate_activation)(gate)
 
 
-class GlobalContext(Checked):
+class GlobalContext(Layer):
     """Scales channels by gates computed from a mean over the image that is weighed by attention.
 
     Cao et al. 2019, https://arxiv.org/abs/1904.11492. Parameters are named as timm's
@@ -154,8 +140,6 @@ class GlobalContext(Checked):
       activation: the function between the two layers, by name or callable.
       gate_activation: the function that makes gates of what the second gives.
       kernel_init: the initialiser of all kernels; None for those of timm's module.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       adds: whether what the layers give is added to each pixel instead, and begins as zero.
       hidden_init: the initialiser of the first layer's kernel; None for that of all.
     """
@@ -165,19 +149,16 @@ class GlobalContext(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     gate_activation: str | Callable[[jax.Array], jax.Array] = "sigmoid"
     kernel_init: Any = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     adds: bool = False
     hidden_init: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales ``[B, H, W, C]``, to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         images, channels = x.shape[0], x.shape[-1]
         width = max(1, int(channels * self.ratio + 0.5)) if self.width is None else self.width
         own = self.kernel_init or HeNormal("fan_in")
-        options: dict[str, Any] = {"use_bias": True, "kernel_init": own, **dtypes}
+        options: dict[str, Any] = {"use_bias": True, "kernel_init": own, **self.dtypes}
         logits = Conv(1, 1, name="conv_attn", **options)(x)
         # Few numbers of large sums: in float32 at least.
         wide = jnp.promote_types(logits.dtype, jnp.float32)
@@ -185,7 +166,12 @@ class GlobalContext(Checked):
         tokens = x.reshape(images, -1, channels)
         context = jnp.einsum("bn,bnc->bc", weights, tokens)[:, None, None, :]
         own = self.hidden_init or self.kernel_init or FanIn()
-        options = {"activation": self.activation, "kernel_init": own, "as_conv": True, **dtypes}
+        options = {
+            "activation": self.activation,
+            "kernel_init": own,
+            "as_conv": True,
+            **self.dtypes,
+        }
         if self.adds:
             options["last_init"] = zeros
             return x + _NormFirstMlp(width, name="mlp_add", **options)(context)
@@ -198,7 +184,7 @@ class _NormFirstMlp(Mlp):
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
         """Computes what stands between the two layers."""
-        y = LayerNorm(name="norm", **self.dtypes())(self.layer(self.hidden, "fc1")(x))
+        y = LayerNorm(name="norm", **self.dtypes)(self.layer(self.hidden, "fc1")(x))
         return as_activation(self.activation)(y)
 
 

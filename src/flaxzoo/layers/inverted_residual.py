@@ -22,17 +22,17 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_padding
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import GlorotUniform, HeNormal, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import anti_alias
 
 
-class MobileBlock(Checked):
+class MobileBlock(Layer):
     """What the blocks have in common: their convolutions, norms, gates and shortcuts.
 
     Attributes:
@@ -58,8 +58,6 @@ class MobileBlock(Checked):
       anti_aliasing: ``"avg"``, ``"blur"``, ``"blur_zeros"`` or None: low-pass before pixels are
         dropped (``flaxzoo.layers.pool.anti_alias``).
       drop_path: rate at which the branch of an example is dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -81,13 +79,6 @@ class MobileBlock(Checked):
     squeeze_activation: str | Callable[[jax.Array], jax.Array] | None = None
     anti_aliasing: str | None = None
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def conv(
@@ -261,7 +252,7 @@ class FusedResidual(MobileBlock):
         return self.add(x, self.normalise(y, "bn2", train, active=False), train)
 
 
-class CondConv(Checked):
+class CondConv(Layer):
     """A convolution whose kernel is another for each image: a sum of several kernels.
 
     Yang et al. 2019, https://arxiv.org/abs/1904.04971.
@@ -274,8 +265,6 @@ class CondConv(Checked):
       dilation: the distances between the kernel's elements.
       groups: the number of groups that the channels are split into.
       padding: the zeros around the image (``flaxzoo.layers.conv.Conv``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -285,8 +274,6 @@ class CondConv(Checked):
     dilation: int = 1
     groups: int = 1
     padding: str | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, shares: jax.Array) -> jax.Array:

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Halves, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import GlobalResponseNorm, call_norm, make_norm
 
 # How a layer of gates begins that are open whatever the input.
 _OPEN = {"kernel_init": Normal(1e-6), "bias_init": ones}
 
 
-class Mlp(Checked):
+class Mlp(Layer):
     """Computes ``fc2(activation(fc1(x)))`` over the last axis, as timm's ``Mlp``.
 
     Attributes:
@@ -37,8 +37,6 @@ class Mlp(Checked):
       kernel_init: the initialiser of all kernels.
       last_init: that of the second layer's; None for the same.
       bias_init: that of the biases.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     hidden: int
@@ -53,8 +51,6 @@ class Mlp(Checked):
     kernel_init: Any = Normal(0.02)
     last_init: Any = None
     bias_init: Any = zeros
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -78,7 +74,7 @@ class Mlp(Checked):
         """Normalises the hidden units."""
         if self.norm is None:
             return y
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes())
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, y, train=train)
 
     def drop(self, y: jax.Array, name: str, train: bool) -> jax.Array:
@@ -94,7 +90,7 @@ class Mlp(Checked):
             "use_bias": self.use_bias,
             "name": name,
             **self.initialisers(name),
-            **self.dtypes(),
+            **self.dtypes,
         }
         return Conv(features, 1, **options) if self.as_conv else Dense(features, **options)
 
@@ -105,18 +101,13 @@ class Mlp(Checked):
         kernel = self.last_init if last else self.kernel_init
         return {"kernel_init": kernel, "bias_init": self.bias_init}
 
-    @nn.nowrap
-    def dtypes(self) -> dict[str, Any]:
-        """Returns the dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
 
 class GlobalResponseNormMlp(Mlp):
     """An ``Mlp`` with a ``GlobalResponseNorm`` named ``grn`` before its second layer."""
 
     def normalise(self, y: jax.Array, train: bool) -> jax.Array:
         """Lets the channels compete."""
-        return GlobalResponseNorm(name="grn", **self.dtypes())(y)
+        return GlobalResponseNorm(name="grn", **self.dtypes)(y)
 
 
 class GluMlp(Mlp):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flaxzoo._calls import call_module
 from flaxzoo.errors import ShapeError, did_you_mean
 from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.initializers import Constant, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.batch_norm import normalise, statistics
 from flaxzoo.layers.lowering.derivatives import is_ours, standardise
 
@@ -142,7 +142,7 @@ class RMSNorm(nn.RMSNorm):
     scale_init: Any = ones
 
 
-class SimpleNorm(Checked):
+class SimpleNorm(Layer):
     """Divides by the unbiased standard deviation of the channels, without centring them.
 
     It is timm's module of this name. The statistics are float32 at least.
@@ -156,8 +156,6 @@ class SimpleNorm(Checked):
 
     epsilon: float = 1e-6
     scale_init: Any = ones
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -169,7 +167,7 @@ class SimpleNorm(Checked):
         return (wide * jax.lax.rsqrt(var + self.epsilon) * per_channel(scale, x)).astype(dtype)
 
 
-class GlobalResponseNorm(Checked):
+class GlobalResponseNorm(Layer):
     """Lets the channels of an image compete by their norms.
 
     Woo et al. 2023 (ConvNeXt V2), https://arxiv.org/abs/2301.00808, equations 1 to 3. The sums are
@@ -177,13 +175,10 @@ class GlobalResponseNorm(Checked):
 
     Attributes:
       epsilon: a small number that is added to the mean of the norms.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
       param_dtype: the dtype of the parameters ``scale`` and ``bias``, which start at zero.
     """
 
     epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -200,7 +195,7 @@ class GlobalResponseNorm(Checked):
         return x + (bias + scale * (x * share.astype(x.dtype)))
 
 
-class EvoNormS0(Checked):
+class EvoNormS0(Layer):
     """A norm and an activation in one, ``x * sigmoid(v * x) / std``, then a scale and a bias.
 
     The deviation is that of each example's groups of channels. "Evolving Normalization-Activation
@@ -226,8 +221,6 @@ class EvoNormS0(Checked):
     epsilon: float = 1e-5
     active: bool = True
     scale_init: Any = ones
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     divides: bool = False
 
     @nn.compact
@@ -263,7 +256,7 @@ class EvoNormS0(Checked):
         return repeated.reshape(x.shape[0], 1, 1, x.shape[-1]).astype(x.dtype)
 
 
-class FilterResponseNorm(Checked):
+class FilterResponseNorm(Layer):
     """Divides each channel of an image by its root mean square; a learnt threshold activates.
 
     "Filter Response Normalization Layer", Singh and Krishnan 2019, https://arxiv.org/abs/1911.09737.
@@ -282,8 +275,6 @@ class FilterResponseNorm(Checked):
     epsilon: float = 1e-5
     active: bool = True
     scale_init: Any = ones
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -303,7 +294,7 @@ class FilterResponseNorm(Checked):
         )
 
 
-class LayerScale(Checked):
+class LayerScale(Layer):
     """Scales each channel by a learnt ``gamma``.
 
     Touvron et al. 2021, https://arxiv.org/abs/2103.17239.
@@ -315,8 +306,6 @@ class LayerScale(Checked):
     """
 
     init_value: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -327,7 +316,7 @@ class LayerScale(Checked):
         return (x.astype(dtype) * per_channel(gamma, x)).astype(dtype)
 
 
-class ChannelScale(Checked):
+class ChannelScale(Layer):
     """Scales each channel by a learnt ``gamma`` ``[1, 1, C]``, which timm keeps as a map.
 
     Attributes:
@@ -337,8 +326,6 @@ class ChannelScale(Checked):
     """
 
     init_value: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv, as_pair
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pos_embed import resize_weights
 
 
-class PatchEmbed(Checked):
+class PatchEmbed(Layer):
     """Images to a grid of tokens, by one convolution ``proj`` whose windows do not overlap.
 
     Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. Parameters are named as timm's
@@ -35,8 +35,6 @@ class PatchEmbed(Checked):
       kernel_init: the initialiser of the kernel ``[height, width, C, features]``, by default that
         of PyTorch's convolutions.
       bias_init: that of the bias, likewise.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -47,8 +45,6 @@ class PatchEmbed(Checked):
     pad: bool = False
     kernel_init: Any = FanIn()
     bias_init: Any = plain_bias
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -62,14 +58,13 @@ class PatchEmbed(Checked):
           ShapeError: the images are not of rank 4, or not of whole patches and ``pad`` is false.
         """
         size = as_pair("patch_size", self.patch_size)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
-        options = {"use_bias": self.use_bias, **inits, **dtypes}
+        options = {"use_bias": self.use_bias, **inits, **self.dtypes}
         x = self._whole(x, size)
         x = Conv(self.features, size, stride=size, padding=0, name="proj", **options)(x)
         if self.norm is None:
             return x
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=train)
 
     @nn.nowrap
@@ -88,7 +83,7 @@ class PatchEmbed(Checked):
         return x
 
 
-class OverlapPatchEmbed(Checked):
+class OverlapPatchEmbed(Layer):
     """Images or maps to smaller maps, by one convolution ``proj`` whose windows overlap.
 
     Parameters are named as those of timm's ``PatchEmbed`` in ``hiera`` and ``mvitv2`` and
@@ -103,8 +98,6 @@ class OverlapPatchEmbed(Checked):
       norm_epsilon: the epsilon of this normalisation; None for its own.
       kernel_init: the initialiser of the kernel ``[height, width, C, features]``.
       bias_init: that of the bias.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -114,8 +107,6 @@ class OverlapPatchEmbed(Checked):
     norm_epsilon: float | None = None
     kernel_init: Any = HeNormal()
     bias_init: Any = zeros
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -125,13 +116,12 @@ class OverlapPatchEmbed(Checked):
           x: images or maps; the size is that of an odd kernel.
           train: whether a BatchNorm uses the batch's statistics.
         """
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
-        options: dict[str, Any] = {"use_bias": True, **inits, **dtypes}
+        options: dict[str, Any] = {"use_bias": True, **inits, **self.dtypes}
         x = Conv(self.features, self.kernel_size, self.stride, name="proj", **options)(x)
         if self.norm is None:
             return x
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=train)
 
 

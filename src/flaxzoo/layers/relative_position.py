@@ -14,6 +14,7 @@ import numpy as np
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.pos_embed import Grid, square
 
@@ -96,7 +97,7 @@ class RelativeMap(RelativeTable):
         return jnp.moveaxis(rows, -1, 0)[None]
 
 
-class RelativeMlp(Checked):
+class RelativeMlp(Layer):
     """Biases that two layers, ``mlp``, make of the logarithms of how far two patches are apart.
 
     Liu et al. 2021 (Swin V2, section 3.3), https://arxiv.org/abs/2111.09883, in the form of timm's
@@ -108,8 +109,6 @@ class RelativeMlp(Checked):
       dropout: the rate at which these are dropped.
       kernel_init: the initialiser of the kernels, by default that of PyTorch's layers.
       bias_init: that of the biases, likewise.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
@@ -117,8 +116,6 @@ class RelativeMlp(Checked):
     dropout: float = 0.125
     kernel_init: Any = FanIn()
     bias_init: Any = plain_bias
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, grid: Grid, class_token: bool = False, train: bool = False) -> jax.Array:
@@ -138,8 +135,7 @@ class RelativeMlp(Checked):
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
             name="mlp",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         biases = mlp(jnp.asarray(log_distances(tuple(grid)), self.param_dtype), train)
         index = relative_index(tuple(grid))

@@ -25,12 +25,12 @@ from flaxzoo._calls import apply_module, call_module
 from flaxzoo._trees import flatten, unflatten
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import as_gate
 from flaxzoo.layers.initializers import FanIn, ones
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm
 
 # By collection, as a module has them: ``{"params": {...}, "batch_stats": {...}}``.
@@ -114,7 +114,7 @@ def _epsilon(norm: Any) -> float:
     return float(as_norm(norm)(parent=None).epsilon)
 
 
-class Reparameterized(Checked):
+class Reparameterized(Layer):
     """The base of modules whose branches are one convolution in inference.
 
     Networks of such modules have a field ``fused``, which says that they are in that form already,
@@ -157,8 +157,6 @@ class MobileOneBlock(Reparameterized):
       convolution: whether there are convolutions of ``kernel_size`` at all.
       scale: whether there may be one of 1 x 1.
       activation: of the result, by name or callable; None for none.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       branches: the number of convolutions of ``kernel_size``.
       gate: of the sum, before the activation, as ``flaxzoo.layers.gates.as_gate`` takes it.
       gate_name: the gate's name.
@@ -180,8 +178,6 @@ class MobileOneBlock(Reparameterized):
     convolution: bool = True
     scale: bool = True
     activation: str | Callable[[jax.Array], jax.Array] | None = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     branches: int = 1
     gate: Any = None
     gate_name: str = "attn"

@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.gates import SqueezeExcite, as_gate
 from flaxzoo.layers.initializers import ones, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import shortcut_pool
 
@@ -23,7 +22,7 @@ from flaxzoo.layers.pool import shortcut_pool
 _SQUEEZE = functools.partial(SqueezeExcite, bias_init=plain_bias)
 
 
-class ResidualBlock(Checked):
+class ResidualBlock(Layer):
     """What all residual blocks share: their fields, the shortcut and the sum.
 
     Attributes:
@@ -43,8 +42,6 @@ class ResidualBlock(Checked):
       anti_aliasing: ``"avg"``, ``"blur"`` or None, in place of strided convolutions.
       drop_path: rate at which an example's residual branch is dropped (stochastic depth).
       zero_init_residual: whether the branch starts as zero, the block as the identity.
-      dtype: of the computation.
-      param_dtype: of the parameters.
     """
 
     expansion: ClassVar[int] = 1
@@ -65,8 +62,6 @@ class ResidualBlock(Checked):
     anti_aliasing: str | None = None
     drop_path: float = 0.0
     zero_init_residual: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def outputs(self) -> int:
@@ -76,16 +71,12 @@ class ResidualBlock(Checked):
     @nn.nowrap
     def conv(self, features: int, kernel_size: int, name: str, **options: Any) -> Conv:
         """A convolution without bias, in the block's dtypes."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Conv(features, kernel_size, name=name, **options, **dtypes)
+        return Conv(features, kernel_size, name=name, **options, **self.dtypes)
 
     def normalise(self, x: jax.Array, name: str, train: bool, last: bool = False) -> jax.Array:
         """The block's norm; the branch's last one may start with a scale of zero."""
         norm = as_norm(self.norm)(
-            name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            scale_init=zeros if last and self.zero_init_residual else ones,
+            name=name, **self.dtypes, scale_init=zeros if last and self.zero_init_residual else ones
         )
         return call_norm(norm, x, train=train)
 
@@ -108,7 +99,7 @@ class ResidualBlock(Checked):
         """Gates and drops the branch, then sums it with the shortcut."""
         gate = _SQUEEZE if self.gate == "se" else as_gate(self.gate)
         if gate is not None:
-            branch = gate(name="se", dtype=self.dtype, param_dtype=self.param_dtype)(branch)
+            branch = gate(name="se", **self.dtypes)(branch)
         if self.drop_path:
             # The name decides what is drawn.
             drop = DropPath(self.drop_path, name="Dropout_0")

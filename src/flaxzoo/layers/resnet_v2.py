@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import HeNormal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 from flaxzoo.layers.norm import GroupNorm, normalise_and_activate
 
@@ -47,7 +47,7 @@ class StdConv(Conv):
         return (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(kernel.dtype)
 
 
-class ResNetV2Layers(Checked):
+class ResNetV2Layers(Layer):
     """What the modules of ResNets of the second kind share: convolutions, norms and activations.
 
     Attributes:
@@ -56,8 +56,6 @@ class ResNetV2Layers(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable; norms that activate themselves go without.
       kernel_init: the initialiser of the kernels.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     standardised: bool = True
@@ -65,13 +63,6 @@ class ResNetV2Layers(Checked):
     norm: Any = GROUPS
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     kernel_init: Any = HeNormal()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import FanIn
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pool import avg_pool_same, max_pool_same
 
@@ -41,7 +41,7 @@ class Recipe:
     outputs: tuple[str, ...]
 
 
-class CellLayers(Checked):
+class CellLayers(Layer):
     """What cells and their layers share: their fields.
 
     Attributes:
@@ -50,8 +50,6 @@ class CellLayers(Checked):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     width: int
@@ -59,13 +57,6 @@ class CellLayers(Checked):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     activation: Any = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @property
     def shared(self) -> dict[str, Any]:

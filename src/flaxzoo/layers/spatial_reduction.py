@@ -13,15 +13,15 @@ from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import HeNormal, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import LayerNorm
 from flaxzoo.layers.pool import adaptive_avg_pool
 
 
-class SpatialReductionAttention(Checked):
+class SpatialReductionAttention(Layer):
     """Attention of each pixel to a smaller copy of the map, of several heads.
 
     Wang et al. 2021 (PVT), https://arxiv.org/abs/2102.12122, equation 2; a copy of fixed size is
@@ -39,8 +39,6 @@ class SpatialReductionAttention(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
@@ -50,8 +48,6 @@ class SpatialReductionAttention(Checked):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -117,6 +113,5 @@ class SpatialReductionAttention(Checked):
             kernel_init=Normal(0.02),
             bias_init=zeros,
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )

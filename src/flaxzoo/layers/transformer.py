@@ -15,7 +15,6 @@ from flaxzoo._checks import check_choice, check_rate, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention, attend, weight_hook
 from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.differential_attention import (
     DifferentialAttention,
@@ -24,6 +23,7 @@ from flaxzoo.layers.differential_attention import (
 )
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Constant, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import GluMlp, Mlp, SwiGLU
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.layers.rotary import Rotation
@@ -35,7 +35,7 @@ MLPS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-class TransformerBlock(Checked):
+class TransformerBlock(Layer):
     """Attention, then an MLP on each token; each stands behind a norm and is added to its input.
 
     Xiong et al. 2020 (https://arxiv.org/abs/2002.04745) call it the pre-norm block. Parameters are
@@ -58,8 +58,6 @@ class TransformerBlock(Checked):
       block_dropout: the rate at which the units of attention and MLP are dropped.
       drop_path: the rate at which a branch is dropped for a whole example (stochastic depth).
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       open_gates: whether the gates of a gated MLP begin open, with next to nothing of the tokens.
     """
 
@@ -78,8 +76,6 @@ class TransformerBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     open_gates: bool = False
 
     @nn.compact
@@ -169,11 +165,6 @@ class TransformerBlock(Checked):
             check_choice(name, getattr(self, name), choices)
         as_activation(self.activation)
         as_norm(self.norm)
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
 class NumberedBlock(TransformerBlock):

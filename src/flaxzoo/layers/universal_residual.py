@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import GlorotUniform, HeNormal
 from flaxzoo.layers.inverted_residual import MobileBlock
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.layers.pool import anti_alias
 
@@ -126,7 +126,7 @@ class MobileAttention(MobileBlock):
         return self.add(x, scaled(y, self.layer_scale, self.param_dtype), train)
 
 
-class MultiQueryAttention(Checked):
+class MultiQueryAttention(Layer):
     """Attention over a map whose heads share one head of keys and values.
 
     Attributes:
@@ -140,8 +140,6 @@ class MultiQueryAttention(Checked):
       norm: the kind of the norms behind these, by name or module.
       norm_epsilon: their epsilon; None for their own.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -154,8 +152,6 @@ class MultiQueryAttention(Checked):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -173,7 +169,7 @@ class MultiQueryAttention(Checked):
         return jnp.broadcast_to(tokens, (*tokens.shape[:2], self.heads, x.shape[-1]))
 
     def _conv(self, x: jax.Array, features: int, name: str, size: int = 1, **options: Any) -> Any:
-        options |= {"kernel_init": GlorotUniform(), "name": name, **self._dtypes}
+        options |= {"kernel_init": GlorotUniform(), "name": name, **self.dtypes}
         return Conv(features, size, **options)(x)
 
     def _reduced(self, x: jax.Array, name: str, train: bool) -> jax.Array:
@@ -184,9 +180,5 @@ class MultiQueryAttention(Checked):
         options: dict[str, Any] = {"stride": self.key_stride, "dilation": self.dilation}
         options |= {"groups": channels, "padding": self.padding}
         x = self._conv(x, channels, f"{name}_down_conv", self.kernel_size, **options)
-        norm = make_norm(self.norm, f"{name}_norm", epsilon=self.norm_epsilon, **self._dtypes)
+        norm = make_norm(self.norm, f"{name}_norm", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=train)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}

@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checked import Checked
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.written import written
 from flaxzoo.layers.remat import as_remat_policy
 
@@ -82,28 +81,18 @@ class Part:
         return () if _module_class(self.run) is None else (self.name,)
 
 
-class Backbone(Checked, kw_only=True):
+class Backbone(Layer, kw_only=True):
     """The base of all backbones: a family gives ``parts`` and inherits the rest.
 
     Attributes:
       feature_maps: whether a call returns all feature maps instead of the last part's output; only
         families whose parts end maps take it.
-      dtype: the dtype of the computation, such as ``jnp.bfloat16``; None promotes inputs and
-        parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     # The shortest side of images that convolutions without padding leave a pixel of.
     smallest: ClassVar[int] = 1
 
     feature_maps: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:

@@ -36,6 +36,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite, divisible
 from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.norm import call_norm, make_norm, normalise_and_activate
 from flaxzoo.layers.pool import avg_pool
@@ -98,7 +99,7 @@ class RelativeLogits(Checked):
         return table.at[_offsets(queries, keys)].get(mode="promise_in_bounds")
 
 
-class MapAttention(Checked, kw_only=True):
+class MapAttention(Layer, kw_only=True):
     """What the layers share that attend over maps: how wide they are, and what becomes smaller.
 
     Attributes:
@@ -108,8 +109,6 @@ class MapAttention(Checked, kw_only=True):
       stride: by how much maps shrink, 1 or 2.
       use_bias: whether queries, keys and values have biases.
       grid: the rows and columns of the map, where the network's images are of one size.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 4
@@ -118,8 +117,6 @@ class MapAttention(Checked, kw_only=True):
     stride: int = 1
     use_bias: bool = False
     grid: Grid | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -146,7 +143,7 @@ class MapAttention(Checked, kw_only=True):
     def layer(self, x: jax.Array, features: int, name: str, stride: int = 1) -> jax.Array:
         """A layer on each pixel."""
         options: dict[str, Any] = {"use_bias": self.use_bias, "kernel_init": _FAN_IN}
-        options |= {"bias_init": plain_bias, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        options |= {"bias_init": plain_bias, **self.dtypes}
         return Conv(features, 1, stride, name=name, **options)(x)
 
     @nn.nowrap
@@ -303,9 +300,8 @@ class LambdaLayer(MapAttention):
         batch, height, width, channels = x.shape
         qkv = self.layer(x, (self.heads + 1) * inner + dim, "qkv")
         q, k, v = jnp.split(qkv, (inner * self.heads, inner * (self.heads + 1)), -1)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        q = call_norm(make_norm(self.norm, "norm_q", **dtypes), q, train=train)
-        v = call_norm(make_norm(self.norm, "norm_v", **dtypes), v, train=train)
+        q = call_norm(make_norm(self.norm, "norm_q", **self.dtypes), q, train=train)
+        v = call_norm(make_norm(self.norm, "norm_v", **self.dtypes), v, train=train)
         wide = jnp.promote_types(k.dtype, jnp.float32)
         tokens = (batch, height * width, -1)
         shares = softmax(jnp.swapaxes(k.reshape(tokens).astype(wide), 1, 2)).astype(v.dtype)
@@ -383,7 +379,6 @@ class AttentionBlock(Bottleneck, kw_only=True):
 
     def branch(self, x: jax.Array, middle: int, train: bool) -> jax.Array:
         """Computes the layers, of so many channels inside."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y, stride, grid = self.layer(x, middle, 1, "conv1_1x1", train), self.stride, self.grid
         options: dict[str, Any]
         if self.extra_conv:
@@ -392,11 +387,11 @@ class AttentionBlock(Bottleneck, kw_only=True):
             if grid is not None:
                 grid = (-(-grid[0] // stride), -(-grid[1] // stride))
             stride = 1
-        options = {"stride": stride, "grid": grid, **dict(self.attention_fields), **dtypes}
+        options = {"stride": stride, "grid": grid, **dict(self.attention_fields), **self.dtypes}
         options["name"] = "self_attn"
         y = call_module(as_attention(self.attention)(**options), y, train=train)
         act = as_activation(self.activation)
-        y = normalise_and_activate(self.norm, "post_attn", y, act, train=train, **dtypes)
+        y = normalise_and_activate(self.norm, "post_attn", y, act, train=train, **self.dtypes)
         return self.last(y, 1, "conv3_1x1", train, scale_init=self.last_init(x))
 
 

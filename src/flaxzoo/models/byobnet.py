@@ -44,7 +44,6 @@ from flaxzoo._checks import (
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -56,6 +55,7 @@ from flaxzoo.layers.gates import (
     divisible,
 )
 from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 from flaxzoo.layers.norm import BatchNorm, EvoNormS0, as_norm
 from flaxzoo.layers.pool import anti_alias, avg_pool, max_pool, shortcut_pool
@@ -77,7 +77,7 @@ _SHORTCUTS = ("conv", "avg")
 _ANTI_ALIASING = ("avg", "blur", "blur_zeros")
 
 
-class BilinearAttention(Checked):
+class BilinearAttention(Layer):
     """Mixes the rows and the columns of a map by matrices that are computed of it, and adds that.
 
     Chi et al. 2021 (BA-Transform), https://arxiv.org/abs/2103.00768. Parameters are named as timm's
@@ -90,8 +90,6 @@ class BilinearAttention(Checked):
       ratio: the channels inside, as a part of all.
       dropout: rate at which channels of what is added are dropped.
       norm: of the convolutions, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     blocks: int = 8
@@ -99,8 +97,6 @@ class BilinearAttention(Checked):
     ratio: float = 0.25
     dropout: float = 0.2
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -158,7 +154,7 @@ class BilinearAttention(Checked):
         return nn.softmax(nn.log_sigmoid(wide), axis).astype(y.dtype)
 
 
-class ByobBlock(Checked, kw_only=True):
+class ByobBlock(Layer, kw_only=True):
     """What the blocks with shortcuts share: their fields, and all but their convolutions.
 
     Parameters are named as timm's: ``shortcut``, ``attn`` or ``attn_last`` for the gate.
@@ -181,8 +177,6 @@ class ByobBlock(Checked, kw_only=True):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       zero_init_residual: whether the branch begins as zero where there is a shortcut.
       drop_path: the rate at which the branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -201,8 +195,6 @@ class ByobBlock(Checked, kw_only=True):
     norm: Any = "batch"
     zero_init_residual: bool = True
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -226,7 +218,7 @@ class ByobBlock(Checked, kw_only=True):
         groups = self.groups_of(features) if options.pop("grouped", False) else 1
         low_pass = low_pass if stride > 1 else None
         own: dict[str, Any] = {"activation": self.activation, "norm": self.norm}
-        own |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "groups": groups}
+        own |= {**self.dtypes, "groups": groups}
         own |= {"kernel_init": HeNormal(groups=groups), "stride": 1 if low_pass else stride}
         x = ConvNorm(features, size, name=name, **{**own, **options})(x, train)
         return anti_alias(x, low_pass, stride) if low_pass else x
@@ -240,8 +232,7 @@ class ByobBlock(Checked, kw_only=True):
         gate = as_gate(self.gate)
         if gate is None:
             return x
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return call_module(gate(name=name, **dtypes), x, train=train)
+        return call_module(gate(name=name, **self.dtypes), x, train=train)
 
     @nn.nowrap
     def groups_of(self, channels: int) -> int:
@@ -275,7 +266,7 @@ class ByobBlock(Checked, kw_only=True):
         if self.shortcut == "conv":
             options: dict[str, Any] = {"stride": self.stride, "activation": None}
             conv: dict[str, Any] = {"norm": self.norm, "kernel_init": HeNormal()}
-            conv |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": "shortcut"}
+            conv |= {**self.dtypes, "name": "shortcut"}
             if not self.anti_aliasing or self.stride == 1:
                 return ConvNorm(self.features, 1, **options, **conv)(x, train)
             return self.layer(x, self.features, 1, "shortcut", train, **options)

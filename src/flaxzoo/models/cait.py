@@ -27,6 +27,7 @@ from flaxzoo.layers.class_attention import ClassBlock
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import scaled_channels
 from flaxzoo.layers.patch_embed import PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import learnt_positions
@@ -63,7 +64,7 @@ class HeadMixing(Checked):
         return y + bias.astype(x.dtype).reshape(1, heads, 1, 1)
 
 
-class TalkingHeadsAttention(Checked):
+class TalkingHeadsAttention(Layer):
     """Self-attention whose heads are mixed before the softmax and behind it.
 
     Shazeer et al. 2020, https://arxiv.org/abs/2003.02436. Logits, softmax and both mixings are
@@ -75,16 +76,12 @@ class TalkingHeadsAttention(Checked):
       qkv_bias: whether queries, keys and values have biases.
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 8
     qkv_bias: bool = True
     attention_dropout: float = 0.0
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

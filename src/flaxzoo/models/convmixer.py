@@ -16,14 +16,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -34,31 +33,26 @@ CUT: dict[str, str] = {}
 # How layers begin: as PyTorch's.
 
 
-class MixerLayers(Checked):
+class MixerLayers(Layer):
     """What the stem and the blocks share: their fields, and layers that are activated, then normed.
 
     Attributes:
       width: channels of the output.
       activation: by name or callable.
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     width: int = 768
     activation: Any = "gelu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     def layer(
         self, x: jax.Array, size: int, names: tuple[str, str], train: bool, **options: Any
     ) -> jax.Array:
         """Computes ``norm(activation(conv(x)))``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options |= {"use_bias": True, **PLAIN, **dtypes}
+        options |= {"use_bias": True, **PLAIN, **self.dtypes}
         x = as_activation(self.activation)(Conv(self.width, size, name=names[0], **options)(x))
-        return call_norm(make_norm(self.norm, names[1], **dtypes), x, train=train)
+        return call_norm(make_norm(self.norm, names[1], **self.dtypes), x, train=train)
 
 
 class Stem(MixerLayers):

@@ -16,7 +16,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
@@ -24,6 +23,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, Mlp
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
@@ -48,7 +48,7 @@ _STEMS = {
 _PASSED_ON = ("layer_scale", "conv_mlp", "response_norm", "norm", "norm_epsilon", "activation")
 
 
-class ConvNeXtBlock(nn.Module):
+class ConvNeXtBlock(Layer):
     """A depthwise convolution, a norm and two layers on each pixel, scaled and added.
 
     The attributes are those of ``ConvNeXt``, for one stage.
@@ -63,8 +63,6 @@ class ConvNeXtBlock(nn.Module):
     norm_epsilon: float | None = None
     activation: Any = "gelu"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -24,12 +24,12 @@ from flaxzoo._checks import check_choice, check_number, check_rate, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, learnt_positions, resample_positions, resize_weights
@@ -55,34 +55,29 @@ _STEMS = {
 CUT: dict[str, str] = {}
 
 
-class ConvPatchEmbed(Checked):
+class ConvPatchEmbed(Layer):
     """Tokens of patches by three convolutions: ``proj_0``, ``proj_2`` and ``proj_4``.
 
     Attributes:
       features: the width of a token.
       patch_size: the height and width of a patch, 12 or 16.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     patch_size: int = 16
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images ``[B, H, W, C]`` of whole patches to ``[B, rows, columns, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, (size, stride, padding) in enumerate(_STEMS[self.patch_size]):
             x = nn.relu(x) if i else x
-            options: dict[str, Any] = {**PLAIN, **dtypes}
+            options: dict[str, Any] = {**PLAIN, **self.dtypes}
             options |= {"use_bias": True, "padding": padding, "name": f"proj_{2 * i}"}
             x = Conv(self.features >> (2 - i), size, stride, **options)(x)
         return x
 
 
-class CrossBlock(Checked):
+class CrossBlock(Layer):
     """Blocks of both branches; then each class token looks at the other branch's patches.
 
     Parameters are named as those of timm's ``MultiScaleBlock``.
@@ -99,8 +94,6 @@ class CrossBlock(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       block_dropout: the rate at which the units of attention and MLP are dropped.
       implementation: of the blocks' attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     layers: Sequence[int]
@@ -114,8 +107,6 @@ class CrossBlock(Checked):
     attention_dropout: float = 0.0
     block_dropout: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Tokens, train: bool = False) -> Tokens:
@@ -162,13 +153,8 @@ class CrossBlock(Checked):
         visit = Visit(self.heads[1 - branch], name=f"fusion_{branch}", **fields)
         return visit(jnp.concatenate([token, patches], axis=1), train)
 
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-
-class Visit(Checked):
+class Visit(Layer):
     """A norm and the attention of the first token to all, which is added to it.
 
     Parameters are named as those of timm's ``CrossAttentionBlock``.
@@ -181,8 +167,6 @@ class Visit(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
       drop_path: the rate at which what is found is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
@@ -192,15 +176,16 @@ class Visit(Checked):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps tokens ``[B, 1 + N, C]`` to the first one, ``[B, 1, C]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        fields = {"attention_dropout": self.attention_dropout, "dropout": self.dropout, **dtypes}
-        y = make_norm(self.norm, "norm1", epsilon=self.norm_epsilon, **dtypes)(x)
+        fields = {
+            "attention_dropout": self.attention_dropout,
+            "dropout": self.dropout,
+            **self.dtypes,
+        }
+        y = make_norm(self.norm, "norm1", epsilon=self.norm_epsilon, **self.dtypes)(x)
         y = ClassAttention(self.heads, self.qkv_bias, name="attn", **fields)(y, train)
         return x[:, :1] + DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)
 

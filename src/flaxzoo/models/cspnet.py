@@ -27,11 +27,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, as_gate
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -47,7 +47,7 @@ _STAGES = ("csp", "cs3", "dark")
 _PASSED_ON = ("gate", "activation", "norm", "zero_init_residual", "dtype", "param_dtype")
 
 
-class DarkBlock(Checked):
+class DarkBlock(Layer):
     """A 1 x 1 and a 3 x 3 convolution, whose result is added to the input.
 
     Attributes:
@@ -60,8 +60,6 @@ class DarkBlock(Checked):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       zero_init_residual: whether the last norm begins with a scale of zero.
       drop_path: the rate at which an example's branch is dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -73,8 +71,6 @@ class DarkBlock(Checked):
     norm: Any = "batch"
     zero_init_residual: bool = True
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -101,7 +97,7 @@ class DarkBlock(Checked):
         gate = as_gate(self.gate)
         if gate is None:
             return x
-        return gate(name=name, dtype=self.dtype, param_dtype=self.param_dtype)(x)
+        return gate(name=name, **self.dtypes)(x)
 
     @property
     def inner(self) -> int:

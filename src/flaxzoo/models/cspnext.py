@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_flag, check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite
 from flaxzoo.layers.initializers import PLAIN
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -41,20 +41,16 @@ Halves = tuple[jax.Array, jax.Array]
 _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 
 
-class CspNextLayers(Checked, kw_only=True):
+class CspNextLayers(Layer, kw_only=True):
     """What the modules share: convolutions with a norm and an activation behind each.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "silu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def passed_on(self) -> dict[str, Any]:

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.layers.attention import attend, check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.layers.windows import over_windows
@@ -43,7 +43,7 @@ _PASSED_ON = (
 )
 
 
-class StridedConv(Checked):
+class StridedConv(Layer):
     """A strided convolution with a norm before or behind it; parameters are ``conv`` and ``norm``.
 
     Attributes:
@@ -54,8 +54,6 @@ class StridedConv(Checked):
       norm_first: whether the norm stands before the convolution.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -64,14 +62,11 @@ class StridedConv(Checked):
     norm_first: bool = True
     norm: Any = "layer"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         if self.norm_first:
             x = call_norm(norm, x, train=train)
         odd = self.kernel_size % 2
@@ -79,36 +74,28 @@ class StridedConv(Checked):
             missing = [-length % self.stride for length in x.shape[1:3]]
             x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
         padding = self.kernel_size // 2 if odd else 0
-        options = {"stride": self.stride, "padding": padding, "use_bias": True, **dtypes}
+        options = {"stride": self.stride, "padding": padding, "use_bias": True, **self.dtypes}
         options |= {**PLAIN, "name": "conv"}
         x = Conv(self.features, self.kernel_size, **options)(x)
         return x if self.norm_first else call_norm(norm, x, train=train)
 
 
-class ConvPositions(Checked):
+class ConvPositions(Layer):
     """Adds to each pixel a 3 x 3 depthwise convolution ``proj`` around it.
 
     Chu et al. 2021, https://arxiv.org/abs/2102.10882.
-
-    Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
-        options = {"groups": width, "use_bias": True, **dtypes}
+        options = {"groups": width, "use_bias": True, **self.dtypes}
         options |= PLAIN
         return x + Conv(width, 3, name="proj", **options)(x)
 
 
-class ChannelAttention(Checked):
+class ChannelAttention(Layer):
     """Attention in which channels look at channels, by their values over all tokens.
 
     Parameters are named as those of timm's modules of this name: ``qkv`` and ``proj``.
@@ -119,22 +106,17 @@ class ChannelAttention(Checked):
       by_length: whether products are divided by the root of the number of tokens, and the queries'
         channels look at the keys' (Florence-2), instead of the root of the number of channels, and
         the keys' at the values'.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
     qkv_bias: bool = True
     by_length: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens ``[B, N, C]`` to the same shape."""
         batch, length, width = x.shape
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"kernel_init": Normal(0.02), "bias_init": zeros, **dtypes}
+        options = {"kernel_init": Normal(0.02), "bias_init": zeros, **self.dtypes}
         qkv = Dense(3 * width, use_bias=self.qkv_bias, name="qkv", **options)(x)
         qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
         # Channels stand where tokens do in other attention.

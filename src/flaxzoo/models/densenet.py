@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import as_choice, check_choice, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, HeNormal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.pool import anti_alias, max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -38,20 +38,16 @@ _ANTI_ALIASING = ("avg", "blur")
 _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 
 
-class PreActConv(Checked):
+class PreActConv(Layer):
     """What layers and transitions share: convolutions with a norm and an activation before them.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def conv(
@@ -66,10 +62,9 @@ class PreActConv(Checked):
           names: those of the norm and of the convolution.
           train: whether a BatchNorm uses the batch's statistics.
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         act = as_activation(self.activation)
-        x = normalise_and_activate(self.norm, names[0], x, act, train=train, **dtypes)
-        return Conv(features, size, kernel_init=HeNormal("fan_in"), name=names[1], **dtypes)(x)
+        x = normalise_and_activate(self.norm, names[0], x, act, train=train, **self.dtypes)
+        return Conv(features, size, kernel_init=HeNormal("fan_in"), name=names[1], **self.dtypes)(x)
 
 
 class DenseLayer(PreActConv, kw_only=True):

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import HeNormal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -41,7 +41,7 @@ CUT = {"layers": "levels"}
 Branch = tuple[jax.Array, tuple[jax.Array, ...]]
 
 
-class DlaBlock(Checked):
+class DlaBlock(Layer):
     """Two 3 x 3 convolutions, and a shortcut that may be another map than the block's input.
 
     Attributes:
@@ -51,8 +51,6 @@ class DlaBlock(Checked):
       base_width: channels of a group, per 64 of ``features``.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -61,8 +59,6 @@ class DlaBlock(Checked):
     base_width: int = 64
     norm: Any = "batch"
     activation: Any = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -107,11 +103,6 @@ class DlaBlock(Checked):
         """The channels of a bottleneck's 3 x 3 convolution, or of each of its scales."""
         return int(self.features * (self.base_width / 64)) * self.groups // 2
 
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
 
 class DlaBottleneck(DlaBlock):
     """1 x 1, 3 x 3 and 1 x 1 convolutions, in groups in the middle (DLA-X)."""
@@ -153,7 +144,7 @@ _BLOCKS: dict[str, type[DlaBlock]] = {
 }
 
 
-class DlaTree(Checked):
+class DlaTree(Layer):
     """Two branches, each a block or a tree, and a root over both (Yu et al. 2018, figure 3).
 
     Attributes:
@@ -165,8 +156,6 @@ class DlaTree(Checked):
       root_shortcut: whether the second branch is added to the root.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     levels: int
@@ -177,8 +166,6 @@ class DlaTree(Checked):
     root_shortcut: bool = False
     norm: Any = "batch"
     activation: Any = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, FanIn
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -39,7 +39,7 @@ CUT = {"layers": "k_sec"}
 _PASSED_ON = ("groups", "separate", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class NormConv(Checked):
+class NormConv(Layer):
     """Computes ``conv(relu(bn(x)))``.
 
     Attributes:
@@ -50,8 +50,6 @@ class NormConv(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       activation: by name or callable, unless the norm activates by itself.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int | None
@@ -61,24 +59,21 @@ class NormConv(Checked):
     norm: Any = "batch"
     norm_epsilon: float | None = 1e-3
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"epsilon": self.norm_epsilon, **dtypes}
+        options = {"epsilon": self.norm_epsilon, **self.dtypes}
         act = as_activation(self.activation)
         x = normalise_and_activate(self.norm, "bn", x, act, train=train, **options)
         if self.features is None:
             return x
         size = (self.features, self.kernel_size, self.stride)
-        options = {"groups": self.groups, "kernel_init": FanIn(), **dtypes}
+        options = {"groups": self.groups, "kernel_init": FanIn(), **self.dtypes}
         return Conv(*size, name="conv", **options)(x)
 
 
-class DualPathBlock(Checked):
+class DualPathBlock(Layer):
     """1 x 1, 3 x 3 and 1 x 1 convolutions: some channels are added to the map, others appended.
 
     Chen et al. 2017, https://arxiv.org/abs/1707.01629, figure 2e.
@@ -94,8 +89,6 @@ class DualPathBlock(Checked):
       separate: whether two convolutions make what is added and what is appended.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -107,8 +100,6 @@ class DualPathBlock(Checked):
     separate: bool = False
     norm: Any = "batch"
     norm_epsilon: float | None = 1e-3
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -126,7 +117,7 @@ class DualPathBlock(Checked):
         x = self.conv(self.width, "c3x3_b", **options)(x, train)
         if self.separate:
             x = self.conv(None, "c1x1_c")(x, train)
-            plain = {"kernel_init": FanIn(), "dtype": self.dtype, "param_dtype": self.param_dtype}
+            plain = {"kernel_init": FanIn(), **self.dtypes}
             added = Conv(features, 1, name="c1x1_c1", **plain)(x)
             appended = Conv(self.growth, 1, name="c1x1_c2", **plain)(x)
         else:
@@ -138,7 +129,7 @@ class DualPathBlock(Checked):
     def conv(self, features: int | None, name: str, **options: Any) -> NormConv:
         """Makes a convolution behind a norm and an activation."""
         options |= {"norm": self.norm, "norm_epsilon": self.norm_epsilon, "name": name}
-        return NormConv(features, dtype=self.dtype, param_dtype=self.param_dtype, **options)
+        return NormConv(features, **self.dtypes, **options)
 
 
 class DPN(Backbone):

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import TruncatedNormal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
@@ -42,7 +42,7 @@ _PASSED_ON = (
 )
 
 
-class EdgeBlock(Checked):
+class EdgeBlock(Layer):
     """What both kinds of blocks share: a norm and two layers on each pixel, scaled and added.
 
     Attributes:
@@ -53,8 +53,6 @@ class EdgeBlock(Checked):
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       drop_path: the rate at which the branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     mlp_ratio: float = 4.0
@@ -64,13 +62,6 @@ class EdgeBlock(Checked):
     norm: Any = "layer"
     norm_epsilon: float | None = None
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def depthwise(self, features: int, size: int, name: str, **options: Any) -> Conv:

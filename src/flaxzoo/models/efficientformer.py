@@ -24,11 +24,11 @@ from flaxzoo._checks import check_choice, check_lengths, check_size, check_width
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
@@ -52,7 +52,7 @@ _PASSED_ON = (
 _EPSILON = 1e-5
 
 
-class OffsetAttention(Checked):
+class OffsetAttention(Layer):
     """Self-attention with biases by distance, whose values are wider than its keys.
 
     Parameters are named as those of timm's ``Attention`` in this family: ``qkv``,
@@ -64,8 +64,6 @@ class OffsetAttention(Checked):
       key_width: the width of a head's queries and keys.
       value_ratio: the width of its values, as a multiple of that.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     grid: Grid
@@ -73,8 +71,6 @@ class OffsetAttention(Checked):
     key_width: int = 32
     value_ratio: int = 4
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -118,11 +114,11 @@ class ConvNormMlp(Mlp):
         return self.drop(y, "drop2", train)
 
     def _normed(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes())
+        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=train)
 
 
-class StridedConvs(nn.Module):
+class StridedConvs(Layer):
     """Strided 3 x 3 convolutions, each with a norm behind it.
 
     Parameters are named as timm's ``Stem4`` (``conv1``, ``norm1``, ``conv2``, ``norm2``) and
@@ -132,35 +128,30 @@ class StridedConvs(nn.Module):
       widths: the channels of each.
       numbered: whether their names have numbers, and a ReLU stands behind each norm.
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     widths: Sequence[int]
     numbered: bool = False
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to half of each side, rounded up, for each convolution."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, width in enumerate(self.widths, 1):
             number = str(i) if self.numbered else ""
             options: dict[str, Any] = {
                 "use_bias": True,
                 "kernel_init": FanIn(),
                 "bias_init": plain_bias,
-                **dtypes,
+                **self.dtypes,
             }
             x = Conv(width, 3, 2, name=f"conv{number}", **options)(x)
-            x = call_norm(make_norm(self.norm, f"norm{number}", **dtypes), x, train=train)
+            x = call_norm(make_norm(self.norm, f"norm{number}", **self.dtypes), x, train=train)
             x = nn.relu(x) if self.numbered else x
         return x
 
 
-class EfficientFormerBlock(Checked):
+class EfficientFormerBlock(Layer):
     """A mixer and an MLP, each scaled and added to its input; of maps or of tokens.
 
     Parameters are named as timm's ``MetaBlock2d`` and ``MetaBlock1d``: ``token_mixer``, ``ls1``,
@@ -181,8 +172,6 @@ class EfficientFormerBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -194,25 +183,21 @@ class EfficientFormerBlock(Checked):
         hidden = int(x.shape[-1] * self.mlp_ratio)
         if self.grid is None:
             x = self._add(x, neighbour_mean(x, 3) - x, "1", train)
-            mlp: Mlp = ConvNormMlp(hidden, norm=self.norm, name="mlp", **options, **self._dtypes)
+            mlp: Mlp = ConvNormMlp(hidden, norm=self.norm, name="mlp", **options, **self.dtypes)
             return self._add(x, mlp(x, train), "2", train)
-        own = {"implementation": self.implementation, **self._dtypes}
+        own = {"implementation": self.implementation, **self.dtypes}
         y = OffsetAttention(self.grid, name="token_mixer", **own)(self._normed(x, "norm1"), train)
         x = self._add(x, y, "1", train)
-        mlp = Mlp(hidden, name="mlp", **options, **self._dtypes)
+        mlp = Mlp(hidden, name="mlp", **options, **self.dtypes)
         return self._add(x, mlp(self._normed(x, "norm2"), train), "2", train)
 
     def _add(self, x: jax.Array, y: jax.Array, number: str, train: bool) -> jax.Array:
-        y = LayerScale(self.layer_scale, name=f"ls{number}", **self._dtypes)(y)
+        y = LayerScale(self.layer_scale, name=f"ls{number}", **self.dtypes)(y)
         drop = DropPath(self.drop_path, name=f"drop_path{number}")
         return x + drop(y, deterministic=not train)
 
     def _normed(self, x: jax.Array, name: str) -> jax.Array:
-        return make_norm("layer", name, epsilon=_EPSILON, **self._dtypes)(x)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return make_norm("layer", name, epsilon=_EPSILON, **self.dtypes)(x)
 
 
 class EfficientFormer(Backbone):

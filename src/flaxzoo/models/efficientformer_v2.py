@@ -23,12 +23,12 @@ from flaxzoo._checks import check_choice, check_lengths, check_number, check_siz
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
 from flaxzoo.layers.patch_embed import check_image_size
@@ -41,22 +41,18 @@ from flaxzoo.models.registry import row, variants
 _PASSED_ON = ("activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of an EfficientFormer V2 share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     norm: Any = "batch"
     norm_epsilon: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def layer(self, features: int, name: str, size: int = 1, **options: Any) -> ConvNorm:
@@ -168,8 +164,7 @@ class SparseQueries(_Layers):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"groups": x.shape[-1], "use_bias": True, **dtypes}
+        options: dict[str, Any] = {"groups": x.shape[-1], "use_bias": True, **self.dtypes}
         options |= PLAIN
         local = Conv(x.shape[-1], 3, 2, name="local", **options)(x)
         return self.layer(self.features, "proj")(local + x[:, ::2, ::2], train)
@@ -236,8 +231,7 @@ class EfficientFormerV2Block(_Layers):
 
     def _add(self, x: jax.Array, y: jax.Array, number: str, train: bool) -> jax.Array:
         if self.layer_scale is not None:
-            dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            y = LayerScale(self.layer_scale, name=f"ls{number}", **dtypes)(y)
+            y = LayerScale(self.layer_scale, name=f"ls{number}", **self.dtypes)(y)
         drop = DropPath(self.drop_path, name=f"drop_path{number}")
         return x + drop(y, deterministic=not train)
 

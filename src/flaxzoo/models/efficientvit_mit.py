@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -51,7 +51,7 @@ _PASSED_ON = ("activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 CUT: dict[str, str] = {}
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of an EfficientViT share.
 
     Attributes:
@@ -59,16 +59,12 @@ class _Layers(Checked):
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
       drop_path: the rate at which a branch is dropped for a whole example (stochastic depth).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "hard_swish"
     norm: Any = "batch"
     norm_epsilon: float = 1e-5
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def layer(self, features: int, name: str, size: int = 1, **options: Any) -> ConvNorm:
@@ -76,7 +72,7 @@ class _Layers(Checked):
         bare = options.get("use_bias", False)
         bias = plain_bias if bare else zeros
         options |= {"norm": None if bare else self.norm, "norm_epsilon": self.norm_epsilon}
-        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": bias}
+        options |= {**self.dtypes, "bias_init": bias}
         return ConvNorm(features, size, names=("conv", "norm"), name=name, **options)
 
     def add(self, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
 from flaxzoo.layers.windows import over_windows
 from flaxzoo.models.backbone import Backbone, Part
@@ -36,21 +36,8 @@ from flaxzoo.models.registry import row, variants
 _PATCH_SIZE = 16
 
 
-class _Layers(Checked):
-    """What the modules below share: their dtypes.
-
-    Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
-    """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+class _Layers(Layer):
+    """What the modules below share: their dtypes."""
 
 
 class PatchEmbedding(_Layers, kw_only=True):

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_flag, check_number, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -35,18 +35,14 @@ from flaxzoo.models.registry import row, variants
 _PASSED_ON = ("divisor", "mlp_ratio", "layer_scale", "activation", "norm", "dtype", "param_dtype")
 
 
-class PartialConv(Checked):
+class PartialConv(Layer):
     """A 3 x 3 convolution of the first channels.
 
     Attributes:
       divisor: of how many channels one is convolved.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     divisor: int = 4
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,7 +54,7 @@ class PartialConv(Checked):
         return jnp.concatenate([y, x[..., width:].astype(y.dtype)], axis=-1)
 
 
-class FasterBlock(Checked):
+class FasterBlock(Layer):
     """A partial convolution and two layers on each pixel, added to the input.
 
     Parameters are named as those of timm's ``MLPBlock``.
@@ -70,8 +66,6 @@ class FasterBlock(Checked):
       activation: by name or callable.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       drop_path: the rate at which the branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     divisor: int = 4
@@ -80,19 +74,16 @@ class FasterBlock(Checked):
     activation: Any = "relu"
     norm: Any = "batch"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width = x.shape[-1]
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        layer: Any = functools.partial(Conv, kernel_size=1, kernel_init=Normal(0.02), **dtypes)
-        y = PartialConv(self.divisor, name="spatial_mixing", **dtypes)(x)
+        layer: Any = functools.partial(Conv, kernel_size=1, kernel_init=Normal(0.02), **self.dtypes)
+        y = PartialConv(self.divisor, name="spatial_mixing", **self.dtypes)(x)
         y = layer(int(width * self.mlp_ratio), name="mlp_0")(y)
         act = as_activation(self.activation)
-        y = normalise_and_activate(self.norm, "mlp_1", y, act, train=train, **dtypes)
+        y = normalise_and_activate(self.norm, "mlp_1", y, act, train=train, **self.dtypes)
         y = layer(width, name="mlp_3")(y)
         y = scaled_channels(self, "layer_scale", y, self.layer_scale, param_dtype=self.param_dtype)
         return x + DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)

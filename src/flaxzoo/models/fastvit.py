@@ -22,19 +22,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import PLAIN, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import ChannelScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.reparameterized import (
@@ -68,8 +67,6 @@ class LargeKernelConv(Reparameterized):
       stride: by how much maps shrink.
       gate: whether a squeeze-and-excitation follows.
       activation: of the result, by name or callable; None for none.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether the two are one convolution.
     """
 
@@ -78,15 +75,12 @@ class LargeKernelConv(Reparameterized):
     stride: int = 2
     gate: bool = False
     activation: str | Callable[[jax.Array], jax.Array] | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"stride": self.stride, "groups": x.shape[-1], **dtypes}
+        options: dict[str, Any] = {"stride": self.stride, "groups": x.shape[-1], **self.dtypes}
         if self.fused:
             options |= {"use_bias": True, **PLAIN}
             y = Conv(self.features, self.kernel_size, name="reparam_conv", **options)(x)
@@ -95,7 +89,7 @@ class LargeKernelConv(Reparameterized):
             small = ConvNorm(self.features, 3, name="small_conv", **options)
             y = large(x, train) + small(x, train)
         if self.gate:
-            y = SqueezeExcite(0.25, **PLAIN, name="se", **dtypes)(y)
+            y = SqueezeExcite(0.25, **PLAIN, name="se", **self.dtypes)(y)
         return y if self.activation is None else as_activation(self.activation)(y)
 
     @nn.nowrap
@@ -117,11 +111,11 @@ class ConvMlp(Mlp):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         options: dict[str, Any] = {"groups": x.shape[-1], "kernel_init": self.kernel_init}
-        x = ConvNorm(x.shape[-1], 7, name="conv", **options, **self.dtypes())(x, train)
+        x = ConvNorm(x.shape[-1], 7, name="conv", **options, **self.dtypes)(x, train)
         return super().__call__(x, train)
 
 
-class FastVitBlock(Checked):
+class FastVitBlock(Layer):
     """What the blocks share: their fields, and branches that are scaled, dropped and added.
 
     Attributes:
@@ -136,8 +130,6 @@ class FastVitBlock(Checked):
       block_dropout: rate at which the MLP's units are dropped.
       drop_path: the rate at which an example's branches are dropped.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether branches of convolutions are one.
     """
 
@@ -152,20 +144,13 @@ class FastVitBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
-
-    @nn.nowrap
-    def dtypes(self) -> dict[str, Any]:
-        """Returns the dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def scaled(self, branch: jax.Array, name: str) -> jax.Array:
         """Scales the channels of a branch."""
         if self.layer_scale is None:
             return branch
-        return ChannelScale(self.layer_scale, name=name, **self.dtypes())(branch)
+        return ChannelScale(self.layer_scale, name=name, **self.dtypes)(branch)
 
     def drop(self, branch: jax.Array, name: str, train: bool) -> jax.Array:
         """Drops a branch of some examples."""
@@ -177,7 +162,7 @@ class FastVitBlock(Checked):
         """Computes the MLP's branch."""
         options: dict[str, Any] = {"activation": self.activation, "dropout": self.block_dropout}
         hidden = int(x.shape[-1] * self.mlp_ratio)
-        return ConvMlp(hidden, name="mlp", **options, **self.dtypes())(x, train)
+        return ConvMlp(hidden, name="mlp", **options, **self.dtypes)(x, train)
 
 
 class RepMixer(FastVitBlock, Reparameterized):
@@ -190,7 +175,7 @@ class RepMixer(FastVitBlock, Reparameterized):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         if self.fused:
-            return _depthwise(x, self.kernel_size, "reparam_conv", **self.dtypes())
+            return _depthwise(x, self.kernel_size, "reparam_conv", **self.dtypes)
         mixer, norm = self.blocks(x.shape[-1], "mixer", "norm")
         return x + self.scaled(mixer(x, train) - norm(x, train), "layer_scale")
 
@@ -199,7 +184,7 @@ class RepMixer(FastVitBlock, Reparameterized):
         self, width: int, mixer: str | None = None, norm: str | None = None
     ) -> tuple[MobileOneBlock, MobileOneBlock]:
         """The branches and the norm, under their names."""
-        options: dict[str, Any] = {"depthwise": True, "activation": None, **self.dtypes()}
+        options: dict[str, Any] = {"depthwise": True, "activation": None, **self.dtypes}
         block = functools.partial(MobileOneBlock, width, self.kernel_size, **options)
         return block(name=mixer), block(convolution=False, scale=False, name=norm)
 
@@ -227,7 +212,7 @@ class RepMixerBlock(FastVitBlock):
         """Maps ``[B, H, W, C]`` to the same shape."""
         own = {name: getattr(self, name) for name in ("kernel_size", "layer_scale", "fused")}
         mixer = functools.partial(RepMixer, **own)
-        x = mixer(name="token_mixer", **self.dtypes())(x, train)
+        x = mixer(name="token_mixer", **self.dtypes)(x, train)
         return x + self.drop(self.scaled(self.mlp(x, train), "layer_scale"), "drop_path", train)
 
 
@@ -237,7 +222,7 @@ class AttentionBlock(FastVitBlock):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes())
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         y = call_norm(norm, x, train=train)
         attention = Attention(
             x.shape[-1] // self.head_width,
@@ -245,7 +230,7 @@ class AttentionBlock(FastVitBlock):
             attention_dropout=self.attention_dropout,
             implementation=self.implementation,
             name="token_mixer",
-            **self.dtypes(),
+            **self.dtypes,
         )
         y = attention(y.reshape(y.shape[0], -1, y.shape[-1]), train).reshape(x.shape)
         x = x + self.drop(self.scaled(y, "layer_scale_1"), "drop_path1", train)
@@ -397,7 +382,7 @@ class FastVit(Backbone):
             )
 
 
-class Reduction(Checked):
+class Reduction(Layer):
     """What leads to a stage: a large depthwise convolution of stride 2, and one of 1 x 1.
 
     Attributes:
@@ -405,8 +390,6 @@ class Reduction(Checked):
       gate: whether a squeeze-and-excitation stands between them.
       large_activation: whether an activation follows the first.
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether the branches of each are one convolution.
     """
 
@@ -414,14 +397,12 @@ class Reduction(Checked):
     gate: bool = False
     large_activation: bool = False
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
-        own = {"fused": self.fused, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        own = {"fused": self.fused, **self.dtypes}
         first = self.activation if self.large_activation else None
         large = functools.partial(LargeKernelConv, gate=self.gate, activation=first)
         x = large(self.features, name="proj_0", **own)(x, train)
@@ -435,22 +416,17 @@ class ConvPositions(Reparameterized):
     Chu et al. 2021, https://arxiv.org/abs/2102.10882.
 
     Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether the sum is a convolution, ``reparam_conv``.
     """
 
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.fused:
-            return _depthwise(x, 7, "reparam_conv", **dtypes)
-        return x + _depthwise(x, 7, "pos_enc", **dtypes)
+            return _depthwise(x, 7, "reparam_conv", **self.dtypes)
+        return x + _depthwise(x, 7, "pos_enc", **self.dtypes)
 
     @nn.nowrap
     def folded(self, variables: Variables) -> Variables:

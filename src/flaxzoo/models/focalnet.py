@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
@@ -39,7 +39,7 @@ _PASSED_ON = (
 )
 
 
-class FocalModulation(Checked):
+class FocalModulation(Layer):
     """Multiplies pixels by a sum of their contexts, each weighed by a gate of the pixel's.
 
     Yang et al. 2022, https://arxiv.org/abs/2203.11926, equations 4 to 8. Parameters are named as
@@ -53,8 +53,6 @@ class FocalModulation(Checked):
         none.
       norm_epsilon: its epsilon; None for its own.
       dropout: the rate at which outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     levels: int
@@ -63,15 +61,12 @@ class FocalModulation(Checked):
     norm: Any = None
     norm_epsilon: float | None = None
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width, act = x.shape[-1], as_activation(self.activation)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(Conv, kernel_init=Normal(0.02), **dtypes)
+        conv: Any = functools.partial(Conv, kernel_init=Normal(0.02), **self.dtypes)
         x = conv(2 * width + self.levels + 1, 1, use_bias=True, name="f")(x)
         query, context, gates = jnp.split(x, [width, 2 * width], axis=-1)
         total = jnp.zeros_like(context)
@@ -82,13 +77,13 @@ class FocalModulation(Checked):
         total = total + act(context.mean((1, 2), keepdims=True)) * gates[..., self.levels :]
         x = query * conv(width, 1, use_bias=True, name="h")(total)
         if self.norm is not None:
-            norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+            norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
             x = call_norm(norm, x, train=train)
         x = conv(width, 1, use_bias=True, name="proj")(x)
         return nn.Dropout(self.dropout, name="proj_drop")(x, deterministic=not train)
 
 
-class FocalBlock(Checked):
+class FocalBlock(Layer):
     """A modulation, then an MLP on each pixel; each has a norm and is added to its input.
 
     Parameters are named as those of timm's ``FocalNetBlock``.
@@ -105,8 +100,6 @@ class FocalBlock(Checked):
       norm_epsilon: their epsilon; None for their own.
       block_dropout: the rate at which the units of modulation and MLP are dropped.
       drop_path: the rate at which a branch is dropped for a whole example (stochastic depth).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     levels: int
@@ -120,14 +113,11 @@ class FocalBlock(Checked):
     norm_epsilon: float | None = None
     block_dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"activation": self.activation, "dropout": self.block_dropout, **dtypes}
+        options = {"activation": self.activation, "dropout": self.block_dropout, **self.dtypes}
         mix = FocalModulation(
             self.levels,
             self.window,
@@ -143,21 +133,20 @@ class FocalBlock(Checked):
 
     def branch(self, layer: nn.Module, number: int, x: jax.Array, train: bool) -> jax.Array:
         """Computes what a layer adds, ``number`` 1 or 2."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         name = f"norm{number}{'_post' * self.post_norm}"
-        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
         run: Any = layer
         if self.post_norm:
             y = call_norm(norm, run(x, train), train=train)
         else:
             y = run(call_norm(norm, x, train=train), train)
         if self.layer_scale is not None:
-            y = LayerScale(self.layer_scale, name=f"ls{number}", **dtypes)(y)
+            y = LayerScale(self.layer_scale, name=f"ls{number}", **self.dtypes)(y)
         drop = DropPath(self.drop_path, name=f"drop_path{number}")
         return drop(y, deterministic=not train)
 
 
-class ConvDownsample(Checked):
+class ConvDownsample(Layer):
     """A strided convolution ``proj``, then a ``norm``.
 
     Attributes:
@@ -166,8 +155,6 @@ class ConvDownsample(Checked):
       overlap: whether windows overlap: 3 x 3 for a stride of 2, 7 x 7 for one of 4.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -175,17 +162,14 @@ class ConvDownsample(Checked):
     overlap: bool = False
     norm: Any = "layer"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         size, padding = {2: (3, 1), 4: (7, 2)}[self.stride] if self.overlap else (self.stride, 0)
-        options = {"use_bias": True, "kernel_init": Normal(0.02), "name": "proj", **dtypes}
+        options = {"use_bias": True, "kernel_init": Normal(0.02), "name": "proj", **self.dtypes}
         x = Conv(self.features, size, stride=self.stride, padding=padding, **options)(x)
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, x, train=train)
 
 

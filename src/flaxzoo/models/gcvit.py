@@ -23,12 +23,12 @@ from flaxzoo._checks import check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, check_heads, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
@@ -60,27 +60,18 @@ LEFT_OUT = {
 }
 
 
-class _Convolutions(Checked):
+class _Convolutions(Layer):
     """The fields that the convolutions of a GCViT share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     norm: Any = "layer"
     norm_epsilon: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def conv(self, features: int, size: int, name: str, **options: Any) -> Conv:
@@ -169,7 +160,7 @@ class WindowQueries(_Convolutions):
         return x
 
 
-class WindowAttention(Checked):
+class WindowAttention(Layer):
     """Attention within windows with biases by relative position, by own queries or given ones.
 
     Parameters are named as timm's ``WindowAttentionGlobal``: ``qkv``, ``rel_pos``, ``proj``.
@@ -181,8 +172,6 @@ class WindowAttention(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int = 2
@@ -191,8 +180,6 @@ class WindowAttention(Checked):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

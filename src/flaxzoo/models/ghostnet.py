@@ -25,11 +25,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_kernel, check_number, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables, of_submodule
@@ -68,7 +68,7 @@ _BLOCKS = (
 )
 
 
-class GhostLayers(Checked):
+class GhostLayers(Layer):
     """What modules of GhostNets share: convolutions with norms behind them, and sums of such.
 
     Attributes:
@@ -76,8 +76,6 @@ class GhostLayers(Checked):
       activation: by name or callable.
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether each sum is one convolution, the form of inference.
     """
 
@@ -85,14 +83,7 @@ class GhostLayers(Checked):
     activation: str | Callable[[jax.Array], jax.Array] | None = "relu"
     norm: Any = "batch"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def activate(self, x: jax.Array) -> jax.Array:
         """Applies the activation, where there is one."""

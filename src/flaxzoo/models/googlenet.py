@@ -13,16 +13,15 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_rate, check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.branches import Unit, scaled
 from flaxzoo.layers.channels import flattened
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pool import adaptive_avg_pool, max_pool
 from flaxzoo.models.backbone import Part
 from flaxzoo.models.inception import Branching, Inception
@@ -68,7 +67,7 @@ def _branches(
     )
 
 
-class AuxiliaryClassifier(Checked):
+class AuxiliaryClassifier(Layer):
     """A 1 x 1 convolution on a map averaged to 4 x 4, then two linear layers ``fc1`` and ``fc2``.
 
     Attributes:
@@ -76,25 +75,20 @@ class AuxiliaryClassifier(Checked):
       dropout: the rate at which the units between the linear layers are dropped.
       width_factor: what the other layers' widths are multiplied by.
       fields: of the convolution (``flaxzoo.layers.conv_norm.ConvNorm``), as pairs.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     num_classes: int
     dropout: float = 0.7
     width_factor: float = 1.0
     fields: tuple[tuple[str, Any], ...] = ()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, num_classes]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense: Any = functools.partial(Dense, **_INITS, **dtypes)
+        dense: Any = functools.partial(Dense, **_INITS, **self.dtypes)
         width, hidden = (scaled(width, self.width_factor) for width in (128, 1024))
         x = adaptive_avg_pool(x, (4, 4))
-        x = flattened(ConvNorm(width, 1, name="conv", **dict(self.fields), **dtypes)(x, train))
+        x = flattened(ConvNorm(width, 1, name="conv", **dict(self.fields), **self.dtypes)(x, train))
         x = nn.relu(dense(hidden, name="fc1")(x))
         if self.dropout:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)

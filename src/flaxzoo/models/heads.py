@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import (
     as_choice,
@@ -21,9 +20,9 @@ from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention_pool import AttentionPool2d, AttentionPoolLatent
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 
 _POOLINGS = ("auto", "avg", "max", "avg+max", "token", "prefix", "attention", "attention2d")
@@ -35,7 +34,7 @@ CLASSIFIERS = ("fc", "fc_dist", "fc_aux")
 
 
 @explained
-class Head(Checked):
+class Head(Layer):
     """Optional pooling, norm and hidden layers, then one linear layer named ``fc``.
 
     ``Head(2, pooling="avg", hidden=(256,), batch_norm=True, dropout=0.5)`` is the two-layer head
@@ -88,8 +87,6 @@ class Head(Checked):
         ``in_conv``, with a BatchNorm and the activation behind it; None for none.
       kernel_init: of all kernels.
       bias_init: of the classifiers' biases.
-      dtype: of the computation; None keeps the promotion of inputs and parameters.
-      param_dtype: of the parameters.
       hidden_bias_init: the initialiser of the hidden layers' biases.
       pixelwise: whether ``fc`` classifies each pixel of a map, and what is pooled are the activated
         logits, as in SqueezeNet; where ``num_classes`` is 0, the map is pooled.
@@ -123,8 +120,6 @@ class Head(Checked):
     classifier_norm: Any = None
     token_labels: bool = False
     split: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     hidden_bias_init: Any = nn.initializers.zeros
     pixelwise: bool = False
 
@@ -181,11 +176,10 @@ class Head(Checked):
         if self.pixelwise and self.num_classes:
             return self.by_pixel(x, train)
         tokens = x
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = {"kernel_init": self.kernel_init, **dtypes}
+        dense = {"kernel_init": self.kernel_init, **self.dtypes}
         x = self.pooled(x, train)
         if self.norm is not None:
-            norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+            norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
             x = call_norm(norm, x, train=train)
         stays = self.hidden_features or self.num_classes > 0
         for i, width in enumerate(self.hidden if stays else ()):
@@ -195,11 +189,11 @@ class Head(Checked):
             own["bias_init"] = self.hidden_bias_init
             x = Dense(width, use_bias=self.hidden_bias, name=f"dense_{i}", **own)(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **dtypes)(x)
+                x = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}", **self.dtypes)(x)
             if not self.hidden_norm_first:
                 x = as_activation(self.activation)(x)
             if self.hidden_norm is not None:
-                options = {"epsilon": self.hidden_norm_epsilon, **dtypes}
+                options = {"epsilon": self.hidden_norm_epsilon, **self.dtypes}
                 x = call_norm(make_norm(self.hidden_norm, f"norm_{i}", **options), x, train=train)
             if self.hidden_norm_first:
                 x = as_activation(self.activation)(x)
@@ -241,7 +235,6 @@ class Head(Checked):
 
     def pooled(self, x: jax.Array, train: bool) -> jax.Array:
         """Computes what ``pooling`` says."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.map_width is not None:
             x = self.widened(x, train)
         if self.pooling == "attention2d":
@@ -250,10 +243,10 @@ class Head(Checked):
                     f"pooling='attention2d' takes maps of shape [B, H, W, C], got {list(x.shape)}; "
                     "use pooling='attention' for tokens and None for pooled features"
                 )
-            return AttentionPool2d(name="attn_pool", **{**dtypes, **dict(self.attention)})(x)
+            return AttentionPool2d(name="attn_pool", **{**self.dtypes, **dict(self.attention)})(x)
         if self.pooling == "attention":
             check_tokens(x, "attention")
-            pool = AttentionPoolLatent(name="attn_pool", **{**dtypes, **dict(self.attention)})
+            pool = AttentionPoolLatent(name="attn_pool", **{**self.dtypes, **dict(self.attention)})
             return pool(x[:, self.prefix_tokens :], train)
         if self.reads_tokens:
             check_tokens(x, "prefix")
@@ -273,8 +266,7 @@ class Head(Checked):
             names=("conv", "norm"),
             kernel_init=self.kernel_init,
             name="in_conv",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )(x, train)
 
     def with_token_labels(self, logits: jax.Array, tokens: jax.Array, train: bool) -> jax.Array:
@@ -292,14 +284,13 @@ class Head(Checked):
 
     def classify(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Computes the logits of a classifier, behind a norm of its own."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.classifier_norm is not None:
-            norm = make_norm(self.classifier_norm, f"{name}_norm", **dtypes)
+            norm = make_norm(self.classifier_norm, f"{name}_norm", **self.dtypes)
             x = call_norm(norm, x, train=train)
             if self.dropout:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
         inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
-        options = {"use_bias": self.use_bias, **inits, **dtypes}
+        options = {"use_bias": self.use_bias, **inits, **self.dtypes}
         return Dense(self.num_classes, name=name, **options)(x)
 
 

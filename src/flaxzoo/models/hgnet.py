@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite
 from flaxzoo.layers.initializers import FanIn, HeNormal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -37,16 +37,13 @@ _STEMS = ("plain", "branched")
 _PASSED_ON = ("activation", "norm", "norm_epsilon", "affine", "dtype", "param_dtype")
 
 
-class ScaleAndShift(Checked):
+class ScaleAndShift(Layer):
     """Multiplies by one learnt number and adds another: timm's ``LearnableAffineBlock``.
 
     Attributes:
       dtype: the dtype of the result; None for that of the inputs.
       param_dtype: the dtype of the parameters ``scale`` and ``bias``, of one element each.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -77,11 +74,10 @@ class HGConv(ConvNorm):
         x = super().__call__(x, train)
         if not self.affine or self.activation is None:
             return x
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return ScaleAndShift(name="lab", **dtypes)(x)
+        return ScaleAndShift(name="lab", **self.dtypes)(x)
 
 
-class HGLayers(Checked):
+class HGLayers(Layer):
     """What modules of PP-HGNets share: the fields of their convolutions.
 
     Attributes:
@@ -89,16 +85,12 @@ class HGLayers(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       affine: whether a ``ScaleAndShift`` follows each activation (V2).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
     norm_epsilon: float | None = None
     affine: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def conv(self, features: int, size: int, name: str, **options: Any) -> HGConv:
@@ -184,7 +176,7 @@ class HGBlock(HGLayers, kw_only=True):
         y = jnp.concatenate(maps, -1)
         if self.gated:
             y = self.conv(self.features, 1, "aggregation_0")(y, train)
-            own = {"kernel_init": HeNormal(), "dtype": self.dtype, "param_dtype": self.param_dtype}
+            own = {"kernel_init": HeNormal(), **self.dtypes}
             y = EffectiveSqueezeExcite("sigmoid", name="aggregation_1", **own)(y)
         else:
             y = self.conv(self.features // 2, 1, "aggregation_0")(y, train)

@@ -31,7 +31,6 @@ from flaxzoo._checks import (
 )
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import (
@@ -42,6 +41,7 @@ from flaxzoo.layers.initializers import (
     plain_bias,
     zeros,
 )
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_positions
 from flaxzoo.layers.transformer import TransformerBlock
@@ -61,7 +61,7 @@ _INITS = ("normal", "xavier")
 _POSITION_INIT = Normal(0.02)
 
 
-class MaskUnitAttention(Checked):
+class MaskUnitAttention(Layer):
     """Self-attention within mask units or among all tokens, whose queries may be pooled.
 
     Parameters are named as timm's ``MaskUnitAttention``: ``qkv``, ``proj``.
@@ -75,8 +75,6 @@ class MaskUnitAttention(Checked):
       kernel_init: the initialiser of the first layer's kernel.
       proj_init: that of the last layer's.
       bias_init: that of the biases.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -87,8 +85,6 @@ class MaskUnitAttention(Checked):
     kernel_init: Any = Normal(0.02)
     proj_init: Any = Normal(0.02)
     bias_init: Any = zeros
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -118,9 +114,8 @@ class MaskUnitAttention(Checked):
 
     @nn.nowrap
     def _dense(self, features: int, name: str, kernel_init: Any) -> Dense:
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inits = {"kernel_init": kernel_init, "bias_init": self.bias_init}
-        return Dense(features, name=name, **inits, **dtypes)
+        return Dense(features, name=name, **inits, **self.dtypes)
 
 
 class HieraBlock(TransformerBlock):

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -43,7 +43,7 @@ CUT: dict[str, str] = {}
 _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 
 
-class ExchangeModule(Checked):
+class ExchangeModule(Layer):
     """Blocks in every branch; then each branch becomes the sum of all, in its own resolution.
 
     Sun et al. 2019, https://arxiv.org/abs/1908.07919, section 3.2. Parameters are named as those of
@@ -54,16 +54,12 @@ class ExchangeModule(Checked):
       width: channels of the first branch; each other has twice those of the one before.
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     blocks: int
     width: int
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Branches, train: bool = False) -> Branches:

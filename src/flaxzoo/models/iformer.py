@@ -26,6 +26,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Constant, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -37,22 +38,18 @@ _GROUP = 3
 _PASSED_ON = ("activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of an iFormer share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the convolutions' norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     norm: Any = "batch"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def shared(self) -> dict[str, Any]:

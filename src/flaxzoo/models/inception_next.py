@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
@@ -38,7 +38,7 @@ _PASSED_ON = (
 )
 
 
-class InceptionConv(Checked):
+class InceptionConv(Layer):
     """Depthwise convolutions by a square, a wide and a high kernel, each of a part of the channels.
 
     Parameters are named as timm's ``InceptionDWConv2d``.
@@ -48,16 +48,12 @@ class InceptionConv(Checked):
       band_size: the length of the bands.
       branch_ratio: the channels of each part, as a share of all.
       dilation: the distances between the kernels' elements.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     square_size: int = 3
     band_size: int = 11
     branch_ratio: float = 0.125
     dilation: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -81,7 +77,7 @@ class InceptionConv(Checked):
         return jnp.concatenate([same.astype(convolved[0].dtype), *convolved], axis=-1)
 
 
-class MetaNeXtBlock(Checked):
+class MetaNeXtBlock(Layer):
     """These convolutions, a norm and two layers on each pixel, scaled and added.
 
     The attributes are those of ``InceptionNeXt``, for one stage.
@@ -96,19 +92,18 @@ class MetaNeXtBlock(Checked):
     norm: Any = "batch"
     activation: Any = "gelu"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         own = ("square_size", "band_size", "branch_ratio", "dilation")
         fields = {name: getattr(self, name) for name in own}
-        y = InceptionConv(name="token_mixer", **fields, **dtypes)(x)
-        y = call_norm(make_norm(self.norm, "norm", **dtypes), y, train=train)
+        y = InceptionConv(name="token_mixer", **fields, **self.dtypes)(x)
+        y = call_norm(make_norm(self.norm, "norm", **self.dtypes), y, train=train)
         hidden = int(self.mlp_ratio * x.shape[-1])
-        y = Mlp(hidden, activation=self.activation, as_conv=True, name="mlp", **dtypes)(y, train)
+        y = Mlp(hidden, activation=self.activation, as_conv=True, name="mlp", **self.dtypes)(
+            y, train
+        )
         y = scaled_channels(self, "gamma", y, self.layer_scale, param_dtype=self.param_dtype)
         return x + DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)
 

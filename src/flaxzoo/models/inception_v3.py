@@ -12,15 +12,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.branches import Unit, halved, neighbours_and_zeros, scaled
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.initializers import Normal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.models.backbone import Part
 from flaxzoo.models.inception import Branching, Inception
@@ -105,22 +104,18 @@ _E: Branching = (
 )
 
 
-class AuxiliaryClassifier(Checked):
+class AuxiliaryClassifier(Layer):
     """Two convolutions on an averaged map, the mean of its pixels, and a linear layer ``fc``.
 
     Attributes:
       num_classes: width of the output.
       width_factor: what the convolutions' widths are multiplied by.
       fields: of the convolutions (``flaxzoo.layers.conv_norm.ConvNorm``), as pairs.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     num_classes: int
     width_factor: float = 1.0
     fields: tuple[tuple[str, Any], ...] = ()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -135,12 +130,15 @@ class AuxiliaryClassifier(Checked):
                 f"299 x 299, got {x.shape[1]} x {x.shape[2]}: give larger images, or "
                 "auxiliary=False"
             )
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(ConvNorm, **dict(self.fields), **dtypes)
+        conv: Any = functools.partial(ConvNorm, **dict(self.fields), **self.dtypes)
         widths = [scaled(width, self.width_factor) for width in (128, 768)]
         x = conv(widths[0], 1, name="conv0")(avg_pool(x, 5, 3), train)
         x = conv(widths[1], 5, padding=0, name="conv1")(x, train)
-        options: dict[str, Any] = {"kernel_init": Normal(0.001), "bias_init": plain_bias, **dtypes}
+        options: dict[str, Any] = {
+            "kernel_init": Normal(0.001),
+            "bias_init": plain_bias,
+            **self.dtypes,
+        }
         return Dense(self.num_classes, name="fc", **options)(x.mean((1, 2)))
 
 

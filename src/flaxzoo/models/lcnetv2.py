@@ -62,8 +62,6 @@ class SeparableBlock(Reparameterized):
       activation: behind each layer, by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       fused: whether the branches are one convolution.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -76,15 +74,12 @@ class SeparableBlock(Reparameterized):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
     fused: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
         channels, act = x.shape[-1], self.activation
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        own: dict[str, Any] = {"norm": self.norm, "kernel_init": HeNormal(), **dtypes}
+        own: dict[str, Any] = {"norm": self.norm, "kernel_init": HeNormal(), **self.dtypes}
         conv: Callable[..., ConvNorm] = functools.partial(ConvNorm, **own)
         depthwise: dict[str, Any] = {"stride": self.stride, "groups": channels}
         if not self.branched:
@@ -92,7 +87,7 @@ class SeparableBlock(Reparameterized):
                 x, train
             )
         elif self.fused:
-            options = {**depthwise, **dtypes, "use_bias": True, "kernel_init": HeNormal()}
+            options = {**depthwise, **self.dtypes, "use_bias": True, "kernel_init": HeNormal()}
             y = Conv(channels, self.kernel_size, name="dw_conv", **options)(x)
             y = as_activation(act)(y)
         else:
@@ -102,7 +97,7 @@ class SeparableBlock(Reparameterized):
             )
             y = as_activation(act)(functools.reduce(jnp.add, branches))
         if self.gated:
-            y = SqueezeExcite(width=channels // 4, activation=act, name="se", **dtypes)(y)
+            y = SqueezeExcite(width=channels // 4, activation=act, name="se", **self.dtypes)(y)
         if self.narrow:
             y = conv(self.features // 2, activation=act, name="pw_conv_0")(y, train)
         last = "pw_conv_1" if self.narrow else "pw_conv"

@@ -24,10 +24,10 @@ from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
 from flaxzoo.layers.patch_embed import check_image_size
@@ -40,7 +40,7 @@ from flaxzoo.models.registry import row, variants
 _PASSED_ON = ("key_width", "as_conv", "activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class LevitModule(Checked):
+class LevitModule(Layer):
     """The fields that the modules of a LeViT share.
 
     Attributes:
@@ -55,8 +55,6 @@ class LevitModule(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       drop_path: the rate at which an example's branches are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     grid: Grid = (14, 14)
@@ -70,8 +68,6 @@ class LevitModule(Checked):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def layer(self, features: int, name: str, scale_init: Any = ones) -> ConvNorm:
@@ -84,8 +80,7 @@ class LevitModule(Checked):
             names=("linear", "bn"),
             scale_init=scale_init,
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
     def add(self, x: jax.Array, branch: jax.Array, name: str, train: bool) -> jax.Array:
@@ -353,7 +348,7 @@ class Levit(Backbone):
             raise ArgumentError("distilled_training=True takes distilled=True, got False")
 
 
-class LevitStem(Checked):
+class LevitStem(Layer):
     """Convolutions of stride 2, ``conv1`` and so on, each twice as wide as the one before.
 
     Attributes:
@@ -362,8 +357,6 @@ class LevitStem(Checked):
       activation: between them, by name or callable.
       norm: behind each, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -371,8 +364,6 @@ class LevitStem(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "hard_swish"
     norm: Any = "batch"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -387,8 +378,7 @@ class LevitStem(Checked):
                 activation=self.activation if i < self.count else None,
                 names=("linear", "bn"),
                 name=f"conv{i}",
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.dtypes,
             )(x, train)
         return x
 

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -37,27 +37,18 @@ _INIT = Normal(0.02)
 _PASSED_ON = ("activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class MambaOutLayers(Checked):
+class MambaOutLayers(Layer):
     """What modules of MambaOuts share: convolutions with biases, and norms.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     norm: Any = "layer"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def conv(self, x: jax.Array, features: int, name: str, **options: Any) -> jax.Array:
         """Convolves, by default 3 x 3 pixels at a stride of 2."""

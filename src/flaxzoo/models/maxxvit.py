@@ -34,7 +34,6 @@ from flaxzoo._checks import (
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
@@ -48,6 +47,7 @@ from flaxzoo.layers.initializers import (
     plain_bias,
     zeros,
 )
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import avg_pool, max_pool
@@ -114,7 +114,7 @@ def added(x: jax.Array, y: jax.Array) -> jax.Array:
     return x + y
 
 
-class Downsample(Checked):
+class Downsample(Layer):
     """Halves a map and gives it other channels, by a convolution ``expand`` where they differ.
 
     Attributes:
@@ -124,8 +124,6 @@ class Downsample(Checked):
       use_bias: whether the convolution has a bias.
       kernel_init: the initialiser of its kernel.
       bias_init: that of its bias.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -134,8 +132,6 @@ class Downsample(Checked):
     use_bias: bool = True
     kernel_init: Any = HeNormal()
     bias_init: Any = zeros
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,7 +144,7 @@ class Downsample(Checked):
         return Conv(self.features, 1, name="expand", **options)(x)
 
 
-class ConvBlock(Checked):
+class ConvBlock(Layer):
     """What the blocks of convolutions share: their fields, norms, and sum.
 
     Attributes:
@@ -181,13 +177,6 @@ class ConvBlock(Checked):
     layer_scale: float | None = 1e-6
     start: str = "fan"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def kernel_init(self, groups: int = 1) -> Any:
@@ -467,7 +456,7 @@ class ParallelBlock(PartitionBlock):
         return jnp.concatenate(halves, axis=-1)
 
 
-class Stem(Checked):
+class Stem(Layer):
     """Two convolutions of 3 x 3, the first of stride 2, a norm and an activation between them.
 
     Attributes:
@@ -478,8 +467,6 @@ class Stem(Checked):
       padding: as ``flaxzoo.layers.conv.Conv`` takes it.
       use_bias: whether the convolutions have biases.
       normal_init: whether kernels begin with a deviation of 0.02 instead of He's.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     widths: Sequence[int]
@@ -489,17 +476,14 @@ class Stem(Checked):
     padding: str | None = None
     use_bias: bool = False
     normal_init: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, widths[1]]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"padding": self.padding, "use_bias": self.use_bias, **dtypes}
+        options = {"padding": self.padding, "use_bias": self.use_bias, **self.dtypes}
         options["kernel_init"] = Normal(0.02) if self.normal_init else HeNormal()
         x = Conv(self.widths[0], 3, stride=2, name="conv1", **options)(x)
-        norm = make_norm(self.norm, "norm1", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm1", epsilon=self.norm_epsilon, **self.dtypes)
         x = as_activation(self.activation)(call_norm(norm, x, train=train))
         return Conv(self.widths[1], 3, name="conv2", **options)(x)
 

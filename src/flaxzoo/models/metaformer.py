@@ -26,10 +26,10 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention
 from flaxzoo.layers.channels import per_channel
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Constant, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import neighbour_mean
@@ -75,7 +75,7 @@ class StarMlp(Mlp):
         return activated(self, "act", self.layer(self.hidden, "fc1")(x))
 
 
-class SeparableConv(Checked):
+class SeparableConv(Layer):
     """A layer on each pixel, a depthwise convolution of 7 x 7, and another layer.
 
     Sandler et al. 2018, https://arxiv.org/abs/1801.04381. Parameters are named as timm's
@@ -83,21 +83,15 @@ class SeparableConv(Checked):
 
     Attributes:
       activation: the function behind the first layer, by name or callable, or ``"star_relu"``.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: Any = STAR_RELU
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width = x.shape[-1]
-        conv = functools.partial(
-            Conv, kernel_init=Normal(0.02), dtype=self.dtype, param_dtype=self.param_dtype
-        )
+        conv: Any = functools.partial(Conv, kernel_init=Normal(0.02), **self.dtypes)
         y = activated(self, "act1", conv(2 * width, 1, name="pwconv1")(x))
         y = conv(2 * width, 7, groups=2 * width, name="dwconv")(y)
         return conv(width, 1, name="pwconv2")(y)
@@ -110,7 +104,7 @@ def activated(module: Any, name: str, x: jax.Array) -> jax.Array:
     return as_activation(module.activation)(x)
 
 
-class MetaFormerBlock(Checked):
+class MetaFormerBlock(Layer):
     """A mixer of pixels and an MLP, each behind a norm and added to its input.
 
     Parameters are named as timm's ``MetaFormerBlock``: ``norm1``, ``token_mixer``,
@@ -137,8 +131,6 @@ class MetaFormerBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -151,7 +143,7 @@ class MetaFormerBlock(Checked):
             dropout=self.block_dropout,
             as_conv=self.mixer != "attention",
             name="mlp",
-            **self._dtypes,
+            **self.dtypes,
         )
         return self._add(x, mlp(self._normalise(x, "norm2", train), train), "2", train)
 
@@ -159,7 +151,7 @@ class MetaFormerBlock(Checked):
         if self.mixer == "pool":
             return neighbour_mean(x, 3) - x
         if self.mixer == "conv":
-            return SeparableConv(self.activation, name="token_mixer", **self._dtypes)(x)
+            return SeparableConv(self.activation, name="token_mixer", **self.dtypes)(x)
         mix = Attention(
             max(1, x.shape[-1] // self.head_dim),
             self.head_dim,
@@ -169,7 +161,7 @@ class MetaFormerBlock(Checked):
             dropout=self.block_dropout,
             implementation=self.implementation,
             name="token_mixer",
-            **self._dtypes,
+            **self.dtypes,
         )
         tokens = x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
         return mix(tokens, train).reshape(x.shape)
@@ -186,10 +178,6 @@ class MetaFormerBlock(Checked):
 
     def _normalise(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         return normalised(self, x, name=name, norm=self.norm, bias=self.norm_bias, train=train)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def check_fields(self) -> None:
@@ -232,7 +220,7 @@ def normalised(
     return call_norm(layer, x, train=train)
 
 
-class Downsampling(nn.Module):
+class Downsampling(Layer):
     """A strided convolution ``conv`` and, before it, a norm ``norm`` without bias.
 
     Parameters are named as those of timm's ``Downsampling`` and ``Stem``.
@@ -243,16 +231,12 @@ class Downsampling(nn.Module):
         2, with its norm behind it.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``); None for none.
       norm_epsilon: its epsilon.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     first: bool = False
     norm: Any = "layer"
     norm_epsilon: float = 1e-6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

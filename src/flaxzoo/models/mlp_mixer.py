@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_choice, check_rate
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import GluMlp, Mlp
 from flaxzoo.layers.norm import LayerNorm, as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.layers.patch_embed import PatchEmbed
@@ -48,16 +48,13 @@ _PASSED_ON = (
 )
 
 
-class Affine(Checked):
+class Affine(Layer):
     """Scales and shifts each channel, and normalises nothing: ResMLP's stand-in for a norm.
 
     Attributes:
       dtype: the dtype of the result; None promotes inputs and parameters.
       param_dtype: the dtype of ``alpha`` and ``beta`` ``[1, 1, C]``.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,34 +71,26 @@ class SpatialGatingMlp(Mlp):
 
     def normalise(self, y: jax.Array, train: bool) -> jax.Array:
         """Gates the hidden units, to half the width."""
-        return SpatialGatingUnit(name="gate", **self.dtypes())(y)
+        return SpatialGatingUnit(name="gate", **self.dtypes)(y)
 
 
-class SpatialGatingUnit(Checked):
+class SpatialGatingUnit(Layer):
     """Multiplies one half of the channels by the other, which a layer has mixed across the patches.
 
     Liu et al. 2021, https://arxiv.org/abs/2105.08050, section 2.1. It begins as the identity of the
     first half.
-
-    Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens ``[B, N, C]`` to ``[B, N, C / 2]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init: dict[str, Any] = {"kernel_init": Normal(1e-6), "bias_init": ones}
         values, gates = jnp.split(x, 2, axis=-1)
-        gates = LayerNorm(epsilon=1e-5, name="norm", **dtypes)(gates)
-        return values * _across(Dense(x.shape[1], name="proj", **init, **dtypes), gates)
+        gates = LayerNorm(epsilon=1e-5, name="norm", **self.dtypes)(gates)
+        return values * _across(Dense(x.shape[1], name="proj", **init, **self.dtypes), gates)
 
 
-class MixerBlock(Checked):
+class MixerBlock(Layer):
     """An MLP across the patches, then one on each; each stands behind a norm and is added.
 
     Parameters are named as timm's ``MixerBlock``: ``norm1``, ``mlp_tokens``, ``norm2``,
@@ -117,8 +106,6 @@ class MixerBlock(Checked):
     norm_epsilon: float | None = None
     block_dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -147,8 +134,7 @@ class MixerBlock(Checked):
             kernel_init=GlorotUniform(),
             bias_init=Normal(1e-6),
             name=name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
     def dropped(self, y: jax.Array, name: str, train: bool) -> jax.Array:
@@ -171,8 +157,7 @@ class LinearBlock(MixerBlock):
             kernel_init=GlorotUniform(),
             bias_init=zeros,
             name="linear_tokens",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         scaled = functools.partial(
             scaled_channels, self, init_value=self.layer_scale, param_dtype=self.param_dtype

@@ -24,9 +24,9 @@ import numpy as np
 
 from flaxzoo._checks import check_number, check_size
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import HeNormal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.universal_residual import UniversalResidual
 from flaxzoo.models.backbone import Part
@@ -38,7 +38,7 @@ from flaxzoo.models.registry import row, variants
 CUT: dict[str, str] = {}
 
 
-class FusionAdapter(Checked):
+class FusionAdapter(Layer):
     """Joins maps of several resolutions to one of few pixels: timm's adapter for language models.
 
     Parameters are named as timm's ``MobileNetV5MultiScaleFusionAdapter``: ``ffn`` and ``norm``.
@@ -50,8 +50,6 @@ class FusionAdapter(Checked):
       activation: by name or callable.
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int = 2048
@@ -60,8 +58,6 @@ class FusionAdapter(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "gelu_tanh"
     norm: Any = "rms"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Sequence[jax.Array], train: bool = False) -> jax.Array:

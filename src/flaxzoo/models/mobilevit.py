@@ -24,12 +24,12 @@ from flaxzoo._checks import check_choice, check_lengths, check_number, check_siz
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, check_heads, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.norm import as_norm, make_norm
 from flaxzoo.layers.pos_embed import Grid
@@ -43,27 +43,18 @@ _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 _ATTENTION = ("patch_size", "mlp_ratio", "attention_dropout", "block_dropout")
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of a MobileViT share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the convolutions' norms, by name or module (``flaxzoo.layers.norm``).
       drop_path: the rate at which a branch is dropped for a whole example (stochastic depth).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "silu"
     norm: Any = "batch"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def layer(self, features: int, name: str, size: int = 1, **options: Any) -> ConvNorm:
@@ -134,7 +125,7 @@ class SeparableBlock(TransformerBlock):
         return {"as_conv": True, "kernel_init": HeNormal()}
 
 
-class SeparableAttention(Checked):
+class SeparableAttention(Layer):
     """Attention of one query to all tokens, which scales each of their values.
 
     Mehta and Rastegari 2022, https://arxiv.org/abs/2206.02680, section 3.1. Parameters are named as
@@ -143,14 +134,10 @@ class SeparableAttention(Checked):
     Attributes:
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     attention_dropout: float = 0.0
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -25,11 +25,11 @@ import numpy as np
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn, TruncatedNormal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import OverlapPatchEmbed, check_image_size
 from flaxzoo.layers.pool import max_pool
@@ -50,7 +50,7 @@ _PASSED_ON = (
 _INIT = TruncatedNormal(0.02)
 
 
-class PoolingAttention(Checked):
+class PoolingAttention(Layer):
     """Self-attention whose queries, keys and values are pooled, each head alike.
 
     Parameters are named as timm's ``MultiScaleAttention``: ``qkv``, ``pool_q``, ``norm_q`` and
@@ -67,8 +67,6 @@ class PoolingAttention(Checked):
       norm: the kind of the norms behind the pooling, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -81,8 +79,6 @@ class PoolingAttention(Checked):
     norm: Any = "layer"
     norm_epsilon: float = 1e-6
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -111,11 +107,10 @@ class PoolingAttention(Checked):
         batch, _, heads, width = x.shape
         first, x = jnp.split(x, [int(self.class_token)], axis=1)
         x = jnp.moveaxis(x, 2, 1).reshape(batch, heads, *self.grid, width)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"groups": width, "kernel_init": FanIn(), **dtypes}
+        options: dict[str, Any] = {"groups": width, "kernel_init": FanIn(), **self.dtypes}
         x = Conv(width, 3, stride, name=f"pool_{name}", **options)(x)
         x = jnp.moveaxis(x.reshape(batch, heads, -1, width), 1, 2)
-        norm = make_norm(self.norm, f"norm_{name}", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, f"norm_{name}", epsilon=self.norm_epsilon, **self.dtypes)
         return call_norm(norm, jnp.concatenate([first, x], axis=1), train=train)
 
     def _positions(self, q: jax.Array) -> jax.Array:

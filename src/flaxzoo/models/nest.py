@@ -27,6 +27,7 @@ from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
@@ -106,7 +107,7 @@ class BlockPositions(Checked):
         return x + self.param("pos_embed", Normal(0.02), shape, self.param_dtype).astype(x.dtype)
 
 
-class ConvPool(Checked):
+class ConvPool(Layer):
     """Halves a map: a convolution, a norm, and the maximum of 3 x 3 neighbours.
 
     Attributes:
@@ -115,24 +116,19 @@ class ConvPool(Checked):
         alone, as XLA pads, or above and at the left alone.
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     pad_after: bool = False
     norm: Any = "layer"
     norm_epsilon: float | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` of even sides to ``[B, H / 2, W / 2, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"use_bias": True, "kernel_init": Normal(0.02), **dtypes}
+        options: dict[str, Any] = {"use_bias": True, "kernel_init": Normal(0.02), **self.dtypes}
         x = Conv(self.features, 3, name="conv", **options)(x)
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         x = call_norm(norm, x, train=train)
         # The sides are even: what is padded at the other end is in no window.
         side = (0, 1) if self.pad_after else (1, 0)

@@ -23,13 +23,13 @@ from flaxzoo._checks import check_choice, check_lengths, check_number, check_siz
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import shortcut_pool
@@ -47,7 +47,7 @@ _INIT = Normal(0.02)
 CUT: dict[str, str] = {}
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of a Next-ViT share.
 
     Attributes:
@@ -56,8 +56,6 @@ class _Layers(Checked):
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
       block_dropout: the rate at which the units of attention and MLP are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     head_width: int = 32
@@ -65,13 +63,6 @@ class _Layers(Checked):
     norm: Any = "batch"
     norm_epsilon: float = 1e-5
     block_dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def normalise(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Normalises maps or tokens."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import (
     as_choice,
@@ -31,10 +30,10 @@ from flaxzoo._checks import (
 )
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
 from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pool import max_pool, shortcut_pool
 from flaxzoo.layers.resnet_v2 import StdConv
 from flaxzoo.models.backbone import Backbone, Part
@@ -109,7 +108,7 @@ class ScaledStdConv(StdConv):
         return super().prepare(kernel) * (gain * scale)
 
 
-class NFLayers(Checked):
+class NFLayers(Layer):
     """What modules without norms share: convolutions and activations that keep the variance.
 
     Attributes:
@@ -117,21 +116,12 @@ class NFLayers(Checked):
       scaled_activations: whether activations are scaled, rather than the kernels behind them.
       padding: of convolutions (``flaxzoo.layers.conv.Conv``).
       epsilon: a small number that is added to the variances of kernels.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str = "silu"
     scaled_activations: bool = False
     padding: str | None = None
     epsilon: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def conv(self, x: jax.Array, features: int, size: int, name: str, **options: Any) -> jax.Array:
         """Convolves by standardised kernels."""

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_map
@@ -57,22 +57,18 @@ class PitBlock(TransformerBlock):
         return dict(PLAIN)
 
 
-class TokenPooling(Checked):
+class TokenPooling(Layer):
     """Halves the sides of a grid of tokens and widens them, and those before the grid.
 
     Attributes:
       features: the width of the tokens that are returned, a multiple of those that come in.
       grid: the rows and columns of the grid that comes in.
       prefix: how many tokens stand before it.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     grid: Grid
     prefix: int = 1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +76,7 @@ class TokenPooling(Checked):
 
         Its rows and columns are half as many, rounded up.
         """
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **PLAIN}
+        options = {**self.dtypes, **PLAIN}
         cells = tokens_to_map(x, *self.grid, self.prefix)
         conv = Conv(self.features, 3, 2, groups=x.shape[-1], use_bias=True, name="conv", **options)
         cells = conv(cells)

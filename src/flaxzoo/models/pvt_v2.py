@@ -56,7 +56,7 @@ class DepthwiseMlp(Mlp):
         """Computes what stands between the two layers, of maps ``[B, H, W, C]``."""
         y = self.layer(self.hidden, "fc1")(x)
         y = nn.relu(y) if self.first_relu else y
-        options: dict[str, Any] = {"kernel_init": HeNormal(groups=self.hidden), **self.dtypes()}
+        options: dict[str, Any] = {"kernel_init": HeNormal(groups=self.hidden), **self.dtypes}
         y = Conv(self.hidden, 3, groups=self.hidden, use_bias=True, name="dwconv", **options)(y)
         return as_activation(self.activation)(y)
 

@@ -28,11 +28,11 @@ from flaxzoo._checks import (
     check_widths,
 )
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite, divisible
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -54,7 +54,7 @@ _PASSED_ON = (
 )
 
 
-class DenseLayers(Checked):
+class DenseLayers(Layer):
     """What blocks and stages share: their fields and layers.
 
     Attributes:
@@ -66,8 +66,6 @@ class DenseLayers(Checked):
       norm_epsilon: their epsilon; None for their own.
       activation: by name or callable.
       block_dropout: the rate at which a block's outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     growth: int = 64
@@ -78,13 +76,6 @@ class DenseLayers(Checked):
     norm_epsilon: float | None = None
     activation: Any = "gelu"
     block_dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def conv(self, x: jax.Array, features: int, size: int, name: str, **options: Any) -> jax.Array:
         """Convolves."""

@@ -20,7 +20,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import (
@@ -33,12 +32,12 @@ from flaxzoo._checks import (
 )
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import GroupNorm, as_norm, normalise_and_activate
 from flaxzoo.layers.pool import shortcut_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -112,7 +111,7 @@ def _whole_groups(width: int, group_size: int, ratio: float, limit: float | None
     return int(divisible(inside, size, size, limit) / ratio)
 
 
-class RegNetBlock(Checked):
+class RegNetBlock(Layer):
     """1 x 1, grouped 3 x 3 and 1 x 1 convolutions with a norm each, and a gate before the last.
 
     Attributes:
@@ -130,8 +129,6 @@ class RegNetBlock(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       drop_path: rate at which an example's branch is dropped.
       zero_init_residual: whether the branch starts as zero.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -147,8 +144,6 @@ class RegNetBlock(Checked):
     norm: Any = "batch"
     drop_path: float = 0.0
     zero_init_residual: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -160,11 +155,6 @@ class RegNetBlock(Checked):
         y = self._conv(self.features, 1, "conv3", activation=None, scale_init=init)(y, train)
         y = self.add(x, y, train)
         return y if self.linear else as_activation(self.activation)(y)
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @property
     def inside(self) -> int:

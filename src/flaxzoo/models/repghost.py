@@ -16,17 +16,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables
 from flaxzoo.models.backbone import Backbone, Part
@@ -40,21 +39,17 @@ _PASSED_ON = ("activation", "norm", "dtype", "param_dtype", "fused")
 CUT: dict[str, str] = {}
 
 
-class _Layers(Checked, kw_only=True):
+class _Layers(Layer, kw_only=True):
     """The fields that all modules share, and their layers.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether the branches of each module are one convolution.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
 
     @nn.nowrap
@@ -66,8 +61,7 @@ class _Layers(Checked, kw_only=True):
     @nn.nowrap
     def normalise(self, x: jax.Array, name: str, train: bool) -> jax.Array:
         """Computes a norm."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return call_norm(as_norm(self.norm)(name=name, **dtypes), x, train=train)
+        return call_norm(as_norm(self.norm)(name=name, **self.dtypes), x, train=train)
 
 
 class RepGhostModule(_Layers, Reparameterized, kw_only=True):

@@ -17,16 +17,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, FanIn, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.reparameterized import (
     Affine,
@@ -45,7 +44,7 @@ _PASSED_ON = ("kernel_size", "activation", "norm", "legacy", "dtype", "param_dty
 CUT = {"layers": "depth"}
 
 
-class _Layers(Checked, kw_only=True):
+class _Layers(Layer, kw_only=True):
     """The fields that all modules share, and their layers.
 
     Attributes:
@@ -54,8 +53,6 @@ class _Layers(Checked, kw_only=True):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       legacy: whether the convolution of 1 x 1 has a norm of its own, not the sum (the paper's first
         version).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
       fused: whether convolutions and their norms, and branches, are one convolution.
     """
 
@@ -63,14 +60,7 @@ class _Layers(Checked, kw_only=True):
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
     norm: Any = "batch"
     legacy: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
     fused: bool = False
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def layer(
         self, x: jax.Array, features: int, size: int, name: str, train: bool, **options: Any

@@ -17,6 +17,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm
 from flaxzoo.layers.pool import avg_pool
 from flaxzoo.layers.residual import ResidualBlock
@@ -24,7 +25,7 @@ from flaxzoo.models.registry import row, variants
 from flaxzoo.models.resnet import REFERENCE, ResNet
 
 
-class SplitAttention(nn.Module):
+class SplitAttention(Layer):
     """A 3 x 3 convolution into ``radix`` branches, summed with weights computed from all of them.
 
     Zhang et al. 2020, https://arxiv.org/abs/2004.08955. Parameters are named as timm's
@@ -38,8 +39,6 @@ class SplitAttention(nn.Module):
       radix: the number of branches; with one, the output is gated instead.
       activation: the activation function, by name or callable.
       norm: the normalisation, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -49,14 +48,11 @@ class SplitAttention(nn.Module):
     radix: int = 2
     activation: Any = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``."""
         act = as_activation(self.activation)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = self.features * self.radix
         hidden = divisible(x.shape[-1] * self.radix / 4, minimum=32)
         conv = Conv(
@@ -66,14 +62,14 @@ class SplitAttention(nn.Module):
             dilation=self.dilation,
             groups=self.groups * self.radix,
             name="conv",
-            **dtypes,
+            **self.dtypes,
         )
-        x = act(call_norm(as_norm(self.norm)(name="bn0", **dtypes), conv(x), train=train))
+        x = act(call_norm(as_norm(self.norm)(name="bn0", **self.dtypes), conv(x), train=train))
         branches = x.reshape(*x.shape[:-1], self.radix, self.features)
         gate = branches.sum(-2).mean((1, 2), keepdims=True)
-        options = {"groups": self.groups, "use_bias": True, "bias_init": plain_bias, **dtypes}
+        options = {"groups": self.groups, "use_bias": True, "bias_init": plain_bias, **self.dtypes}
         gate = Conv(hidden, 1, name="fc1", **options)(gate)
-        gate = act(call_norm(as_norm(self.norm)(name="bn1", **dtypes), gate, train=train))
+        gate = act(call_norm(as_norm(self.norm)(name="bn1", **self.dtypes), gate, train=train))
         gate = Conv(width, 1, name="fc2", **options)(gate)
         if self.radix == 1:
             return x * nn.sigmoid(gate)
@@ -117,8 +113,7 @@ class ResNeStBlock(ResidualBlock):
             activation=self.activation,
             norm=self.norm,
             name="conv2",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )(y, train)
         if self.stride > 1 and not self.pool_first:
             y = avg_pool(y, 3, self.stride, padding=1)

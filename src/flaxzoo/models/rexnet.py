@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import FanOut, HeNormal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.mobile_backbone import round_width
@@ -36,7 +36,7 @@ from flaxzoo.models.registry import row, variants
 _PASSED_ON = ("activation", "inner_activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class LinearBottleneck(Checked, kw_only=True):
+class LinearBottleneck(Layer, kw_only=True):
     """Widens, convolves each channel and narrows; the input is added to the first channels.
 
     Parameters are named as timm's: ``conv_exp``, ``conv_dw``, ``se`` and ``conv_pwl``.
@@ -54,8 +54,6 @@ class LinearBottleneck(Checked, kw_only=True):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
       drop_path: rate at which the branch of an example is dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -69,29 +67,26 @@ class LinearBottleneck(Checked, kw_only=True):
     norm: Any = "batch"
     norm_epsilon: float | None = None
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(
             ConvNorm, kernel_init=HeNormal(), norm=self.norm, norm_epsilon=self.norm_epsilon
         )
         y = x
         if self.hidden is not None:
-            wide = conv(self.hidden, activation=self.activation, name="conv_exp", **dtypes)
+            wide = conv(self.hidden, activation=self.activation, name="conv_exp", **self.dtypes)
             y = wide(y, train)
         groups = y.shape[-1]
         depthwise: dict[str, Any] = {"groups": groups, "kernel_init": HeNormal(groups=groups)}
-        depthwise |= {"stride": self.stride, "dilation": self.dilation, **dtypes}
+        depthwise |= {"stride": self.stride, "dilation": self.dilation, **self.dtypes}
         y = conv(groups, kernel_size=3, name="conv_dw", **depthwise)(y, train)
         if self.squeeze:
-            gate = SqueezeExcite(width=self.squeeze, norm=self.norm, name="se", **dtypes)
+            gate = SqueezeExcite(width=self.squeeze, norm=self.norm, name="se", **self.dtypes)
             y = gate(y, train)
         y = as_activation(self.inner_activation)(y)
-        y = conv(self.features, name="conv_pwl", **dtypes)(y, train)
+        y = conv(self.features, name="conv_pwl", **self.dtypes)(y, train)
         width = x.shape[-1]
         if not self.skip or self.stride > 1 or width > self.features:
             return y

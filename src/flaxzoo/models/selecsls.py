@@ -23,9 +23,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, HeNormal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -35,7 +35,7 @@ from flaxzoo.models.registry import row, variants
 CUT: dict[str, str] = {}
 
 
-class SelecSlsBlock(Checked):
+class SelecSlsBlock(Layer):
     """Five convolutions in a row; a sixth, of each pixel, sees every other of their maps.
 
     Mehta et al. 2019, https://arxiv.org/abs/1907.00837, figure 3. Convolutions are named as timm's,
@@ -50,8 +50,6 @@ class SelecSlsBlock(Checked):
       last: whether the block hands over its output alone.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -61,8 +59,6 @@ class SelecSlsBlock(Checked):
     last: bool = False
     norm: Any = "batch"
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, maps: Any, train: bool = False) -> Any:
@@ -88,7 +84,7 @@ class SelecSlsBlock(Checked):
         self, x: jax.Array, features: int, name: str, train: bool, size: int = 1, stride: int = 1
     ) -> jax.Array:
         own: dict[str, Any] = {"norm": self.norm, "activation": self.activation, "name": name}
-        own |= {"kernel_init": HeNormal(), "dtype": self.dtype, "param_dtype": self.param_dtype}
+        own |= {"kernel_init": HeNormal(), **self.dtypes}
         return ConvNorm(features, size, stride, **own)(x, train)
 
 

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, Uniform, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.recurrence import run_recurrence
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
@@ -43,7 +43,7 @@ _PASSED_ON = (
 )
 
 
-class BidirectionalLSTM(Checked):
+class BidirectionalLSTM(Layer):
     """One LSTM from the first step to the last and one from the last to the first, side by side.
 
     Parameters are named and numbered as those of ``torch.nn.LSTM``, two biases included, with
@@ -53,14 +53,10 @@ class BidirectionalLSTM(Checked):
     Attributes:
       units: of each direction.
       custom_gradient: the hand-written reverse pass; False for forward-mode or second derivatives.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     units: int
     custom_gradient: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,7 +80,7 @@ class BidirectionalLSTM(Checked):
         return run_recurrence(*arguments, custom_gradient=self.custom_gradient)[0]
 
 
-class CrossLSTM(Checked):
+class CrossLSTM(Layer):
     """LSTMs along columns and rows of a map, and a layer that mixes what both return.
 
     Tatsunami and Taki 2022, https://arxiv.org/abs/2205.01972, section 3.2. Parameters are named as
@@ -95,27 +91,28 @@ class CrossLSTM(Checked):
 
     units: int
     custom_gradient: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         batch, height, width, channels = x.shape
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         lstm = functools.partial(
-            BidirectionalLSTM, self.units, custom_gradient=self.custom_gradient, **dtypes
+            BidirectionalLSTM, self.units, custom_gradient=self.custom_gradient, **self.dtypes
         )
         columns = x.transpose(1, 0, 2, 3).reshape(height, batch * width, channels)
         columns = lstm(name="rnn_v")(columns).reshape(height, batch, width, -1)
         rows = x.transpose(2, 0, 1, 3).reshape(width, batch * height, channels)
         rows = lstm(name="rnn_h")(rows).reshape(width, batch, height, -1)
         both = [columns.transpose(1, 0, 2, 3), rows.transpose(1, 2, 0, 3)]
-        options: dict[str, Any] = {"kernel_init": GlorotUniform(), "bias_init": zeros, **dtypes}
+        options: dict[str, Any] = {
+            "kernel_init": GlorotUniform(),
+            "bias_init": zeros,
+            **self.dtypes,
+        }
         return Dense(channels, name="fc", **options)(jnp.concatenate(both, axis=-1))
 
 
-class SequencerBlock(Checked):
+class SequencerBlock(Layer):
     """LSTMs along columns and rows, then an MLP on each pixel, each behind a norm and added.
 
     Parameters are named as timm's ``Sequencer2dBlock``.
@@ -129,8 +126,6 @@ class SequencerBlock(Checked):
       custom_gradient: see ``Sequencer``.
       block_dropout: the rate at which units of the MLP are dropped.
       drop_path: the rate at which a branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     units: int
@@ -141,52 +136,45 @@ class SequencerBlock(Checked):
     custom_gradient: bool = True
     block_dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def normalise(x: jax.Array, name: str) -> jax.Array:
-            norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+            norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
             return call_norm(norm, x, train=train)
 
         def drop(y: jax.Array, name: str) -> jax.Array:
             return DropPath(self.drop_path, name=name)(y, deterministic=not train)
 
-        options: dict[str, Any] = {"custom_gradient": self.custom_gradient, **dtypes}
+        options: dict[str, Any] = {"custom_gradient": self.custom_gradient, **self.dtypes}
         y = CrossLSTM(self.units, name="rnn_tokens", **options)(normalise(x, "norm1"))
         x = x + drop(y, "drop_path1")
         fields: dict[str, Any] = {"activation": self.activation, "dropout": self.block_dropout}
-        fields |= {"kernel_init": GlorotUniform(), "bias_init": Normal(1e-6), **dtypes}
+        fields |= {"kernel_init": GlorotUniform(), "bias_init": Normal(1e-6), **self.dtypes}
         mlp = Mlp(int(self.mlp_ratio * x.shape[-1]), name="mlp_channels", **fields)
         return x + drop(mlp(normalise(x, "norm2"), train), "drop_path2")
 
 
-class Patches(Checked):
+class Patches(Layer):
     """A convolution of patches, a submodule of the name that timm gives it.
 
     Attributes:
       features: the channels.
       size: the rows and columns of a patch; what is left over at the end is left out.
       inner: the submodule's name.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     size: int
     inner: str = "proj"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / size, W / size, features]``, rounded down."""
         options: dict[str, Any] = {"use_bias": True, "kernel_init": LecunNormal()}
-        options |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": self.inner}
+        options |= {**self.dtypes, "name": self.inner}
         return Conv(self.features, self.size, stride=self.size, padding=0, **options)(x)
 
 

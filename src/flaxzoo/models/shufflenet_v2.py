@@ -18,10 +18,10 @@ from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.channels import shuffled
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, FanIn
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -33,7 +33,7 @@ CUT: dict[str, str] = {}
 MODULE = "shufflenetv2"
 
 
-class ShuffleBlock(Checked):
+class ShuffleBlock(Layer):
     """A block of two branches, the second 1 x 1, depthwise 3 x 3 and 1 x 1 (figure 3, c and d).
 
     At stride 1 the first is half of the channels as they are, at stride 2 both see all of them.
@@ -43,16 +43,12 @@ class ShuffleBlock(Checked):
       stride: of the depthwise convolutions.
       norm: behind each convolution, by name or module (``flaxzoo.layers.norm``).
       activation: behind each convolution of 1 x 1, by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     stride: int = 1
     norm: Any = "batch"
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -86,11 +82,10 @@ class ShuffleBlock(Checked):
 
         The two are called by their places in a branch of torchvision's, where activations count.
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options = {"groups": x.shape[-1] if size > 1 else 1, "kernel_init": FanIn(), **dtypes}
+        options = {"groups": x.shape[-1] if size > 1 else 1, "kernel_init": FanIn(), **self.dtypes}
         x = Conv(features, size, stride, name=f"{branch}_{place}", **options)(x)
         norm = f"{branch}_{place + 1}"
-        return normalise_and_activate(self.norm, norm, x, activation, train=train, **dtypes)
+        return normalise_and_activate(self.norm, norm, x, activation, train=train, **self.dtypes)
 
 
 class ShuffleNetV2(Backbone):

@@ -21,11 +21,11 @@ from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, Normal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -36,25 +36,21 @@ _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 _STEM = ("patch_embed_0", "patch_embed_2", "patch_embed_4", "patch_embed_6")
 
 
-class _Layers(Checked):
+class _Layers(Layer):
     """The fields that the modules of an SHViT share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of the convolutions' norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def layer(self, features: int, name: str, size: int = 1, **options: Any) -> ConvNorm:
         """Makes a convolution with its norm."""
-        options |= {"norm": self.norm, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        options |= {"norm": self.norm, **self.dtypes}
         return ConvNorm(features, size, names=("c", "bn"), name=name, **options)
 
 
@@ -111,8 +107,7 @@ class PatchMerging(_Layers):
         hidden, options = 4 * x.shape[-1], dict[str, Any](activation=self.activation)
         x = self.layer(hidden, "conv1", **options)(x, train)
         x = self.layer(hidden, "conv2", 3, stride=2, groups=hidden, **options)(x, train)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = SqueezeExcite(0.25, **PLAIN, name="se", **dtypes)(x)
+        x = SqueezeExcite(0.25, **PLAIN, name="se", **self.dtypes)(x)
         return self.layer(self.features, "conv3")(x, train)
 
 

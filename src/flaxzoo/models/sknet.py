@@ -18,11 +18,11 @@ import jax.numpy as jnp
 
 from flaxzoo._checks import check_number, check_size
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import HeNormal, ones, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import anti_alias
 from flaxzoo.layers.residual import ResidualBlock
@@ -34,38 +34,35 @@ _SELECTION = ("split_input", "ratio", "rounding")
 _SHARED = ("activation", "norm", "dtype", "param_dtype")
 
 
-class Selection(Checked):
+class Selection(Layer):
     """The weight of each of several maps for each channel, of means over the image of their sum.
 
     Attributes:
       width: that between the two layers, ``fc_reduce`` and ``fc_select``.
       activation: by name or callable.
       norm: of what is between them, ``bn``, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     width: int
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, maps: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, N, H, W, C]``, N maps, to weights ``[B, N, 1, 1, C]`` of sum 1 over N."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         images, count, channels = maps.shape[0], maps.shape[1], maps.shape[-1]
-        x = Conv(self.width, 1, name="fc_reduce", **dtypes)(maps.sum(1).mean((1, 2), keepdims=True))
+        x = Conv(self.width, 1, name="fc_reduce", **self.dtypes)(
+            maps.sum(1).mean((1, 2), keepdims=True)
+        )
         act = as_activation(self.activation)
-        x = normalise_and_activate(self.norm, "bn", x, act, train=train, **dtypes)
-        x = Conv(count * channels, 1, name="fc_select", **dtypes)(x)
+        x = normalise_and_activate(self.norm, "bn", x, act, train=train, **self.dtypes)
+        x = Conv(count * channels, 1, name="fc_select", **self.dtypes)(x)
         wide = x.reshape(images, count, 1, 1, channels)
         wide = wide.astype(jnp.promote_types(x.dtype, jnp.float32))
         return nn.softmax(wide, 1).astype(x.dtype)
 
 
-class SelectiveKernel(Checked):
+class SelectiveKernel(Layer):
     """3 x 3 convolutions of two dilations, summed with weights computed from both.
 
     Parameters are named as timm's ``SelectiveKernel``: ``paths``, each with ``conv`` and ``bn``,
@@ -82,8 +79,6 @@ class SelectiveKernel(Checked):
       activation: by name or callable.
       norm: by name or module (``flaxzoo.layers.norm``).
       anti_aliasing: ``"avg"``, ``"blur"`` or None, in place of the stride.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -96,8 +91,6 @@ class SelectiveKernel(Checked):
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
     anti_aliasing: str | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -31,29 +31,24 @@ CUT: dict[str, str] = {}
 _KERNELS = FanIn(2.0)
 
 
-class Fire(Checked):
+class Fire(Layer):
     """Squeezes the channels by a 1 x 1 kernel, then expands them by 1 x 1 and by 3 x 3 kernels.
 
     Attributes:
       features: the output's channels, half of them from each size of kernel.
       squeezed: the channels between.
       activation: behind each convolution, by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     squeezed: int
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``; training changes nothing."""
         del train
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(Conv, use_bias=True, kernel_init=_KERNELS, **dtypes)
+        conv: Any = functools.partial(Conv, use_bias=True, kernel_init=_KERNELS, **self.dtypes)
         act, half = as_activation(self.activation), self.features // 2
         x = act(conv(self.squeezed, 1, name="squeeze")(x))
         expanded = [conv(half, size, name=f"expand{size}x{size}")(x) for size in (1, 3)]

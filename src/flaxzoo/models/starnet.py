@@ -15,14 +15,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -32,7 +31,7 @@ from flaxzoo.models.registry import row, variants
 _conv = functools.partial(ConvNorm, use_bias=True, kernel_init=Normal(0.02), bias_init=plain_bias)
 
 
-class StarBlock(Checked):
+class StarBlock(Layer):
     """A depthwise convolution, two layers whose results are multiplied, and another convolution.
 
     Parameters are named as those of timm's ``Block``.
@@ -42,24 +41,19 @@ class StarBlock(Checked):
       activation: of the first of them, by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       drop_path: the rate at which the branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     mlp_ratio: int = 4
     activation: Any = "relu6"
     norm: Any = "batch"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width = x.shape[-1]
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        normed = functools.partial(_conv, norm=self.norm, **dtypes)
-        bare = functools.partial(_conv, norm=None, **dtypes)
+        normed = functools.partial(_conv, norm=self.norm, **self.dtypes)
+        bare = functools.partial(_conv, norm=None, **self.dtypes)
         hidden = self.mlp_ratio * width
         y = normed(width, 7, groups=width, name="dwconv")(x, train)
         star = as_activation(self.activation)(bare(hidden, name="f1")(y)) * bare(hidden, name="f2")(

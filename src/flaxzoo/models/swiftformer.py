@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import BatchNorm, ChannelScale
 from flaxzoo.models.backbone import Backbone, Part
@@ -38,7 +38,7 @@ _INIT = Normal(0.02)
 _PASSED_ON = ("mlp_ratio", "activation", "dtype", "param_dtype")
 
 
-class LocalBlock(Checked):
+class LocalBlock(Layer):
     """A depthwise convolution of 3 x 3, a norm and two layers on each pixel, scaled and added.
 
     Parameters are named as timm's ``ConvEncoder``: ``dwconv``, ``norm``, ``pwconv1``, ``pwconv2``,
@@ -49,46 +49,34 @@ class LocalBlock(Checked):
       activation: between the layers, by name or callable.
       scaled: whether the branch has a learnt scale, which begins with 1.
       drop_path: the rate at which the branch is dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     mlp_ratio: float = 4.0
     activation: Any = "gelu"
     scaled: bool = True
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width = x.shape[-1]
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Any = functools.partial(Conv, use_bias=True, kernel_init=_INIT, **dtypes)
+        conv: Any = functools.partial(Conv, use_bias=True, kernel_init=_INIT, **self.dtypes)
         y = conv(width, 3, groups=width, name="dwconv")(x)
-        y = BatchNorm(use_running_average=not train, name="norm", **dtypes)(y)
+        y = BatchNorm(use_running_average=not train, name="norm", **self.dtypes)(y)
         y = as_activation(self.activation)(conv(int(self.mlp_ratio * width), 1, name="pwconv1")(y))
         y = conv(width, 1, name="pwconv2")(y)
         if self.scaled:
-            y = ChannelScale(1.0, name="layer_scale", **dtypes)(y)
+            y = ChannelScale(1.0, name="layer_scale", **self.dtypes)(y)
         return x + DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)
 
 
-class AdditiveAttention(Checked):
+class AdditiveAttention(Layer):
     """Attention of one vector to all pixels, whose sum scales what each pixel holds.
 
     Shaker et al. 2023, https://arxiv.org/abs/2303.15446, section 3.2. Norms and sums over pixels
     are float32 at least. Parameters are named as timm's ``EfficientAdditiveAttention``:
     ``to_query``, ``to_key``, ``w_g``, ``proj``, ``final``.
-
-    Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -123,11 +111,11 @@ class NormedMlp(Mlp):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        x = BatchNorm(use_running_average=not train, name="norm1", **self.dtypes())(x)
+        x = BatchNorm(use_running_average=not train, name="norm1", **self.dtypes)(x)
         return super().__call__(x, train)
 
 
-class AttentionBlock(Checked):
+class AttentionBlock(Layer):
     """A small local block, attention, and an MLP, each added to its input.
 
     Parameters are named as timm's ``Block``: ``local_representation``, ``attn``, ``linear``,
@@ -139,8 +127,6 @@ class AttentionBlock(Checked):
       layer_scale: what the scales of attention and MLP begin with; None for no scales.
       block_dropout: the rate at which units of the MLP are dropped.
       drop_path: the rate at which these branches are dropped for a whole example.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     mlp_ratio: float = 4.0
@@ -148,17 +134,14 @@ class AttentionBlock(Checked):
     layer_scale: float | None = 1e-5
     block_dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         scaled = self.layer_scale is not None
-        options: dict[str, Any] = {"activation": self.activation, **dtypes}
+        options: dict[str, Any] = {"activation": self.activation, **self.dtypes}
         x = LocalBlock(1.0, scaled=scaled, name="local_representation", **options)(x, train)
-        y = AdditiveAttention(name="attn", **dtypes)(x)
+        y = AdditiveAttention(name="attn", **self.dtypes)(x)
         x = x + self.branch(y, 1, train)
         hidden = int(self.mlp_ratio * x.shape[-1])
         y = NormedMlp(hidden, dropout=self.block_dropout, name="linear", **options)(x, train)
@@ -167,8 +150,7 @@ class AttentionBlock(Checked):
     def branch(self, y: jax.Array, number: int, train: bool) -> jax.Array:
         """Scales what is added, and drops it for some examples."""
         if self.layer_scale is not None:
-            fields: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            y = ChannelScale(self.layer_scale, name=f"layer_scale_{number}", **fields)(y)
+            y = ChannelScale(self.layer_scale, name=f"layer_scale_{number}", **self.dtypes)(y)
         return DropPath(self.drop_path, name=f"drop_path{number}")(y, deterministic=not train)
 
 

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
@@ -70,7 +70,7 @@ class SwinBlock(TransformerBlock):
         return {"grid": self.window, "table_init": Normal(0.02)}
 
 
-class PatchMerging(Checked):
+class PatchMerging(Layer):
     """Makes one token of 2 x 2: their channels side by side, a norm, and a layer.
 
     Odd maps get a row or column of zeros. Parameters are named as timm's.
@@ -81,8 +81,6 @@ class PatchMerging(Checked):
       norm: the kind of the norm, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       kernel_init: the initialiser of the layer's kernel.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -90,20 +88,17 @@ class PatchMerging(Checked):
     norm: Any = "layer"
     norm_epsilon: float | None = None
     kernel_init: Any = Normal(0.02)
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / 2, W / 2, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # The upper and the lower patch of the left column come before those of the right one.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
-        options = {"use_bias": False, "kernel_init": self.kernel_init, **dtypes}
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
+        options = {"use_bias": False, "kernel_init": self.kernel_init, **self.dtypes}
         reduction = Dense(self.features, name="reduction", **options)
         if self.norm_first:
             return reduction(call_norm(norm, x, train=False))

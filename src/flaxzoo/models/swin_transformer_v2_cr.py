@@ -67,7 +67,7 @@ class LogPositionAttention(CosineAttention):
     @nn.nowrap
     def dense(self, features: int, name: str, use_bias: bool) -> Dense:
         """Makes a dense layer that begins as PyTorch's."""
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **PLAIN}
+        options = {**self.dtypes, **PLAIN}
         return Dense(features, use_bias=use_bias, name=name, **options)
 
 

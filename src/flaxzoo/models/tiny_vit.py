@@ -22,11 +22,11 @@ from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size,
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, check_heads, head_width, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
@@ -43,20 +43,16 @@ _PASSED_ON = (
 )
 
 
-class Convolutions(Checked):
+class Convolutions(Layer):
     """Convolutions, each with a BatchNorm, and what they have in common.
 
     Attributes:
       features: the width of the output.
       activation: between them, by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     activation: str | Callable[[jax.Array], jax.Array] = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def conv(
@@ -125,11 +121,11 @@ class NormMlp(Mlp):
 
     def hidden_units(self, x: jax.Array) -> jax.Array:
         """Computes what stands between the two layers, of what is normalised."""
-        norm = make_norm(self.first_norm, "norm", epsilon=self.norm_epsilon, **self.dtypes())
+        norm = make_norm(self.first_norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         return super().hidden_units(call_norm(norm, x, train=False))
 
 
-class WindowAttention(Checked):
+class WindowAttention(Layer):
     """Attention among the tokens of a window, behind a norm and with biases by distance.
 
     Parameters are named as timm's: ``norm``, ``qkv``, ``proj`` and ``attention_biases``.
@@ -140,8 +136,6 @@ class WindowAttention(Checked):
       norm: by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: its epsilon; None for its own.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
@@ -149,8 +143,6 @@ class WindowAttention(Checked):
     norm: Any = "layer"
     norm_epsilon: float | None = 1e-5
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -159,11 +151,10 @@ class WindowAttention(Checked):
         Raises:
           ShapeError: C is no multiple of ``heads``.
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = head_width(x, self.heads)
-        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, "norm", epsilon=self.norm_epsilon, **self.dtypes)
         y = call_norm(norm, x, train=False)
-        options: dict[str, Any] = {"kernel_init": Normal(0.02), **dtypes}
+        options: dict[str, Any] = {"kernel_init": Normal(0.02), **self.dtypes}
         qkv = Dense(3 * x.shape[-1], name="qkv", **options)(y)
         # Queries, keys and values of a head stand side by side.
         qkv = qkv.reshape(*x.shape[:2], self.heads, 3 * width)
@@ -174,7 +165,7 @@ class WindowAttention(Checked):
         return Dense(x.shape[-1], name="proj", **options)(y)
 
 
-class TinyVitBlock(Checked):
+class TinyVitBlock(Layer):
     """Attention within windows, a depthwise convolution, and an MLP.
 
     Attributes:
@@ -188,8 +179,6 @@ class TinyVitBlock(Checked):
       block_dropout: rate at which the MLP's units are dropped.
       drop_path: the rate at which an example's branches are dropped.
       implementation: of the attention (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
@@ -202,14 +191,11 @@ class TinyVitBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        shared = {"norm_epsilon": self.norm_epsilon, **dtypes}
+        shared = {"norm_epsilon": self.norm_epsilon, **self.dtypes}
         attention = WindowAttention(
             self.heads,
             self.window,
@@ -221,7 +207,7 @@ class TinyVitBlock(Checked):
         y = over_windows(x, self.window, (0, 0), lambda tokens, _: attention(tokens, train))
         x = x + self.drop(y, "drop_path1", train)
         width = x.shape[-1]
-        options: dict[str, Any] = {"groups": width, "name": "local_conv", **dtypes}
+        options: dict[str, Any] = {"groups": width, "name": "local_conv", **self.dtypes}
         x = ConvNorm(width, self.local_kernel_size, **options)(x, train)
         mlp = NormMlp(
             int(width * self.mlp_ratio),

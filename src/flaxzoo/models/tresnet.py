@@ -17,18 +17,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import as_choice, check_choice, check_lengths, check_rate, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.activations import get as get_activation
 from flaxzoo.errors import ShapeError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, plain_bias, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import anti_alias, shortcut_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -44,7 +43,7 @@ PATCH = 4
 _LEAKY = get_activation("leaky_relu", negative_slope=1e-3)
 
 
-class TResNetBlock(Checked, kw_only=True):
+class TResNetBlock(Layer, kw_only=True):
     """Convolutions, a gate and a shortcut; pixels are dropped behind a blur.
 
     Parameters are named as timm's: ``conv1``, ``conv2``, ``conv3`` of a bottleneck, ``se`` and
@@ -60,8 +59,6 @@ class TResNetBlock(Checked, kw_only=True):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       anti_aliasing: ``"avg"``, ``"blur"``, ``"blur_zeros"`` or None, in place of strides.
       zero_init_residual: whether the branch begins as zero.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -73,8 +70,6 @@ class TResNetBlock(Checked, kw_only=True):
     norm: Any = "batch"
     anti_aliasing: str | None = "blur"
     zero_init_residual: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -125,7 +120,7 @@ class TResNetBlock(Checked, kw_only=True):
     def layer(self, features: int, size: int, name: str, **options: Any) -> ConvNorm:
         """Makes a convolution with its norm and activation."""
         own: dict[str, Any] = {"activation": self.activation, "norm": self.norm, "name": name}
-        own |= {"kernel_init": HeNormal(), "dtype": self.dtype, "param_dtype": self.param_dtype}
+        own |= {"kernel_init": HeNormal(), **self.dtypes}
         return ConvNorm(features, size, **{**own, **options})
 
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
 from flaxzoo.layers.attention import Attention, check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import HeNormal, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed
 from flaxzoo.layers.spatial_reduction import SpatialReductionAttention
@@ -68,16 +67,8 @@ class TwinsBlock(TransformerBlock):
         return over_windows(x, size, (0, 0), lambda tokens, _: attend(tokens, train))
 
 
-class PositionConv(Checked):
-    """A depthwise convolution ``proj_0`` that is added to its input: it says where pixels are.
-
-    Attributes:
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
-    """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+class PositionConv(Layer):
+    """A depthwise convolution ``proj_0`` that is added to its input: it says where pixels are."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

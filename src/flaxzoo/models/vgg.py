@@ -12,12 +12,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Normal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import adaptive_avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -41,7 +41,7 @@ def _from_torchvision(tensors: Mapping[str, Any], backbone: Any) -> Mapping[str,
     return renamed
 
 
-class ConvMlp(nn.Module):
+class ConvMlp(Layer):
     """The two wide layers, as convolutions: VGG's first one sees 7 x 7 pixels, its second one 1.
 
     Attributes:
@@ -49,22 +49,18 @@ class ConvMlp(nn.Module):
       kernel_size: of the first one; a smaller map is averaged up to it.
       activation: the function behind each, by name or callable.
       dropout: the rate at which the units between them are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     kernel_size: int = 7
     activation: Any = "relu"
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H - 6, W - 6, features]``, of at least one pixel."""
         act = as_activation(self.activation)
-        options = {"use_bias": True, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {"use_bias": True, **self.dtypes}
         height, width = (max(size, self.kernel_size) for size in x.shape[1:3])
         x = adaptive_avg_pool(x, (height, width))
         x = Conv(self.features, self.kernel_size, padding="VALID", name="fc1", **options)(x)

@@ -30,10 +30,10 @@ from flaxzoo._checks import (
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, check_heads, weight_hook
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import HeNormal, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_map
@@ -48,7 +48,7 @@ _PASSED_ON = (
 )
 
 
-class MapAttention(Checked):
+class MapAttention(Layer):
     """Self-attention of a map's pixels, whose layers are convolutions ``qkv`` and ``proj``.
 
     Attributes:
@@ -57,8 +57,6 @@ class MapAttention(Checked):
       attention_dropout: the rate at which attention's weights are dropped.
       dropout: the rate at which outputs are dropped.
       implementation: ``"einsum"``, ``"xla"`` or ``"cudnn"`` (``flaxzoo.layers.attention.attend``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
@@ -66,8 +64,6 @@ class MapAttention(Checked):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -86,7 +82,7 @@ class MapAttention(Checked):
         return nn.Dropout(self.dropout, name="proj_drop")(y, deterministic=not train)
 
 
-class ConvMlp(Checked):
+class ConvMlp(Layer):
     """Two layers on each pixel, ``conv1`` and ``conv3``, and between them a grouped ``conv2``.
 
     Attributes:
@@ -94,16 +90,12 @@ class ConvMlp(Checked):
       groups: those of the convolution of 3 x 3 pixels; None for no such convolution.
       activation: behind each layer but the last, by name or callable.
       dropout: the rate at which hidden units and outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     hidden: int
     groups: int | None = None
     activation: Any = "gelu"
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -118,7 +110,7 @@ class ConvMlp(Checked):
         return nn.Dropout(self.dropout, name="drop3")(y, deterministic=not train)
 
 
-class VisformerBlock(Checked):
+class VisformerBlock(Layer):
     """Attention, if there is any, and an MLP, each behind a norm and added to its input.
 
     The attributes are those of ``Visformer``, for one stage.
@@ -136,17 +128,14 @@ class VisformerBlock(Checked):
     block_dropout: float = 0.0
     drop_path: float = 0.0
     implementation: str = "einsum"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width, drop = x.shape[-1], DropPath(self.drop_path, name="drop_path")
 
         def normalise(name: str) -> jax.Array:
-            norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+            norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
             return call_norm(norm, x, train=train)
 
         if self.heads is not None:
@@ -157,7 +146,7 @@ class VisformerBlock(Checked):
                 self.block_dropout,
                 self.implementation,
                 name="attn",
-                **dtypes,
+                **self.dtypes,
             )
             x = x + drop(mix(normalise("norm1"), train), deterministic=not train)
         mlp = ConvMlp(
@@ -166,7 +155,7 @@ class VisformerBlock(Checked):
             self.activation,
             self.block_dropout,
             name="mlp",
-            **dtypes,
+            **self.dtypes,
         )
         return x + drop(mlp(normalise("norm2"), train), deterministic=not train)
 

@@ -19,15 +19,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_choice
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import FanIn, plain_bias
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.resnet_v2 import ResNetV2Stem, ResNetV2Trunk
@@ -41,7 +40,7 @@ _TRUNKS = ("resnet_v2", "resnet_d", "convolutions")
 _STRIDES = (4, 2, 2)
 
 
-class HybridEmbed(Checked):
+class HybridEmbed(Layer):
     """Images to a grid of tokens: a convolutional network ``backbone``, and ``proj`` of its pixels.
 
     Parameters are named as those of timm's ``HybridEmbed``.
@@ -53,8 +52,6 @@ class HybridEmbed(Checked):
       layers: see there.
       widths: see there.
       stem_width: see there.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -63,19 +60,16 @@ class HybridEmbed(Checked):
     layers: Sequence[int]
     widths: Sequence[int]
     stem_width: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[B, H, W, C]`` to tokens ``[B, rows, columns, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.trunk == "convolutions":
-            return self.convolved(x, train, dtypes)
+            return self.convolved(x, train, self.dtypes)
         size = self.patch_size
-        x = self.network(name="backbone", **dtypes)(x, train=train)
+        x = self.network(name="backbone", **self.dtypes)(x, train=train)
         options: dict[str, Any] = {"use_bias": True, "padding": 0, "kernel_init": FanIn()}
-        options |= {"bias_init": plain_bias, **dtypes}
+        options |= {"bias_init": plain_bias, **self.dtypes}
         return Conv(self.features, size, stride=size, name="proj", **options)(x)
 
     def convolved(self, x: jax.Array, train: bool, dtypes: dict[str, Any]) -> jax.Array:

@@ -16,18 +16,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._checks import check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import PLAIN, HeNormal, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import LayerNorm, call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pool import neighbour_mean
@@ -46,27 +45,18 @@ _PASSED_ON = (
 )
 
 
-class ConvLayers(Checked):
+class ConvLayers(Layer):
     """What the convolutions share: their fields and layers.
 
     Attributes:
       norm: the kind of the norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon; None for their own.
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     norm: Any = "layer"
     norm_epsilon: float | None = None
     activation: Any = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The dtypes as keywords of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -119,18 +109,14 @@ class Bottleneck(ConvLayers):
         return x + y
 
 
-class Halving(Checked):
+class Halving(Layer):
     """Averages of 3 x 3 pixels, of those there are, and a convolution where channels change.
 
     Attributes:
       features: the channels of the output.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -138,8 +124,7 @@ class Halving(Checked):
         x = neighbour_mean(x, 3, stride=2)
         if x.shape[-1] == self.features:
             return x
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Conv(self.features, 1, use_bias=True, name="expand", **dtypes)(x)
+        return Conv(self.features, 1, use_bias=True, name="expand", **self.dtypes)(x)
 
 
 class Stem(ConvLayers):
@@ -213,7 +198,7 @@ class PatchConvolutions(ConvStages):
         return ConvStages(name="backbone", **own, **self.fields)(x, train)
 
 
-class GatedMlp(Checked):
+class GatedMlp(Layer):
     """A norm, and two layers on each token, the first gated by another one.
 
     Parameters are named as timm's ``GeGluMlp``: ``norm``, ``w0``, ``w1``, ``w2``.
@@ -222,23 +207,20 @@ class GatedMlp(Checked):
       hidden: the hidden units.
       activation: of the gates, by name or callable.
       dropout: the rate at which hidden units and outputs are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     hidden: int
     activation: Any = "gelu"
     dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[..., C]`` to the same shape."""
         width = x.shape[-1]
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense: Any = functools.partial(Dense, kernel_init=Normal(0.02), bias_init=zeros, **dtypes)
-        x = LayerNorm(name="norm", **dtypes)(x)
+        dense: Any = functools.partial(
+            Dense, kernel_init=Normal(0.02), bias_init=zeros, **self.dtypes
+        )
+        x = LayerNorm(name="norm", **self.dtypes)(x)
         gate = as_activation(self.activation)(dense(self.hidden, name="w0")(x))
         y = gate * dense(self.hidden, name="w1")(x)
         if self.dropout:

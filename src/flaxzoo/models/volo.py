@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_number, check_rate, check_size, check_widths
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import check_heads
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.class_attention import ClassBlock
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn, Normal, zeros
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.derivatives import softmax
 from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import check_image_size
@@ -48,7 +48,7 @@ _PASSED_ON = (
 )
 
 
-class OutlookAttention(Checked):
+class OutlookAttention(Layer):
     """Attention of the 3 x 3 pixels around every other pixel, whose weights this pixel says.
 
     Yuan et al. 2021, https://arxiv.org/abs/2106.13112, section 3.1. The mean of 2 x 2 pixels makes
@@ -60,15 +60,11 @@ class OutlookAttention(Checked):
       heads: the number of heads.
       qkv_bias: whether values have biases.
       attention_dropout: the rate at which weights are dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     heads: int
     qkv_bias: bool = False
     attention_dropout: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -162,20 +158,16 @@ class Outlooker(TransformerBlock):
         return OutlookAttention(name=name, **fields, **self.dtypes)(x, train)
 
 
-class PatchConv(Checked):
+class PatchConv(Layer):
     """Patches without overlap to pixels, by a convolution ``proj`` that begins as PyTorch's.
 
     Attributes:
       features: the channels of the map.
       size: height and width of a patch.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     size: int = 2
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -206,11 +198,10 @@ class ConvStem(PatchConv):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / size, W / size, features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1))):
-            options = {"kernel_init": FanIn(), "name": f"conv_{3 * i}", **dtypes}
+            options = {"kernel_init": FanIn(), "name": f"conv_{3 * i}", **self.dtypes}
             x = Conv(self.width, size, stride, **options)(x)
-            norm = make_norm("batch", f"conv_{3 * i + 1}", **dtypes)
+            norm = make_norm("batch", f"conv_{3 * i + 1}", **self.dtypes)
             x = nn.relu(call_norm(norm, x, train=train))
         return self.patches(x, self.size // 2)
 

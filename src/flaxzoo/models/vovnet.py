@@ -25,12 +25,12 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, as_gate
 from flaxzoo.layers.initializers import FanIn, HeNormal
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import EvoNormS0, as_norm, normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -43,7 +43,7 @@ CUT = {"layers": "block_per_stage"}
 _PASSED_ON = ("depthwise", "norm", "activation", "dtype", "param_dtype")
 
 
-class SeparableConvNorm(Checked):
+class SeparableConvNorm(Layer):
     """A 3 x 3 depthwise convolution ``conv_dw``, one of each pixel ``conv_pw``, norm, activation.
 
     Attributes:
@@ -51,29 +51,24 @@ class SeparableConvNorm(Checked):
       stride: the distances between windows.
       norm: by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable, unless the norm activates by itself.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
     stride: int = 1
     norm: Any = "batch"
     activation: Any = "relu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, features]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
-        x = Conv(width, 3, self.stride, groups=width, name="conv_dw", **dtypes)(x)
-        x = Conv(self.features, 1, name="conv_pw", **dtypes)(x)
+        x = Conv(width, 3, self.stride, groups=width, name="conv_dw", **self.dtypes)(x)
+        x = Conv(self.features, 1, name="conv_pw", **self.dtypes)(x)
         act = as_activation(self.activation)
-        return normalise_and_activate(self.norm, "bn", x, act, train=train, **dtypes)
+        return normalise_and_activate(self.norm, "bn", x, act, train=train, **self.dtypes)
 
 
-class OsaBlock(Checked):
+class OsaBlock(Layer):
     """Convolutions in a row; the input and all their maps are joined by one of each pixel.
 
     Lee et al. 2019 (one-shot aggregation), https://arxiv.org/abs/1904.09730, figure 1b.
@@ -88,8 +83,6 @@ class OsaBlock(Checked):
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       activation: by name or callable, unless the norm activates by itself.
       drop_path: the rate at which an example's branch is dropped.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
@@ -101,14 +94,11 @@ class OsaBlock(Checked):
     norm: Any = "batch"
     activation: Any = "relu"
     drop_path: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"norm": self.norm, "activation": self.activation, **dtypes}
+        options: dict[str, Any] = {"norm": self.norm, "activation": self.activation, **self.dtypes}
         maps, y = [x], x
         if self.depthwise and x.shape[-1] != self.width:
             y = _conv(self.width, "conv_reduction", 1, **options)(y, train)
@@ -120,7 +110,7 @@ class OsaBlock(Checked):
         y = _conv(self.features, "conv_concat", 1, **options)(joined, train)
         gate = as_gate(self.gate)
         if gate is not None:
-            y = gate(name="attn", **dtypes)(y)
+            y = gate(name="attn", **self.dtypes)(y)
         y = DropPath(self.drop_path, name="drop_path")(y, deterministic=not train)
         return x + y if self.residual else y
 

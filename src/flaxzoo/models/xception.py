@@ -12,14 +12,13 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
@@ -37,29 +36,24 @@ LEFT_OUT = {
 _PASSED_ON = ("activation", "norm", "dtype", "param_dtype")
 
 
-class SeparableConv(Checked):
+class SeparableConv(Layer):
     """A 3 x 3 convolution ``conv1`` of each channel, then a 1 x 1 convolution ``pointwise``.
 
     Attributes:
       features: channels of the output.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     features: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, features]``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         channels = x.shape[-1]
-        x = Conv(channels, 3, groups=channels, name="conv1", **dtypes)(x)
-        return Conv(self.features, 1, name="pointwise", **dtypes)(x)
+        x = Conv(channels, 3, groups=channels, name="conv1", **self.dtypes)(x)
+        return Conv(self.features, 1, name="pointwise", **self.dtypes)(x)
 
 
-class XceptionBlock(Checked):
+class XceptionBlock(Layer):
     """Separable convolutions and a shortcut around them; pooling shrinks the map, if anything does.
 
     Parameters are named as those of timm's ``Block``.
@@ -70,8 +64,6 @@ class XceptionBlock(Checked):
       activate_first: whether an activation stands before the first of them, too.
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     widths: Sequence[int]
@@ -79,26 +71,23 @@ class XceptionBlock(Checked):
     activate_first: bool = True
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, widths[-1]]``, rounded up."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         act, y = as_activation(self.activation), x
         # timm counts the activations in its list, the first as well.
         place = 1 if self.activate_first else 0
         for i, width in enumerate(self.widths):
             y = act(y) if i or self.activate_first else y
-            y = SeparableConv(width, name=f"rep_{place + 3 * i}", **dtypes)(y)
-            norm = make_norm(self.norm, f"rep_{place + 3 * i + 1}", **dtypes)
+            y = SeparableConv(width, name=f"rep_{place + 3 * i}", **self.dtypes)(y)
+            norm = make_norm(self.norm, f"rep_{place + 3 * i + 1}", **self.dtypes)
             y = call_norm(norm, y, train=train)
         if self.stride > 1:
             y = max_pool(y, stride=self.stride)
         if self.stride > 1 or x.shape[-1] != self.widths[-1]:
-            x = Conv(self.widths[-1], 1, stride=self.stride, name="skip", **dtypes)(x)
-            x = call_norm(make_norm(self.norm, "skipbn", **dtypes), x, train=train)
+            x = Conv(self.widths[-1], 1, stride=self.stride, name="skip", **self.dtypes)(x)
+            x = call_norm(make_norm(self.norm, "skipbn", **self.dtypes), x, train=train)
         return x + y
 
 

@@ -16,16 +16,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import as_norm, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -37,28 +36,23 @@ CUT: dict[str, str] = {}
 _PASSED_ON = ("pre_norm", "activation", "norm", "norm_epsilon", "dtype", "param_dtype")
 
 
-class AlignedLayers(Checked):
+class AlignedLayers(Layer):
     """What the modules of aligned Xceptions share.
 
     Attributes:
       activation: by name or callable.
       norm: the kind of all norms, by name or module (``flaxzoo.layers.norm``).
       norm_epsilon: their epsilon.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
     norm: Any = "batch"
     norm_epsilon: float = 1e-3
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def normalise(self, x: jax.Array, name: str, train: bool, active: bool) -> jax.Array:
         """Applies a norm, and the activation where ``active``."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **dtypes)
+        norm = make_norm(self.norm, name, epsilon=self.norm_epsilon, **self.dtypes)
         x = call_norm(norm, x, train=train)
         return as_activation(self.activation)(x) if active else x
 
@@ -157,7 +151,7 @@ class AlignedBlock(AlignedLayers, kw_only=True):
         if self.stride == 1 and x.shape[-1] == self.widths[-1]:
             return x
         size = {"stride": self.stride, "kernel_init": FanIn(), "name": "shortcut"}
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, **size}
+        options = {**self.dtypes, **size}
         if self.pre_norm:
             return Conv(self.widths[-1], 1, **options)(x)
         norm = {"norm": self.norm, "norm_epsilon": self.norm_epsilon}

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 from flaxzoo._checks import check_rate, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.class_attention import ClassAttention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import PLAIN, FanIn
+from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.norm import BatchNorm, as_norm, scaled_channels
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.transformer import TransformerBlock
@@ -46,7 +46,7 @@ _PASSED_ON = (
 _PATCHES = (8, 16)
 
 
-class ConvolutionalStem(Checked):
+class ConvolutionalStem(Layer):
     """Images to patches by strided convolutions, each behind the other with a BatchNorm.
 
     Parameters are named as timm's ``ConvPatchEmbed``.
@@ -55,55 +55,45 @@ class ConvolutionalStem(Checked):
       width: the channels of the last one; each has twice those of the one before.
       patch_size: the height and width of a patch, 8 or 16.
       activation: between the convolutions, by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     width: int
     patch_size: int = 16
     activation: Any = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to ``[B, H / patch_size, W / patch_size, width]``, rounded up."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         count = int(math.log2(self.patch_size))
         for i in range(count):
             if i:
                 x = as_activation(self.activation)(x)
             name, width = f"proj_{2 * i}", self.width >> (count - 1 - i)
-            x = Conv(width, 3, 2, kernel_init=FanIn(), name=f"{name}_0", **dtypes)(x)
-            x = BatchNorm(use_running_average=not train, name=f"{name}_1", **dtypes)(x)
+            x = Conv(width, 3, 2, kernel_init=FanIn(), name=f"{name}_0", **self.dtypes)(x)
+            x = BatchNorm(use_running_average=not train, name=f"{name}_1", **self.dtypes)(x)
         return x
 
 
-class LocalPatchInteraction(Checked):
+class LocalPatchInteraction(Layer):
     """Two depthwise convolutions of 3 x 3 over the patches, an activation and a BatchNorm between.
 
     Parameters are named as timm's ``LPI``: ``conv1``, ``bn``, ``conv2``.
 
     Attributes:
       activation: by name or callable.
-      dtype: the dtype of the computation; None promotes inputs and parameters.
-      param_dtype: the dtype of the parameters.
     """
 
     activation: Any = "gelu"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[B, H, W, C]`` to the same shape."""
         width = x.shape[-1]
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        options: dict[str, Any] = {"groups": width, "use_bias": True, **dtypes}
+        options: dict[str, Any] = {"groups": width, "use_bias": True, **self.dtypes}
         options |= PLAIN
         conv = functools.partial(Conv, width, 3, **options)
         x = as_activation(self.activation)(conv(name="conv1")(x))
-        x = BatchNorm(use_running_average=not train, name="bn", **dtypes)(x)
+        x = BatchNorm(use_running_average=not train, name="bn", **self.dtypes)(x)
         return conv(name="conv2")(x)
 
 
