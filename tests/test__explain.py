@@ -8,7 +8,7 @@ import pytest
 
 import flaxzoo as fz
 from flaxzoo._explain import check_options, explained, folded, foreign, keyword_hint
-from flaxzoo._words import ATTRIBUTES, KEYWORDS, NAMES, POSITIONS, SPECIAL, TIMM
+from flaxzoo._words import TIMM, tables
 from flaxzoo.errors import UnknownArgumentError
 from flaxzoo.models.registry import MODELS
 from flaxzoo.preprocess import Predictions
@@ -30,11 +30,11 @@ CLASSES |= {"EventWriter": fz.callbacks.EventWriter, "Predictions": Predictions}
 
 
 def rows():
-    yield from (line for _, _, line in KEYWORDS)
-    yield from (line for special in SPECIAL.values() for _, _, line in special)
-    yield from (line for attributes in ATTRIBUTES.values() for _, line in attributes)
-    yield from POSITIONS.values()
-    yield from (line for names in NAMES.values() for _, line in names)
+    yield from (line for _, _, line in tables()["keywords"])
+    yield from (line for special in tables()["special"].values() for _, _, line in special)
+    yield from (line for attributes in tables()["attributes"].values() for _, line in attributes)
+    yield from tables()["positions"].values()
+    yield from (line for names in tables()["names"].values() for _, line in names)
 
 
 def test_what_the_lines_name_exists():
@@ -49,7 +49,7 @@ def test_what_the_lines_name_exists():
 
 
 def test_names_are_those_of_the_registry_and_no_one_elses():
-    for kind, table in NAMES.items():
+    for kind, table in tables()["names"].items():
         registry = REGISTRIES[kind]
         for words, line in table:
             first = re.match(r"\w+$|\w+(?=, )", line)
@@ -61,7 +61,7 @@ def test_names_are_those_of_the_registry_and_no_one_elses():
 
 
 def test_attributes_are_not_there():
-    for owner, table in ATTRIBUTES.items():
+    for owner, table in tables()["attributes"].items():
         there = dir(CLASSES[owner]) if owner in CLASSES else dir(importlib.import_module(owner))
         words = {word for words, _ in table for word in words.split()}
         assert not words & set(there), owner
@@ -95,7 +95,7 @@ def test_arguments_are_taken_by_something():
     taken |= set(fz.optimizers.option_names("adam"))
     named = {
         name
-        for table in (KEYWORDS, *SPECIAL.values())
+        for table in (tables()["keywords"], *tables()["special"].values())
         for _, names, _ in table
         for name in names.split()
     }

@@ -1,4 +1,4 @@
-"""Errors about unknown words, with what they are here; ``flaxzoo._words`` has the table."""
+"""Errors about unknown words, with what they are here; ``words.toml`` has the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from flaxzoo._words import ATTRIBUTES, KEYWORDS, NAMES, POSITIONS, SPECIAL
+from flaxzoo._words import tables
 from flaxzoo.errors import UnknownArgumentError, closest, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +33,7 @@ _IGNORED = str.maketrans("", "", "-_ ")
 @functools.cache
 def _table(what: str) -> dict[str, list[tuple[tuple[str, ...], str]]]:
     """The rows for a callable; built at the first error."""
-    return _by_word((*SPECIAL.get(what, ()), *KEYWORDS))
+    return _by_word((*tables()["special"].get(what, ()), *tables()["keywords"]))
 
 
 def _answer(word: str, takes: Iterable[str], what: str) -> tuple[str | None, str]:
@@ -162,7 +162,7 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if most is not None and len(args) > most:
             other = f", such as {by_name[0]}=..." if by_name else ""
-            line = POSITIONS.get(what, f"name the others{other}")
+            line = tables()["positions"].get(what, f"name the others{other}")
             raise UnknownArgumentError(
                 f"{what} takes {most - bound} positional argument{'s' * (most - bound != 1)}, "
                 f"got {len(args) - bound}: {line}"
@@ -171,7 +171,7 @@ def _explained(function: Callable[..., Any], what: str) -> Callable[..., Any]:
             both := [name for name in names[first : min(len(args), count)] if name in kwargs]
         ):
             twice = both[0]
-            line = POSITIONS.get(what, f"leave one of {twice!r} out")
+            line = tables()["positions"].get(what, f"leave one of {twice!r} out")
             raise UnknownArgumentError(f"{what} got {twice!r} by its place and by its name: {line}")
         if not open_ended and not known.issuperset(kwargs):
             unknown = [name for name in kwargs if name not in known]
@@ -249,7 +249,7 @@ def name_hint(kind: str, name: str) -> str:
       kind: what the registry holds, such as ``"optimizer"``.
       name: the name.
     """
-    line = _line(NAMES.get(kind, ()), name)
+    line = _line(tables()["names"].get(kind, ()), name)
     return f" Here it is {line}." if line else ""
 
 
@@ -263,14 +263,15 @@ def missing_attribute(self: Any, name: str) -> Any:
     if hasattr(cls, name):
         # A property that failed: its own error.
         return object.__getattribute__(self, name)
-    rows = next((ATTRIBUTES[c.__name__] for c in cls.__mro__ if c.__name__ in ATTRIBUTES), ())
+    table = tables()["attributes"]
+    rows = next((table[c.__name__] for c in cls.__mro__ if c.__name__ in table), ())
     public = [known for known in dir(cls) if not known.startswith("_")]
     raise AttributeError(f"a {cls.__name__} has no attribute {name!r}.{_where(rows, name, public)}")
 
 
 def assignment_hint(owner: Any, name: str) -> str:
     """Where what other libraries set on an object is set here: a sentence, or nothing."""
-    line = _line(ATTRIBUTES.get(type(owner).__name__, ()), name)
+    line = _line(tables()["attributes"].get(type(owner).__name__, ()), name)
     return f" Here: {line}" if line else ""
 
 
@@ -296,7 +297,9 @@ def attribute_error(module: str, name: str, registry: Any = None) -> AttributeEr
     spelled = None if registry is None else registry.spelling(name)
     if spelled is not None:
         return AttributeError(f"{text}: write {module}.get({spelled!r})")
-    hint = _where(ATTRIBUTES.get(module, ()), name, getattr(sys.modules[module], "__all__", ()))
+    hint = _where(
+        tables()["attributes"].get(module, ()), name, getattr(sys.modules[module], "__all__", ())
+    )
     if not hint and registry is not None:
         hint = name_hint(registry.kind, name)
     return AttributeError(f"{text}.{hint}")

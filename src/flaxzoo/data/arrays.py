@@ -16,7 +16,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from flaxzoo._checks import check_size
 from flaxzoo._explain import explained
 from flaxzoo._host import as_host, check_numbers, is_array_like
-from flaxzoo._words import POSITIONS
+from flaxzoo._words import tables
 from flaxzoo.data.batch import Batch
 from flaxzoo.data.epochs import Epochs, random_order
 from flaxzoo.errors import DataError, ShapeError
@@ -75,7 +75,7 @@ def _column(leaf: Any, name: str) -> Any:
 def _refuse_targets(value: Any, what: str) -> None:
     """Targets in the place of a number: other libraries take them as an argument of their own."""
     if isinstance(value, list | tuple) or np.ndim(value):
-        raise DataError(POSITIONS[what])
+        raise DataError(tables()["positions"][what])
 
 
 def _is_column(value: Any) -> bool:
