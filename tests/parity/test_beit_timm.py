@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -49,23 +49,15 @@ def check(model, reference):
 def test_weights_for_images_of_another_size(old, new):
     reference, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     reference.set_input_size(new)
-    check(model.with_variables(variables), reference)
+    check(model, reference)
     if old[0] == old[1]:
         # What timm makes of a file, whose size it does not know.
         fresh = timm.create_model(NAME, img_size=new, **SMALL).eval()
         state = {key: torch.tensor(value) for key, value in tensors.items()}
         fresh.load_state_dict(beit.checkpoint_filter_fn(state, fresh))
-        check(model.with_variables(variables), fresh)
+        check(model, fresh)
 
 
 @pytest.mark.parametrize("pooling", ["token", "avg"])

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -33,8 +31,7 @@ def test_images_that_are_not_of_whole_patches():
     reference, tensors = reference_of((37, 50))
     model = fz.models.get(NAME, input_shape=(37, 50, 3), **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, 37, 50, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (37, 50, 3))
 
 
 @pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 112)), ((48, 80), (112, 96))])
@@ -42,22 +39,14 @@ def test_positions_for_images_of_another_size(old, new):
     """timm refuses such weights: here their positions are resampled as those of a ViT."""
     _, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     expected = layers.resample_abs_pos_embed(
         torch.tensor(tensors["pos_embed"]),
         (new[0] // 16, new[1] // 16),
         old_size=(old[0] // 16, old[1] // 16),
         num_prefix_tokens=0,
     )
-    positions = flatten(variables)["params/backbone/pos_embed"]
+    positions = flatten(model.variables)["params/backbone/pos_embed"]
     np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)
 
 
@@ -67,7 +56,4 @@ def test_the_authors_files():
     assert set(cait.checkpoint_filter_fn(dict(authors), reference)) == set(tensors)
     model = fz.models.get(NAME, input_shape=(32, 32, 3), **SMALL)
     model = with_reference(model, authors, source="the authors' file")
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)

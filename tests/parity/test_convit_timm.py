@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -45,12 +43,8 @@ def test_other_fields_poolings_and_sizes(fields, options, pooling):
         model.variables,
         model.spec,
     )
-    differences = compare(model, reference, synthetic_images((2, 37, 46, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in tensors.items():
-        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+    assert_same(model, reference, (37, 46, 3))
+    assert_exports(model, tensors)
 
 
 @pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 112)), ((48, 80), (112, 96))])
@@ -58,20 +52,12 @@ def test_positions_for_images_of_another_size(old, new):
     """timm refuses such weights: here their positions are resampled as those of a ViT."""
     _, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     expected = layers.resample_abs_pos_embed(
         torch.tensor(tensors["pos_embed"]),
         (new[0] // 16, new[1] // 16),
         old_size=(old[0] // 16, old[1] // 16),
         num_prefix_tokens=0,
     )
-    positions = flatten(variables)["params/backbone/pos_embed"]
+    positions = flatten(model.variables)["params/backbone/pos_embed"]
     np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)

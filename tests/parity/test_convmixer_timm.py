@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import pair_of
 
-import flaxzoo as fz
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -20,10 +20,8 @@ every_kind = pytest.mark.parametrize(
 
 def pair(kind, classes=4):
     """Ours and timm's, small, with the same random weights."""
-    reference = kind.create(kind.name, num_classes=classes, **kind.timm).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(kind.name, num_classes=classes, **kind.fields)
-    return with_reference(model, tensors, source="random weights"), reference
+    options = {"classes": classes, "create": kind.create}
+    return pair_of(kind.name, kind.fields, kind.timm, **options)[:2]
 
 
 @every_kind

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.crossvit import resized
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
+from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -40,8 +39,7 @@ def test_images_that_are_not_square(name, pooling):
     reference, tensors = reference_of(name, size, global_pool=pooling)
     model = fz.models.get(name, input_shape=(*size, 3), branch_pooling=pooling, **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
     reductions = [info["reduction"] for info in reference.feature_info]
     assert list(model.module.backbone.reductions().values()) == reductions
 
@@ -61,20 +59,12 @@ def test_positions_for_images_of_another_size():
     name, old, new = NAMES[0], (120, 240), (240, 120)
     _, tensors = reference_of(name, old)
     model = fz.models.get(name, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     for branch, (rows, columns) in enumerate(((10, 20), (7, 14))):
         expected = layers.resample_abs_pos_embed(
             torch.tensor(tensors[f"pos_embed_{branch}"]), (columns, rows), old_size=(rows, columns)
         )
-        positions = flatten(variables)[f"params/backbone/pos_embed_{branch}"]
+        positions = flatten(model.variables)[f"params/backbone/pos_embed_{branch}"]
         np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)
 
 
@@ -85,7 +75,4 @@ def test_names_of_today_and_of_the_authors(name):
     listed = {f"{key}_{i}": f"{key}.{i}" for key in ("pos_embed", "cls_token") for i in range(2)}
     authors = {listed.get(key, key): value for key, value in tensors.items()}
     for file in (tensors, authors):
-        exported = with_reference(bare, file, source="a file").to_torch_state_dict(as_numpy=True)
-        assert exported.keys() == tensors.keys()
-        for key, value in exported.items():
-            np.testing.assert_array_equal(value, tensors[key])
+        assert_exports(with_reference(bare, file, source="a file"), tensors)

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import pair_of
 
-import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.davit import _convert
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.synthetic import synthetic_images
 
@@ -24,10 +23,7 @@ both = pytest.mark.parametrize("name", ["davit_tiny", "davit_base_fl"])
 
 def pair(name):
     """Ours and timm's with the same random weights, and these."""
-    reference = timm.create_model(name, num_classes=5, **SMALL_TIMM).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(name, num_classes=5, **SMALL)
-    return with_reference(model, tensors, source="random weights"), reference, tensors
+    return pair_of(name, SMALL, SMALL_TIMM, classes=5)
 
 
 @both

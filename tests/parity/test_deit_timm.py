@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from parity.pairs import assert_exports
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
@@ -91,7 +92,4 @@ def test_names_are_timms_in_both_directions(name):
     reference = MODELS.architecture(name).reference
     ours = [reference_name(path, reference) for path in flatten(model.shapes())]
     assert sorted(ours) == sorted(tensors)
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, fill_whole, load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, load_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import compare, with_reference
+from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -37,10 +36,7 @@ SMALL_TIMM = {
 def reference_of(size):
     """timm's with random weights, and these."""
     reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0, gain=0.5)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference, gain=0.5)
 
 
 def largest(model, reference, size):
@@ -60,28 +56,17 @@ def test_images_of_another_size_than_the_windows_are_for(size):
 def test_tables_of_other_windows(old, new):
     reference, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     reference.set_input_size(new)
-    assert largest(model.with_variables(variables), reference, new) < 1e-5
+    assert largest(model, reference, new) < 1e-5
     fresh = timm.create_model(NAME, img_size=new, **SMALL_TIMM).eval()
     state = {key: torch.tensor(value) for key, value in tensors.items()}
     fresh.load_state_dict(msra.checkpoint_filter_fn(state, fresh))
-    assert largest(model.with_variables(variables), fresh, new) < 1e-5
+    assert largest(model, fresh, new) < 1e-5
 
 
 def test_names_are_timms_in_both_directions():
     _, tensors = reference_of((64, 64))
     bare = fz.models.get(NAME, input_shape=(64, 64, 3), **SMALL)
     file = {**tensors, "stages.0.blocks.0.mixer.m.attn.attention_bias_idxs": np.zeros((4, 4))}
-    exported = with_reference(bare, file, source="an old file").to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(with_reference(bare, file, source="an old file"), tensors)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
 from flaxzoo.models.eva import Eva
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -42,16 +42,7 @@ def check(model, reference, shape=None):
 def loaded(name, tensors, old, new, **fields):
     """Our model for images of one size, with a file's tensors for another."""
     model = fz.models.get(name, input_shape=(*new, 3), **FIELDS, **fields)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    return model.with_variables(variables)
+    return load_resized(model, tensors, (*old, 3))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from parity.pairs import pair_of
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.training.rates import rate_entries
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.synthetic import synthetic_images
 
@@ -24,11 +25,8 @@ SMALL_TIMM = {"depths": (1, 2), "embed_dim": 16, "feature_dim": 24, "drop_path_r
 
 def pair(classes=4, fields=None, options=None):
     """Ours and timm's, small, with the same random weights."""
-    options = {**SMALL_TIMM, **(options or {})}
-    reference = timm.create_model(NAME, num_classes=classes, **options).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(NAME, num_classes=classes, **{**SMALL, **(fields or {})})
-    return with_reference(model, tensors, source="random weights"), reference
+    both = {**SMALL, **(fields or {})}, {**SMALL_TIMM, **(options or {})}
+    return pair_of(NAME, *both, classes=classes)[:2]
 
 
 @pytest.mark.parametrize(

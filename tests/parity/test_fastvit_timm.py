@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, fill_whole
 
 import flaxzoo as fz
-from flaxzoo.verify import compare, load_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -39,10 +39,7 @@ SMALL_TIMM = {
 def reference_of(name):
     """timm's with random weights, and these."""
     reference = timm.create_model(name, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference)
 
 
 @pytest.mark.parametrize("name", ["fastvit_mci0", "fastvit_mci3"])
@@ -50,8 +47,7 @@ def test_images_that_are_not_square(name):
     reference, tensors = reference_of(name)
     model = fz.models.get(name, input_shape=(45, 70, 3), **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, 45, 70, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (45, 70, 3))
 
 
 def authors(tensors, prefix):
@@ -88,10 +84,7 @@ def test_names_of_the_authors(name, prefix):
     named = {key: torch.tensor(value) for key, value in file.items()}
     assert fastvit.checkpoint_filter_fn(named, reference).keys() == tensors.keys()
     model = fz.models.get(name, input_shape=(32, 32, 3), **SMALL)
-    exported = with_reference(model, file, source="a file").to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key], err_msg=key)
+    assert_exports(with_reference(model, file, source="a file"), tensors)
 
 
 def test_names_of_openclip():

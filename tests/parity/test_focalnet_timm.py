@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_exports, pair_of
 
-import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -23,10 +23,7 @@ every_kind = pytest.mark.parametrize(
 
 def pair(kind):
     """Ours and timm's, small, with the same random weights, and these."""
-    reference = kind.create(kind.name, num_classes=4, **kind.timm).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(kind.name, num_classes=4, **kind.fields)
-    return with_reference(model, tensors, source="random weights"), reference, tensors
+    return pair_of(kind.name, kind.fields, kind.timm, create=kind.create)
 
 
 @every_kind
@@ -35,10 +32,7 @@ def test_images_of_any_size(kind, size):
     model, reference, tensors = pair(kind)
     differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
     assert max(found.relative for found in differences.values()) < 1e-5
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)
 
 
 @every_kind

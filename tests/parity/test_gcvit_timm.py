@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_same, load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm.models.gcvit")
@@ -32,8 +30,7 @@ def test_the_same_numbers_and_names(name, size):
     model, reference = pair(name, size)
     tensors = fill_reference(reference, gain=1.0)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
     exported = model.to_torch_state_dict(as_numpy=True)
     assert exported.keys() == reference.state_dict().keys()
     for key, value in tensors.items():
@@ -45,16 +42,8 @@ def test_biases_for_images_of_another_size(old, new):
     """timm has the function, but does not call it for this family."""
     tensors = fill_reference(pair(NAME, old)[1])
     model, reference = pair(NAME, new)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    exported = model.with_variables(variables).to_torch_state_dict(as_numpy=True)
+    model = load_resized(model, tensors, (*old, 3))
+    exported = model.to_torch_state_dict(as_numpy=True)
     for key, value in reference.state_dict().items():
         expected = torch.tensor(tensors[key])
         if key.endswith("table"):

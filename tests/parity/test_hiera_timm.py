@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, load_resized
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, load_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -30,16 +29,7 @@ def reference_of(name, size):
 def loaded(name, tensors, old, new):
     """The model for one size of images, with the weights of another."""
     model = fz.models.get(name, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    return model.with_variables(variables)
+    return load_resized(model, tensors, (*old, 3))
 
 
 def test_positions_in_mask_units_are_for_any_size():
@@ -72,7 +62,4 @@ def test_the_authors_files():
     }
     assert set(hiera.checkpoint_filter_fn(old, reference)) == set(tensors)
     bare = fz.models.get(PLAIN, input_shape=(32, 32, 3), **SMALL)
-    exported = with_reference(bare, old, source="an old file").to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(with_reference(bare, old, source="an old file"), tensors)

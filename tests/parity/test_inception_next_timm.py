@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from parity.pairs import pair_of
 
-import flaxzoo as fz
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -19,10 +19,8 @@ SMALL_TIMM = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 16), "mlp_ratios": (2,
 
 def pair(classes=4, **options):
     """Ours and timm's, small, with the same random weights."""
-    reference = timm.create_model(NAME, num_classes=classes, **SMALL_TIMM, **options).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(NAME, num_classes=classes, **SMALL, **options)
-    return with_reference(model, tensors, source="random weights"), reference
+    both = {**SMALL, **options}, {**SMALL_TIMM, **options}
+    return pair_of(NAME, *both, classes=classes)[:2]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from parity.pairs import pair_of
 
-import flaxzoo as fz
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -20,9 +20,7 @@ SMALL_TIMM = {"scale": 0.25, "depths": (1, 1, 2, 2), "head_hidden_size": 24}
 
 def pair(classes=4):
     """Ours and timm's, small, with the same random weights."""
-    reference = timm.create_model(NAME, num_classes=classes, **SMALL_TIMM).eval()
-    model = fz.models.get(NAME, num_classes=classes, **SMALL)
-    return with_reference(model, fill_reference(reference), source="random weights"), reference
+    return pair_of(NAME, SMALL, SMALL_TIMM, classes=classes)[:2]
 
 
 @pytest.mark.parametrize("size", [(32, 48), (47, 70)])

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_same, fill_whole, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.verify import with_reference
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -31,10 +31,7 @@ SMALL_TIMM = {
 def reference_of(name, size, **options):
     """timm's with random weights, and these."""
     reference = timm.create_model(name, img_size=size, **SMALL_TIMM, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference)
 
 
 @pytest.mark.parametrize("name", ["levit_384_s8", "levit_conv_256"])
@@ -42,8 +39,7 @@ def test_images_that_are_not_square(name):
     reference, tensors = reference_of(name, (48, 80))
     model = fz.models.get(name, input_shape=(48, 80, 3), **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, 48, 80, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (48, 80, 3))
 
 
 @pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 96)), ((64, 32), (48, 80))])
@@ -52,16 +48,8 @@ def test_biases_for_images_of_another_size(old, new):
     name = "levit_128s"
     _, tensors = reference_of(name, old)
     model = fz.models.get(name, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    leaves = flatten(variables)
+    model = load_resized(model, tensors, (*old, 3))
+    leaves = flatten(model.variables)
     for module, halved in (
         ("stages_0_blocks_0/attn", 0),
         ("stages_1_downsample/attn_downsample", 0),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
@@ -9,7 +10,6 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -56,16 +56,7 @@ def ours(name, size, **fields):
 def loaded(name, tensors, old, new, **fields):
     """Ours for other images, with weights for old ones."""
     model = ours(name, new, **fields)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    return model.with_variables(variables)
+    return load_resized(model, tensors, (*old, 3))
 
 
 def check(model, reference):

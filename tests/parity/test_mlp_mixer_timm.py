@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
@@ -77,7 +78,4 @@ def test_the_files_of_resmlp_s_authors():
     torch_tensors = {key: torch.tensor(value) for key, value in authors.items()}
     assert set(mixers.checkpoint_filter_fn(torch_tensors, reference)) == set(tensors)
     model = with_reference(model_of(name, (32, 32)), authors, source="the authors' file")
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)

@@ -4,11 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -48,19 +47,11 @@ def test_weights_for_images_of_another_size(old, new):
     name = "mvitv2_small_cls"
     _, tensors = reference_of(name, (old, old))
     model = fz.models.get(name, input_shape=(new, new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((old, old, 3), (new, new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (old, old, 3))
     reference, _ = reference_of(name, (new, new))
     state = {key: torch.tensor(value) for key, value in tensors.items()}
     reference.load_state_dict(mvitv2.checkpoint_filter_fn(state, reference))
-    check(model.with_variables(variables), reference)
+    check(model, reference)
 
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_large"])

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 nest = pytest.importorskip("timm.models.nest")
@@ -31,12 +29,8 @@ def test_larger_blocks(name):
     model, reference = pair(name, 56)
     tensors = fill_reference(reference)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, 56, 56, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in tensors.items():
-        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+    assert_same(model, reference, (56, 56, 3))
+    assert_exports(model, tensors)
 
 
 @pytest.mark.parametrize(("old", "new"), [(32, 56), (64, 40)])
@@ -45,17 +39,9 @@ def test_positions_for_images_of_another_size(old, new):
     _, reference = pair("nest_tiny", old)
     tensors = fill_reference(reference)
     model, other = pair("nest_tiny", new)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name="nest_tiny",
-        reference=MODELS.architecture("nest_tiny").reference,
-        image_sizes=((old, old, 3), (new, new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (old, old, 3))
     for i in range(2):
         before, like = torch.tensor(tensors[f"levels.{i}.pos_embed"]), other.levels[i].pos_embed
         expected = nest.resize_pos_embed(before, like).detach().numpy()
-        positions = flatten(variables)[f"params/backbone/levels_{i}/pos_embed"]
+        positions = flatten(model.variables)[f"params/backbone/levels_{i}/pos_embed"]
         np.testing.assert_allclose(positions, expected, rtol=0, atol=2e-6)

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -34,8 +32,7 @@ def test_images_that_are_not_square(size):
     reference, tensors = reference_of(size)
     model = fz.models.get(NAME, input_shape=(*size, 3), **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 @pytest.mark.parametrize(("old", "new"), [((48, 48), (80, 64)), ((64, 40), (32, 56))])
@@ -43,16 +40,8 @@ def test_positions_for_images_of_another_size(old, new):
     """Such weights timm refuses: here their positions are resampled as those of a ViT."""
     _, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
-    positions = flatten(variables)["params/backbone/pos_embed"]
+    model = load_resized(model, tensors, (*old, 3))
+    positions = flatten(model.variables)["params/backbone/pos_embed"]
     rows, columns = positions.shape[1:3]
     before = torch.tensor(tensors["pos_embed"])
     expected = layers.resample_abs_pos_embed(
@@ -78,7 +67,4 @@ def test_names_of_today_and_of_the_authors():
     assert "pools.1.conv.weight" in authors
     assert set(pit.checkpoint_filter_fn(authors, reference)) == set(tensors)
     for file in (tensors, authors):
-        exported = with_reference(bare, file, source="a file").to_torch_state_dict(as_numpy=True)
-        assert exported.keys() == tensors.keys()
-        for key, value in exported.items():
-            np.testing.assert_array_equal(value, tensors[key])
+        assert_exports(with_reference(bare, file, source="a file"), tensors)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from parity.pairs import pair_of
 
-import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -33,10 +33,8 @@ SMALL_TIMM = {
 
 def pair(fields=None, options=None, classes=4):
     """Ours and timm's, small, with the same random weights."""
-    reference = timm.create_model(NAME, num_classes=classes, **SMALL_TIMM, **(options or {})).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(NAME, num_classes=classes, **SMALL, **(fields or {}))
-    return with_reference(model, tensors, source="random weights"), reference
+    both = {**SMALL, **(fields or {})}, {**SMALL_TIMM, **(options or {})}
+    return pair_of(NAME, *both, classes=classes)[:2]
 
 
 @pytest.mark.parametrize(

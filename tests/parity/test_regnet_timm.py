@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_same
 
 import flaxzoo as fz
 from flaxzoo.layers.norm import GroupNorm
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,8 +25,7 @@ KINDS = {kind.name: kind for kind in FAMILIES["regnet"].kinds}
 
 def close(model, reference, size=(45, 70)):
     model = with_reference(model, fill_reference(reference.eval()), source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 @pytest.mark.parametrize("name", list(regnet.model_cfgs))

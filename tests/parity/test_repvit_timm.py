@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import pair_of
 
-import flaxzoo as fz
-from flaxzoo.verify import compare, fill_reference, with_reference
+from flaxzoo.verify import compare
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -19,10 +19,8 @@ KIND = FAMILIES["repvit"].kinds[-1]
 
 def pair():
     """Ours and timm's small network, with the same random weights."""
-    model = fz.models.get(KIND.name, num_classes=4, input_shape=KIND.input_shape, **KIND.fields)
-    reference = timm.create_model(KIND.name, num_classes=4, **KIND.timm).eval()
-    tensors = fill_reference(reference)
-    return with_reference(model, tensors, source="random weights"), reference
+    fields = {"input_shape": KIND.input_shape, **KIND.fields}
+    return pair_of(KIND.name, fields, KIND.timm, create=KIND.create)[:2]
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 33)])

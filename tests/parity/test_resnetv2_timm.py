@@ -2,10 +2,10 @@
 
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_same
 
 import flaxzoo as fz
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -20,8 +20,7 @@ SMALL_TIMM = {"layers": (1, 2), "channels": (128, 128)}
 def close(model, reference, size):
     tensors = fill_reference(reference.eval())
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 @pytest.mark.parametrize("name", list(KINDS))

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import pair_of
 
 import flaxzoo as fz
-from flaxzoo.verify import fill_reference, with_reference
+from flaxzoo.verify import with_reference
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -23,10 +24,7 @@ NAME = "sequencer2d_s"
 @pytest.fixture(scope="module")
 def pair():
     """Our small network with timm's random weights, timm's, and these."""
-    reference = timm.create_model(NAME, num_classes=4, **KIND.timm).eval()
-    tensors = fill_reference(reference)
-    model = fz.models.get(NAME, num_classes=4, **KIND.fields)
-    return with_reference(model, tensors, source="random weights"), reference, tensors
+    return pair_of(NAME, KIND.fields, KIND.timm)
 
 
 def check(model, reference, shape):

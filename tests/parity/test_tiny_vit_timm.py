@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_same, fill_whole
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, load_reference, with_reference
+from flaxzoo.verify import with_reference
 from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -25,10 +25,7 @@ def reference_of(window):
     """timm's with random weights, and these."""
     options = {"window_sizes": (7, window), "drop_path_rate": 0.0}
     reference = timm.create_model(NAME, **SMALL_TIMM, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (45, 70)])
@@ -37,8 +34,7 @@ def test_images_of_any_size(size):
     reference, tensors = reference_of(3)
     model = fz.models.get(NAME, window_size=((7, 7), (3, 3)), input_shape=(*size, 3), **SMALL)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 def loaded(tensors, window):

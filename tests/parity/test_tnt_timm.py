@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -58,12 +56,8 @@ def test_other_sizes_and_poolings(name, size, fields, options, pooling):
     model = with_reference(model, tensors, source="random weights")
     head = model.module.head.clone(pooling=pooling)
     model = fz.Model(model.module.clone(head=head), model.variables, model.spec)
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in tensors.items():
-        np.testing.assert_array_equal(exported[key], value, err_msg=key)
+    assert_same(model, reference, (*size, 3))
+    assert_exports(model, tensors)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,17 +87,9 @@ def test_positions_for_images_of_another_size(old, new):
     _, tensors = reference_of(NAMES[0], old)
     reference, _ = reference_of(NAMES[0], new)
     model = fz.models.get(NAMES[0], input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAMES[0],
-        reference=MODELS.architecture(NAMES[0]).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     expected = tnt.checkpoint_filter_fn(
         {key: torch.tensor(value) for key, value in tensors.items()}, reference
     )["patch_pos"]
-    positions = flatten(variables)["params/backbone/patch_pos"]
+    positions = flatten(model.variables)["params/backbone/patch_pos"]
     np.testing.assert_allclose(positions, expected.numpy(), rtol=0, atol=1e-6)

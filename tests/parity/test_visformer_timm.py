@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, fill_whole, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, load_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -36,10 +34,7 @@ SMALL_TIMM = {
 def reference_of(size, **options):
     """timm's with random weights, and these."""
     reference = timm.create_model(NAME, img_size=size, **SMALL_TIMM, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0, gain=1)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference, gain=1)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +52,7 @@ def test_other_sizes_and_stages(size, fields, options):
     reference, tensors = reference_of(size, **options)
     model = fz.models.get(NAME, input_shape=(*size, 3), **SMALL, **fields)
     model = with_reference(model, tensors, source="random weights")
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 @pytest.mark.parametrize(("old", "new"), [((64, 64), (96, 128)), ((96, 64), (32, 96))])
@@ -66,17 +60,9 @@ def test_positions_for_images_of_another_size(old, new):
     """Such weights timm refuses: here their positions are resampled as those of a ViT."""
     _, tensors = reference_of(old)
     model = fz.models.get(NAME, input_shape=(*new, 3), **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     for name in ("pos_embed1", "pos_embed2", "pos_embed3"):
-        positions = flatten(variables)[f"params/backbone/{name}"]
+        positions = flatten(model.variables)[f"params/backbone/{name}"]
         before = torch.tensor(tensors[name])
         expected = layers.resample_abs_pos_embed(
             before.flatten(2).transpose(1, 2),
@@ -93,7 +79,4 @@ def test_names_are_timms_in_both_directions():
     _, tensors = reference_of((32, 64))
     bare = fz.models.get(NAME, input_shape=(32, 64, 3), **SMALL)
     model = with_reference(bare, tensors, source="random weights")
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_same, load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -27,8 +25,7 @@ def reference_of(name, size, **options):
 
 
 def close(model, reference, size):
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
 
 
 @pytest.mark.parametrize(
@@ -44,19 +41,10 @@ def test_weights_for_images_of_another_size(name, old, new):
     reference = reference_of(name, old)
     tensors = fill_reference(reference)
     model = fz.models.get(name, input_shape=(*new, 3), num_classes=5, **KINDS[name].fields)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     fresh = reference_of(name, new)
     state = {key: torch.tensor(value) for key, value in tensors.items()}
     fresh.load_state_dict(hybrid.checkpoint_filter_fn(state, fresh), strict=False)
-    model = model.with_variables(variables)
     close(model, fresh, new)
     # At call, with weights of the old size.
     fields = {"input_shape": (*old, 3), "num_classes": 5, **KINDS[name].fields}

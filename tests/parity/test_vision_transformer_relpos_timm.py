@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -44,20 +43,12 @@ def test_weights_for_images_of_another_size(name, fields, options, old, new):
     tensors = fill_reference(reference)
     model = fz.models.get(name, input_shape=(*new, 3), **FIELDS, **fields)
     older = {"blocks.0.attn.rel_pos.relative_position_index": np.zeros((4, 4), np.int64)}
-    variables, missing = load(
-        model.shapes(),
-        Weights({**tensors, **older}, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, {**tensors, **older}, (*old, 3))
     reference.set_input_size(new)
-    check(model.with_variables(variables), reference)
+    check(model, reference)
     if old[0] == old[1]:
         # What timm makes of a file, whose size it does not know.
         fresh = timm.create_model(name, img_size=new, **TIMM, **options).eval()
         state = {key: torch.tensor(value) for key, value in tensors.items()}
         fresh.load_state_dict(relpos.checkpoint_filter_fn(state, fresh))
-        check(model.with_variables(variables), fresh)
+        check(model, fresh)

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import load_resized
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -47,18 +46,10 @@ def test_other_sizes_at_call(name):
 def test_weights_for_images_of_another_size(name):
     _, _, tensors = pair(name, (64, 64))
     model, fresh, _ = pair(name, (48, 96))
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((64, 64, 3), (48, 96, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (64, 64, 3))
     state = {key: torch.tensor(value) for key, value in tensors.items()}
     fresh.load_state_dict(vitamin.checkpoint_filter_fn(state, fresh))
-    check(model.with_variables(variables), fresh, (48, 96))
+    check(model, fresh, (48, 96))
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import assert_same, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
-from flaxzoo.models.registry import MODELS
-from flaxzoo.verify import compare, fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
-from flaxzoo.weights.synthetic import synthetic_images
+from flaxzoo.verify import fill_reference, with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -41,8 +39,7 @@ def test_images_that_are_not_of_whole_patches_and_poolings(size, pooling):
     head = fz.models.Head(5, pooling=pooling or None, token_labels=True)
     model = with_reference(model_of(size), tensors, source="random weights")
     model = fz.Model(model.module.clone(head=head), model.variables, model.spec)
-    differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-    assert max(difference.relative for difference in differences.values()) < 1e-5
+    assert_same(model, reference, (*size, 3))
     exported = model.to_torch_state_dict(as_numpy=True)
     assert exported.keys() == tensors.keys() | {
         key for key in reference.state_dict() if key.endswith("num_batches_tracked")
@@ -56,15 +53,7 @@ def test_positions_for_images_of_another_size(old, new):
     """timm refuses such weights: here their positions are resampled as those of a ViT."""
     tensors = fill_reference(reference_of(old))
     model = model_of(new)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=KIND.name,
-        reference=MODELS.architecture(KIND.name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
-    assert missing == ()
+    model = load_resized(model, tensors, (*old, 3))
     before = torch.tensor(tensors["pos_embed"])
     expected = layers.resample_abs_pos_embed(
         before.flatten(1, 2),
@@ -72,7 +61,7 @@ def test_positions_for_images_of_another_size(old, new):
         old_size=before.shape[1:3],
         num_prefix_tokens=0,
     )
-    positions = flatten(variables)["params/backbone/pos_embed"]
+    positions = flatten(model.variables)["params/backbone/pos_embed"]
     np.testing.assert_allclose(
         np.asarray(positions).reshape(expected.shape), expected.numpy(), rtol=0, atol=1e-6
     )

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from parity.pairs import assert_exports, assert_same, fill_whole
 
 import flaxzoo as fz
-from flaxzoo.verify import compare, load_reference, with_reference
-from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
+from flaxzoo.verify import with_reference
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -20,10 +20,7 @@ SMALL_TIMM = {"num_classes": 5, "depth": 1, "cls_attn_layers": 1}
 def reference_of(name):
     """timm's with random weights, and these."""
     reference = timm.create_model(name, **SMALL_TIMM).eval()
-    shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
-    tensors = synthetic_tensors(shapes, 0)
-    load_reference(reference, tensors, source="random weights")
-    return reference, tensors
+    return reference, fill_whole(reference)
 
 
 @pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "xcit_tiny_12_p16_224"])
@@ -31,8 +28,7 @@ def test_images_of_any_size(name):
     reference, tensors = reference_of(name)
     model = with_reference(fz.models.get(name, **SMALL), tensors, source="random weights")
     for size in ((40, 75), (64, 33)):
-        differences = compare(model, reference, synthetic_images((2, *size, 3), 0))
-        assert max(difference.relative for difference in differences.values()) < 1e-5
+        assert_same(model, reference, (*size, 3))
 
 
 def test_the_authors_files():
@@ -46,7 +42,4 @@ def test_the_authors_files():
     theirs = {key: torch.tensor(value) for key, value in authors.items()}
     assert set(xcit.checkpoint_filter_fn(theirs, reference)) == set(tensors)
     model = with_reference(fz.models.get(name, **SMALL), authors, source="the authors' file")
-    exported = model.to_torch_state_dict(as_numpy=True)
-    assert exported.keys() == tensors.keys()
-    for key, value in exported.items():
-        np.testing.assert_array_equal(value, tensors[key])
+    assert_exports(model, tensors)
