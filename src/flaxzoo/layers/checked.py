@@ -34,18 +34,22 @@ class Checked(nn.Module):
         is_new = self.parent is _UNSPECIFIED
         super().__post_init__()
         if is_new:
-            self._check_all()
+            self.check_all()
 
     @nn.nowrap
     def clone(self, **options: Any) -> Any:
         """Clones as Flax does, and checks the fields if any is new."""
         clone = super().clone(**options)
         if not _FLAX_OPTIONS.issuperset(options):
-            clone._check_all()
+            clone.check_all()
         return clone
 
     @nn.nowrap
-    def _check_all(self) -> None:
+    def check_all(self) -> None:
+        """Raises ValueError for what a field does not take, by its annotation or as the class says.
+
+        Flax's clones and modules that name a parent are not checked by themselves.
+        """
         cls: Any = type(self)
         for name, check in _declared(cls):
             check(name, getattr(self, name))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_rate, check_size, check_widths
+from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.channels import flattened
@@ -117,8 +117,6 @@ class AlexNet(Backbone):
         if len(widths) != len(_CONVS):
             raise ArgumentError(f"widths must be {len(_CONVS)} numbers, got {widths}")
         check_size("hidden", self.hidden)
-        check_rate("dropout", self.dropout)
-        as_activation(self.activation)
 
 
 variants(

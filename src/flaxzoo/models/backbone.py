@@ -9,15 +9,19 @@ import dataclasses
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
-from flaxzoo.errors import ShapeError
+from flaxzoo._checks import check_choice
+from flaxzoo.activations import as_activation
+from flaxzoo.errors import ArgumentError, ShapeError
+from flaxzoo.layers.attention import IMPLEMENTATIONS
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.written import written
+from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.remat import as_remat_policy
 
 _AXES = {
@@ -25,6 +29,20 @@ _AXES = {
     "maps": "[B, H, W, C]",
     "tokens": "[B, N, C]",
     "vectors": "[B, C]",
+}
+
+
+def _check_output_stride(value: Any) -> None:
+    if value not in (8, 16, 32):
+        raise ArgumentError(f"output_stride must be 8, 16 or 32, got {value!r}")
+
+
+# What these fields take in all families that have them: their check, called with the value.
+_USUAL: Mapping[str, Callable[[Any], Any]] = {
+    "activation": as_activation,
+    "norm": as_norm,
+    "implementation": lambda value: check_choice("implementation", value, IMPLEMENTATIONS),
+    "output_stride": _check_output_stride,
 }
 
 
@@ -91,8 +109,23 @@ class Backbone(Layer, kw_only=True):
 
     # The shortest side of images that convolutions without padding leave a pixel of.
     smallest: ClassVar[int] = 1
+    # Fields that take other values than those of this name do in other families.
+    unusual: ClassVar[tuple[str, ...]] = ()
 
     feature_maps: bool = False
+
+    @nn.nowrap
+    def check_all(self) -> None:
+        """Raises ValueError for what a field does not take, by its name too: a norm, a stride.
+
+        None is taken where it is the default.
+        """
+        for name, field in self.__dataclass_fields__.items():
+            value = getattr(self, name)
+            given = value is not None or field.default is not None
+            if given and name in _USUAL and name not in self.unusual:
+                _USUAL[name](value)
+        super().check_all()
 
     @nn.nowrap
     def parts(self) -> Iterator[Part]:

@@ -43,7 +43,6 @@ from flaxzoo._checks import (
 )
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention import IMPLEMENTATIONS
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -57,7 +56,7 @@ from flaxzoo.layers.gates import (
 from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
-from flaxzoo.layers.norm import BatchNorm, EvoNormS0, as_norm
+from flaxzoo.layers.norm import BatchNorm, EvoNormS0
 from flaxzoo.layers.pool import anti_alias, avg_pool, max_pool, shortcut_pool
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.reparameterized import MobileOneBlock
@@ -623,12 +622,8 @@ class ByobNet(Backbone):
         as_choice("stem_pool", self.stem_pool, ("max", "avg"))
         as_choice("shortcut", self.shortcut, _SHORTCUTS)
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         if self.fused and not {self.stem, *self.kinds} & set(_BRANCHED):
             raise ArgumentError("fused=True takes blocks of kind 'rep' or 'one', there are none")
-        as_activation(self.activation)
-        as_norm(self.norm)
         as_gate(self.gate)
 
 
@@ -676,7 +671,6 @@ class ClipResNet(SizedByobNet):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         super().check_fields()
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
         if not min(self.grid((self.input_shape[0], self.input_shape[1]))):
             raise ShapeError(
                 f"attention pooling needs a last map of at least 1 x 1 pixels: images of "

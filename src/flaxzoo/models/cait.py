@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_rate, check_size
+from flaxzoo._checks import check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import head_width, weight_hook
 from flaxzoo.layers.checked import Checked
@@ -243,7 +243,6 @@ class Cait(LateTokenBackbone, GridBackbone):
         """Raises ValueError for what a field does not take."""
         super().check_fields()
         check_size("class_depth", self.class_depth)
-        check_rate("position_dropout", self.position_dropout)
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")

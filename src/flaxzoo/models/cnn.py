@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import as_choice, check_kernel, check_rate, check_size, check_widths
+from flaxzoo._checks import as_choice, check_kernel, check_size, check_widths
 from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
@@ -126,9 +126,7 @@ class CNN(Backbone):
         check_widths("features", self.features, allow_empty=True)
         check_kernel("kernel_size", self.kernel_size)
         check_widths("hidden", self.hidden, allow_empty=True)
-        check_rate("dropout", self.dropout)
         as_choice("pooling", self.pooling, _POOLINGS)
-        as_activation(self.activation)
 
 
 @register("cnn", input_shape=(28, 28, 1), paper=CNN_REFERENCE)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._checks import check_flag, check_number, check_rate, check_size
+from flaxzoo._checks import check_flag, check_number, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateValueAttention, weight_hook
 from flaxzoo.layers.dense import Dense
@@ -293,7 +293,6 @@ class ConVit(LateTokenBackbone, GridBackbone):
             )
         check_flag("positions", self.positions)
         check_number("locality", self.locality)
-        check_rate("position_dropout", self.position_dropout)
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")

@@ -23,7 +23,7 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -144,8 +144,6 @@ class ConvMixer(Backbone):
             raise ArgumentError(
                 f"kernel_size must be odd, so that maps keep their size, got {self.kernel_size}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -25,7 +25,7 @@ from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import GlobalResponseNormMlp, Mlp
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -195,11 +195,6 @@ class ConvNeXt(Backbone):
         check_lengths(**lists)
         check_choice("stem", self.stem, _STEMS)
         check_size("patch_size", self.patch_size)
-        if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 _V2_PAPER = "https://arxiv.org/abs/2301.00808"

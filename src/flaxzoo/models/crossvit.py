@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_number, check_rate, check_widths
+from flaxzoo._checks import check_choice, check_number, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import check_heads
@@ -359,8 +359,6 @@ class CrossVit(Backbone):
             check_widths("layers", counts)
         check_heads(self.widths, self.heads)
         check_choice("branch_pooling", self.branch_pooling, ("token", "avg"))
-        check_rate("position_dropout", self.position_dropout)
-        check_rate("drop_path", self.drop_path)
         if self.conv_patches and not set(self.patch_sizes) <= set(_STEMS):
             raise ArgumentError(
                 f"conv_patches=True takes patch_sizes of 12 and 16, got {tuple(self.patch_sizes)}"

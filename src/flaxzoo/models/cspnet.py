@@ -32,7 +32,6 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, as_gate
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -361,11 +360,7 @@ class CspNet(Backbone):
             if getattr(self, name) not in (1, 2):
                 raise ArgumentError(f"{name} must be 1 or 2, got {getattr(self, name)!r}")
         check_size("stem_kernel_size", self.stem_kernel_size)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         as_gate(self.gate)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _pool(x: jax.Array, train: bool) -> jax.Array:

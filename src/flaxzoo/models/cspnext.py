@@ -20,14 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_flag, check_lengths, check_number, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite
 from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -241,10 +239,6 @@ class CspNext(Backbone):
                 "widths must begin with 4 or more, of which the stem has a quarter, got "
                 f"{self.widths[0]}"
             )
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], backbone: Any) -> dict[str, Any]:

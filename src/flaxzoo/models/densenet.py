@@ -24,7 +24,7 @@ from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import FanIn, HeNormal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import anti_alias, max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -226,8 +226,6 @@ class DenseNet(Backbone):
         check_size("bottleneck", self.bottleneck)
         check_choice("stem", self.stem, tuple(_STEMS))
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], backbone: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import HeNormal, plain_bias
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -347,8 +347,6 @@ class DLA(Backbone):
         check_choice("block", self.block, tuple(_BLOCKS))
         for name in ("groups", "base_width"):
             check_size(name, getattr(self, name))
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 _34, _60, _102 = (1, 1, 1, 2, 2, 1), (1, 1, 1, 2, 3, 1), (1, 1, 1, 3, 4, 1)

@@ -27,7 +27,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -213,8 +213,6 @@ class DPN(Backbone):
             raise ArgumentError(
                 f"block_width must be a multiple of groups={self.groups}, got {self.block_width}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _pool(x: jax.Array, train: bool) -> jax.Array:

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
@@ -29,7 +28,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import TruncatedNormal, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
+from flaxzoo.layers.norm import call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -293,8 +292,6 @@ class EdgeNeXt(Backbone):
         lists = {name: getattr(self, name) for name in (*counts, "attending", "positions")}
         check_lengths(**lists)
         check_number("mlp_ratio", self.mlp_ratio, above=0)
-        as_activation(self.activation)
-        as_norm(self.norm)
         for stage, count in enumerate(self.attending):
             check_size("attending", count, minimum=0)
             # A block that halves the map is none of attention.

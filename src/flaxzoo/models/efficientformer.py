@@ -20,17 +20,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
+from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import FanIn, Normal, plain_bias, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pool import neighbour_mean
@@ -329,9 +329,6 @@ class EfficientFormer(Backbone):
             raise ArgumentError(
                 f"input_shape must be (height, width, channels), got {self.input_shape}"
             )
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _flat(x: jax.Array, _train: bool) -> jax.Array:

@@ -19,17 +19,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
+from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, Normal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid
@@ -395,7 +395,6 @@ class EfficientFormerV2(Backbone):
                 )
         check_size("attending", self.attending, minimum=0)
         check_size("heads", self.heads)
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
         check_widths("input_shape", self.input_shape)
         side = 4 * 2 ** (len(self.layers) - 1)
         if len(self.input_shape) != 3 or any(n % side for n in self.input_shape[:2]):
@@ -403,8 +402,6 @@ class EfficientFormerV2(Backbone):
                 f"input_shape must be (height, width, channels) of multiples of {side}, got "
                 f"{self.input_shape}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _resize(table: Any, shape: tuple[int, ...], _backbone: Any, old: Any, new: Any) -> Any:

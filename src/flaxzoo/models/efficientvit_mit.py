@@ -19,14 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn, plain_bias, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -310,8 +308,6 @@ class EfficientVit(Backbone):
                     f"classifier_widths must be two or None, got {tuple(self.classifier_widths)}"
                 )
         check_choice("stem_kind", self.stem_kind, ("separable", "pair"))
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 REFERENCE = Reference(

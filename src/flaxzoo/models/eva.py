@@ -25,16 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._checks import check_choice, check_rate, check_size
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateAttention
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
-from flaxzoo.layers.patch_embed import (
-    PatchDropout,
-    PatchEmbed,
-    resample_kernel,
-)
+from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.rotary import COORDINATES, RotaryPositions, Rotation
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
@@ -357,7 +353,6 @@ class Eva(PatchBackbone):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_size("register_tokens", self.register_tokens, minimum=0)
-        check_rate("patch_dropout", self.patch_dropout)
         check_choice("block", self.block, _BLOCKS)
         if self.pooling == "token" and not self.class_token:
             raise ArgumentError("pooling='token' takes the class token, and class_token is False")

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_flag, check_number, check_rate, check_size, check_widths
+from flaxzoo._checks import check_flag, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
@@ -26,7 +26,7 @@ from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate, scaled_channels
+from flaxzoo.layers.norm import normalise_and_activate, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -178,9 +178,6 @@ class FasterNet(Backbone):
             )
         check_number("mlp_ratio", self.mlp_ratio, above=0)
         check_flag("patch_norm", self.patch_norm)
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

@@ -27,7 +27,7 @@ import numpy as np
 from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention
+from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -35,7 +35,7 @@ from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import PLAIN, Normal
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import ChannelScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import ChannelScale, call_norm, make_norm
 from flaxzoo.layers.reparameterized import (
     Affine,
     MobileOneBlock,
@@ -367,9 +367,6 @@ class FastVit(Backbone):
             check_size(name, getattr(self, name))
         for name in ("attention_dropout", "block_dropout", "drop_path"):
             check_rate(name, getattr(self, name))
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
         for width, mixer in zip(self.widths, self.mixers, strict=True):
             if mixer == "attention" and width % self.head_width:
                 raise ArgumentError(

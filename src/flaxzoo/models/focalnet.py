@@ -27,7 +27,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -263,8 +263,6 @@ class FocalNet(Backbone):
             check_widths(name, value)
         check_lengths(**lists)
         check_size("width", self.width)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], backbone: FocalNet) -> dict[str, Any]:

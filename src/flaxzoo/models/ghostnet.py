@@ -403,8 +403,6 @@ class GhostNet(Backbone):
         check_number("width_factor", self.width_factor, above=0)
         check_size("branches", self.branches, minimum=0)
         check_size("head_width", self.head_width)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], _backbone: GhostNet) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_rate, check_size, check_widths
+from flaxzoo._checks import check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.branches import Unit, scaled
 from flaxzoo.layers.channels import flattened
@@ -156,7 +156,6 @@ class GoogLeNet(Inception):
         """Raises ValueError for what a field does not take."""
         super().check_fields()
         check_size("auxiliary", self.auxiliary, minimum=0)
-        check_rate("auxiliary_dropout", self.auxiliary_dropout)
         counts, most = check_widths("layers", self.layers), tuple(map(len, _WIDTHS))
         if len(counts) != len(most) or any(map(int.__gt__, counts, most)):
             raise ArgumentError(f"layers must be 3 numbers of at most {most}, got {counts}")

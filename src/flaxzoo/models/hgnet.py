@@ -19,14 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite
 from flaxzoo.layers.initializers import FanIn, HeNormal, ones, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -322,8 +320,6 @@ class HGNet(Backbone):
                 f"output, got {tuple(self.stem_widths)}"
             )
         check_size("head_width", self.head_width, optional=True)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 REFERENCE = Reference(

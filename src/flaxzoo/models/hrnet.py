@@ -29,7 +29,7 @@ from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN, plain_bias
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -272,8 +272,6 @@ class HRNet(Backbone):
             raise ArgumentError(f"stem_widths must be two, got {self.stem_widths!r}")
         for name in ("width", "first_width", "head_features"):
             check_size(name, getattr(self, name))
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def check_sides(x: jax.Array, by: int) -> None:

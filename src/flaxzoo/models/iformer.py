@@ -18,8 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
-from flaxzoo.activations import as_activation
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.checked import Checked
@@ -27,7 +26,6 @@ from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Constant, Normal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -327,9 +325,6 @@ class Iformer(Backbone):
             check_size(name, getattr(self, name))
         if self.layer_scale is not None:
             check_number("layer_scale", self.layer_scale)
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
         if self.distilled_training and not self.distilled:
             raise ArgumentError("distilled_training=True takes distilled=True, got False")
 

@@ -13,12 +13,10 @@ import flax.linen as nn
 import jax
 
 from flaxzoo._checks import check_number
-from flaxzoo.activations import as_activation
 from flaxzoo.layers.auxiliary import sow_logits
 from flaxzoo.layers.branches import Branches, Step, Unit, scaled
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 
 # A block's branches, as ``flaxzoo.layers.branches.Branches`` takes them.
@@ -102,5 +100,3 @@ class Inception(Backbone, kw_only=True):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_number("width_factor", self.width_factor, above=0)
-        as_activation(self.activation)
-        as_norm(self.norm)

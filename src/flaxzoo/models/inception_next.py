@@ -18,15 +18,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
-from flaxzoo.activations import as_activation
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
+from flaxzoo.layers.norm import call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -215,11 +214,6 @@ class InceptionNeXt(Backbone):
                 raise ArgumentError(f"{name} must be odd, got {getattr(self, name)}")
         # There are three branches.
         check_number("branch_ratio", self.branch_ratio, minimum=0, maximum=1 / 3)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

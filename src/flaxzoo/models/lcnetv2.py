@@ -26,7 +26,6 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import FanIn, HeNormal
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.reparameterized import Affine, Reparameterized, Variables, of_submodule
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -196,8 +195,6 @@ class LCNetV2(Backbone):
             raise ArgumentError(f"layers must be of the four stages, got {self.layers!r}")
         check_size("width", self.width)
         check_size("head_width", self.head_width, optional=True)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
@@ -28,7 +28,6 @@ from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath
 from flaxzoo.layers.initializers import Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
 from flaxzoo.layers.patch_embed import check_image_size
 from flaxzoo.layers.pos_embed import Grid
@@ -326,9 +325,6 @@ class Levit(Backbone):
             check_widths(name, value)
         check_lengths(**lists)
         check_size("key_width", self.key_width)
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
         if any(width < self.key_width for width in self.widths[:-1]):
             raise ArgumentError(
                 f"widths before the last must be at least key_width={self.key_width}, since "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
 
-from flaxzoo._checks import check_rate, check_size, is_size
+from flaxzoo._checks import check_size, is_size
 from flaxzoo._explain import explained
 from flaxzoo._inputs import check_ids
 from flaxzoo.errors import CheckpointError, DataError, ShapeError, did_you_mean
@@ -405,7 +405,6 @@ class LSTM(Backbone):
                 f"unknown pooling {self.pooling!r}.{did_you_mean(str(self.pooling), POOLINGS)} "
                 f"It is one of {', '.join(POOLINGS)} or None"
             )
-        check_rate("dropout", self.dropout)
         check_size("num_classes", self.num_classes, minimum=0)
         check_size("unroll", self.unroll)
         check_size("vocab_size", self.vocab_size, optional=True)

@@ -27,7 +27,7 @@ from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import LayerScale, as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import LayerScale, call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -232,8 +232,6 @@ class MambaOut(Backbone):
                 f"conv_ratio must be at most expansion={self.expansion:g} and leave a channel of "
                 f"widths={tuple(self.widths)}, got {self.conv_ratio:g}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], _backbone: MambaOut) -> Mapping[str, Any]:

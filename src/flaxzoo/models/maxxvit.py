@@ -33,7 +33,7 @@ from flaxzoo._checks import (
 )
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, Attention
+from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
@@ -767,8 +767,6 @@ class MaxxViT(Backbone):
                 check_kernel(name, getattr(self, name))
         check_number("gate_ratio", self.gate_ratio, above=0)
         check_number("mlp_ratio", self.mlp_ratio, above=0)
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_norm(self.norm)
         as_norm(self.conv_norm)
         for name in ("activation", "conv_activation", "gate_activation"):
             as_activation(getattr(self, name))

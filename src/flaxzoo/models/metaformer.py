@@ -284,6 +284,9 @@ class MetaFormer(Backbone):
         policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
+    # ``"star_relu"`` is a module of this family.
+    unusual = ("activation",)
+
     layers: Sequence[int] = (2, 2, 6, 2)
     widths: Sequence[int] = (64, 128, 320, 512)
     mixers: Sequence[str] = ("pool", "pool", "pool", "pool")

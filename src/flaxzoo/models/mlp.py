@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import as_choice, check_rate, check_size, check_widths
+from flaxzoo._checks import as_choice, check_size, check_widths
 from flaxzoo._explain import explained
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
@@ -41,6 +41,9 @@ class MLP(Backbone):
       input_ndim: how many trailing axes are one example, flattened to one: 1 takes
         ``[..., features]``, 3 takes images ``[..., H, W, C]``.
     """
+
+    # The name of no norm is one of its norms.
+    unusual = ("norm",)
 
     features: Sequence[int] = (256, 128)
     activation: str | Callable[[jax.Array], jax.Array] = "relu"
@@ -96,10 +99,8 @@ class MLP(Backbone):
         check_widths("features", self.features, allow_empty=True)
         if not self.features:
             raise ValueError("features must name at least one layer's width, got an empty sequence")
-        check_rate("dropout", self.dropout)
         check_size("input_ndim", self.input_ndim)
         as_choice("norm", self.norm, _NORMS)
-        as_activation(self.activation)
 
 
 @register("mlp", input_shape=(28, 28, 1))

@@ -21,8 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_rate
-from flaxzoo.activations import as_activation
+from flaxzoo._checks import check_choice
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath
@@ -218,6 +217,9 @@ class MlpMixer(GridBackbone):
         policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
+    # ``"affine"`` is no norm that others have.
+    unusual = ("norm",)
+
     input_shape: tuple[int, int, int] = (224, 224, 3)
     patch_size: int = 16
     width: int = 512
@@ -275,10 +277,8 @@ class MlpMixer(GridBackbone):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         super().check_fields()
-        check_rate("block_dropout", self.block_dropout)
         check_choice("block", self.block, BLOCKS)
         check_choice("mlp", self.mlp, MLPS)
-        as_activation(self.activation)
         if self.norm != "affine":
             as_norm(self.norm)
         gated = self.block == "gating" or self.mlp == "glu"

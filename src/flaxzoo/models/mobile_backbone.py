@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import as_choice, check_choice, check_size
+from flaxzoo._checks import as_choice, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.attention import IMPLEMENTATIONS
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.gates import EfficientChannelAttention, as_gate, divisible
 from flaxzoo.layers.initializers import FanOut, HeNormal
@@ -32,7 +31,7 @@ from flaxzoo.layers.inverted_residual import (
     MobileBlock,
     SeparableBlock,
 )
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.universal_residual import MobileAttention, UniversalResidual
 from flaxzoo.models.backbone import Backbone, Part
 
@@ -442,18 +441,13 @@ class MobileBackbone(Backbone):
             check_size(name, getattr(self, name))
         as_choice("padding", self.padding, ("SAME",))
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        as_activation(self.activation)
         as_activation(self.gate_activation)
         if self.squeeze_activation is not None:
             as_activation(self.squeeze_activation)
-        as_norm(self.norm)
         if as_gate(self.gate) is EfficientChannelAttention:
             raise ArgumentError(
                 "gate must take the width that a line says, 'se' or 'gc': got 'eca'"
             )
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)

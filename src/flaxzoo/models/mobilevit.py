@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
-from flaxzoo.activations import as_activation
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, check_heads, weight_hook
+from flaxzoo.layers.attention import check_heads, weight_hook
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -31,7 +30,7 @@ from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.derivatives import softmax
-from flaxzoo.layers.norm import as_norm, make_norm
+from flaxzoo.layers.norm import make_norm
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.transformer import TransformerBlock
 from flaxzoo.models.backbone import Backbone, Part
@@ -400,9 +399,6 @@ class MobileVit(Backbone):
         if not self.separable:
             tokens = tuple(self._tokens())
             check_heads(tokens, (self.heads,) * len(tokens))
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 _V2: dict[str, Any] = {

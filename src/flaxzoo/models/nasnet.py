@@ -21,7 +21,6 @@ from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.searched_cell import CURRENT, PREVIOUS, Recipe, SearchedCell
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -131,8 +130,6 @@ class CellBackbone(Backbone):
                 "width must be a multiple of 4, as the first cells have a quarter and half of it, "
                 f"got {self.width}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 class NASNet(CellBackbone):

@@ -29,7 +29,7 @@ from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.max_pool import max_pool_2d
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size, resample_kernel
 from flaxzoo.layers.pos_embed import Grid, resample_map
 from flaxzoo.layers.transformer import TransformerBlock
@@ -259,7 +259,6 @@ class Nest(Backbone):
         check_lengths(**lists)
         check_heads(self.widths, self.heads)
         check_size("patch_size", self.patch_size)
-        as_norm(self.norm)
         side = self.patch_size * self.blocks(0)[0]
         if len(self.input_shape) != 3 or any(n % side or not n for n in self.input_shape[:2]):
             raise ArgumentError(

@@ -19,10 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, weight_hook
+from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
@@ -31,7 +31,7 @@ from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pool import shortcut_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -341,9 +341,6 @@ class NextVit(Backbone):
             check_number(name, getattr(self, name), above=0)
         check_number("attention_share", self.attention_share, above=0, below=1)
         self._check_widths()
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
     @nn.nowrap
     def _check_widths(self) -> None:

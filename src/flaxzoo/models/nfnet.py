@@ -29,7 +29,6 @@ from flaxzoo._checks import (
     check_widths,
 )
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
 from flaxzoo.layers.initializers import FanIn, HeNormal, Normal, ones, zeros
@@ -300,6 +299,9 @@ class NFNet(Backbone):
         policy of what is kept all the same (``flaxzoo.layers.remat``).
     """
 
+    # Activations of these networks have gains of their own.
+    unusual = ("activation",)
+
     layers: Sequence[int] = (1, 2, 6, 3)
     widths: Sequence[int] = (256, 512, 1536, 1536)
     width_factor: float = 1.0
@@ -406,8 +408,6 @@ class NFNet(Backbone):
         as_choice("gate", self.gate, _GATES)
         as_choice("padding", self.padding, ("SAME",))
         check_choice("activation", self.activation, tuple(GAMMAS))
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
 
 
 REFERENCE = Reference(

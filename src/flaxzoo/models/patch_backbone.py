@@ -81,7 +81,6 @@ class GridBackbone(Backbone):
         """Raises ValueError for what a field does not take."""
         for name in ("patch_size", "width", "depth"):
             check_size(name, getattr(self, name))
-        check_rate("drop_path", self.drop_path)
         if len(self.input_shape) != 3 or not math.prod(self.grid):
             raise ArgumentError(
                 "input_shape must be (height, width, channels), of at least one patch of "

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import check_heads
 from flaxzoo.layers.conv import Conv
@@ -233,7 +233,6 @@ class PoolingVisionTransformer(Backbone):
         check_lengths(**lists)
         check_size("patch_size", self.patch_size)
         check_size("patch_stride", self.patch_stride)
-        check_rate("position_dropout", self.position_dropout)
         check_heads(self.widths, self.heads)
         pairs = zip(self.widths, self.widths[1:], strict=False)
         if any(width % before for before, width in pairs):

@@ -33,7 +33,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EffectiveSqueezeExcite, divisible
 from flaxzoo.layers.initializers import FanIn, HeNormal, plain_bias
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm, scaled_channels
+from flaxzoo.layers.norm import call_norm, make_norm, scaled_channels
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -269,8 +269,6 @@ class RDNet(Backbone):
             check_number(name, getattr(self, name), above=0)
         for name in ("block_dropout", "drop_path"):
             check_rate(name, getattr(self, name))
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], _backbone: Any) -> Mapping[str, Any]:

@@ -22,14 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxzoo._checks import (
-    as_choice,
-    check_lengths,
-    check_number,
-    check_rate,
-    check_size,
-    check_widths,
-)
+from flaxzoo._checks import as_choice, check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
@@ -38,7 +31,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite, divisible
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import GroupNorm, as_norm, normalise_and_activate
+from flaxzoo.layers.norm import GroupNorm, normalise_and_activate
 from flaxzoo.layers.pool import shortcut_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -364,11 +357,6 @@ class RegNet(Backbone):
                     "flaxzoo.models.regnet.design rounds widths"
                 )
         as_choice("shortcut", self.shortcut, _SHORTCUTS)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 # From the names of torchvision, and of the authors' classy-vision, to timm's.

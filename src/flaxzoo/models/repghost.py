@@ -271,8 +271,6 @@ class RepGhostNet(Backbone):
             check_number("gate_ratios", ratio, minimum=0)
         for name in ("stem_width", "last_width", "head_width"):
             check_size(name, getattr(self, name))
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _row(factor: float) -> Row:

@@ -288,8 +288,6 @@ class RepVit(Backbone):
         check_number("ratio", self.ratio, above=0)
         if self.distilled_training and not self.distilled:
             raise ArgumentError("distilled_training=True takes distilled=True, got False")
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 REFERENCE = Reference(

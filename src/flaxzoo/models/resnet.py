@@ -29,14 +29,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import (
-    as_choice,
-    check_choice,
-    check_lengths,
-    check_rate,
-    check_size,
-    check_widths,
-)
+from flaxzoo._checks import as_choice, check_choice, check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -303,8 +296,6 @@ class ResNet(Backbone):
         check_widths("layers", self.layers)
         check_widths("widths", self.widths)
         check_lengths(layers=self.layers, widths=self.widths)
-        if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         for name in ("block", "gate"):
             number = len(_each(getattr(self, name)))
             if number not in (1, len(self.layers)):
@@ -321,10 +312,7 @@ class ResNet(Backbone):
         check_choice("stem_pool", self.stem_pool, ("max", "conv"))
         for name in ("stem_width", "groups", "base_width", "reduce_first", "down_kernel_size"):
             check_size(name, getattr(self, name))
-        check_rate("drop_path", self.drop_path)
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        as_activation(self.activation)
-        as_norm(self.norm)
         for gate in _each(self.gate):
             as_gate(gate)
         for part in self.parts():

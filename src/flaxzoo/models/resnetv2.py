@@ -20,20 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import (
-    check_choice,
-    check_lengths,
-    check_number,
-    check_rate,
-    check_size,
-    check_widths,
-)
+from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import divisible
 from flaxzoo.layers.initializers import Normal
-from flaxzoo.layers.norm import EvoNormS0, as_norm, normalise_and_activate
+from flaxzoo.layers.norm import EvoNormS0, normalise_and_activate
 from flaxzoo.layers.pool import max_pool, shortcut_pool
 from flaxzoo.layers.resnet_v2 import GROUPS, ResNetV2Layers
 from flaxzoo.models.backbone import Backbone, Part
@@ -268,14 +260,9 @@ class ResNetV2(Backbone):
         check_lengths(layers=self.layers, widths=self.widths)
         check_choice("block", self.block, tuple(_BLOCKS))
         check_choice("stem", self.stem, _STEMS)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
         check_size("width_factor", self.width_factor)
         check_size("stem_width", self.stem_width)
         check_number("ratio", self.ratio, above=0)
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 REFERENCE = Reference(

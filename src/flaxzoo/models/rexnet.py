@@ -26,7 +26,6 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import FanOut, HeNormal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.mobile_backbone import round_width
 from flaxzoo.models.reference import Reference
@@ -209,11 +208,7 @@ class ReXNet(Backbone):
             check_number(name, getattr(self, name), above=0)
         check_number("growth", self.growth, minimum=0)
         check_size("divisor", self.divisor)
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        as_activation(self.activation)
         as_activation(self.inner_activation)
-        as_norm(self.norm)
 
 
 variants(

@@ -21,12 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_size, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, HeNormal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -182,8 +180,6 @@ class SelecSLS(Backbone):
                 "head_widths must be of an even number of convolutions, as each second one ends a "
                 f"map, got {tuple(self.head_widths)}"
             )
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 _60: dict[str, Any] = {

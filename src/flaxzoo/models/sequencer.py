@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from flaxzoo._checks import check_lengths, check_number, check_widths
-from flaxzoo.activations import as_activation
 from flaxzoo.errors import ShapeError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
@@ -29,7 +28,7 @@ from flaxzoo.layers.initializers import GlorotUniform, LecunNormal, Normal, Unif
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.recurrence import run_recurrence
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -265,8 +264,6 @@ class Sequencer(Backbone):
         check_lengths(**lists, mlp_ratios=self.mlp_ratios)
         for ratio in self.mlp_ratios:
             check_number("mlp_ratios", ratio, above=0)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _convert(tensors: Mapping[str, Any], _backbone: Sequencer) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, normalise_and_activate
+from flaxzoo.layers.norm import normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -147,8 +147,6 @@ class ShuffleNetV2(Backbone):
             raise ArgumentError(f"widths must be even, for two halves, got {widths}")
         check_size("stem_width", self.stem_width)
         check_size("last_width", self.last_width)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

@@ -26,7 +26,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import PLAIN, Normal, ones, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, make_norm
+from flaxzoo.layers.norm import make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -234,8 +234,6 @@ class Shvit(Backbone):
                 f"{tuple(self.partial_widths)}"
             )
         check_size("key_width", self.key_width)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 REFERENCE = Reference(

@@ -137,7 +137,6 @@ class SqueezeNet(Backbone):
             )
         check_size("stem_width", self.stem_width)
         check_size("stem_size", self.stem_size)
-        as_activation(self.activation)
 
 
 variants(

@@ -16,13 +16,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_rate, check_size, check_widths
+from flaxzoo._checks import check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal, plain_bias
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -132,9 +132,6 @@ class StarNet(Backbone):
         check_widths("layers", self.layers)
         for name in ("width", "stem_width", "mlp_ratio"):
             check_size(name, getattr(self, name))
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

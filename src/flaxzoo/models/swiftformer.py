@@ -253,7 +253,6 @@ class SwiftFormer(Backbone):
                     f"in stages {stage - 1} and {stage}"
                 )
         check_number("mlp_ratio", self.mlp_ratio, above=0)
-        as_activation(self.activation)
 
 
 def _convert(tensors: Mapping[str, Any], _backbone: SwiftFormer) -> Mapping[str, Any]:

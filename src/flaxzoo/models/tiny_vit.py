@@ -18,17 +18,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, check_heads, head_width, weight_hook
+from flaxzoo.layers.attention import attend, check_heads, head_width, weight_hook
 from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.dense import Dense
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import Normal, zeros
 from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.mlp import Mlp
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.offset_bias import NAME, offset_bias, resample_offsets
 from flaxzoo.layers.pos_embed import Grid
 from flaxzoo.layers.windows import over_windows, stage_windows
@@ -325,9 +325,6 @@ class TinyVit(Backbone):
         check_size("local_kernel_size", self.local_kernel_size)
         for name in ("block_dropout", "drop_path"):
             check_rate(name, getattr(self, name))
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
         if self.local_kernel_size % 2 == 0 or self.widths[0] % 2:
             raise ArgumentError(
                 "local_kernel_size must be odd and widths[0] even, got "

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_flag, check_number, check_rate, check_size
+from flaxzoo._checks import check_flag, check_number, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, SeparateValueAttention
 from flaxzoo.layers.conv import Conv
@@ -275,7 +275,6 @@ class Tnt(GridBackbone):
             check_size(name, getattr(self, name))
         check_number("mlp_ratio", self.mlp_ratio, above=0)
         check_flag("legacy", self.legacy)
-        check_rate("position_dropout", self.position_dropout)
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.legacy and self.patch_size % self.pixel_size:
             raise ArgumentError(

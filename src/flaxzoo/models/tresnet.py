@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxzoo._checks import as_choice, check_choice, check_lengths, check_rate, check_widths
+from flaxzoo._checks import as_choice, check_choice, check_lengths, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.activations import get as get_activation
 from flaxzoo.errors import ShapeError
@@ -28,7 +28,6 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import SqueezeExcite
 from flaxzoo.layers.initializers import HeNormal, Normal, ones, plain_bias, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.pool import anti_alias, shortcut_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -204,10 +203,7 @@ class TResNet(Backbone):
         for kind in self.kinds:
             check_choice("kinds", kind, _KINDS)
         as_choice("anti_aliasing", self.anti_aliasing, _ANTI_ALIASING)
-        check_rate("drop_path", self.drop_path)
-        as_activation(self.activation)
         as_activation(self.stem_activation)
-        as_norm(self.norm)
 
 
 def pixels_as_channels(x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_number, check_size, check_widths
 from flaxzoo.layers.attention import Attention, check_heads
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -206,7 +206,6 @@ class Twins(Backbone):
         for size in self.windows or ():
             check_size("windows", size, minimum=2)
         check_size("patch_size", self.patch_size)
-        check_rate("position_dropout", self.position_dropout)
         check_heads(self.widths, self.heads)
         self._block(0, 0, self.drop_path)(parent=None).check_fields()
 

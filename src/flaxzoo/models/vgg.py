@@ -13,12 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lengths, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Normal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pool import adaptive_avg_pool, max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -135,10 +135,6 @@ class VGG(Backbone):
         check_lengths(layers=self.layers, widths=self.widths)
         check_size("hidden", self.hidden)
         check_size("kernel_size", self.kernel_size)
-        check_rate("dropout", self.dropout)
-        as_activation(self.activation)
-        if self.norm is not None:
-            as_norm(self.norm)
 
 
 variants(

@@ -19,22 +19,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import (
-    check_choice,
-    check_lengths,
-    check_number,
-    check_rate,
-    check_size,
-    check_widths,
-)
+from flaxzoo._checks import check_lengths, check_number, check_rate, check_size, check_widths
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
-from flaxzoo.layers.attention import IMPLEMENTATIONS, attend, check_heads, weight_hook
+from flaxzoo.layers.attention import attend, check_heads, weight_hook
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import HeNormal, Normal, zeros
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.patch_embed import PatchEmbed, check_image_size
 from flaxzoo.layers.pos_embed import Grid, resample_map
 from flaxzoo.models.backbone import Backbone, Part
@@ -298,9 +291,6 @@ class Visformer(Backbone):
                 f"{2 * math.prod(self.patch_sizes) - 1} pixels along each side, got "
                 f"{self.input_shape}"
             )
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _resize(positions: Any, shape: Any, _backbone: Any, _old: Any, _new: Any) -> Any:

@@ -22,15 +22,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxzoo._checks import check_choice, check_rate, check_size
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.drop_path import drop_path_rates
 from flaxzoo.layers.initializers import Normal
-from flaxzoo.layers.patch_embed import (
-    PatchDropout,
-    PatchEmbed,
-    resample_kernel,
-)
+from flaxzoo.layers.patch_embed import PatchDropout, PatchEmbed, resample_kernel
 from flaxzoo.layers.pos_embed import resample_positions
 from flaxzoo.layers.tokens import patch_tokens, prefix_length
 from flaxzoo.layers.transformer import BLOCKS
@@ -221,7 +217,6 @@ class VisionTransformer(PatchBackbone):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_size("register_tokens", self.register_tokens, minimum=0)
-        check_rate("patch_dropout", self.patch_dropout)
         check_choice("block", self.block, BLOCKS)
         if self.pooling == "token" and not self.class_token:
             raise ArgumentError("pooling='token' takes the class token, and class_token is False")

@@ -175,7 +175,7 @@ class HybridVisionTransformer(VisionTransformer):
             )
         super().check_fields()
         if self.trunk != "convolutions":
-            self._embed(parent=None).network(parent=None).check_fields()
+            self._embed(parent=None).network(parent=None).check_all()
         rows, columns = self._map_of(self.input_shape)
         if rows % self.patch_size or columns % self.patch_size:
             raise ArgumentError(

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_rate, check_size
+from flaxzoo._checks import check_choice, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -252,7 +252,6 @@ class RelPosVisionTransformer(PatchBackbone):
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
         check_size("position_width", self.position_width)
-        check_rate("position_mlp_dropout", self.position_mlp_dropout)
         check_choice("block", self.block, _BLOCKS)
         check_choice("positions", self.positions, _POSITIONS)
         if self.pooling == "token" and not self.class_token:

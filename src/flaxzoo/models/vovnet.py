@@ -31,7 +31,7 @@ from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, as_gate
 from flaxzoo.layers.initializers import FanIn, HeNormal
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import EvoNormS0, as_norm, normalise_and_activate
+from flaxzoo.layers.norm import EvoNormS0, normalise_and_activate
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -221,8 +221,6 @@ class VovNet(Backbone):
             raise ArgumentError(f"stem_widths must be three, got {self.stem_widths!r}")
         check_size("convs", self.convs)
         as_gate(self.gate)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _pool(x: jax.Array, train: bool) -> jax.Array:

@@ -19,7 +19,7 @@ from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import PLAIN
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.layers.pool import max_pool
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
@@ -183,8 +183,6 @@ class Xception(Backbone):
             if length and len(value) != length:
                 raise ArgumentError(f"{name} must be {length} numbers, got {value}")
         check_size("layers", self.layers, minimum=0)
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 variants(

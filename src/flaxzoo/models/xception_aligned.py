@@ -25,7 +25,7 @@ from flaxzoo.layers.conv_norm import ConvNorm
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.initializers import PLAIN, FanIn
 from flaxzoo.layers.layer import Layer
-from flaxzoo.layers.norm import as_norm, call_norm, make_norm
+from flaxzoo.layers.norm import call_norm, make_norm
 from flaxzoo.models.backbone import Backbone, Part
 from flaxzoo.models.reference import Reference
 from flaxzoo.models.registry import row, variants
@@ -257,10 +257,6 @@ class XceptionAligned(Backbone):
         check_size("layers", self.layers, minimum=0)
         if [len(check_widths("exit_widths", value)) for value in self.exit_widths] != [3, 3]:
             raise ArgumentError(f"exit_widths must be two triples, got {self.exit_widths!r}")
-        if self.output_stride not in (8, 16, 32):
-            raise ArgumentError(f"output_stride must be 8, 16 or 32, got {self.output_stride!r}")
-        as_activation(self.activation)
-        as_norm(self.norm)
 
 
 def _output(pair: tuple[jax.Array, jax.Array], train: bool) -> jax.Array:

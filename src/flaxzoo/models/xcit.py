@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_rate, check_size
+from flaxzoo._checks import check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.class_attention import ClassAttention
@@ -270,7 +270,6 @@ class Xcit(LateTokenBackbone):
             check_size(name, getattr(self, name))
         if self.patch_size not in _PATCHES:
             raise ArgumentError(f"patch_size must be 8 or 16, got {self.patch_size!r}")
-        check_rate("position_dropout", self.position_dropout)
         next(part for part in self.parts() if part.map).run(parent=None).check_fields()
         if self.width % self.heads:
             raise ArgumentError(f"width must be a multiple of heads={self.heads}, got {self.width}")
