@@ -83,11 +83,11 @@ examples: $(STAMPS)/test
 
 # The oldest versions that pyproject.toml allows, all at once.
 test-lowest: $(LOWEST)/stamp
-	$(LOWEST)/bin/python $(SHARED) -m "not slow" $(ARGS)
+	$(LOWEST)/bin/python $(SHARED) --families=$(FAMILIES) -m "not slow" $(ARGS)
 
 # The newest Python here, with the newest versions that it takes.
 test-latest: $(LATEST)/stamp
-	$(LATEST)/bin/python $(SHARED) --durations=20 tests tests/examples $(ARGS)
+	$(LATEST)/bin/python $(SHARED) --families=$(FAMILIES) --durations=20 tests tests/examples $(ARGS)
 
 # Every promise for each family, and what is tested of one alone, with its page.
 conformance: $(STAMPS)/test

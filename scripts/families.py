@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 MODELS = "src/flaxzoo/models"
 # What CI can run in half an hour on two cores, beside the other lanes.
-MOST = 16
+MOST = 12
 TABLE = "tests/conformance/families.py"
 # What changes no number of any model: the index is the catalogues' once more.
 APART = ("docs/", "examples/", "benchmarks/", ".github/", "README.md", "CHANGELOG.md")
