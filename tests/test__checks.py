@@ -1,6 +1,7 @@
 """Checks of arguments: what passes, what it becomes, and the sentences of what does not."""
 
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,17 @@ def test_sequences_of_sizes():
             _checks.check_widths("x", value)
     with pytest.raises(ArgumentError, match=r"got 3; for a single one write \(3,\)"):
         _checks.check_widths("x", 3)
+
+
+def test_lists_of_sizes_of_one_length():
+    owner = types.SimpleNamespace(layers=[1, 2], widths=(3, 4), heads=(1,), rates=(0, 1))
+    _checks.check_lists(owner, "layers", "widths")
+    with pytest.raises(
+        ArgumentError, match=r"^layers and heads must be of one length, got 2 and 1"
+    ):
+        _checks.check_lists(owner, "layers", "heads")
+    with pytest.raises(ArgumentError, match=r"^rates must be one or more ints of at least 1"):
+        _checks.check_lists(owner, "layers", "rates")
 
 
 def test_sequences_of_one_length():

@@ -105,6 +105,16 @@ def check_lengths(**sequences: Sequence[Any]) -> None:
         raise ArgumentError(f"{names} must be of one length, got {counts}")
 
 
+def check_lists(owner: Any, *names: str) -> None:
+    """Checks attributes that have one size for each stage: sequences of sizes, of one length.
+
+    Raises:
+      ArgumentError: one is no such sequence, or their lengths differ.
+    """
+    lists = {name: check_widths(name, getattr(owner, name)) for name in names}
+    check_lengths(**lists)
+
+
 def check_kernel(name: str, value: Any) -> tuple[int, int]:
     """Checks the two sides of a kernel or of an image.
 

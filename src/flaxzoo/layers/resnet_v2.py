@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
@@ -209,9 +209,7 @@ class ResNetV2Trunk(ResNetV2Layers, kw_only=True):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         _check_groups("stem_width", self.stem_width)
         for width in self.widths:
             _check_groups("widths", width, 128)

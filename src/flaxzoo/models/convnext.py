@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_choice, check_lengths, check_size, check_widths
+from flaxzoo._checks import check_choice, check_lists, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
@@ -189,10 +189,7 @@ class ConvNeXt(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "kernel_sizes")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "kernel_sizes")
         check_choice("stem", self.stem, _STEMS)
         check_size("patch_size", self.patch_size)
 

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.layers.attention import attend, check_heads
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.dense import Dense
@@ -283,10 +283,7 @@ class DaViT(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "heads")
         check_heads(self.widths, self.heads)
         for name in ("window_size", "down_kernel_size"):
             check_size(name, getattr(self, name))

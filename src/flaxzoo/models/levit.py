@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
@@ -320,10 +320,7 @@ class Levit(Backbone):
         """Raises ValueError for what a field does not take."""
         if self.stem_stride not in (8, 16):
             raise ArgumentError(f"stem_stride must be 8 or 16, got {self.stem_stride!r}")
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "heads")
         check_size("key_width", self.key_width)
         if any(width < self.key_width for width in self.widths[:-1]):
             raise ArgumentError(

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import Attention, check_heads
 from flaxzoo.layers.checked import Checked
@@ -253,10 +253,7 @@ class Nest(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "heads")
         check_heads(self.widths, self.heads)
         check_size("patch_size", self.patch_size)
         side = self.patch_size * self.blocks(0)[0]

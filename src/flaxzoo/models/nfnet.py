@@ -20,14 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import (
-    as_choice,
-    check_choice,
-    check_lengths,
-    check_number,
-    check_size,
-    check_widths,
-)
+from flaxzoo._checks import as_choice, check_choice, check_lists, check_number, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import EfficientChannelAttention, SqueezeExcite
@@ -397,9 +390,7 @@ class NFNet(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         check_choice("stem", self.stem, tuple(_STEMS))
         for name in ("stem_width", "group_size", "head_width"):
             check_size(name, getattr(self, name), optional=True)

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import check_heads
 from flaxzoo.layers.conv import Conv
@@ -227,10 +227,7 @@ class PoolingVisionTransformer(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "heads")
         check_size("patch_size", self.patch_size)
         check_size("patch_stride", self.patch_stride)
         check_heads(self.widths, self.heads)

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flaxzoo._checks import as_choice, check_lengths, check_number, check_size, check_widths
+from flaxzoo._checks import as_choice, check_lists, check_number, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.conv import Conv
@@ -340,9 +340,7 @@ class RegNet(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         for name in ("group_size", "stem_width"):
             check_size(name, getattr(self, name))
         check_size("head_width", self.head_width, optional=True)

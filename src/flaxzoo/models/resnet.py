@@ -29,7 +29,14 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import as_choice, check_choice, check_lengths, check_size, check_widths
+from flaxzoo._checks import (
+    as_choice,
+    check_choice,
+    check_lengths,
+    check_lists,
+    check_size,
+    check_widths,
+)
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.drop_path import drop_path_rates
@@ -293,9 +300,7 @@ class ResNet(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         for name in ("block", "gate"):
             number = len(_each(getattr(self, name)))
             if number not in (1, len(self.layers)):

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_choice, check_lengths, check_number, check_size, check_widths
+from flaxzoo._checks import check_choice, check_lists, check_number, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.drop_path import DropPath, drop_path_rates
 from flaxzoo.layers.gates import divisible
@@ -255,9 +255,7 @@ class ResNetV2(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         check_choice("block", self.block, tuple(_BLOCKS))
         check_choice("stem", self.stem, _STEMS)
         check_size("width_factor", self.width_factor)

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import check_heads
 from flaxzoo.layers.dense import Dense
@@ -241,10 +241,7 @@ class SwinTransformer(Backbone):
         """Raises ValueError for what a field does not take."""
         for name in ("patch_size", "width"):
             check_size(name, getattr(self, name))
-        lists = {name: getattr(self, name) for name in ("layers", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "heads")
         self.windows()
         check_heads([self.width << stage for stage in range(len(self.heads))], self.heads)
         if len(self.input_shape) != 3 or min(self.input_shape[:2]) < self.patch_size:

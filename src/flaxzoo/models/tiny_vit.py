@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxzoo._checks import check_lengths, check_rate, check_size, check_widths
+from flaxzoo._checks import check_lists, check_rate, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.errors import ArgumentError
 from flaxzoo.layers.attention import attend, check_heads, head_width, weight_hook
@@ -316,10 +316,7 @@ class TinyVit(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        lists = {name: getattr(self, name) for name in ("layers", "widths", "heads")}
-        for name, value in lists.items():
-            check_widths(name, value)
-        check_lengths(**lists)
+        check_lists(self, "layers", "widths", "heads")
         check_heads(self.widths[1:], self.heads[1:])
         stage_windows(self.window_size, len(self.layers))
         check_size("local_kernel_size", self.local_kernel_size)

@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flaxzoo._checks import check_lengths, check_size, check_widths
+from flaxzoo._checks import check_lists, check_size
 from flaxzoo.activations import as_activation
 from flaxzoo.layers.conv import Conv
 from flaxzoo.layers.initializers import Normal
@@ -130,9 +130,7 @@ class VGG(Backbone):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raises ValueError for what a field does not take."""
-        check_widths("layers", self.layers)
-        check_widths("widths", self.widths)
-        check_lengths(layers=self.layers, widths=self.widths)
+        check_lists(self, "layers", "widths")
         check_size("hidden", self.hidden)
         check_size("kernel_size", self.kernel_size)
 
