@@ -215,6 +215,9 @@ class _Drawing:
         self, eqn: Any, operands: list[_Operand], path: tuple[str, ...]
     ) -> list[_Operand]:
         name, params = eqn.primitive.name, eqn.params
+        if name == f"{_PREFIX}written":
+            # Where it is computed, not what.
+            return operands
         if name == "cond":
             return self._cond(eqn, operands, path)
         if name == "while":
