@@ -300,7 +300,7 @@ class Backbone(Layer, kw_only=True):
         for part in parts:
             x = self._compute(part, x, train)
             if isinstance(x, jax.Array):
-                # The next block adds to it, and the one behind that.
+                # Else a CPU computes it again in each block that adds to it, and those behind.
                 x = written(x)
             if wants_maps and part.map is not None:
                 maps[part.map] = x if part.view is None else part.view(x)

@@ -26,7 +26,7 @@ from jax.sharding import AxisType, PartitionSpec
 from flaxzoo._meshes import DATA, mesh_of_batches
 from flaxzoo.layers.lowering import conv_cpu
 from flaxzoo.layers.lowering.conv_cpu import DIMENSIONS, plain
-from flaxzoo.layers.lowering.switch import is_plain
+from flaxzoo.layers.lowering.switch import is_divided, is_plain
 from flaxzoo.layers.lowering.window import MATMUL, Window
 
 
@@ -259,8 +259,7 @@ def _primitive(
     mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
 
     def on_cpu(context: Any, *operands: Any, **params: Any) -> Any:
-        devices = getattr(context.module_context.axis_context, "num_devices", 1)
-        function = cpu if divided is None or devices == 1 else divided
+        function = divided if divided is not None and is_divided(context) else cpu
         return mlir.lower_fun(function, multiple_results=False)(context, *operands, **params)
 
     mlir.register_lowering(primitive, on_cpu, platform="cpu")

@@ -57,3 +57,12 @@ def use(lowering: str) -> AbstractContextManager[None]:
 def is_plain() -> bool:
     """Returns whether everything is left to XLA."""
     return current() == "xla"
+
+
+def is_divided(context: Any) -> bool:
+    """Returns whether a primitive is lowered in a program for several devices.
+
+    Args:
+      context: what JAX gives a lowering rule.
+    """
+    return getattr(context.module_context.axis_context, "num_devices", 1) > 1

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from flaxzoo.layers.lowering.switch import is_plain
+from flaxzoo.layers.lowering.switch import is_divided, is_plain
 
 # Less than this is computed again in less time than a condition takes.
 _FEWEST_BYTES = 1 << 18
@@ -45,9 +45,10 @@ def _on_cpu(x: jax.Array) -> jax.Array:
 
 def _lower(context: Any, x: Any) -> Any:
     (aval,) = context.avals_in
-    alone = getattr(context.module_context.axis_context, "num_devices", 1) == 1
+    # Sizes are symbols while a program for images of any size is exported.
     static = all(isinstance(size, int) for size in aval.shape)
-    if not (alone and static and math.prod(aval.shape) * aval.dtype.itemsize >= _FEWEST_BYTES):
+    large = static and math.prod(aval.shape) * aval.dtype.itemsize >= _FEWEST_BYTES
+    if is_divided(context) or not large:
         return [x]
     return mlir.lower_fun(_on_cpu, multiple_results=False)(context, x)
 
