@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxzoo._calls import call_module
-from flaxzoo._checks import check_lengths, check_size
+from flaxzoo._checks import check_choice, check_lengths, check_size
 from flaxzoo.activations import as_activation
-from flaxzoo.errors import ArgumentError, ShapeError, did_you_mean
+from flaxzoo.errors import ArgumentError, ShapeError
 from flaxzoo.layers.attention import attend, weight_hook
 from flaxzoo.layers.checked import Checked
 from flaxzoo.layers.conv import Conv
@@ -353,13 +353,7 @@ def as_attention(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.
     """
     if not isinstance(attention, str) and callable(attention):
         return attention
-    if attention not in ATTENTION:
-        hint = did_you_mean(attention, ATTENTION) if isinstance(attention, str) else ""
-        names = ", ".join(ATTENTION)
-        raise ArgumentError(
-            f"attention must be one of {names} or a module for each stage, got {attention!r}.{hint}"
-        )
-    return ATTENTION[attention]
+    return ATTENTION[check_choice("attention", attention, ATTENTION, " or a module for each stage")]
 
 
 class AttentionBlock(Bottleneck, kw_only=True):
