@@ -41,19 +41,33 @@ def fill_whole(reference, gain=2.0):
     return tensors
 
 
+def load_into(model, tensors, **options):
+    """Our variables with these tensors, by the architecture's rules, and the paths they lack.
+
+    Args:
+      model: ours.
+      tensors: of the reference, by its names.
+      **options: further ones of ``flaxzoo.weights.pretrained.load``.
+    """
+    name, weights = model.spec.name, Weights(tensors, "memory", ours=False)
+    reference = MODELS.architecture(name).reference
+    return load(model.shapes(), weights, model.module, name=name, reference=reference, **options)
+
+
 def load_resized(model, tensors, input_shape):
     """Our model with weights of images ``input_shape``, made fit for its own; none is missing."""
-    name = model.spec.name
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=(input_shape, model.spec.input_shape),
-    )
+    sizes = (input_shape, model.spec.input_shape)
+    variables, missing = load_into(model, tensors, image_sizes=sizes)
     assert missing == ()
     return model.with_variables(variables)
+
+
+def outputs_of(reference, images):
+    """What a reference makes of images ``[N, H, W, C]``, an array."""
+    import torch
+
+    with torch.no_grad():
+        return reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
 
 def assert_same(model, reference, shape, limit=1e-5):

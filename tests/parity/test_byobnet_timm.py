@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import outputs_of
 
 import flaxzoo as fz
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import compare, fill_reference, with_reference
 from flaxzoo.weights.synthetic import synthetic_images
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 byobnet = pytest.importorskip("timm.models.byobnet")
 reparameterize_model = pytest.importorskip("timm.utils").reparameterize_model
@@ -59,8 +60,7 @@ def test_dilated_stages(name, stride):
 def test_features_without_a_classifier(name):
     model, reference = pair(name, classes=0)
     images = synthetic_images((2, 32, 48, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    expected = outputs_of(reference, images)
     np.testing.assert_allclose(model(images), expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -71,8 +71,7 @@ def test_the_form_of_inference_is_timm_s(name):
     expected = np.asarray(model(images))
     reference = reparameterize_model(reference)
     reference.load_state_dict(model.reparameterize().to_torch_state_dict(), strict=True)
-    with torch.no_grad():
-        y = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    y = outputs_of(reference, images)
     assert np.abs(y - expected).max() < 1e-5 * np.abs(expected).max()
 
 

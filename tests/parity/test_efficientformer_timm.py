@@ -4,14 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from parity.pairs import load_into
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 efficientformer = pytest.importorskip("timm.models.efficientformer")
 
@@ -32,14 +31,7 @@ def test_biases_are_for_one_size():
     _, tensors = reference_of()
     model = fz.models.get(NAME, input_shape=(224, 256, 3), **SMALL)
     with pytest.raises(ShapeError, match="attend on a grid of 7 x 7, which is of images of 224"):
-        load(
-            model.shapes(),
-            Weights(tensors, "memory", ours=False),
-            model.module,
-            name=NAME,
-            reference=MODELS.architecture(NAME).reference,
-            image_sizes=((224, 224, 3), (224, 256, 3)),
-        )
+        load_into(model, tensors, image_sizes=((224, 224, 3), (224, 256, 3)))
 
 
 def test_the_authors_files():

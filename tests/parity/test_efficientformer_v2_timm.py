@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_into, outputs_of
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 pytestmark = pytest.mark.family("efficientformer_v2")
@@ -32,8 +31,7 @@ def test_images_that_are_not_square():
     bare = fz.models.get(NAME, input_shape=(96, 32, 3), **SMALL)
     model = with_reference(bare, tensors, source="random weights")
     images = synthetic_images((2, 96, 32, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
     exported = model.to_torch_state_dict(as_numpy=True)
@@ -45,11 +43,4 @@ def test_biases_are_for_one_size():
     _, tensors = reference_of((32, 64))
     model = fz.models.get(NAME, input_shape=(64, 64, 3), **SMALL)
     with pytest.raises(ShapeError, match="biases for 2 places, not 4, and are not resampled from"):
-        load(
-            model.shapes(),
-            Weights(tensors, "memory", ours=False),
-            model.module,
-            name=NAME,
-            reference=MODELS.architecture(NAME).reference,
-            image_sizes=((32, 64, 3), (64, 64, 3)),
-        )
+        load_into(model, tensors, image_sizes=((32, 64, 3), (64, 64, 3)))

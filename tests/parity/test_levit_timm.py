@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from parity.pairs import assert_same, fill_whole, load_resized
+from parity.pairs import assert_same, fill_whole, load_into, load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.pretrained import Weights, load
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -87,14 +86,7 @@ def test_another_number_of_classes_keeps_the_norms_of_the_classifiers():
     name = "levit_128s"
     _, tensors = reference_of(name, (32, 32))
     model = fz.models.get(name, input_shape=(32, 32, 3), **{**SMALL, "num_classes": 7})
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        fresh_classifier=True,
-    )
+    variables, missing = load_into(model, tensors, fresh_classifier=True)
     assert {path.split("/")[2] for path in missing} == {"fc", "fc_dist"}
     kept = flatten(variables)["batch_stats/head/fc_dist_norm/mean"]
     np.testing.assert_array_equal(kept, tensors["head_dist.bn.running_mean"])

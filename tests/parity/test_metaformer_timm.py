@@ -4,12 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from parity.pairs import assert_exports
+from parity.pairs import assert_exports, load_into, outputs_of
 
 import flaxzoo as fz
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -50,8 +48,7 @@ def test_images_of_any_size(size):
     reference, tensors = reference_of(NAME)
     model = with_reference(fz.models.get(NAME, **SMALL), tensors, source="random weights")
     images = synthetic_images((2, *size, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
 
@@ -59,21 +56,13 @@ def test_images_of_any_size(size):
 def test_without_classes_the_hidden_layer_is_gone():
     reference, tensors = reference_of(NAME)
     bare = fz.models.get(NAME, **{**SMALL, "num_classes": 0})
-    loaded = load(
-        bare.shapes(),
-        Weights(tensors, "memory", ours=False),
-        bare.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        fresh_classifier=True,
-    )
+    loaded = load_into(bare, tensors, fresh_classifier=True)
     assert loaded[1] == ()
     model = bare.with_variables(loaded[0])
     reference.reset_classifier(0)
     assert model.to_torch_state_dict(as_numpy=True).keys() == reference.state_dict().keys()
     images = synthetic_images((2, 32, 32, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
 

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from parity.pairs import assert_exports
+from parity.pairs import assert_exports, load_into, outputs_of
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -41,8 +39,7 @@ def test_images_that_are_not_of_whole_patches(name):
     reference = reference_of(name, size)
     model = with_reference(model_of(name, size), tensors_of(reference), source="random weights")
     images = synthetic_images((2, *size, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
 
@@ -50,20 +47,11 @@ def test_images_that_are_not_of_whole_patches(name):
 @pytest.mark.parametrize("name", ["mixer_s16_224", "resmlp_12_224", "gmlp_ti16_224"])
 def test_weights_of_another_grid_are_refused(name):
     tensors = tensors_of(reference_of(name, (32, 48)))
-    weights = Weights(tensors, "memory", ours=False)
-    reference = MODELS.architecture(name).reference
     for new in ((48, 32), (64, 48)):
         model = model_of(name, new)
         sizes = ((32, 48, 3), (*new, 3))
         with pytest.raises(ShapeError, match=r"for 6 of them and can't be resampled: images of"):
-            load(
-                model.shapes(),
-                weights,
-                model.module,
-                name=name,
-                reference=reference,
-                image_sizes=sizes,
-            )
+            load_into(model, tensors, image_sizes=sizes)
 
 
 def test_the_files_of_resmlp_s_authors():

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_into, outputs_of
 
 import flaxzoo as fz
 from flaxzoo.layers.patch_embed import resample_kernel
-from flaxzoo.models.registry import MODELS
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 torch = pytest.importorskip("torch")
@@ -67,8 +66,7 @@ def test_models(name, patch, size, tmp_path):
         name, pretrained=str(file), patch_size=patch, input_shape=(*size, 3), **SMALL
     )
     images = synthetic_images((2, *size, 3), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     assert_close(model(images), expected)
 
 
@@ -84,15 +82,7 @@ def test_a_grid_that_is_not_square():
     state = {key: torch.tensor(value) for key, value in tensors.items()}
     after.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(state, after))
     model = fz.models.get(name, input_shape=(*new, 3), patch_size=8, **SMALL)
-    variables, _ = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
+    variables, _ = load_into(model, tensors, image_sizes=((*old, 3), (*new, 3)))
     images = synthetic_images((2, *new, 3), 0)
-    with torch.no_grad():
-        expected = after(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(after, images)
     assert_close(model.with_variables(variables)(images), expected)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_into, outputs_of
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
@@ -9,7 +10,6 @@ from flaxzoo.errors import ShapeError
 from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images
 
 torch = pytest.importorskip("torch")
@@ -35,21 +35,13 @@ def loaded(tensors, old, new, window, **fields):
     """Ours for other images and windows, with weights for old ones, and what is missing of it."""
     fields = {"window_size": window, **fields, **SMALL}
     model = fz.models.get(NAME, input_shape=(*new, 3), **fields)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=((*old, 3), (*new, 3)),
-    )
+    variables, missing = load_into(model, tensors, image_sizes=((*old, 3), (*new, 3)))
     return model.with_variables(variables), missing
 
 
 def check(model, reference, shape=None):
     images = synthetic_images((2, *(shape or model.spec.input_shape)), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parity.pairs import outputs_of
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
@@ -10,7 +11,7 @@ from flaxzoo.verify import fill_reference, with_reference
 from flaxzoo.weights.names import reference_name
 from flaxzoo.weights.synthetic import synthetic_images
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 pytestmark = pytest.mark.family("swin_transformer_v2")
@@ -30,8 +31,7 @@ def reference_of(size, window, **options):
 
 def check(model, reference, shape=None):
     images = synthetic_images((2, *(shape or model.spec.input_shape)), 0)
-    with torch.no_grad():
-        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    expected = outputs_of(reference, images)
     limit = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=limit)
 

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from parity.pairs import assert_same, fill_whole
+from parity.pairs import assert_same, fill_whole, load_into
 
 import flaxzoo as fz
 from flaxzoo.errors import ShapeError
-from flaxzoo.models.registry import MODELS
 from flaxzoo.verify import with_reference
-from flaxzoo.weights.pretrained import Weights, load
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -41,14 +39,7 @@ def loaded(tensors, window):
     """Ours for windows of another size, with these weights."""
     size = (24, 24, 3)
     model = fz.models.get(NAME, window_size=((7, 7), (window, window)), input_shape=size, **SMALL)
-    variables, missing = load(
-        model.shapes(),
-        Weights(tensors, "memory", ours=False),
-        model.module,
-        name=NAME,
-        reference=MODELS.architecture(NAME).reference,
-        image_sizes=(None, size),
-    )
+    variables, missing = load_into(model, tensors, image_sizes=(None, size))
     assert missing == ()
     return model.with_variables(variables)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from parity.pairs import outputs_of
 from safetensors.torch import save_file
 
 import flaxzoo as fz
@@ -46,7 +47,6 @@ def reference_of(name):
 def check(model, reference):
     """Compares the two networks' logits."""
     ours = model(IMAGES)
-    with torch.no_grad():
-        theirs = reference(torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).copy())).numpy()
+    theirs = outputs_of(reference, IMAGES)
     assert ours.shape == (2, 11)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from parity.pairs import load_resized
 
 import flaxzoo as fz
 from flaxzoo._trees import flatten
 from flaxzoo.models import catalog
 from flaxzoo.models.registry import MODELS
 from flaxzoo.weights.names import reference_name
-from flaxzoo.weights.pretrained import Weights, load
 from flaxzoo.weights.synthetic import synthetic_images, synthetic_tensors
 
 torch = pytest.importorskip("torch")
@@ -21,21 +21,6 @@ SMALL = {"depth": 2}
 def tensors_of(reference):
     shapes = {key: tuple(value.shape) for key, value in reference.state_dict().items()}
     return synthetic_tensors(shapes, 0)
-
-
-def loaded(model, tensors, old, name):
-    weights = Weights(tensors, "memory", ours=False)
-    sizes = (old, model.spec.input_shape)
-    variables, missing = load(
-        model.shapes(),
-        weights,
-        model.module,
-        name=name,
-        reference=MODELS.architecture(name).reference,
-        image_sizes=sizes,
-    )
-    assert missing == ()
-    return model.with_variables(variables)
 
 
 def outputs(reference, images):
@@ -76,14 +61,14 @@ def test_weights_for_images_of_another_size(name, new):
     after.load_state_dict({**state, "pos_embed": positions})
     model = fz.models.get(name, num_classes=5, input_shape=(*new, 3), **SMALL)
     images = synthetic_images((2, *new, 3), 0)
-    assert_close(loaded(model, tensors, (*old, 3), name)(images), outputs(after, images))
+    assert_close(load_resized(model, tensors, (*old, 3))(images), outputs(after, images))
 
 
 @pytest.mark.parametrize("size", [(80, 48), (32, 160)])
 def test_a_dynamic_size(size):
     reference = timm.create_model("test_vit", num_classes=5, **SMALL)
     model = fz.models.get("test_vit", num_classes=5, **SMALL)
-    model = loaded(model, tensors_of(reference), None, "test_vit")
+    model = load_resized(model, tensors_of(reference), None)
     reference.load_state_dict({k: torch.tensor(v) for k, v in tensors_of(reference).items()})
     images = synthetic_images((2, *size, 3), 0)
     assert_close(model(images), outputs(reference, images))
@@ -109,7 +94,7 @@ def test_files_of_dinov2_itself(registers):
     reference.load_state_dict(vision_transformer.checkpoint_filter_fn(state, reference))
     model = fz.models.get(name, input_shape=(28, 28, 3), **options)
     images = synthetic_images((2, 28, 28, 3), 0)
-    assert_close(loaded(model, tensors, None, name)(images), outputs(reference, images))
+    assert_close(load_resized(model, tensors, None)(images), outputs(reference, images))
 
 
 def test_linear_patches_and_representations_of_older_files():
@@ -120,7 +105,7 @@ def test_linear_patches_and_representations_of_older_files():
     tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].reshape(64, -1)
     model = fz.models.get("test_vit", num_classes=5, input_shape=(32, 32, 3), **SMALL)
     images = synthetic_images((2, 32, 32, 3), 0)
-    assert_close(loaded(model, tensors, None, "test_vit")(images), outputs(reference, images))
+    assert_close(load_resized(model, tensors, None)(images), outputs(reference, images))
 
 
 def test_names_are_timms_in_both_directions():
@@ -153,7 +138,7 @@ def test_images_of_no_whole_patches():
     reference.load_state_dict({key: torch.tensor(value) for key, value in tensors.items()})
     model = fz.models.get(name, num_classes=5, input_shape=(*size, 3), **fields)
     images = synthetic_images((1, *size, 3), 0)
-    assert_close(loaded(model, tensors, None, name)(images), outputs(reference, images))
+    assert_close(load_resized(model, tensors, None)(images), outputs(reference, images))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 48)])
@@ -228,7 +213,7 @@ def test_towers_return_their_embeddings():
         model = fz.models.get(key, input_shape=(32, 32, 3), depth=1)
         assert model.spec.task == "features"
         images = synthetic_images((2, 32, 32, 3), 0)
-        model = loaded(model, tensors, None, name)
+        model = load_resized(model, tensors, None)
         embeddings = model.predict(images)
         assert embeddings.shape == (2, width)
         assert_close(embeddings, outputs(reference, images))
