@@ -493,8 +493,10 @@ def _today(name: str, starts: Sequence[int]) -> str:
 
 
 REFERENCE = Reference(
-    # At 2 the features of MobileCLIP 1 overflow, at 1 rounding grows in the blocks of attention.
+    # Branches grow from block to block until gates and attention get logits of 50,000, whose
+    # rounding is another answer, on one processor or another.
     gain=1.5,
+    scales=(("*.gamma", 0.25), ("*.qkv.weight", 0.1), ("*.se.fc1.weight", 0.1)),
     stem=("stem_0/conv_kxk_0/conv", "stem_0/conv_scale/conv"),
     classifier="head.fc",
     renamed=((r"layer_scale_(\d)", r"layer_scale_\1"),),
