@@ -17,6 +17,7 @@ import pytest
 import flaxzoo as fz
 from flaxzoo._trees import by_path
 from flaxzoo.data.batch import as_batch
+from flaxzoo.layers.lowering.written import written
 from flaxzoo.training import sharding_rules
 from flaxzoo.training.compiled import evaluate_and_total, fit_step
 from flaxzoo.training.step import _train_step, placed_for
@@ -179,6 +180,18 @@ def test_no_batch_is_brought_together(kind):
         # Under FSDP kernels alone, each of them whole.
         sizes = {leaf.size for leaf in jax.tree.leaves(one.params)}
         assert set(sent(states[1], batch)) <= sizes
+
+
+def test_sums_that_one_device_writes_are_left_to_xla_on_several():
+    """A condition on the first number would send it to all devices, in each block."""
+    x = np.ones((8, 64, 64, 16), np.float32)
+    mesh = jax.make_mesh((8,), ("data",))
+    for axes in ("data", None):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axes))
+        program = jax.jit(written).lower(jax.device_put(x, sharding))
+        assert "stablehlo.case" not in program.as_text()
+        np.testing.assert_array_equal(program.compile()(jax.device_put(x, sharding)), x)
+    assert "stablehlo.case" in jax.jit(written).lower(x).as_text()
 
 
 # --- where what lies -------------------------------------------------------------------------
