@@ -18,15 +18,37 @@ from _workers import here, measure, serve
 
 BASELINE = "resnet50"
 BATCH = 8
-# From the smallest to the largest; two or three of each family, at the sizes that are compared.
+# From the fewest operations to the most; one to three of nearly every family.
 NAMES = (
-    *("efficientvit_m5", "levit_256", "deit_tiny_patch16_224", "tiny_vit_5m_224"),
-    *("convnext_atto", "fastvit_t8", "pvt_v2_b0", "resnet18"),
-    *("vit_small_patch16_224", "convnext_tiny", "swin_tiny_patch4_window7_224"),
-    *("swinv2_tiny_window8_256", "caformer_s18", "twins_svt_small", "hiera_tiny_224"),
-    *("mvitv2_tiny", "cait_xxs24_224", "xcit_small_12_p16_224", "davit_tiny", "mixer_b16_224"),
-    *("vit_base_patch16_224", "convnext_base", "swin_base_patch4_window7_224"),
-    *("eva02_base_patch14_224", "vit_base_patch16_dinov3", "resnet152"),
+    *("squeezenet1_0", "lcnet_050", "shufflenet_v2_x1_0", "mobilenetv3_small_100", "iformer_t"),
+    *("cs3darknet_focus_s", "mobilenetv2_100", "efficientformerv2_s0", "pvt_v2_b0", "starnet_s2"),
+    *("convnext_atto", "mobilenetv4_conv_small", "fasternet_t0", "fastvit_t8", "mixnet_s"),
+    *("inception_next_atto", "efficientnet_lite0", "rexnet_100", "mobileone_s1", "pit_ti_224"),
+    *("cspnext_s", "mobilevitv2_100", "ghostnet_100", "efficientnet_b0", "mobilenetv3_large_100"),
+    *("repvit_m0_9", "mobilevit_s", "edgenext_small", "convit_tiny", "deit_tiny_patch16_224"),
+    *("vit_tiny_patch16_224", "hgnetv2_b0", "swiftformer_s", "tinynet_a", "regnety_008"),
+    *("vit_tiny_r_s16_p8_224", "ese_vovnet19b_dw", "googlenet", "mambaout_femto", "levit_128s"),
+    *("densenet121", "hardcorenas_f", "fbnetv3_b", "crossvit_9_dagger_240", "efficientvit_b1"),
+    *("repvgg_a0", "repghostnet_200", "visformer_tiny", "lcnetv2_large", "lambda_resnet26t"),
+    *("resnet18", "poolformer_s12", "cait_xxs24_224", "tiny_vit_5m_224", "efficientformer_l1"),
+    *("efficientvit_m5", "dpn68", "repvit_m1_5", "iformer_l_distilled", "resmlp_12_224", "dla34"),
+    *("resnet26", "shvit_s4", "legacy_seresnext26_32x4d", "nest_tiny_jx", "levit_256"),
+    *("gmlp_s16_224", "regnety_032", "hgnetv2_b4", "gcvit_xtiny", "cspresnext50", "hrnet_w18"),
+    *("tf_efficientnetv2_s", "resnetv2_34", "resnet34", "vit_srelpos_small_patch16_224"),
+    *("vit_small_patch16_224", "deit3_small_patch16_224", "vitamin_small_224", "skresnet34"),
+    *("legacy_xception", "tnt_s_legacy_patch16_224", "inception_v3", "rdnet_tiny"),
+    *("pit_s_distilled_224", "twins_svt_small", "mvitv2_tiny", "convmixer_1024_20_ks9_p14"),
+    *("resnext50_32x4d", "nf_resnet50", "res2net50_26w_4s", "xcit_small_12_p16_224"),
+    *("efficientformerv2_l", "caformer_s18", "mambaout_tiny", "volo_d1_224", "xception41"),
+    *("cspnext_l", "coatnet_0_rw_224", "resnest50d", "sequencer2d_s", "convit_small"),
+    *("hiera_tiny_224", "inception_next_tiny", "seresnet50", "swin_tiny_patch4_window7_224"),
+    *("swinv2_cr_tiny_ns_224", "swinv2_tiny_window8_256", "davit_tiny", "focalnet_tiny_srf"),
+    *("convnext_tiny", "convnextv2_tiny", "maxvit_tiny_tf_224", "tresnet_m", "nextvit_small"),
+    *("selecsls42b", "vit_small_r26_s32_224", "levit_384", "visformer_small", "inception_v4"),
+    *("resnet101", "convnext_small", "inception_resnet_v2", "mixer_b16_224", "resnet152"),
+    *("alexnet", "vit_base_patch16_dinov3", "eva02_base_patch14_224", "pnasnet5large"),
+    *("beit_base_patch16_224", "vit_base_patch16_224", "swin_base_patch4_window7_224"),
+    *("convnext_base", "nasnetalarge", "vgg11_bn", "vgg16"),
 )
 # Candidates that live at the same time, and share one baseline.
 TOGETHER = 6
