@@ -244,11 +244,39 @@ def test_what_makes_no_sense_is_refused_where_it_is_given(cnn, value, error, say
         ({"loss_scale": "dynamic"}, "loss_scale must be"),
         ({"growth_interval": 0}, "growth_interval must be an int of at least 1, got 0"),
         ({"growth_interval": 1.5}, "growth_interval must be an int"),
+        ({"residual": "bfloat16"}, "residual must be one of 'float32' or None, got 'bfloat16'"),
     ],
 )
 def test_policies_refuse_senseless_numbers(options, says):
     with pytest.raises(ArgumentError, match=says):
         fz.PrecisionPolicy("float16", **options)
+
+
+def test_sums_of_shortcuts_may_be_float32():
+    """A block that adds little to a large sum is rounded away otherwise."""
+    fields = {"width": 24, "depth": 12, "heads": 3, "patch_size": 8}
+    options = {"num_classes": 10, "input_shape": X[0].shape, **fields}
+    model = fz.models.get("vit_tiny_patch16_224", **options).init(0)
+    wide = fz.PrecisionPolicy("bfloat16", residual="float32")
+    x, exact = RNG.standard_normal((32, *X[0].shape)).astype(np.float32), {}
+    for precision in ("float32", "bfloat16", wide):
+        exact[precision] = np.asarray(model.with_precision(precision)(x))
+    error = {key: np.linalg.norm(y - exact["float32"]) for key, y in exact.items()}
+    assert 0 < error[wide] < 0.8 * error["bfloat16"]
+    # Products stay as narrow as they are, and sums are not.
+    done = within(wide, model, x)
+    products = {key for key in done if key[0] in ("dot_general", "flaxzoo_conv")}
+    assert {key[1:] for key in products} == {("bfloat16", "bfloat16")}
+    assert ("add", "float32", "float32") in done
+    # It trains, and without narrow modules it changes nothing.
+    state = fz.create_train_state(model, precision=wide)
+    after, _ = fz.train_step(state, (x, np.arange(32) % 10))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+    alone = fz.PrecisionPolicy("float32", residual="float32")
+    np.testing.assert_array_equal(model.with_precision(alone)(x), exact["float32"])
+    again = fz.PrecisionPolicy(**wide.config)
+    assert again == wide != fz.PrecisionPolicy("bfloat16")
+    assert str(wide) == "bfloat16, residual float32"
 
 
 def test_types_stand_for_words():

@@ -9,6 +9,7 @@ holds for the modules below that path and for nothing behind them.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import fnmatch
 import functools
@@ -36,6 +37,8 @@ _ELSEWHERE = {
 _HERE = {theirs: ours for ours, names in _ELSEWHERE.items() for theirs in names.split()}
 # Large enough that small gradients are not flushed to zero, as jmp and Keras begin.
 _FIRST_SCALE = 2.0**15
+# ``PrecisionPolicy.residual`` of the policy in which modules are applied here.
+_RESIDUAL: contextvars.ContextVar[str | None] = contextvars.ContextVar("residual", default=None)
 
 
 @explained
@@ -55,6 +58,11 @@ class PrecisionPolicy:
         where a rule says float16, and for no scaling elsewhere. It doubles and halves as training
         goes on; see ``flaxzoo.training.loss_scaling``.
       growth_interval: after how many finite steps in a row the scale doubles.
+      residual: ``"float32"`` for float32 sums of shortcuts, which grow with each block that adds to
+        them: what goes from part to part of a zoo's backbone is widened, and blocks round their own
+        input. That takes twice the memory of these sums and halves the number of roundings, as
+        ``torch.autocast`` does where a float32 parameter enters the sum. None for the dtype that
+        blocks return.
 
     Raises:
       ArgumentError: (a ValueError) a word or a number is none of these.
@@ -63,6 +71,7 @@ class PrecisionPolicy:
     rules: Any = "float32"
     loss_scale: float | None = None
     growth_interval: int = 2000
+    residual: str | None = None
 
     def __post_init__(self) -> None:
         rules = self.rules
@@ -78,11 +87,13 @@ class PrecisionPolicy:
         object.__setattr__(self, "loss_scale", scale)
         interval = check_size("growth_interval", self.growth_interval)
         object.__setattr__(self, "growth_interval", interval)
+        if self.residual is not None:
+            check_choice("residual", self.residual, ("float32",), " or None")
 
     def __str__(self) -> str:
-        if [pattern for pattern, _ in self.rules] == [DEFAULT]:
-            return self.rules[0][1]
-        return str(dict(self.rules))
+        plain = [pattern for pattern, _ in self.rules] == [DEFAULT]
+        text = self.rules[0][1] if plain else str(dict(self.rules))
+        return text if self.residual is None else f"{text}, residual {self.residual}"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -200,8 +211,17 @@ def computing_in(
             _fill_in(module, dtype, policy.dtype_of(_joined(below, path.rpartition("/")[0])))
         return next_fun(*args, **kwargs)
 
-    with nn.intercept_methods(intercept):
-        yield
+    token = _RESIDUAL.set(policy.residual)
+    try:
+        with nn.intercept_methods(intercept):
+            yield
+    finally:
+        _RESIDUAL.reset(token)
+
+
+def as_residual(tree: Any) -> Any:
+    """What a backbone hands from part to part: float32 where the policy that holds here says so."""
+    return tree if _RESIDUAL.get() is None else widened(tree)
 
 
 def widened(tree: Any) -> Any:

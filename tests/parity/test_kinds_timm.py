@@ -326,3 +326,20 @@ def test_bfloat16_rounds_no_more_than_autocast(family, name):
 def test_bfloat16_of_each_sort_of_block(kind):
     ours, theirs = roundings(kind)
     assert 0 < ours <= 1.5 * theirs
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224"])
+def test_float32_sums_round_as_autocast_in_deep_networks(name):
+    """Twelve blocks: torch's sums are float32, and ours are by ``residual="float32"``."""
+    reference = reference_network(name, num_classes=100).eval()
+    tensors = fill_reference(reference, 0, **MODELS.architecture(name).reference.random)
+    model = with_reference(fz.models.get(name, num_classes=100), tensors, source="random weights")
+    images = synthetic_images((8, *model.spec.input_shape), 0).astype(np.float32)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        expected = reference(x).numpy()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            theirs = rounding(reference(x).float().numpy(), expected)
+    policy = fz.PrecisionPolicy("bfloat16", residual="float32")
+    logits, wide = np.asarray(model(images)), np.asarray(model.with_precision(policy)(images))
+    assert 0 < rounding(wide, logits) <= SAMPLING * theirs

@@ -23,6 +23,7 @@ from flaxzoo.layers.layer import Layer
 from flaxzoo.layers.lowering.written import written
 from flaxzoo.layers.norm import as_norm
 from flaxzoo.layers.remat import as_remat_policy
+from flaxzoo.precision import as_residual
 
 _AXES = {
     "images": "[B, H, W, C]",
@@ -298,7 +299,7 @@ class Backbone(Layer, kw_only=True):
         maps: OrderedDict[str, jax.Array] = OrderedDict()
         x = self.enter(x, parts, **options)
         for part in parts:
-            x = self._compute(part, x, train)
+            x = as_residual(self._compute(part, x, train))
             if isinstance(x, jax.Array):
                 # Else a CPU computes it again in each block that adds to it, and those behind.
                 x = written(x)
