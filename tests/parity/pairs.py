@@ -67,7 +67,9 @@ def outputs_of(reference, images):
     import torch
 
     with torch.no_grad():
-        return reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+        outputs = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        # NumPy has no bfloat16, which autocast returns.
+        return outputs.float().numpy() if outputs.dtype == torch.bfloat16 else outputs.numpy()
 
 
 def assert_same(model, reference, shape, limit=1e-5):

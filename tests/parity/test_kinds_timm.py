@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 from conformance.families import FAMILIES
+from parity.pairs import outputs_of
 from scipy import stats
 
 import flaxzoo as fz
@@ -277,19 +278,21 @@ def rounding(low, high):
     return np.median(np.linalg.norm(low - high, axis=-1) / np.linalg.norm(high, axis=-1))
 
 
-def roundings(name):
+def roundings(model, reference, images, precision="bfloat16"):
     """What bfloat16 does to our logits, and to timm's under torch's autocast."""
-    model, reference = pair(name)
-    images = synthetic_images((ROUNDED, *KINDS[name][1].input_shape), 0).astype(np.float32)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    images = images.astype(np.float32)
     reference.eval()
-    with torch.no_grad():
-        expected = reference(x).numpy()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            theirs = reference(x).float().numpy()
-    logits, ours = model(images), model.with_precision("bfloat16")(images)
+    expected = outputs_of(reference, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs = outputs_of(reference, images)
+    logits, ours = model(images), model.with_precision(precision)(images)
     assert np.asarray(ours).dtype == np.float32
     return rounding(np.asarray(ours), np.asarray(logits)), rounding(theirs, expected)
+
+
+def roundings_of(name):
+    """``roundings`` of a kind's small networks."""
+    return roundings(*pair(name), synthetic_images((ROUNDED, *KINDS[name][1].input_shape), 0))
 
 
 def bound(name):
@@ -306,7 +309,7 @@ def bound(name):
 
 @every_kind
 def test_bfloat16_rounds_no_more_than_autocast(family, name):
-    ours, theirs = roundings(name)
+    ours, theirs = roundings_of(name)
     assert 0 < ours <= bound(name) * theirs
 
 
@@ -324,7 +327,7 @@ def test_bfloat16_rounds_no_more_than_autocast(family, name):
     ],
 )
 def test_bfloat16_of_each_sort_of_block(kind):
-    ours, theirs = roundings(kind)
+    ours, theirs = roundings_of(kind)
     assert 0 < ours <= 1.5 * theirs
 
 
@@ -334,12 +337,7 @@ def test_float32_sums_round_as_autocast_in_deep_networks(name):
     reference = reference_network(name, num_classes=100).eval()
     tensors = fill_reference(reference, 0, **MODELS.architecture(name).reference.random)
     model = with_reference(fz.models.get(name, num_classes=100), tensors, source="random weights")
-    images = synthetic_images((8, *model.spec.input_shape), 0).astype(np.float32)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        expected = reference(x).numpy()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            theirs = rounding(reference(x).float().numpy(), expected)
+    images = synthetic_images((8, *model.spec.input_shape), 0)
     policy = fz.PrecisionPolicy("bfloat16", residual="float32")
-    logits, wide = np.asarray(model(images)), np.asarray(model.with_precision(policy)(images))
-    assert 0 < rounding(wide, logits) <= SAMPLING * theirs
+    ours, theirs = roundings(model, reference, images, policy)
+    assert 0 < ours <= SAMPLING * theirs
