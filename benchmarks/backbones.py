@@ -18,7 +18,7 @@ from _workers import here, measure, serve
 
 BASELINE = "resnet50"
 BATCH = 8
-# From the fewest operations to the most; one to three of nearly every family.
+# From the fewest parameters to the most; one to three of nearly every family.
 NAMES = (
     *("squeezenet1_0", "lcnet_050", "shufflenet_v2_x1_0", "mobilenetv3_small_100", "iformer_t"),
     *("cs3darknet_focus_s", "mobilenetv2_100", "efficientformerv2_s0", "pvt_v2_b0", "starnet_s2"),
